@@ -1,0 +1,48 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+INPUTS := pyproject.toml setup.py constraints.txt
+
+.PHONY: demo test test-old lint bench clean
+
+demo: $(VENV)/.installed  ## match the sample that ships with the package
+	@$(BIN)/saematch demo
+
+test: $(VENV)/.installed-test lint  ## ruff, mypy, pytest
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python tests/typecheck.py
+
+# The oldest triton and numpy that are supported. Oldest torch: GPU machines have it; its CPU build is not everywhere.
+test-old: .venv-old/.installed
+	.venv-old/bin/python -m pytest
+
+bench: $(VENV)/.installed-test  ## figures for bench/results
+	$(BIN)/python bench/certify_memory.py
+
+clean:
+	rm -rf $(VENV) .venv-old build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis saematch-demo
+
+$(VENV)/.created:
+	@$(PYTHON) -c 'import sys; assert (3, 11) <= sys.version_info[:2] <= (3, 13), f"Python 3.11 to 3.13 is needed, this is {sys.version.split()[0]}; make PYTHON=python3.11"'
+	@$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.created $(INPUTS)
+	@echo "Installing saematch into $(VENV); torch is large, this takes a minute or more."
+	@$(PIP) -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed $(INPUTS)
+	@$(PIP) -c constraints.txt -e '.[test]'
+	@touch $@
+
+.venv-old/.installed: $(INPUTS)
+	@test -d .venv-old || $(PYTHON) -m venv .venv-old
+	@grep -v '^numpy' constraints.txt > .venv-old/constraints.txt
+	@.venv-old/bin/python -m pip install --quiet --disable-pip-version-check -c .venv-old/constraints.txt -e '.[test]' 'triton==3.6.*' 'numpy<2.4'
+	@touch $@

@@ -1,0 +1,43 @@
+"""Match the features of sparse autoencoders across layers: exact, proved, from the weights alone.
+
+Names are imported when they are first used, so that `import saematch` is quick and touches nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from saematch.chain import Chain, Step
+    from saematch.errors import MatchError, NotCertified
+    from saematch.layers import Progress, match_layers
+    from saematch.matching import Matching
+    from saematch.pairs import assign, certify, match
+    from saematch.sae import SAE
+    from saematch.sources import Layers, load, load_layers
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Chain": "chain", "Step": "chain", "MatchError": "errors", "NotCertified": "errors", "Progress": "layers",
+    "match_layers": "layers", "Matching": "matching", "assign": "pairs", "certify": "pairs", "match": "pairs",
+    "SAE": "sae", "Layers": "sources", "load": "sources", "load_layers": "sources",
+}  # fmt: skip
+
+__all__ = [
+    "SAE", "Chain", "Layers", "MatchError", "Matching", "NotCertified", "Progress", "Step", "assign", "certify", "load",
+    "load_layers", "match", "match_layers",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -1,0 +1,7 @@
+"""`python -m saematch`."""
+
+import sys
+
+from saematch.cli import main
+
+sys.exit(main())

@@ -1,0 +1,294 @@
+"""The command line: parses, calls, prints."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import saematch
+
+if TYPE_CHECKING:
+    from saematch import Matching
+
+DONE, DEFECT, BAD_INPUT, UNFINISHED, INTERRUPTED = 0, 1, 2, 3, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code.
+
+    0 all done and certified; 1 a defect of ours; 2 bad input or usage; 3 finished, but something is not certified, or
+    (verify) not optimal; 130 interrupted.
+    """
+    options = _parser().parse_args(arguments)
+    from saematch.errors import MatchError  # the imports that take time come after --help and usage errors
+
+    try:
+        return int(options.run(options))
+    except MatchError as error:
+        print(f"saematch: {' '.join(str(error).split())}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print("saematch: interrupted; pairs that were finished are kept", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+    except Exception:
+        traceback.print_exc()
+        print("saematch: this is a defect of ours; please report it with the lines above", file=sys.stderr)
+        return DEFECT
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from saematch.layers import match_layers
+    from saematch.sources import load_layers
+    from saematch.terminal import PairTable, print_path
+
+    print("The sample: SAEs of six consecutive layers of SmolLM2-135M-Instruct, 1,024 features each.\n")
+    chain = match_layers(load_layers("sample"), options.output, overwrite=True, progress=PairTable())
+    print("\nSome features through the layers, with what they fire on and the cost of each step:\n")
+    shown: set[str | None] = set()
+    first = chain.layers[0]
+    paths = [chain.path(first, feature) for feature in range(len(chain[first, chain.layers[1]].perm))]
+    for path in sorted(paths, key=lambda path: sum(step.cost for step in path)):
+        if path[0].label is None or path[0].label in shown:
+            continue
+        shown.add(path[0].label)
+        print_path(path)
+        print()
+        if len(shown) == 4:
+            break
+    print(f"Written to {options.output}/. Follow any feature with")
+    print(f"  saematch path {options.output} --layer {first} --feature 17")
+    return DONE if chain.certified else UNFINISHED
+
+
+def _info(options: argparse.Namespace) -> int:
+    from saematch.sources import find
+    from saematch.terminal import cell, printable, table
+
+    rows: list[dict[str, Any]] = []
+    for stored in find(options.source):
+        about = stored.describe()
+        sizes = {"F": about.sae.F, "d": about.sae.d, "activation": about.sae.activation, "l0": about.l0}
+        bulk = {"dtype": about.dtype, "bytes": about.bytes, "format": stored.family.name, "path": str(stored.path)}
+        rows.append({"layer": stored.layer, **sizes, **bulk, "notes": list(about.notes)})
+    warnings = _warnings(rows)
+    if options.json:
+        _print_json({"source": options.source, "layers": rows, "warnings": warnings})
+        return DONE
+    shown = ("layer", "F", "d", "activation", "l0", "dtype", "bytes", "format")
+    print(table(shown, [[cell(row[name]) for name in shown] for row in rows]))
+    for warning in warnings:
+        print(f"warning: {printable(warning)}")
+    return DONE
+
+
+def _warnings(rows: list[dict[str, Any]]) -> list[str]:
+    """What a reader should know before matching these layers."""
+    found = [f"layer {row['layer']}: {note}" for row in rows for note in row["notes"]]
+    found += [
+        f"layer {row['layer']}: no threshold ({row['activation']}), choose --fold decoder_norm or none"
+        for row in rows
+        if row["activation"] != "jumprelu"
+    ]
+    numbered = [row for row in rows if row["layer"] is not None]
+    for a, b in pairwise(numbered):
+        pair = f"layers {a['layer']} and {b['layer']}"
+        if b["layer"] == a["layer"]:
+            found.append(
+                f"layer {a['layer']}: more than one SAE, {a['path']} and {b['path']}; choose a folder with one a layer"
+            )
+        elif b["layer"] > a["layer"] + 1:
+            found.append(f"{pair}: the layers between them are missing")
+        if a["d"] != b["d"] or a["F"] != b["F"]:
+            found.append(f"{pair}: different sizes, cannot be matched")
+        if a["l0"] and b["l0"] and max(a["l0"], b["l0"]) > 1.5 * min(a["l0"], b["l0"]):
+            found.append(f"{pair}: L0 differs more than 1.5-fold ({a['l0']:g} and {b['l0']:g})")
+    return found
+
+
+def _match(options: argparse.Namespace) -> int:
+    from saematch.pairs import match
+    from saematch.sources import load
+    from saematch.terminal import StatusLine, print_proof, round_text
+
+    _refuse_existing(options.output, options.overwrite)
+    status = StatusLine()
+    matching = match(
+        load(options.a), load(options.b), **_comparison(options), **_limits(options),
+        progress=lambda news: status.show(round_text(news)),
+    )  # fmt: skip
+    status.clear()
+    if options.output:
+        matching.save(options.output)
+    if options.json:
+        _print_json(_matching_json(matching))
+    else:
+        print_proof(matching)
+        print(f"\nWritten to {options.output}" if options.output else "\nNothing written: give -o FILE to keep it")
+    return DONE if matching.certified else UNFINISHED
+
+
+def _layers(options: argparse.Namespace) -> int:
+    from saematch.layers import match_layers
+    from saematch.sources import load_layers
+    from saematch.terminal import PairTable
+
+    chain = match_layers(
+        load_layers(options.source), options.output, overwrite=options.overwrite, **_comparison(options),
+        **_limits(options), progress=None if options.json else PairTable(),
+    )  # fmt: skip
+    if options.json:
+        pairs = [{"source": a, "target": b, **matching.scalars()} for (a, b), matching in chain.items()]
+        _print_json({"run": options.output, "layers": chain.layers, "certified": chain.certified, "pairs": pairs})
+    else:
+        print(f"\nWritten to {options.output}/")
+    return DONE if chain.certified else UNFINISHED
+
+
+def _path(options: argparse.Namespace) -> int:
+    from saematch.chain import Chain
+    from saematch.terminal import print_path
+
+    path = Chain.load(options.run_folder).path(options.layer, options.feature)
+    if options.json:
+        _print_json({"layer": options.layer, "feature": options.feature, "path": [step._asdict() for step in path]})
+    else:
+        print_path(path)
+    return DONE
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from saematch.matching import read_permutation
+    from saematch.pairs import certify
+    from saematch.sources import load
+    from saematch.terminal import StatusLine, print_proof, round_text
+
+    perm, recorded = read_permutation(options.matching)
+    asked: dict[str, Any] = {key: recorded[key] for key in ("parts", "weights", "fold") if key in recorded}
+    asked.update(_comparison(options))
+    if isinstance(asked.get("fold"), list):
+        asked["fold"] = tuple(asked["fold"])
+    status = StatusLine()
+    matching = certify(
+        load(options.a), load(options.b), perm, **asked, **_limits(options),
+        progress=lambda news: status.show(round_text(news)),
+    )  # fmt: skip
+    status.clear()
+    if options.json:
+        _print_json(_matching_json(matching))
+    else:
+        print_proof(matching)
+        verdict = "Optimal, and proved so." if matching.certified else f"Not proved optimal: {matching.status}."
+        if matching.status == "suboptimal":
+            verdict = f"Not optimal: {matching.gap:,.6g} ({matching.gap / matching.cost:.2%}) above the optimum."
+        print(f"\n{verdict}")
+    return DONE if matching.certified else UNFINISHED
+
+
+def _env(options: argparse.Namespace) -> int:
+    from saematch.backend import choose_device, machine, versions
+    from saematch.terminal import table
+
+    device, reason = choose_device(None)
+    if options.json:
+        chosen = {"backend": "torch", "device": str(device), "reason": reason}
+        _print_json({"versions": versions(), "machine": machine(), **chosen})
+        return DONE
+    print(table(("package", "version"), [[name, version or "not installed"] for name, version in versions().items()]))
+    print()
+    shown = {
+        name: ", ".join(value) or "none" if isinstance(value, list) else str(value) for name, value in machine().items()
+    }
+    print(table(("machine", ""), [[name, value] for name, value in shown.items()]))
+    print(f"\nPasses over all pairs run on {device} through torch: {reason}.")
+    return DONE
+
+
+def _matching_json(matching: Matching) -> dict[str, Any]:
+    arrays = {"perm": matching.perm, "pair_cost": matching.pair_cost, "prices": matching.prices}
+    lists = {name: None if values is None else values.tolist() for name, values in arrays.items()}
+    return {**matching.scalars(), **lists, "options": matching.options, "stats": matching.stats}
+
+
+def _print_json(content: dict[str, Any]) -> None:
+    print(json.dumps(content, ensure_ascii=False, allow_nan=False))
+
+
+def _refuse_existing(output: str | None, overwrite: bool) -> None:
+    from saematch.errors import MatchError
+
+    if output and Path(output).exists() and not overwrite:
+        raise MatchError(f"{output}: exists already; choose another name, or overwrite it (--overwrite)")
+
+
+def _comparison(options: argparse.Namespace) -> dict[str, Any]:
+    """The options of a comparison that were given."""
+    given = {"parts": options.parts, "weights": options.weights, "fold": options.fold}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _limits(options: argparse.Namespace) -> dict[str, Any]:
+    return {"max_rounds": options.max_rounds, "time_limit": options.time_limit, "device": options.device}
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse, with usage errors in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(BAD_INPUT, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def _weights(text: str) -> dict[str, float]:
+    pairs = [item.partition("=") for item in text.split(",")]
+    return {name.strip(): float(value) for name, _, value in pairs}
+
+
+def _parser() -> _Parser:
+    parser = _Parser(prog="saematch", description="Match SAE features across layers: exact, and proved.")
+    parser.add_argument("--version", action="version", version=f"saematch {saematch.__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
+
+    def command(name: str, run: Any, text: str, *arguments: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=text, description=text)
+        for argument in arguments:
+            added.add_argument(argument)
+        added.set_defaults(run=run)
+        return added
+
+    demo = command("demo", _demo, "match the sample that ships with the package")
+    demo.add_argument(
+        "-o", "--output", default="saematch-demo", metavar="RUN", help="run folder (default: %(default)s)"
+    )
+    info = command("info", _info, "what SAEs are there: sizes, activation, L0, precision, warnings", "source")
+    match = command("match", _match, "match two SAEs", "a", "b")
+    match.add_argument("-o", "--output", metavar="FILE", help="write the matching here (.safetensors)")
+    layers = command("layers", _layers, "match every layer with the next", "source")
+    layers.add_argument("-o", "--output", metavar="RUN", required=True, help="run folder, new or empty")
+    path = command("path", _path, "follow a feature through the layers of a run")
+    path.add_argument("run_folder", metavar="RUN")
+    path.add_argument("--layer", type=int, required=True)
+    path.add_argument("--feature", type=int, required=True)
+    verify = command("verify", _verify, "prove or refute that somebody's permutation is optimal", "a", "b", "matching")
+    env = command("env", _env, "versions, devices, and what would run the passes")
+
+    for added in (match, layers, verify):
+        added.add_argument("--parts", type=lambda text: tuple(text.split(",")), help="default: encoder,bias,decoder")
+        added.add_argument("--weights", type=_weights, help="for example encoder=1,decoder=2 (default: 1 each)")
+        added.add_argument("--fold", help="threshold (default), decoder_norm or none")
+        added.add_argument("--max-rounds", type=int, metavar="N", help="stop after so many passes")
+        added.add_argument("--time-limit", type=float, metavar="S", help="stop after so many seconds a pair")
+        added.add_argument("--device", help="cpu or cuda (default: a GPU if there is one)")
+    for added in (match, layers):
+        added.add_argument("--overwrite", action="store_true", help="replace what is there")
+    for added in (info, match, layers, path, verify, env):
+        added.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    return parser

@@ -1,0 +1,253 @@
+"""Squared distances between all rows of two matrices, answered in passes over tiles and never stored.
+
+A pass is a float32 matrix product and a scan of each tile. It *chooses* pairs; what is claimed about them is computed
+again in float64, and `PairCost` states how far either value can be from the truth. The cost is handled in reduced form,
+
+    C_ij = |x_i - y_j|^2 = p_i + q_j + M_ij / scale,      M_ij = -2 <x'_i, y'_j>,
+
+where x' and y' are the rows less a centre of their own side, a and b, times a power of two, and
+
+    q_j = |y_j - a|^2,      p_i = |x_i - a|^2 - 2 <x_i - a, b - a>:
+
+neither a common offset nor the size of the weights costs precision. In a complete one-to-one matching p and q are
+constants, so optimality is a statement about M alone, and proving it there keeps one giant row from drowning the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from saematch.loops import (
+    centre_rows,
+    centred_products,
+    column_sums,
+    scan_tile,
+    square_norms,
+    squared_differences,
+)
+
+Floats = NDArray[np.float64]
+Indices = NDArray[np.int64]
+Rows = NDArray[Any]  # (F, K), float32 or float64
+
+TILE = (1024, 2048)  # one product is 8 MiB of float32: it is still in a CPU's cache when it is scanned
+UNIT_32, UNIT_64 = 2.0**-24, 2.0**-53  # unit roundoff
+
+
+def gamma(terms: int, unit: float) -> float:
+    """Relative error of a float sum of `terms` terms in any order (Higham, *Accuracy and Stability*, section 3.1)."""
+    return terms * unit / (1 - terms * unit)
+
+
+@dataclass(frozen=True)
+class Scan:
+    """The cheapest partners of every row `(F_A, k)` and every column `(F_B, k)`; unused places hold -1.
+
+    `rest (F_A,)` is a proved lower bound for M_ij - v_j over the pairs of row i that its list leaves out.
+    """
+
+    row_partners: Indices
+    column_partners: Indices
+    rest: Floats
+
+    def pairs(self) -> tuple[Indices, Indices]:
+        """All listed pairs, as rows and columns; some may come twice."""
+        by_row, place = np.nonzero(self.row_partners >= 0)
+        by_column, other = np.nonzero(self.column_partners >= 0)
+        return (
+            np.concatenate([by_row, self.column_partners[by_column, other]]),
+            np.concatenate([self.row_partners[by_row, place], by_column]),
+        )
+
+
+class PairCost:
+    """The costs of all pairs of rows of `x (F_A, K)` and `y (F_B, K)`.
+
+    Attributes: `scale`, so that M / scale is in units of the cost; `column_constant (F_B,)`, the q_j above, in units of
+    the cost.
+    """
+
+    def __init__(self, x: Rows, y: Rows, device: torch.device, tile: tuple[int, int] = TILE) -> None:
+        self.shape = (len(x), len(y))
+        self.device, self.tile = device, tile
+        self._x, self._y = _Side(x), _Side(y)
+        largest = max(self._x.largest(), self._y.largest())
+        side_scale = 2.0 ** -np.ceil(np.log2(largest)) if largest > 0 else 1.0
+        self.scale = float(side_scale**2)
+        for side in (self._x, self._y):
+            side.prepare(side_scale, device)
+        self.column_constant = square_norms(self._y.rows, self._x.centre)
+        # The bounds below. Exact: difference, scaling, product and sum of K terms, then one sum with a price.
+        # Filter: both rows rounded, a product of K terms in any order, the sum with a price that was rounded itself.
+        width = x.shape[1]
+        self._exact_unit = 2 * gamma(width + 6, UNIT_64)
+        self._filter_unit = 2 * gamma(width + 8, UNIT_32)
+        self._underflow = (2 * width + 8) * 2.0**-125
+
+    def by_distance(self) -> tuple[Floats, Floats]:
+        """Prices and potentials under which pairs rank by their distance."""
+        return -(self._y.norm**2), -(self._x.norm**2)
+
+    def exact(self, rows: Indices, columns: Indices) -> Floats:
+        """M of the listed pairs, in float64. The bits do not depend on the number of threads."""
+        out = np.empty(len(rows))
+        workers = torch.get_num_threads()
+        cuts = np.linspace(0, len(rows), workers + 1).astype(int)
+
+        def work(start: int, stop: int) -> None:
+            centred_products(
+                self._x.rows, self._y.rows, self._x.centre, self._y.centre,
+                rows[start:stop], columns[start:stop], out[start:stop],
+            )  # fmt: skip
+
+        with ThreadPoolExecutor(workers) as pool:
+            list(pool.map(work, cuts[:-1], cuts[1:]))
+        return out * (-2 * self.scale)
+
+    def exact_error(self, rows: Indices, columns: Indices, prices: Floats) -> Floats:
+        """How far the float64 value of M_ij - v_j can be from the truth, for the listed pairs."""
+        products: Floats = self._exact_unit * self._x.norm[rows] * self._y.norm[columns]
+        return products + 2 * UNIT_64 * np.abs(prices)[columns]
+
+    def scan(self, prices: Floats, potentials: Floats, k: int, ceiling: float = 0.0) -> Scan:
+        """Pass over all pairs: the `k` cheapest of each row and column by M_ij - u_i - v_j, below `ceiling` only.
+
+        With c_j the price, negated, padded and rounded down, and g the float32 product, the value looked at is
+        fl(c_j - 2 g_ij). It differs from M_ij - v_j by at most
+
+            2 gamma(K + 8) |x'_i| |y'_j| + 4 u |v_j|  <=  gamma(K + 8) (t |x'_i|^2 + |y'_j|^2 / t) + 4 u |v_j|
+
+        for any t > 0, by the inequality of means: a row's part and a column's part, so that a giant norm widens the pad
+        of its own row or column alone. gamma(K) of it is the product in any order of summation, the rest covers the
+        rounding of the rows, the constant and the last sum; underflow, flushed to zero or not, is added absolutely.
+        """
+        balance = _typical(self._y.norm) / _typical(self._x.norm)
+        row_pad = self._filter_unit / 2 * balance * self._x.norm**2 + self._underflow
+        column_pad = self._filter_unit / 2 / balance * self._y.norm**2 + 4 * UNIT_32 * np.abs(prices)
+        constant = _rounded_down(-prices - column_pad)
+        limit = -_rounded_down(-(potentials + ceiling + row_pad))
+
+        rows, columns = self.shape
+        row_value = np.repeat(limit[:, None], k, axis=1)
+        row_partners = np.full((rows, k), -1)
+        column_value = np.full((columns, k), ceiling, dtype=np.float32)
+        column_partners = np.full((columns, k), -1)
+        offset = potentials.astype(np.float32)
+        for at, to, product in self._tiles():
+            scan_tile(
+                product, constant[to], offset[at], row_value[at], row_partners[at], column_value[to],
+                column_partners[to], at.start, to.start,
+            )  # fmt: skip
+        return Scan(row_partners, column_partners, row_value[:, -1].astype(np.float64) - row_pad)
+
+    def row_minima(self, rows: Indices, prices: Floats) -> tuple[Indices, Floats]:
+        """Where min_j M_ij - v_j of the listed rows is, and a proved lower bound for it, by float64 products.
+
+        For the rows that no list can settle, with more pairs within rounding of the minimum than it holds.
+        """
+        at, low = np.empty(len(rows), dtype=np.int64), np.empty(len(rows))
+        step = max(1, self.tile[0] // 4)
+        for start in range(0, len(rows), step):
+            part = slice(start, start + step)
+            x = self._x.float64(rows[part]).to(self.device)
+            best, best_at, best_low = np.full(len(x), np.inf), np.zeros(len(x), dtype=np.int64), np.full(len(x), np.inf)
+            for left in range(0, self.shape[1], self.tile[1]):
+                to = np.arange(left, min(left + self.tile[1], self.shape[1]))
+                reduced = (x @ self._y.float64(to).to(self.device).T).cpu().numpy() * -2 - prices[to]
+                here = reduced.argmin(axis=1)
+                value = reduced.min(axis=1)
+                best_at = np.where(value < best, to[here], best_at)
+                best = np.minimum(value, best)
+                reduced -= self.exact_error(rows[part][:, None], to[None], prices)
+                best_low = np.minimum(reduced.min(axis=1), best_low)
+            at[part], low[part] = best_at, best_low
+        return at, low
+
+    def identical_rows(self) -> tuple[Indices, Indices]:
+        """For each row of x, and of y, the first row of the same side that equals it bit for bit."""
+        return self._x.identical(), self._y.identical()
+
+    def random_total(self) -> float:
+        """Sum of M over a random one-to-one pairing, on average."""
+        sums = [column_sums(side.rows, side.centre) for side in (self._x, self._y)]
+        return float(-2 * self.scale * (sums[0] @ sums[1])) / max(1, self.shape[0])
+
+    def _tiles(self) -> Iterator[tuple[slice, slice, NDArray[np.float32]]]:
+        for top in range(0, self.shape[0], self.tile[0]):
+            at = slice(top, top + self.tile[0])
+            for left in range(0, self.shape[1], self.tile[1]):
+                to = slice(left, left + self.tile[1])
+                yield at, to, float32_product(self._x.working[at], self._y.working[to]).cpu().numpy()
+
+
+def squared_distances(x: Rows, y: Rows, permutation: Indices) -> Floats:
+    """|x_i - y_perm(i)|^2 for every row of `x`, in float64 as the sum of squared differences; 0.0 where perm is -1."""
+    out = np.zeros(len(x))
+    squared_differences(x, y, permutation, out)
+    return out
+
+
+class _Side:
+    """One side's rows, their centre, and what the passes need of them: float32 working copy and norms."""
+
+    def __init__(self, rows: Rows) -> None:
+        self.rows = rows
+        origin = np.zeros(rows.shape[1])
+        self.square = square_norms(rows, origin)
+        # The mean, but of rows of ordinary size: one giant row would push all the others off their centre.
+        ordinary = self.square <= 16 * np.median(self.square) if len(rows) else np.zeros(0, dtype=bool)
+        count = max(1, int(ordinary.sum()))
+        self.centre = column_sums(rows[ordinary] if not ordinary.all() else rows, origin) / count
+        self._distance = np.sqrt(square_norms(rows, self.centre))
+
+    def largest(self) -> float:
+        return float(self._distance.max(initial=0.0))
+
+    def prepare(self, scale: float, device: torch.device) -> None:
+        self.scale = scale
+        self.norm = self._distance * scale * (1 + 1e-9)
+        working = np.empty(self.rows.shape, dtype=np.float32)
+        centre_rows(self.rows, self.centre, scale, working)
+        self.working = torch.from_numpy(working).to(device)
+
+    def identical(self) -> Indices:
+        first = np.arange(len(self.rows))
+        _, group, count = np.unique(self.square, return_inverse=True, return_counts=True)
+        seen: dict[bytes, int] = {}
+        for i in np.nonzero(count[group] > 1)[0]:
+            first[i] = seen.setdefault(self.rows[i].tobytes(), int(i))
+        return first
+
+    def float64(self, rows: Indices) -> torch.Tensor:
+        return torch.from_numpy((self.rows[rows] - self.centre) * self.scale)
+
+
+def float32_product(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """`x @ y.T` in IEEE float32 whatever the host program told torch: in float64 where it asked for less."""
+    with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+        if _float32_is_ieee(x.device.type):
+            return x @ y.T
+        return (x.double() @ y.double().T).float()
+
+
+def _float32_is_ieee(device: str) -> bool:
+    backend: Any = torch.backends.cuda if device == "cuda" else torch.backends.mkldnn
+    levels = (backend.matmul, backend, torch.backends)  # a level that says "none" leaves it to the next
+    return all(getattr(level, "fp32_precision", "none") in ("none", "ieee") for level in levels)
+
+
+def _typical(norm: Floats) -> float:
+    return float(np.median(norm[norm > 0])) if (norm > 0).any() else 1.0
+
+
+def _rounded_down(values: Floats) -> NDArray[np.float32]:
+    """The largest float32 not above each value."""
+    nearest = values.astype(np.float32)
+    return np.where(nearest > values, np.nextafter(nearest, np.float32(-np.inf)), nearest)

@@ -1,0 +1,51 @@
+"""SAE -> feature rows: the chosen parts of every feature side by side, folded and weighted in float64."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from saematch.errors import MatchError
+from saematch.sae import SAE, Scale
+
+PARTS = ("encoder", "bias", "decoder")
+
+
+def feature_rows(
+    sae: SAE,
+    parts: Sequence[str] = PARTS,
+    weights: Mapping[str, float] | None = None,
+    fold: Scale = "threshold",
+) -> NDArray[np.float64]:
+    """Rows `(F, K)`, `[sqrt(w_enc) enc_i | sqrt(w_b) b_i | sqrt(w_dec) dec_i]` of the folded SAE, on the CPU.
+
+    The squared distance of two rows is the weighted sum of squares over the parts. `K` is 2 d + 1 with all parts.
+
+    Raises:
+        MatchError: for unknown or repeated parts, weights that are not positive, NaN in the SAE, or an impossible fold.
+    """
+    parts, weights = check_parts(parts, weights)
+    folded = sae.check_finite().to(torch.float64).fold(fold)
+    tensors = {"encoder": folded.W_enc.T, "bias": folded.b_enc[:, None], "decoder": folded.W_dec}
+    columns = [tensors[part].detach().cpu().numpy() * math.sqrt(weights[part]) for part in parts]
+    return np.concatenate(columns, axis=1)
+
+
+def check_parts(parts: Sequence[str], weights: Mapping[str, float] | None) -> tuple[tuple[str, ...], dict[str, float]]:
+    """The parts in their fixed order and a weight for each; 1 unless given. Raises `MatchError`."""
+    given = (parts,) if isinstance(parts, str) else tuple(parts)
+    if not given or len(set(given)) < len(given) or not set(given) <= set(PARTS):
+        raise MatchError(f"parts {given} must be some of {PARTS}, each once")
+    ordered = tuple(part for part in PARTS if part in given)
+    extra = set(weights or ()) - set(ordered)
+    if extra:
+        raise MatchError(f"weights are given for {sorted(extra)}, which is not among the parts {ordered}")
+    full = {part: float((weights or {}).get(part, 1.0)) for part in ordered}
+    for part, weight in full.items():
+        if not (math.isfinite(weight) and weight > 0):
+            raise MatchError(f"the weight of {part} is {weight:g}; weights must be finite and positive")
+    return ordered, full

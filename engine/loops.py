@@ -1,0 +1,105 @@
+"""The loops that are ours: over the entries of rows, in float64, and over the pairs of a tile."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from saematch.compiled import compiled, compiled_sums
+
+
+@compiled_sums
+def centred_products(x: Any, y: Any, a: Any, b: Any, rows: Any, columns: Any, out: Any) -> None:
+    """out_e = <x_i - a, y_j - b> for the pairs e = (i, j), in float64."""
+    for e in range(len(rows)):
+        i, j = rows[e], columns[e]
+        total = 0.0
+        for k in range(x.shape[1]):
+            total += (x[i, k] - a[k]) * (y[j, k] - b[k])
+        out[e] = total
+
+
+@compiled_sums
+def squared_differences(x: Any, y: Any, permutation: Any, out: Any) -> None:
+    """out_i = |x_i - y_perm(i)|^2, in float64; left alone where perm is -1."""
+    for i in range(len(x)):
+        j = permutation[i]
+        if j >= 0:
+            total = 0.0
+            for k in range(x.shape[1]):
+                total += (np.float64(x[i, k]) - np.float64(y[j, k])) ** 2
+            out[i] = total
+
+
+@compiled_sums
+def square_norms(rows: Any, centre: Any) -> Any:
+    """|rows_i - centre|^2, in float64."""
+    out = np.empty(len(rows))
+    for i in range(len(rows)):
+        total = 0.0
+        for k in range(rows.shape[1]):
+            total += (rows[i, k] - centre[k]) ** 2
+        out[i] = total
+    return out
+
+
+@compiled
+def column_sums(rows: Any, centre: Any) -> Any:
+    """Sum over rows of rows_i - centre, in float64."""
+    out = np.zeros(rows.shape[1])
+    for i in range(len(rows)):
+        for k in range(rows.shape[1]):
+            out[k] += rows[i, k] - centre[k]
+    return out
+
+
+@compiled
+def centre_rows(rows: Any, centre: Any, scale: Any, out: Any) -> None:
+    """Out = (rows - centre) * scale, computed in float64 and rounded once."""
+    for i in range(len(rows)):
+        for k in range(rows.shape[1]):
+            out[i, k] = np.float32((rows[i, k] - centre[k]) * scale)
+
+
+@compiled
+def _keep(values: Any, partners: Any, value: Any, partner: Any) -> None:
+    """Insert into a short ascending list, dropping its last entry."""
+    place = len(values) - 1
+    while place > 0 and values[place - 1] > value:
+        values[place], partners[place] = values[place - 1], partners[place - 1]
+        place -= 1
+    values[place], partners[place] = value, partner
+
+
+@compiled
+def scan_tile(
+    product: Any, constant: Any, offset: Any, row_value: Any, row_partners: Any, column_value: Any,
+    column_partners: Any, top: Any, left: Any,
+) -> None:  # fmt: skip
+    """Update the short lists of a tile's rows and columns.
+
+    Almost no pair enters a list once the first tiles are through, so each stretch of a row is first asked, in a loop
+    that vectorises, whether anything in it does.
+    """
+    two, stretch = np.float32(2), 64
+    last = row_value.shape[1] - 1
+    column_limit = column_value[:, last].copy()
+    for i in range(product.shape[0]):
+        row_limit = row_value[i, last]
+        for start in range(0, product.shape[1], stretch):
+            stop = min(start + stretch, product.shape[1])
+            found = 0
+            for j in range(start, stop):
+                value = constant[j] - two * product[i, j]
+                found += (value < row_limit) | (value - offset[i] < column_limit[j])
+            if found == 0:
+                continue
+            for j in range(start, stop):
+                value = constant[j] - two * product[i, j]
+                if value < row_limit:
+                    _keep(row_value[i], row_partners[i], value, left + j)
+                    row_limit = row_value[i, last]
+                if value - offset[i] < column_limit[j]:
+                    _keep(column_value[j], column_partners[j], value - offset[i], top + i)
+                    column_limit[j] = column_value[j, last]

@@ -1,0 +1,220 @@
+"""The answer for one pair of SAEs: a permutation, its cost and its proof, in memory and on disk."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from saematch.assignment import Certificate
+from saematch.errors import MatchError
+from saematch.storage import write_whole
+
+SCHEMA = 1
+SCALARS = ("cost", "objective", "lower_bound", "gap", "error", "scale", "certified", "status")
+
+
+class Matching:
+    """Which target feature each source feature is, what that costs, and how near to the optimum it is proved to be.
+
+    Attributes:
+        perm: int64 `(F_A,)` on the CPU; `perm[i]` is the target feature of source feature `i`, -1 for none.
+        target_features: `F_B`.
+        prices: float64 `(F_B,)`, the column prices of the proof; None where nothing was proved.
+        status: `"optimal"` (certified); `"time_limit"` or `"round_limit"` (stopped early); `"suboptimal"` (somebody's,
+            and proved to be `gap` above the optimum); `"unproved"` (composed, or beyond what rounding lets be proved).
+        options: parts, weights and fold, as they were used.
+        stats: what ran: backend, device, rounds, edges, seconds.
+    """
+
+    def __init__(
+        self,
+        perm: Tensor,
+        pair_cost: Tensor | Callable[[], Tensor],
+        *,
+        target_features: int,
+        prices: Tensor | None = None,
+        certificate: Certificate | None = None,
+        status: str = "unproved",
+        options: Mapping[str, Any] | None = None,
+        stats: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.perm = perm
+        self.target_features = target_features
+        self.prices = prices
+        self.status = status
+        self.options = dict(options or {})
+        self.stats = dict(stats or {})
+        self._certificate = certificate
+        self._measure = pair_cost
+
+    @cached_property
+    def pair_cost(self) -> Tensor:
+        """float64 `(F_A,)`: squared distance of each feature to its partner, 0.0 where there is none."""
+        return self._measure() if callable(self._measure) else self._measure
+
+    @cached_property
+    def cost(self) -> float:
+        """Sum of `pair_cost`, correctly rounded."""
+        return math.fsum(self.pair_cost.tolist())
+
+    @property
+    def objective(self) -> float:
+        """What was minimised: `cost`, in a complete matching."""
+        return self.cost
+
+    @property
+    def lower_bound(self) -> float:
+        """No matching costs less: objective - gap - error; 0, as for any squares, where nothing was proved."""
+        return self.objective - self.gap - self.error if self._certificate else 0.0
+
+    @property
+    def gap(self) -> float:
+        """Excess of the objective over what the prices prove; 0 for an optimum."""
+        return self._certificate.gap if self._certificate else self.objective
+
+    @property
+    def error(self) -> float:
+        """Bound on the rounding of `gap`; `lower_bound` has it subtracted."""
+        return self._certificate.error if self._certificate else 0.0
+
+    @property
+    def scale(self) -> float:
+        """Cost of a random pairing less `lower_bound`: what matching can gain at all. 0 where nothing was proved."""
+        return self._certificate.scale if self._certificate else 0.0
+
+    @property
+    def random_cost(self) -> float:
+        """Mean cost of a random pairing; NaN where nothing was proved."""
+        return self.lower_bound + self.scale if self._certificate else math.nan
+
+    @property
+    def certified(self) -> bool:
+        """Whether the permutation is proved optimal: gap + error <= 1e-9 scale."""
+        return self._certificate is not None and self._certificate.certified
+
+    def carry(self, codes: Tensor) -> Tensor:
+        """Codes `(…, F_A)` of the source as codes `(…, F_B)` of the target: `f_B[perm] = f_A`, 0 without a partner."""
+        if codes.shape[-1] != len(self.perm):
+            raise MatchError(f"codes have {codes.shape[-1]} features, the matching has {len(self.perm)}")
+        kept = self.perm >= 0
+        moved = codes.new_zeros((*codes.shape[:-1], self.target_features))
+        moved[..., self.perm[kept].to(codes.device)] = codes[..., kept.to(codes.device)]
+        return moved
+
+    def inverse(self) -> Matching:
+        """The matching from target to source. A certified one stays so: it is the same problem, transposed."""
+        kept = self.perm >= 0
+        perm = torch.full((self.target_features,), -1, dtype=torch.int64, device="cpu")
+        perm[self.perm[kept]] = kept.nonzero()[:, 0]
+
+        def pair_cost() -> Tensor:
+            cost = torch.zeros(self.target_features, dtype=torch.float64, device="cpu")
+            cost[self.perm[kept]] = self.pair_cost[kept]
+            return cost
+
+        proof: dict[str, Any] = {}
+        if self.certified and self.prices is not None and bool(kept.all()):
+            prices = self.pair_cost - self.prices[self.perm]
+            proof = {"prices": prices, "certificate": self._certificate, "status": self.status}
+        return Matching(perm, pair_cost, target_features=len(self.perm), options=self.options, **proof)
+
+    def scalars(self) -> dict[str, Any]:
+        """The numbers of the answer by name, ready for JSON."""
+        return {name: getattr(self, name) for name in SCALARS}
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a `.safetensors` file: `perm`, `pair_cost`, `prices`, and the numbers as JSON under the key "saematch".
+
+        Equal answers are equal bytes. A file that is there is replaced in one step. Raises `MatchError`.
+        """
+        tensors = {"perm": self.perm, "pair_cost": self.pair_cost}
+        if self.prices is not None:
+            tensors["prices"] = self.prices
+        record = {"schema": SCHEMA, "target_features": self.target_features, **self.scalars(), "options": self.options}
+        metadata = {"saematch": json.dumps(record, allow_nan=False)}
+        write_whole(Path(path), save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Matching:
+        """Read what `save` wrote. The numbers are the file's own; `saematch.certify` proves them again.
+
+        Raises:
+            MatchError: if the file is damaged, not a matching, or its parts do not fit each other.
+        """
+        try:
+            with safe_open(path, framework="pt") as file:
+                record = json.loads((file.metadata() or {})["saematch"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+            if record["schema"] != SCHEMA:
+                raise MatchError(f"{path}: schema {record['schema']}, this version reads {SCHEMA}")
+            perm = check_permutation(tensors["perm"], len(tensors["perm"]), record["target_features"])
+            certificate = Certificate(float(record["gap"]), float(record["error"]), float(record["scale"]))
+            pair_cost, prices = tensors["pair_cost"].double(), tensors.get("prices")
+            if pair_cost.shape != perm.shape or (prices is not None and prices.shape != (record["target_features"],)):
+                raise MatchError(f"{path}: pair_cost or prices do not have the size of perm")
+            return cls(
+                perm, pair_cost, target_features=record["target_features"], prices=prices,
+                certificate=certificate if prices is not None else None, status=str(record["status"]),
+                options=record["options"],
+            )  # fmt: skip
+        except MatchError:
+            raise
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise MatchError(f"{path}: not a matching that saematch wrote ({_first_line(error)})") from error
+
+    def __repr__(self) -> str:
+        known = (
+            f"cost={self.cost:.6g}, status={self.status!r}" if "cost" in self.__dict__ else f"status={self.status!r}"
+        )
+        return f"Matching({len(self.perm)} -> {self.target_features} features, {known})"
+
+
+def check_permutation(perm: Any, source_features: int, target_features: int) -> Tensor:
+    """`perm` as int64 `(F_A,)` on the CPU, -1 allowed. Raises `MatchError` if it is no one-to-one map."""
+    array = perm.detach().cpu().numpy() if isinstance(perm, Tensor) else np.asarray(perm)
+    if array.shape != (source_features,):
+        raise MatchError(f"perm has shape {array.shape}, expected one target a source feature, ({source_features},)")
+    if array.dtype.kind not in "iu":
+        raise MatchError(f"perm holds {array.dtype}, expected integers")
+    array = array.astype(np.int64)
+    outside = np.nonzero((array < -1) | (array >= target_features))[0]
+    if len(outside):
+        i = outside[0]
+        raise MatchError(f"perm[{i}] is {array[i]}, outside -1 to {target_features - 1}: perm is no permutation")
+    targets, first = np.unique(array, return_index=True)
+    if len(targets[targets >= 0]) < (array >= 0).sum():
+        i = np.setdiff1d(np.nonzero(array >= 0)[0], first)[0]
+        raise MatchError(f"perm[{i}] is {array[i]}, which is taken already: perm is no permutation")
+    return torch.from_numpy(array)
+
+
+def read_permutation(path: str | os.PathLike[str]) -> tuple[Any, dict[str, Any]]:
+    """A permutation from anybody's file, unchecked, and the options recorded with it, if any.
+
+    `.npy` holds the array itself, `.safetensors` holds it as `perm`. Raises `MatchError`.
+    """
+    try:
+        if Path(path).suffix == ".npy":
+            return np.load(path, allow_pickle=False), {}
+        with safe_open(path, framework="pt") as file:
+            record = json.loads((file.metadata() or {}).get("saematch", "{}"))
+            return file.get_tensor("perm"), dict(record.get("options", {}))
+    except (OSError, SafetensorError, ValueError, TypeError, AttributeError, EOFError) as error:
+        raise MatchError(
+            f"{path}: no permutation can be read ({_first_line(error)}); expected .npy, or .safetensors with perm"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -1,0 +1,178 @@
+"""One sparse autoencoder in canonical form: `f = activation(x W_enc + b_enc)`, `x_hat = f W_dec + b_dec`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from saematch.errors import MatchError
+
+ACTIVATIONS = ("jumprelu", "relu", "topk")
+FOLDS = ("threshold", "decoder_norm", "none")
+Scale = str | Tensor | np.ndarray | Sequence[float]
+
+
+@dataclass(frozen=True, eq=False)
+class SAE:
+    """A sparse autoencoder with `F` features on activations of width `d`, in raw activation units.
+
+    Attributes:
+        W_enc: `(d, F)` encoder, one feature a column.
+        b_enc: `(F,)` encoder bias.
+        W_dec: `(F, d)` decoder, one feature a row.
+        b_dec: `(d,)` decoder bias; added to every reconstruction, never folded and never matched.
+        activation: `"jumprelu"` (z where z > threshold, else 0), `"relu"`, or `"topk"` (the k largest of relu(z)).
+        threshold: `(F,)`, with `"jumprelu"`.
+        k: with `"topk"`.
+        source: where it was read from, for messages.
+
+    Raises:
+        MatchError: if the shapes do not fit each other, or the activation lacks its parameter.
+    """
+
+    W_enc: Tensor
+    b_enc: Tensor
+    W_dec: Tensor
+    b_dec: Tensor
+    activation: str = "relu"
+    threshold: Tensor | None = None
+    k: int | None = None
+    source: str = "SAE"
+
+    def __post_init__(self) -> None:
+        if self.b_enc.ndim != 1 or self.b_dec.ndim != 1:
+            raise MatchError(f"{self.source}: b_enc and b_dec must be vectors, got {_shapes(self)}")
+        F, d = len(self.b_enc), len(self.b_dec)
+        expected = {"W_enc": (d, F), "b_enc": (F,), "W_dec": (F, d), "b_dec": (d,), "threshold": (F,)}
+        for name, tensor in self.tensors().items():
+            if tuple(tensor.shape) != expected[name]:
+                turned = tuple(tensor.shape) == expected[name][::-1]
+                raise MatchError(
+                    f"{self.source}: {name} is {tuple(tensor.shape)}, expected {expected[name]} from b_enc ({F},) and "
+                    f"b_dec ({d},)" + (f"; it looks transposed: pass {name}.T" if turned else "")
+                )
+            if not tensor.is_floating_point():
+                raise MatchError(f"{self.source}: {name} is {tensor.dtype}, expected a floating-point tensor")
+        if self.activation not in ACTIVATIONS:
+            raise MatchError(f"{self.source}: activation {self.activation!r} is not known; known: {_list(ACTIVATIONS)}")
+        if (self.activation == "jumprelu") != (self.threshold is not None):
+            raise MatchError(f'{self.source}: a threshold comes with activation="jumprelu", and only with it')
+        if self.activation == "topk" and not (isinstance(self.k, int) and 0 < self.k <= F):
+            raise MatchError(f'{self.source}: activation="topk" needs k between 1 and {F}, got {self.k}')
+
+    @property
+    def F(self) -> int:
+        """Number of features."""
+        return len(self.b_enc)
+
+    @property
+    def d(self) -> int:
+        """Width of the activations."""
+        return len(self.b_dec)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors that are there, by name."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in values.items() if isinstance(value, Tensor)}
+
+    def to(self, target: torch.dtype | torch.device | str) -> SAE:
+        """The same SAE in another precision or on another device."""
+        moved: dict[str, Any] = {name: tensor.to(target) for name, tensor in self.tensors().items()}
+        return replace(self, **moved)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Codes `(…, F)` of activations `x (…, d)`, in the SAE's own precision."""
+        z = x.to(self.W_enc) @ self.W_enc + self.b_enc
+        if self.threshold is not None:
+            return torch.where(z > self.threshold, z, torch.zeros_like(z))
+        z = torch.relu(z)
+        if self.activation == "relu":
+            return z
+        assert self.k is not None
+        kept = torch.topk(z, self.k, dim=-1)
+        return torch.zeros_like(z).scatter_(-1, kept.indices, kept.values)
+
+    def decode(self, f: Tensor) -> Tensor:
+        """Reconstructions `(…, d)` of codes `f (…, F)`."""
+        return f.to(self.W_dec) @ self.W_dec + self.b_dec
+
+    def fold(self, scale: Scale = "threshold") -> SAE:
+        """Move a scale per feature from the code into the weights: encoder, bias and threshold / s, decoder * s.
+
+        With s = threshold every feature fires at 1, in units of its own threshold (SAE Match, arXiv 2410.07656). The
+        reconstruction of a JumpReLU or ReLU SAE is unchanged and its codes are divided by s. A TopK SAE may choose
+        other features after a fold: its scale decides who is largest.
+
+        Args:
+            scale: `"threshold"`; `"decoder_norm"`, s = 1 / |W_dec[i]|, which makes decoder rows unit; `"none"`, s = 1;
+                or a vector `(F,)` of your own.
+
+        Raises:
+            MatchError: if the SAE has no threshold to fold, or s is not finite and positive.
+        """
+        s = self._scale(scale)
+        return replace(
+            self,
+            W_enc=self.W_enc / s,
+            b_enc=self.b_enc / s,
+            W_dec=self.W_dec * s[:, None],
+            threshold=None if self.threshold is None else self.threshold / s,
+        )
+
+    def check_finite(self) -> SAE:
+        """The SAE itself. Raises `MatchError` if a tensor holds NaN or infinity, with their count and the first."""
+        for name, tensor in self.tensors().items():
+            bad = ~torch.isfinite(tensor)
+            if bad.any():
+                first = tuple(int(index) for index in bad.nonzero()[0])
+                raise MatchError(
+                    f"{self.source}: {name} holds {int(bad.sum())} values that are NaN or infinite, the first at index "
+                    f"{first}; the file is damaged or was trained to divergence"
+                )
+        return self
+
+    def _scale(self, scale: Scale) -> Tensor:
+        dtype, device = self.b_enc.dtype, self.b_enc.device
+        if not isinstance(scale, str):
+            s = torch.as_tensor(scale, dtype=dtype, device=device)
+            if s.shape != (self.F,):
+                raise MatchError(f"{self.source}: the fold's scale has shape {tuple(s.shape)}, expected ({self.F},)")
+            return self._positive(s, "the scale", "every entry must be finite and positive")
+        if scale == "none":
+            return torch.ones(self.F, dtype=dtype, device=device)
+        if scale == "decoder_norm":
+            norm: Tensor = torch.linalg.vector_norm(self.W_dec, dim=1)
+            return self._positive(norm, "the decoder norm", 'choose fold="none" or a scale of your own').reciprocal()
+        if scale == "threshold":
+            if self.threshold is None:
+                raise MatchError(
+                    f'{self.source}: fold="threshold" needs a JumpReLU threshold, and this SAE is {self.activation}; '
+                    'choose fold="decoder_norm", fold="none" or a scale of your own'
+                )
+            return self._positive(
+                self.threshold, "the threshold", 'choose fold="decoder_norm", fold="none" or a scale of your own'
+            )
+        raise MatchError(f"fold {scale!r} is not known: choose one of {_list(FOLDS)}, or give a vector ({self.F},)")
+
+    def _positive(self, s: Tensor, what: str, remedy: str) -> Tensor:
+        bad = ~(torch.isfinite(s) & (s > 0))
+        if bad.any():
+            first = int(bad.nonzero()[0])
+            raise MatchError(
+                f"{self.source}: {what} is not finite and positive for {int(bad.sum())} of {self.F} features, the "
+                f"first of them feature {first} ({float(s[first]):g}); {remedy}"
+            )
+        return s
+
+
+def _shapes(sae: SAE) -> str:
+    return ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in sae.tensors().items())
+
+
+def _list(names: Sequence[str]) -> str:
+    return ", ".join(f'"{name}"' for name in names)

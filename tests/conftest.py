@@ -1,0 +1,49 @@
+"""Fixtures: the shipped sample, the real data where it lies beside the repository, and poisoned memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import saematch as sm
+
+SHARED = Path(__file__).parent.parent.parent / "shared"
+
+
+@pytest.fixture(autouse=True)
+def poison(monkeypatch):
+    """Memory that the package allocates without filling holds NaN, or an index far outside everything."""
+    empty = np.empty
+
+    def poisoned(*args, **kwargs):
+        array = empty(*args, **kwargs)
+        array.fill(np.nan if array.dtype.kind == "f" else np.iinfo(array.dtype).min // 2)
+        return array
+
+    for module in ("cost", "assignment.ties"):  # a compiled loop keeps the numpy that it was compiled with
+        monkeypatch.setattr(f"saematch.{module}.np", _Numpy(poisoned))
+
+
+class _Numpy:
+    """numpy with another `empty`."""
+
+    def __init__(self, empty):
+        self.empty = empty
+
+    def __getattr__(self, name):
+        return getattr(np, name)
+
+
+@pytest.fixture(scope="session")
+def sample():
+    return sm.load_layers("sample")
+
+
+@pytest.fixture(scope="session")
+def real_data():
+    folder = SHARED / "data"
+    if not folder.is_dir():
+        pytest.skip("the real SAEs of ../shared are not beside this clone")
+    return folder

@@ -1,0 +1,105 @@
+import numpy as np
+import pytest
+import torch
+
+from problems import nasty
+from saematch.cost import PairCost, float32_product
+
+CPU = torch.device("cpu")
+
+
+def reduced_in_extended_precision(cost, x, y):
+    """M of all pairs from the rows, in 80-bit floats where the platform has them."""
+    x, y = np.asarray(x, dtype=np.longdouble), np.asarray(y, dtype=np.longdouble)
+    return -2 * cost.scale * (x - cost._x.centre) @ (y - cost._y.centre).T
+
+
+@pytest.mark.parametrize("name", nasty())
+def test_exact_values_are_within_their_stated_error(name):
+    x, y = nasty()[name]
+    cost = PairCost(x, y, CPU)
+    rows, columns = (index.ravel() for index in np.indices(cost.shape))
+    prices = np.zeros(len(y))
+    truth = reduced_in_extended_precision(cost, x, y).ravel()
+    assert (np.abs(cost.exact(rows, columns) - truth) <= cost.exact_error(rows, columns, prices)).all()
+
+
+def built_to_be_bad(n, width):
+    """Rows whose float32 products round as far as they can: signs agree, so that every rounding goes the same way."""
+    r = np.random.default_rng(0)
+    ulp_up = 1 + (r.random((n, width)) * 0.4 + 0.3) * 2.0**-23
+    sizes = 2.0 ** r.integers(-12, 13, (n, 1))
+    return sizes * ulp_up * (1 + r.random((n, width)))
+
+
+@pytest.mark.parametrize("width", [1, 7, 64, 1153])
+def test_float32_filter_never_hides_a_pair(width):
+    """`rest` stays below the true reduced cost of every pair that a list leaves out, in rows built to round badly."""
+    x, y = built_to_be_bad(90, width), built_to_be_bad(70, width)[::-1].copy()
+    y[::3] *= -1
+    cost = PairCost(x, y, CPU, tile=(32, 16))
+    truth = reduced_in_extended_precision(cost, x, y)
+    prices = np.asarray(truth.mean(axis=0), dtype=np.float64) * np.random.default_rng(1).uniform(-3, 3, len(y))
+    reduced = truth - prices
+    for k, quantile in ((1, 0.5), (3, 0.2), (8, 0.05)):
+        potentials = np.asarray(np.quantile(reduced, quantile, axis=1), dtype=np.float64)
+        scan = cost.scan(prices, potentials, k)
+        for i, listed in enumerate(scan.row_partners):
+            left_out = np.delete(reduced[i], listed[listed >= 0])
+            assert left_out.min(initial=np.inf) >= scan.rest[i]
+            if (listed < 0).any():  # a list with room left proves that nothing else is below the potential
+                assert scan.rest[i] >= potentials[i]
+
+
+def test_filter_is_not_needlessly_wide():
+    """The bound is of the size of the rounding it covers: a few hundred times it at this width, not millions."""
+    x, y = np.random.default_rng(0).standard_normal((2, 200, 1153))
+    cost = PairCost(x, y, CPU)
+    truth = np.asarray(reduced_in_extended_precision(cost, x, y), dtype=np.float64)
+    scan = cost.scan(np.zeros(200), truth.min(axis=1), 1)
+    pad = truth.min(axis=1) - scan.rest
+    assert (pad < 1e-3 * np.abs(truth).max()).all()
+
+
+def test_lists_are_the_cheapest_and_do_not_depend_on_tiles():
+    r = np.random.default_rng(0)
+    x, y = r.integers(-3, 4, (50, 6)).astype(float), r.integers(-3, 4, (40, 6)).astype(float)
+    lists = []
+    for tile in ((64, 64), (1, 64), (7, 5)):
+        cost = PairCost(x, y, CPU, tile)
+        truth = cost.exact(*(index.ravel() for index in np.indices(cost.shape))).reshape(cost.shape)
+        scan = cost.scan(np.zeros(40), np.zeros(50), 4, np.inf)
+        best = np.sort(truth, axis=1)[:, :4]
+        np.testing.assert_array_equal(truth[np.arange(50)[:, None], scan.row_partners], best)
+        best = np.sort(truth, axis=0)[:4].T
+        np.testing.assert_array_equal(truth[scan.column_partners, np.arange(40)[:, None]], best)
+        lists.append(scan.row_partners)
+    np.testing.assert_array_equal(lists[0], lists[1])
+
+
+def test_row_minima_are_proved_from_below():
+    x, y = np.random.default_rng(0).standard_normal((2, 90, 33))
+    cost = PairCost(x, y, CPU, tile=(16, 32))
+    prices = np.random.default_rng(1).standard_normal(90) * 0.01
+    rows = np.array([0, 7, 89])
+    at, low = cost.row_minima(rows, prices)
+    reduced = (reduced_in_extended_precision(cost, x, y) - prices)[rows]
+    np.testing.assert_array_equal(at, reduced.argmin(axis=1))
+    assert (low <= reduced.min(axis=1)).all()
+    assert (reduced.min(axis=1) - low <= 1e-12).all()
+
+
+def test_product_is_ieee_float32_whatever_the_host_program_asked_for():
+    x = torch.from_numpy(np.random.default_rng(0).standard_normal((256, 1153)).astype(np.float32))
+    before = torch.get_float32_matmul_precision()
+    truth = (x.double() @ x.double().T).numpy()
+    bound = 1153 * 2.0**-24 * (x.double().abs() @ x.double().abs().T).numpy()
+    try:
+        torch.set_float32_matmul_precision("medium")
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            product = float32_product(x, x)
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert product.dtype == torch.float32
+    assert (np.abs(product.numpy() - truth) <= bound).all()
+    assert np.abs(product.numpy() - truth).max() < 1e-4 * np.abs(truth).max()

@@ -1,0 +1,234 @@
+import io
+import json
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+
+import saematch as sm
+from saematch.sources.files import tensors
+from saes import made_up, write_model, write_npz, write_saelens
+
+FLAT = {"architecture": "jumprelu", "d_in": 8, "d_sae": 12, "hook_layer": 7, "apply_b_dec_to_input": False}
+NESTED = {
+    "architecture": "jumprelu",
+    "apply_b_dec_to_input": False,
+    "metadata": {"hook_name": "blocks.7.hook_resid_post"},
+}
+
+
+def assert_same(found, expected, dtype=torch.float32):
+    for name, tensor in expected.tensors().items():
+        assert torch.equal(found.tensors()[name].double(), tensor.to(dtype).double()), name
+    assert found.tensors().keys() == expected.tensors().keys()
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, ">f4"])
+def test_gemma_scope_is_read_in_every_precision(tmp_path, dtype):
+    sae = made_up()
+    found = sm.load(write_npz(tmp_path / "layer_3", sae, dtype))
+    kept = {np.float16: torch.float16, np.float64: torch.float64}.get(dtype, torch.float32)
+    assert found.W_enc.dtype == (torch.float64 if dtype is np.float64 else torch.float32)
+    assert_same(found, sae, kept)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("config", [FLAT, NESTED])
+def test_saelens_is_read_in_every_precision(tmp_path, dtype, config):
+    sae = made_up()
+    assert_same(sm.load(write_saelens(tmp_path, sae, config, dtype)), sae, dtype)
+    assert list(sm.load_layers(tmp_path)) == [7]
+
+
+def test_subtracted_decoder_bias_moves_into_the_encoder_bias(tmp_path):
+    sae = made_up(activation="relu").to(torch.float32)
+    found = sm.load(write_saelens(tmp_path, sae, {"architecture": "standard", "apply_b_dec_to_input": True}))
+    x = torch.randn(20, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    own = torch.relu((x - sae.b_dec) @ sae.W_enc.double() + sae.b_enc)
+    np.testing.assert_allclose(found.to(torch.float64).encode(x), own, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "config", [{"architecture": "topk", "k": 3}, {"activation_fn_str": "topk", "activation_fn_kwargs": {"k": 3}}]
+)
+def test_saelens_topk_has_its_k(tmp_path, config):
+    found = sm.load(write_saelens(tmp_path, made_up(activation="topk"), config))
+    assert (found.activation, found.k) == ("topk", 3)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"architecture": "gated"}, "'gated' .* is not supported; supported are standard"),
+        ({"normalize_activations": "layer_norm"}, "normalize_activations is 'layer_norm': .* cannot be compared"),
+        ({"architecture": "topk"}, "TopK SAE without its k"),
+        ({"architecture": "topk", "k": 3, "rescale_acts_by_decoder_norm": True}, "rescale_acts_by_decoder_norm"),
+        ([1], "expected a JSON object, got list"),
+    ],
+)
+def test_saelens_that_cannot_be_compared_is_refused_with_the_reason(tmp_path, config, message):
+    with pytest.raises(sm.MatchError, match=message):
+        sm.load(write_saelens(tmp_path, made_up(activation="relu"), config))
+
+
+def test_saelens_scaling_factor_of_one_is_nothing_and_others_are_refused(tmp_path):
+    sae = made_up(activation="relu")
+    sm.load(write_saelens(tmp_path / "a", sae, {}, scaling_factor=torch.ones(12)))
+    with pytest.raises(sm.MatchError, match="scaling_factor is not 1"):
+        sm.load(write_saelens(tmp_path / "b", sae, {}, scaling_factor=torch.full((12,), 2.0)))
+
+
+def test_layers_are_found_flat_or_nested_and_sorted_as_numbers(tmp_path):
+    for layer in (10, 9, 2):
+        write_npz(tmp_path / f"layer_{layer}" / "width_2k" / f"average_l0_{layer + 30}", made_up())
+    layers = sm.load_layers(tmp_path)
+    assert list(layers) == [2, 9, 10]
+    assert layers.stored[9].describe().l0 == 39
+    assert list(sm.load_layers(write_model(tmp_path / "flat"))) == [3, 4, 5, 11]
+    assert layers[9] is not layers[9]
+
+
+def test_layer_numbers_of_other_spellings(tmp_path):
+    for number, name in enumerate(["layers.0", "blocks.1.hook_resid_post", "resid_post_layer_2_16k"]):
+        write_npz(tmp_path / name, made_up())
+        assert number in sm.load_layers(tmp_path)
+
+
+def test_other_files_are_left_alone(tmp_path):
+    write_model(tmp_path)
+    np.savez(tmp_path / "activations.npz", x=np.zeros(3, dtype=int))
+    (tmp_path / "notes.txt").write_text("hello")
+    (tmp_path / "layer_03" / "README.md").write_text("hello")
+    assert len(sm.load_layers(tmp_path)) == 4
+
+
+def test_sample_is_whole_and_labelled(sample):
+    assert list(sample) == [8, 9, 10, 11, 12, 13]
+    assert (sample[8].F, sample[8].d, sample[8].W_enc.dtype) == (1024, 576, torch.float32)
+    assert sample.stored[8].describe().dtype == "float16"
+    assert len(sample.stored[8].labels) == 1024
+    assert sample.stored[8].labels[384] == "Kn, Ex, Module, Dist, Gn"
+
+
+class Touch:
+    """What a pickle from a stranger could do: write a file when it is opened."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+def bad_inputs(folder):
+    """Name -> path and the message it must get."""
+    sae, saes = made_up(), folder
+    whole = write_npz(saes / "whole", sae) / "params.npz"
+    truncated = saes / "truncated" / "params.npz"
+    truncated.parent.mkdir()
+    truncated.write_bytes(whole.read_bytes()[:-400])
+    pickled = write_npz(saes / "pickled", sae, W_dec=np.array([Touch(saes / "pwned")], dtype=object))
+    lens = write_saelens(saes / "lens", sae, FLAT)
+    (lens / "sae_weights.safetensors").write_bytes((lens / "sae_weights.safetensors").read_bytes()[:-50])
+    no_json = write_saelens(saes / "no_json", sae, FLAT)
+    (no_json / "cfg.json").write_text("{")
+    lying = saes / "lying" / "params.npz"
+    lying.parent.mkdir()
+    with zipfile.ZipFile(whole) as old, zipfile.ZipFile(lying, "w") as new:
+        for member in old.namelist():
+            content = old.read(member)
+            new.writestr(member, content.replace(b"(12, 8)", b"(99,99)") if "W_dec" in member else content)
+    bomb = saes / "bomb"
+    bomb.mkdir()
+    np.savez_compressed(bomb / "params.npz", **{k: np.zeros((2000, 2000), np.float32) for k in sae.tensors()})
+    (saes / "empty").mkdir()
+    (saes / "text.npz").write_text("not an archive")
+    model = write_model(saes / "model")
+    (model / "layer_06").mkdir()
+    twice = write_model(saes / "twice")
+    write_npz(twice / "layer_4" / "width_4k", sae)
+    nameless = write_npz(saes / "nameless" / "x", sae).parent
+    return {
+        "missing": (saes / "nothing", "no such file or folder"),
+        "truncated npz": (truncated, "cannot be read .* truncated"),
+        "truncated safetensors": (lens, "cannot be read .* truncated"),
+        "not json": (no_json, "cfg.json: cannot be read"),
+        "missing key": (write_npz(saes / "missing_key", sae, W_dec=None), "lacks W_dec; expected W_dec, W_enc, b_dec"),
+        "extra key": (write_npz(saes / "extra", sae, b_gate=np.zeros(3)), "holds b_gate, which this format does not"),
+        "shape": (write_npz(saes / "shape", sae, b_dec=np.zeros(9)), r"W_enc is \(8, 12\), expected \(9, 12\)"),
+        "transposed": (write_npz(saes / "turned", sae, W_enc=sae.W_enc.numpy().T), "W_enc .* looks transposed"),
+        "scalar": (write_npz(saes / "scalar", sae, b_enc=np.array(1.0)), "b_enc and b_dec must be vectors"),
+        "integers": (
+            write_npz(saes / "int", sae, b_enc=np.zeros(12, int)),
+            "b_enc is stored as int64; expected float16",
+        ),
+        "NaN": (
+            write_npz(saes / "nan", sae, b_enc=np.full(12, np.nan)),
+            r"b_enc holds 12 values .* first at index \(0,\)",
+        ),
+        "pickle": (pickled, "W_dec is a pickled object; it is not opened"),
+        "lying header": (lying, r"W_dec is not as large as its shape \(99, 99\) says"),
+        "bomb": (bomb, "expands 50-fold or more"),
+        "empty": (saes / "empty", "no SAE in a known format; known are params.npz"),
+        "text": (saes / "text.npz", "no SAE in a known format"),
+        "several": (model, "4 SAEs in it, name one of them"),
+        "empty layer": (model, "layer_06: the folder of a layer without an SAE"),
+        "two for one layer": (twice, "two SAEs for layer 4, .*; choose a folder that holds one"),
+        "no layer": (nameless, "no layer number in its path or configuration; name its folder layer_<number>"),
+    }
+
+
+LAYERS_ONLY = {"empty layer", "two for one layer", "no layer"}
+
+
+@pytest.fixture(scope="module")
+def damaged(tmp_path_factory):
+    return bad_inputs(tmp_path_factory.mktemp("saes"))
+
+
+NAMES = """missing, truncated npz, truncated safetensors, not json, missing key, extra key, shape, transposed, scalar,
+integers, NaN, pickle, lying header, bomb, empty, text, several, empty layer, two for one layer, no layer"""
+
+
+@pytest.mark.parametrize("name", NAMES.replace("\n", " ").split(", "))
+def test_bad_input_gets_a_message_that_helps(damaged, name):
+    path, message = damaged[name]
+    with pytest.raises(sm.MatchError, match=message):
+        (sm.load_layers if name in LAYERS_ONLY else sm.load)(path)
+    assert not (path.parent / "pwned").exists()
+
+
+def test_every_bad_input_is_tried(damaged):
+    assert set(damaged) == set(NAMES.replace("\n", " ").split(", "))
+
+
+@pytest.mark.parametrize("content", ["[]", '{"features": [{"feature": "x", "tokens": []}]}', '{"features": 3}', "{"])
+def test_bad_labels_get_a_message(tmp_path, content):
+    write_model(tmp_path)
+    (tmp_path / "layer_03" / "labels.json").write_text(content)
+    with pytest.raises(sm.MatchError, match=r"labels\.json"):
+        _ = sm.load_layers(tmp_path).stored[3].labels
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_random_damage_is_an_error_or_harmless(tmp_path, seed):
+    """Bytes flipped anywhere: a clear error, or tensors of the right shapes; never another exception."""
+    r = np.random.default_rng(seed)
+    buffer = io.BytesIO()
+    np.savez(buffer, **{name: tensor.numpy() for name, tensor in made_up().tensors().items()})
+    content = bytearray(buffer.getvalue())
+    for at in r.integers(0, len(content), 3):
+        content[at] = r.integers(256)
+    (tmp_path / "params.npz").write_bytes(content)
+    try:
+        found = tensors(tmp_path / "params.npz")
+    except sm.MatchError:
+        return
+    assert all(isinstance(tensor, torch.Tensor) for tensor in found.values())
+
+
+def test_configuration_of_the_layer_is_used_when_the_path_has_none(tmp_path):
+    write_saelens(tmp_path / "x", made_up(), {**FLAT, "hook_layer": 3})
+    assert list(sm.load_layers(tmp_path)) == [3]
+    assert json.loads((tmp_path / "x" / "cfg.json").read_text())["hook_layer"] == 3

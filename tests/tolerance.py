@@ -1,0 +1,6 @@
+"""The tolerances of the tests, and where each comes from."""
+
+# Certified means within 1e-9 of what matching can gain; an oracle in float64 must agree to the same.
+OPTIMUM = 1e-9
+# Reconstructions before and after a fold, in float64: K roundings of 1e-16, K = 576, relative to the largest entry.
+FOLD = 1e-13
