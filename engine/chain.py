@@ -153,5 +153,12 @@ class Chain(Mapping[Pair, Matching]):
         for layer in (source, target):
             if layer not in inputs:
                 raise MatchError(f"the SAE of layer {layer}, which this cost needs, is not where it was; pass inputs=")
+            self._check_unchanged(layer)
         x, y = (self._comparison.rows(inputs[layer]) for layer in (source, target))
         return torch.from_numpy(squared_distances(x, y, perm.numpy()))
+
+    def _check_unchanged(self, layer: int) -> None:
+        if isinstance(self._matchings, RunFolder) and isinstance(self._inputs, Layers):
+            stored = self._inputs.stored[layer]
+            if self._matchings.record["inputs"]["layers"][str(layer)]["sha256"] != stored.sha256():
+                raise MatchError(f"{stored.path}: the SAE of layer {layer} has changed since the run")

@@ -10,7 +10,7 @@ where x' and y' are the rows less a centre of their own side, a and b, times a p
     q_j = |y_j - a|^2,      p_i = |x_i - a|^2 - 2 <x_i - a, b - a>:
 
 neither a common offset nor the size of the weights costs precision. In a complete one-to-one matching p and q are
-constants, so optimality is a statement about M alone, and proving it there keeps one giant row from drowning the others.
+constants, so optimality is a statement about M alone; proving it there keeps one giant row from drowning the others.
 """
 
 from __future__ import annotations

@@ -180,6 +180,14 @@ class Matching:
         return f"Matching({len(self.perm)} -> {self.target_features} features, {known})"
 
 
+class NotCertified(MatchError):
+    """Raised under `strict=True` when the proof was not reached; `.matching` holds the best answer so far."""
+
+    def __init__(self, message: str, matching: Matching) -> None:
+        super().__init__(message)
+        self.matching = matching
+
+
 def check_permutation(perm: Any, source_features: int, target_features: int) -> Tensor:
     """`perm` as int64 `(F_A,)` on the CPU, -1 allowed. Raises `MatchError` if it is no one-to-one map."""
     array = perm.detach().cpu().numpy() if isinstance(perm, Tensor) else np.asarray(perm)

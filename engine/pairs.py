@@ -14,9 +14,9 @@ from torch import Tensor
 from saematch.assignment import Round, solve
 from saematch.backend import choose_device
 from saematch.cost import PairCost, Rows, squared_distances
-from saematch.errors import MatchError, NotCertified
+from saematch.errors import MatchError
 from saematch.features import PARTS, check_parts, feature_rows
-from saematch.matching import Matching, check_permutation
+from saematch.matching import Matching, NotCertified, check_permutation
 from saematch.sae import SAE, Scale
 
 LARGEST = 1e150  # squares of what is larger leave float64

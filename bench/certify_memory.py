@@ -1,0 +1,56 @@
+"""Peak memory and time of `certify` at 16,384 features, above imports and rows (Linux).
+
+The rows are made in a process of their own, so that making them leaves no peak behind; the loops are compiled and the
+libraries warm before the peak is reset.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from record import append
+from synthetic import layer_pair
+
+import saematch as sm
+
+FEATURES, WIDTH = 16_384, 576
+
+
+def status(key: str) -> int:
+    """A line of /proc/self/status, in bytes."""
+    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(lines[key].split()[0]) * 1024
+
+
+def measure(folder: Path) -> None:
+    x, y = np.load(folder / "x.npy"), np.load(folder / "y.npy")
+    sm.certify(x[:64], y[:64], np.arange(64))
+    before = status("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
+    start = time.perf_counter()
+    graded = sm.certify(x, y, np.arange(FEATURES))
+    seconds = time.perf_counter() - start
+    peak = status("VmHWM") - before
+    sizes = {"F_A": FEATURES, "F_B": FEATURES, "K": x.shape[1]}
+    rounds = graded.stats["rounds"]
+    row = append("cpu.jsonl", "certify, hard synthetic", sizes, [seconds], peak_bytes=peak, rounds=rounds)
+    matrix, rounding = FEATURES**2 * 4, graded.error / graded.scale
+    print(f"certify the identity, F = {FEATURES:,}, K = {x.shape[1]:,}, rows in {x.dtype}:")
+    print(f"  peak memory above imports and rows  {peak / 1e6:.0f} MB; the full cost matrix: {matrix / 1e6:.0f} MB")
+    print(f"  seconds                             {row['p50']:.1f}; {rounds} passes over all pairs")
+    print(f"  status                              {graded.status}; rounding {rounding:.1e} of the scale")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        measure(Path(sys.argv[1]))
+    else:
+        with tempfile.TemporaryDirectory() as temporary:
+            for name, rows in zip("xy", layer_pair(FEATURES, WIDTH, survive=0.1, noise=1.0), strict=True):
+                np.save(f"{temporary}/{name}.npy", rows.astype(np.float64))
+            sys.exit(subprocess.run([sys.executable, __file__, temporary], check=False).returncode)

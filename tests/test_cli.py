@@ -1,0 +1,182 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import saematch as sm
+from saes import made_up, write_model, write_npz
+
+
+def saematch(*arguments, **options):
+    command = [sys.executable, "-m", "saematch", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, **options)
+
+
+def parsed(done, code=0):
+    """The one JSON object on stdout, with nothing beside it."""
+    assert (done.returncode, done.stderr) == (code, "")
+    assert done.stdout.count("\n") == 1
+    return json.loads(done.stdout)
+
+
+def assert_refused(done, *words):
+    """Exit code 2, one line on stderr that holds the words, nothing on stdout."""
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1
+    for word in words:
+        assert word in done.stderr
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return write_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def run(model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    done = saematch("layers", model, "-o", folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_demo_matches_the_sample_and_shows_labelled_paths(tmp_path):
+    done = saematch("demo", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    for expected in ("8 -> 9", "12 -> 13", "proof gap", "of random", "Module, Frozen, Macro", "saematch-demo"):
+        assert expected in done.stdout
+    assert done.stdout.count("  yes ") == 5
+    assert sm.Chain.load(tmp_path / "saematch-demo").certified
+    assert saematch("demo", cwd=tmp_path).returncode == 0  # again, over its own folder
+
+
+def test_info_lists_what_is_there(model, tmp_path):
+    done = saematch("info", "sample")
+    assert done.returncode == 0
+    assert "jumprelu" in done.stdout
+    content = parsed(saematch("info", model, "--json"))
+    assert [row["layer"] for row in content["layers"]] == [3, 4, 5, 11]
+    assert content["layers"][0] | {"path": ""} == {
+        "layer": 3, "F": 12, "d": 8, "activation": "jumprelu", "l0": None, "dtype": "float32", "bytes": 896,
+        "format": "gemma_scope", "path": "", "notes": [],
+    }  # fmt: skip
+    assert content["warnings"] == ["layers 5 and 11: the layers between them are missing"]
+    for l0, layer in ((59, 1), (141, 2)):
+        write_npz(tmp_path / f"layer_{layer}" / f"average_l0_{l0}", made_up(F=11 + layer))
+    warnings = saematch("info", tmp_path).stdout
+    assert "L0 differs more than 1.5-fold (59 and 141)" in warnings
+    assert "different sizes, cannot be matched" in warnings
+
+
+def test_match_and_verify(model, tmp_path):
+    a, b, out = model / "layer_03", model / "layer_04", tmp_path / "m.safetensors"
+    content = parsed(saematch("match", a, b, "-o", out, "--fold", "decoder_norm", "--parts", "decoder", "--json"))
+    matching = sm.Matching.load(out)
+    assert content["perm"] == matching.perm.tolist()
+    assert content["certified"] is True
+    assert set(content) >= {
+        "perm", "pair_cost", "prices", "cost", "objective", "lower_bound", "gap", "error", "certified", "status"
+    }  # fmt: skip
+    assert_refused(saematch("match", a, b, "-o", out), str(out), "--overwrite")
+    verified = parsed(saematch("verify", a, b, out, "--json"))  # with the options that the file records
+    assert (verified["status"], verified["cost"]) == ("optimal", content["cost"])
+    assert "Optimal, and proved so." in saematch("verify", a, b, out).stdout
+    assert saematch("match", a, b, "-o", out, "--overwrite").returncode == 0
+
+
+def test_verify_gives_the_excess_of_a_worse_permutation(model, tmp_path):
+    np.save(tmp_path / "identity.npy", np.arange(12))
+    done = saematch("verify", model / "layer_03", model / "layer_04", tmp_path / "identity.npy")
+    assert done.returncode == 3
+    best = sm.match(sm.load(model / "layer_03"), sm.load(model / "layer_04"))
+    identity = sm.certify(sm.load(model / "layer_03"), sm.load(model / "layer_04"), np.arange(12))
+    assert identity.gap == pytest.approx(identity.cost - best.cost, rel=1e-9)
+    assert f"Not optimal: {identity.gap:,.6g}" in done.stdout
+    content = parsed(saematch("verify", model / "layer_03", model / "layer_04", tmp_path / "identity.npy", "--json"), 3)
+    assert content["status"] == "suboptimal"
+
+
+def test_layers_and_path(run, model, tmp_path):
+    content = parsed(saematch("layers", model, "-o", tmp_path / "run", "--json"))
+    assert (content["layers"], content["certified"]) == ([3, 4, 5, 11], True)
+    assert [(pair["source"], pair["target"]) for pair in content["pairs"]] == [(3, 4), (4, 5), (5, 11)]
+    path = parsed(saematch("path", run, "--layer", 3, "--feature", 7, "--json"))["path"]
+    assert [(step["layer"], step["feature"]) for step in path] == [step[:2] for step in sm.Chain.load(run).path(3, 7)]
+    assert saematch("path", run, "--layer", 3, "--feature", 7).stdout.count("\n") == 4
+    assert_refused(saematch("layers", model, "-o", run), "holds a run already", "--overwrite")
+
+
+def test_unfinished_proof_has_exit_code_3(tmp_path):
+    for layer in (1, 2):
+        write_npz(tmp_path / f"layer_{layer}", made_up(F=200, seed=layer))
+    done = saematch("match", tmp_path / "layer_1", tmp_path / "layer_2", "--max-rounds", 1)
+    assert done.returncode == 3
+    assert "NO (round_limit)" in done.stdout
+    assert saematch("layers", tmp_path, "-o", tmp_path / "run", "--max-rounds", 1).returncode == 3
+
+
+def test_env_says_what_runs_and_why():
+    content = parsed(saematch("env", "--json"))
+    assert content["versions"]["saematch"] == sm.__version__
+    assert content["device"] in ("cpu", "cuda")
+    assert content["reason"]
+    assert "Passes over all pairs run on" in saematch("env").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], ["COMMAND"]),
+        (["frobnicate"], ["frobnicate", "--help"]),
+        (["layers", "sample"], ["-o/--output"]),
+        (["match", "nowhere", "sample"], ["nowhere: no such file or folder"]),
+        (["match", "sample", "sample"], ["6 SAEs in it, name one of them"]),
+        (["info", "."], ["no SAE in a known format"]),
+        (["path", ".", "--layer", "1", "--feature", "2"], ["not a run of saematch"]),
+        (["path", ".", "--layer", "x", "--feature", "2"], ["--layer", "invalid int"]),
+        (["layers", "sample", "-o", "r", "--fold", "sqrt"], ["fold 'sqrt' is not known"]),
+        (["layers", "sample", "-o", "r", "--weights", "bias"], ["--weights"]),
+        (["layers", "sample", "-o", "r", "--weights", "bias=-1"], ["weight of bias is -1"]),
+        (["layers", "sample", "-o", "r", "--device", "abacus"], ["abacus"]),
+    ],
+)
+def test_bad_usage_is_one_line_and_exit_code_2(arguments, words, tmp_path):
+    assert_refused(saematch(*arguments, cwd=tmp_path), *words)
+
+
+@pytest.mark.skipif(hasattr(os, "geteuid") and os.geteuid() == 0, reason="the superuser may write anywhere")
+def test_read_only_folder(model, tmp_path):
+    tmp_path.chmod(0o500)
+    assert_refused(saematch("layers", model, "-o", tmp_path / "run"), "cannot be written")
+
+
+def test_interrupted_run_exits_with_130_and_keeps_what_is_finished(tmp_path):
+    for layer in range(8):
+        write_npz(tmp_path / "model" / f"layer_{layer}", made_up(F=1500, d=64, seed=layer))
+    command = [sys.executable, "-m", "saematch", "layers", str(tmp_path / "model"), "-o", str(tmp_path / "run")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("run/pairs/0-1.safetensors")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors.count("\n")) == (130, 1)
+    chain = sm.Chain.load(tmp_path / "run")
+    assert chain.certified
+    assert len(chain) >= 1
+    assert not list((tmp_path / "run").rglob(".*"))
+
+
+def test_labels_cannot_steer_the_terminal(tmp_path):
+    write_model(tmp_path / "model")
+    tokens = {"features": [{"feature": i, "tokens": ["\x1b[2Jgone"]} for i in range(12)]}
+    (tmp_path / "model" / "layer_03" / "labels.json").write_text(json.dumps(tokens))
+    assert saematch("layers", tmp_path / "model", "-o", tmp_path / "run").returncode == 0
+    shown = saematch("path", tmp_path / "run", "--layer", 3, "--feature", 1).stdout
+    assert "gone" in shown
+    assert "\x1b" not in shown

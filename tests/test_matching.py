@@ -1,0 +1,175 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+import saematch as sm
+from problems import nasty
+from saematch.matching import check_permutation, read_permutation
+
+X, Y = nasty()["random"]
+
+
+@pytest.fixture(scope="module")
+def matching():
+    return sm.assign(X, Y)
+
+
+def partial(perm, targets):
+    """A matching with features that have no counterpart; the cost of a pair is its source's number."""
+    perm = torch.tensor(perm)
+    cost = torch.where(perm >= 0, torch.arange(len(perm), dtype=torch.float64), 0.0)
+    return sm.Matching(perm, cost, target_features=targets)
+
+
+def test_attributes_have_the_types_they_promise(matching):
+    assert (matching.perm.dtype, matching.perm.device.type, matching.perm.shape) == (torch.int64, "cpu", (60,))
+    assert (matching.pair_cost.dtype, matching.prices.dtype) == (torch.float64, torch.float64)
+    for name in ("cost", "objective", "lower_bound", "gap", "error", "scale", "random_cost"):
+        assert isinstance(getattr(matching, name), float), name
+    assert isinstance(matching.certified, bool)
+    assert repr(matching).startswith("Matching(60 -> 60 features, cost=")
+
+
+def test_saved_and_loaded_it_is_the_same(matching, tmp_path):
+    matching.save(tmp_path / "m.safetensors")
+    loaded = sm.Matching.load(tmp_path / "m.safetensors")
+    for name in ("perm", "pair_cost", "prices"):
+        assert torch.equal(getattr(loaded, name), getattr(matching, name))
+    assert loaded.scalars() == matching.scalars()
+    assert loaded.options == matching.options
+
+
+def test_equal_answers_are_equal_bytes_without_times_or_paths(matching, tmp_path):
+    matching.save(tmp_path / "a.safetensors")
+    sm.assign(X, Y).save(tmp_path / "b.safetensors")
+    assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+    with safe_open(tmp_path / "a.safetensors", framework="np") as file:  # readable without this package
+        assert set(file.keys()) == {"perm", "pair_cost", "prices"}
+        record = json.loads(file.metadata()["saematch"])
+    assert record["certified"] is True
+    assert not {"seconds", "path", "date"} & set(record)
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(matching, tmp_path, monkeypatch):
+    target = tmp_path / "m.safetensors"
+    matching.save(target)
+    before = target.read_bytes()
+    monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(sm.MatchError, match=r"cannot be written \(No space left on device\)"):
+        matching.save(target)
+    assert target.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_codes_are_scattered_not_gathered():
+    perm = [2, 0, 1]
+    codes = torch.tensor([[10.0, 20.0, 30.0]])
+    moved = partial(perm, 3).carry(codes)
+    assert moved.tolist() == [[20.0, 30.0, 10.0]]
+    assert moved.tolist() != codes[:, perm].tolist()
+
+
+def test_features_without_a_counterpart_do_not_become_the_last_one():
+    moved = partial([1, -1, 0], 4).carry(torch.tensor([1.0, 2.0, 3.0]))
+    assert moved.tolist() == [3.0, 1.0, 0.0, 0.0]
+
+
+def test_inverse_of_partial_and_certified(matching):
+    back = partial([1, -1, 0], 4).inverse()
+    assert back.perm.tolist() == [2, 0, -1, -1]
+    assert back.pair_cost.tolist() == [2.0, 0.0, 0.0, 0.0]
+    assert not back.certified
+    inverse = matching.inverse()
+    assert inverse.certified
+    assert inverse.cost == pytest.approx(matching.cost, rel=1e-14)
+    np.testing.assert_array_equal(inverse.perm[matching.perm], np.arange(60))
+    costs = ((Y[:, None] - X[None]) ** 2).sum(-1)
+    prices = inverse.prices.numpy()
+    assert (costs - prices).min(axis=1).sum() + prices.sum() == pytest.approx(matching.cost, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("perm", "message"),
+    [
+        ([0, 1], r"perm has shape \(2,\), expected one target a source feature, \(3,\)"),
+        ([0.0, 1.0, 2.0], "perm holds float64, expected integers"),
+        ([0, 1, 3], r"perm\[2\] is 3, outside -1 to 2: perm is no permutation"),
+        ([0, -2, 1], r"perm\[1\] is -2, outside"),
+        ([0, 1, 0], r"perm\[2\] is 0, which is taken already: perm is no permutation"),
+    ],
+)
+def test_what_is_no_permutation_is_refused(perm, message):
+    with pytest.raises(sm.MatchError, match=message):
+        check_permutation(perm, 3, 3)
+
+
+def test_only_complete_permutations_are_certified():
+    with pytest.raises(sm.MatchError, match=r"perm\[1\] is -1: only a complete permutation"):
+        sm.certify(np.eye(3), np.eye(3), [0, -1, 2])
+
+
+def test_permutations_of_others_are_read(matching, tmp_path):
+    np.save(tmp_path / "p.npy", matching.perm.numpy().astype(np.int32))
+    save_file({"perm": matching.perm}, tmp_path / "p.safetensors")
+    for name in ("p.npy", "p.safetensors"):
+        perm, options = read_permutation(tmp_path / name)
+        assert options == {}
+        assert sm.certify(X, Y, perm).certified
+    np.save(tmp_path / "object.npy", np.array([{}], dtype=object))
+    for name in ("missing.npy", "object.npy", "p.txt"):
+        with pytest.raises(sm.MatchError, match="no permutation can be read"):
+            read_permutation(tmp_path / name)
+
+
+def test_damaged_matchings_are_refused(matching, tmp_path):
+    path = tmp_path / "m.safetensors"
+    save_file({"perm": matching.perm}, path)
+    with pytest.raises(sm.MatchError, match="not a matching that saematch wrote"):
+        sm.Matching.load(path)
+    record = {"schema": 2}
+    save_file({"perm": matching.perm}, path, {"saematch": json.dumps(record)})
+    with pytest.raises(sm.MatchError, match="schema 2, this version reads 1"):
+        sm.Matching.load(path)
+    matching.save(path)
+    path.write_bytes(path.read_bytes()[:-8])
+    with pytest.raises(sm.MatchError, match="not a matching"):
+        sm.Matching.load(path)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: sm.assign(X[:5], Y[:4]), "has 5 features and the second matrix has 4: .* not supported yet"),
+        (lambda: sm.assign(X[:, :5], Y), "has K = 5 and the second matrix has K = 12: they do not live in one space"),
+        (lambda: sm.assign(X[0], Y), r"the first matrix has shape \(12,\); expected \(features, K\)"),
+        (lambda: sm.assign(X, Y.astype(str)), "the second matrix holds <U.*; expected numbers"),
+        (lambda: sm.assign(np.where(X[4, 2] == X, np.nan, X), Y), "holds 1 values that are NaN .* row 4, column 2"),
+        (lambda: sm.assign(X * 1e200, Y), "holds values above 1e.150, whose squares overflow"),
+        (lambda: sm.assign(X, Y, max_rounds=0), "max_rounds is 0; at least one round"),
+        (lambda: sm.assign(X, Y, time_limit=0), "time_limit is 0; give seconds above 0"),
+        (lambda: sm.assign(X, Y, device="mps"), "mps has no float64 to prove with"),
+        (lambda: sm.assign(X, Y, device="abacus"), "device 'abacus' is not known to torch"),
+        (lambda: sm.assign(X, Y, device="cuda:99"), "torch sees . GPUs"),
+        (lambda: sm.certify(X, Y, np.arange(60), fold="none"), "parts, weights and fold apply to SAEs"),
+    ],
+)
+def test_rows_and_options_that_make_no_sense_are_refused(call, message):
+    with pytest.raises(sm.MatchError, match=message):
+        call()
+
+
+def test_inputs_are_left_untouched_and_may_be_of_any_kind():
+    x, y = X.astype(np.float32), Y.astype(np.float32)
+    before = x.copy()
+    expected = sm.assign(x, y).perm
+    for convert in (torch.from_numpy, np.asfortranarray, lambda rows: torch.from_numpy(rows).requires_grad_()):
+        assert torch.equal(sm.assign(convert(x), convert(y)).perm, expected)
+    integers = np.round(x * 1000).astype(np.int32)
+    assert torch.equal(sm.assign(integers, integers).perm, torch.arange(60))
+    half = torch.from_numpy(x).bfloat16()
+    assert sm.assign(half, half).cost == 0
+    np.testing.assert_array_equal(x, before)
