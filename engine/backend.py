@@ -6,6 +6,7 @@ import importlib.metadata
 import os
 import platform
 import sys
+from pathlib import Path
 
 import torch
 
@@ -35,6 +36,15 @@ def choose_device(device: str | torch.device | None) -> tuple[torch.device, str]
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         raise MatchError(f"device {device!r}: torch sees {torch.cuda.device_count()} GPUs")
     return chosen, "asked for"
+
+
+def free_memory() -> int:
+    """Bytes of main memory that can be taken without swapping; half of all memory where the system does not say."""
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
+        return int(lines["MemAvailable"].split()[0]) * 1024
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
 def versions() -> dict[str, str | None]:

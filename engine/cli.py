@@ -237,7 +237,12 @@ def _comparison(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _limits(options: argparse.Namespace) -> dict[str, Any]:
-    return {"max_rounds": options.max_rounds, "time_limit": options.time_limit, "device": options.device}
+    return {
+        "max_rounds": options.max_rounds,
+        "time_limit": options.time_limit,
+        "memory": options.memory,
+        "device": options.device,
+    }
 
 
 class _Parser(argparse.ArgumentParser):
@@ -250,6 +255,12 @@ class _Parser(argparse.ArgumentParser):
 def _weights(text: str) -> dict[str, float]:
     pairs = [item.partition("=") for item in text.split(",")]
     return {name.strip(): float(value) for name, _, value in pairs}
+
+
+def _bytes(text: str) -> int:
+    units = {"kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
+    number, unit = text[:-2], text[-2:].lower()
+    return int(float(number) * units[unit]) if unit in units else int(text)
 
 
 def _parser() -> _Parser:
@@ -286,6 +297,7 @@ def _parser() -> _Parser:
         added.add_argument("--fold", help="threshold (default), decoder_norm or none")
         added.add_argument("--max-rounds", type=int, metavar="N", help="stop after so many passes")
         added.add_argument("--time-limit", type=float, metavar="S", help="stop after so many seconds a pair")
+        added.add_argument("--memory", type=_bytes, metavar="SIZE", help="for the products of all pairs, like 4GB")
         added.add_argument("--device", help="cpu or cuda (default: a GPU if there is one)")
     for added in (match, layers):
         added.add_argument("--overwrite", action="store_true", help="replace what is there")

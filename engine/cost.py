@@ -36,8 +36,10 @@ from saematch.loops import (
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
 Rows = NDArray[Any]  # (F, K), float32 or float64
+Tile = tuple[slice, slice, NDArray[np.float32]]
 
 TILE = (1024, 2048)  # one product is 8 MiB of float32: it is still in a CPU's cache when it is scanned
+BLOCK_BYTES = 4 * TILE[0] * TILE[1]
 UNIT_32, UNIT_64 = 2.0**-24, 2.0**-53  # unit roundoff
 
 
@@ -48,19 +50,20 @@ def gamma(terms: int, unit: float) -> float:
 
 @dataclass(frozen=True)
 class Scan:
-    """The cheapest partners of every row `(F_A, k)` and every column `(F_B, k)`; unused places hold -1.
+    """The `k` cheapest partners of every row `(F_A, k)` and every column `(F_B, k)`, cheapest first; -1 where unused.
 
-    `rest (F_A,)` is a proved lower bound for M_ij - v_j over the pairs of row i that its list leaves out.
+    `floors (F_A, k)` are proved lower bounds for M_ij - v_j: entry n holds for every pair of row i that is not among
+    the first n of its list.
     """
 
     row_partners: Indices
     column_partners: Indices
-    rest: Floats
+    floors: Floats
 
-    def pairs(self) -> tuple[Indices, Indices]:
-        """All listed pairs, as rows and columns; some may come twice."""
-        by_row, place = np.nonzero(self.row_partners >= 0)
-        by_column, other = np.nonzero(self.column_partners >= 0)
+    def pairs(self, most: int) -> tuple[Indices, Indices]:
+        """The first `most` pairs of every list, as rows and columns; some come twice."""
+        by_row, place = np.nonzero(self.row_partners[:, :most] >= 0)
+        by_column, other = np.nonzero(self.column_partners[:, :most] >= 0)
         return (
             np.concatenate([by_row, self.column_partners[by_column, other]]),
             np.concatenate([self.row_partners[by_row, place], by_column]),
@@ -70,13 +73,20 @@ class Scan:
 class PairCost:
     """The costs of all pairs of rows of `x (F_A, K)` and `y (F_B, K)`.
 
+    The float32 products of all pairs, 4 F_A F_B bytes, are kept from the first pass on if `memory` (bytes) allows it,
+    and made again in every pass if not; the answers are the same.
+
     Attributes: `scale`, so that M / scale is in units of the cost; `column_constant (F_B,)`, the q_j above, in units of
-    the cost.
+    the cost; `stored`, whether products are kept.
     """
 
-    def __init__(self, x: Rows, y: Rows, device: torch.device, tile: tuple[int, int] = TILE) -> None:
+    def __init__(
+        self, x: Rows, y: Rows, device: torch.device, *, memory: int = 0, tile: tuple[int, int] = TILE
+    ) -> None:
         self.shape = (len(x), len(y))
         self.device, self.tile = device, tile
+        self.stored = 4 * len(x) * len(y) <= memory
+        self._products: list[Tile] = []
         self._x, self._y = _Side(x), _Side(y)
         largest = max(self._x.largest(), self._y.largest())
         side_scale = 2.0 ** -np.ceil(np.log2(largest)) if largest > 0 else 1.0
@@ -145,7 +155,7 @@ class PairCost:
                 product, constant[to], offset[at], row_value[at], row_partners[at], column_value[to],
                 column_partners[to], at.start, to.start,
             )  # fmt: skip
-        return Scan(row_partners, column_partners, row_value[:, -1].astype(np.float64) - row_pad)
+        return Scan(row_partners, column_partners, row_value.astype(np.float64) - row_pad[:, None])
 
     def row_minima(self, rows: Indices, prices: Floats) -> tuple[Indices, Floats]:
         """Where min_j M_ij - v_j of the listed rows is, and a proved lower bound for it, by float64 products.
@@ -179,12 +189,21 @@ class PairCost:
         sums = [column_sums(side.rows, side.centre) for side in (self._x, self._y)]
         return float(-2 * self.scale * (sums[0] @ sums[1])) / max(1, self.shape[0])
 
-    def _tiles(self) -> Iterator[tuple[slice, slice, NDArray[np.float32]]]:
+    def _tiles(self) -> Iterator[Tile]:
+        """Rows, columns and products of one block after the other."""
+        if self._products:
+            yield from self._products
+            return
+        made = []
         for top in range(0, self.shape[0], self.tile[0]):
             at = slice(top, top + self.tile[0])
             for left in range(0, self.shape[1], self.tile[1]):
                 to = slice(left, left + self.tile[1])
-                yield at, to, float32_product(self._x.working[at], self._y.working[to]).cpu().numpy()
+                tile = (at, to, float32_product(self._x.working[at], self._y.working[to]).cpu().numpy())
+                if self.stored:
+                    made.append(tile)
+                yield tile
+        self._products = made
 
 
 def squared_distances(x: Rows, y: Rows, permutation: Indices) -> Floats:

@@ -45,6 +45,7 @@ def match_layers(
     fold: str = "threshold",
     max_rounds: int | None = None,
     time_limit: float | None = None,
+    memory: int | None = None,
     device: str | torch.device | None = None,
     strict: bool = False,
     overwrite: bool = False,
@@ -86,7 +87,7 @@ def match_layers(
             if progress is not None:
                 progress(Progress(pair, number, len(pairs), round=news))
 
-        solver = Solver(max_rounds, time_limit, device, progress=after_round)
+        solver = Solver(max_rounds, time_limit, memory, device, progress=after_round)
         matching = solver.run(Problem(kept[pair[0]], kept[pair[1]], comparison.record()))
         finished[pair] = matching
         seconds = time.perf_counter() - start

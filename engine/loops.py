@@ -73,30 +73,38 @@ def _keep(values: Any, partners: Any, value: Any, partner: Any) -> None:
 
 
 @compiled
+def _any_below(products: Any, constants: Any, column_limits: Any, row_limit: Any, offset: Any) -> Any:
+    """Whether any pair of a stretch of a row enters a list: branch-free and over slices, so that it vectorises."""
+    found = np.int32(0)
+    for j in range(len(products)):
+        value = constants[j] - np.float32(2) * products[j]
+        found |= np.int32(value < row_limit) | np.int32(value - offset < column_limits[j])
+    return found != 0
+
+
+@compiled
 def scan_tile(
     product: Any, constant: Any, offset: Any, row_value: Any, row_partners: Any, column_value: Any,
     column_partners: Any, top: Any, left: Any,
 ) -> None:  # fmt: skip
     """Update the short lists of a tile's rows and columns.
 
-    Almost no pair enters a list once the first tiles are through, so each stretch of a row is first asked, in a loop
-    that vectorises, whether anything in it does.
+    Almost no pair enters a list once the first tiles are through, so each stretch of a row is first asked whether any
+    does.
     """
-    two, stretch = np.float32(2), 64
+    stretch = 64
     last = row_value.shape[1] - 1
     column_limit = column_value[:, last].copy()
     for i in range(product.shape[0]):
+        row = product[i]
         row_limit = row_value[i, last]
-        for start in range(0, product.shape[1], stretch):
-            stop = min(start + stretch, product.shape[1])
-            found = 0
-            for j in range(start, stop):
-                value = constant[j] - two * product[i, j]
-                found += (value < row_limit) | (value - offset[i] < column_limit[j])
-            if found == 0:
+        for start in range(0, len(row), stretch):
+            stop = min(start + stretch, len(row))
+            here = slice(start, stop)
+            if not _any_below(row[here], constant[here], column_limit[here], row_limit, offset[i]):
                 continue
             for j in range(start, stop):
-                value = constant[j] - two * product[i, j]
+                value = constant[j] - np.float32(2) * row[j]
                 if value < row_limit:
                     _keep(row_value[i], row_partners[i], value, left + j)
                     row_limit = row_value[i, last]

@@ -12,14 +12,15 @@ import torch
 from torch import Tensor
 
 from saematch.assignment import Round, solve
-from saematch.backend import choose_device
-from saematch.cost import PairCost, Rows, squared_distances
+from saematch.backend import choose_device, free_memory
+from saematch.cost import BLOCK_BYTES, PairCost, Rows, squared_distances
 from saematch.errors import MatchError
 from saematch.features import PARTS, check_parts, feature_rows
 from saematch.matching import Matching, NotCertified, check_permutation
 from saematch.sae import SAE, Scale
 
 LARGEST = 1e150  # squares of what is larger leave float64
+CERTIFY_MEMORY = 2**28
 Fold = Scale | tuple[Scale, Scale]
 
 
@@ -32,6 +33,7 @@ def match(
     fold: Fold = "threshold",
     max_rounds: int | None = None,
     time_limit: float | None = None,
+    memory: int | None = None,
     device: str | torch.device | None = None,
     strict: bool = False,
     progress: Callable[[Round], None] | None = None,
@@ -48,6 +50,8 @@ def match(
         fold: what each feature is scaled by, see `SAE.fold`; a pair gives A's and B's own.
         max_rounds: stop after so many passes over all pairs, with the best matching so far and its true gap.
         time_limit: the same after so many seconds, at the end of the pass that is running then.
+        memory: bytes for the products of all pairs, which are kept if they fit and made again in each pass if not; half
+            of what is free unless given. The answer is the same.
         device: where the passes run; a CUDA GPU if there is one, else the CPU.
         strict: raise `NotCertified` instead of returning a matching that is not proved optimal.
         progress: called after each pass over all pairs.
@@ -56,7 +60,7 @@ def match(
         MatchError: for SAEs that cannot be compared, or options that make no sense.
         NotCertified: under `strict`.
     """
-    solver = Solver(max_rounds, time_limit, device, strict, progress)
+    solver = Solver(max_rounds, time_limit, memory, device, strict, progress)
     return solver.run(Comparison.checked(parts, weights, fold).problem(a, b))
 
 
@@ -66,6 +70,7 @@ def assign(
     *,
     max_rounds: int | None = None,
     time_limit: float | None = None,
+    memory: int | None = None,
     device: str | torch.device | None = None,
     strict: bool = False,
     progress: Callable[[Round], None] | None = None,
@@ -76,7 +81,7 @@ def assign(
         MatchError: for rows that are not finite, not two-dimensional, or of different shapes.
         NotCertified: under `strict`.
     """
-    return Solver(max_rounds, time_limit, device, strict, progress).run(_problem_of_rows(x, y))
+    return Solver(max_rounds, time_limit, memory, device, strict, progress).run(_problem_of_rows(x, y))
 
 
 def certify(
@@ -89,6 +94,7 @@ def certify(
     fold: Fold | None = None,
     max_rounds: int | None = None,
     time_limit: float | None = None,
+    memory: int | None = None,
     device: str | torch.device | None = None,
     strict: bool = False,
     progress: Callable[[Round], None] | None = None,
@@ -96,7 +102,8 @@ def certify(
     """Anybody's permutation, graded: certified if it is optimal, else with its true excess over the optimum as `gap`.
 
     `a` and `b` are SAEs, with the options of `match`, or feature rows as in `assign`. The optimum is found and proved
-    on the way, in memory that does not grow with the number of pairs.
+    on the way, in memory that does not grow with the number of pairs: 256 MB for their products unless `memory` says
+    otherwise.
 
     Raises:
         MatchError: if `perm` is no complete permutation, or as `match` and `assign` do.
@@ -117,7 +124,8 @@ def certify(
     if bool((checked < 0).any()):
         i = int((checked < 0).nonzero()[0])
         raise MatchError(f"perm[{i}] is -1: only a complete permutation can be certified")
-    return Solver(max_rounds, time_limit, device, strict, progress).run(problem, checked)
+    memory = CERTIFY_MEMORY if memory is None else memory
+    return Solver(max_rounds, time_limit, memory, device, strict, progress).run(problem, checked)
 
 
 @dataclass(frozen=True)
@@ -165,6 +173,7 @@ class Solver:
 
     max_rounds: int | None = None
     time_limit: float | None = None
+    memory: int | None = None
     device: str | torch.device | None = None
     strict: bool = False
     progress: Callable[[Round], None] | None = None
@@ -174,12 +183,14 @@ class Solver:
             raise MatchError(f"max_rounds is {self.max_rounds}; at least one round is needed for an answer")
         if self.time_limit is not None and not self.time_limit > 0:
             raise MatchError(f"time_limit is {self.time_limit}; give seconds above 0, or none")
+        if self.memory is not None and self.memory < BLOCK_BYTES:
+            raise MatchError(f"memory is {self.memory} bytes; one block of products alone needs {BLOCK_BYTES}")
 
     def run(self, problem: Problem, perm: Tensor | None = None) -> Matching:
         """The optimum with its proof, or `perm` graded by it. Raises `NotCertified` under `strict`."""
         began = time.perf_counter()
         device, _ = choose_device(self.device)
-        cost = PairCost(problem.x, problem.y, device)
+        cost = PairCost(problem.x, problem.y, device, memory=free_memory() // 2 if self.memory is None else self.memory)
         solution = solve(
             cost, start=None if perm is None else perm.numpy(), max_rounds=self.max_rounds, time_limit=self.time_limit,
             progress=self.progress,
@@ -203,6 +214,8 @@ class Solver:
             stats={
                 "backend": "torch",
                 "device": str(device),
+                "costs": "stored" if cost.stored else "matrix-free",
+                "precision": "float32 chooses, float64 proves",
                 "rounds": solution.rounds,
                 "edges": solution.edges,
                 "seconds": time.perf_counter() - began,

@@ -34,7 +34,7 @@ def built_to_be_bad(n, width):
 
 @pytest.mark.parametrize("width", [1, 7, 64, 1153])
 def test_float32_filter_never_hides_a_pair(width):
-    """`rest` stays below the true reduced cost of every pair that a list leaves out, in rows built to round badly."""
+    """Floors stay below the true reduced cost of every pair that a list leaves out, in rows built to round badly."""
     x, y = built_to_be_bad(90, width), built_to_be_bad(70, width)[::-1].copy()
     y[::3] *= -1
     cost = PairCost(x, y, CPU, tile=(32, 16))
@@ -45,10 +45,11 @@ def test_float32_filter_never_hides_a_pair(width):
         potentials = np.asarray(np.quantile(reduced, quantile, axis=1), dtype=np.float64)
         scan = cost.scan(prices, potentials, k)
         for i, listed in enumerate(scan.row_partners):
-            left_out = np.delete(reduced[i], listed[listed >= 0])
-            assert left_out.min(initial=np.inf) >= scan.rest[i]
+            for n in range(k):
+                left_out = np.delete(reduced[i], listed[:n][listed[:n] >= 0])
+                assert left_out.min(initial=np.inf) >= scan.floors[i, n]
             if (listed < 0).any():  # a list with room left proves that nothing else is below the potential
-                assert scan.rest[i] >= potentials[i]
+                assert scan.floors[i, -1] >= potentials[i]
 
 
 def test_filter_is_not_needlessly_wide():
@@ -57,7 +58,7 @@ def test_filter_is_not_needlessly_wide():
     cost = PairCost(x, y, CPU)
     truth = np.asarray(reduced_in_extended_precision(cost, x, y), dtype=np.float64)
     scan = cost.scan(np.zeros(200), truth.min(axis=1), 1)
-    pad = truth.min(axis=1) - scan.rest
+    pad = truth.min(axis=1) - scan.floors[:, 0]
     assert (pad < 1e-3 * np.abs(truth).max()).all()
 
 
@@ -66,7 +67,7 @@ def test_lists_are_the_cheapest_and_do_not_depend_on_tiles():
     x, y = r.integers(-3, 4, (50, 6)).astype(float), r.integers(-3, 4, (40, 6)).astype(float)
     lists = []
     for tile in ((64, 64), (1, 64), (7, 5)):
-        cost = PairCost(x, y, CPU, tile)
+        cost = PairCost(x, y, CPU, tile=tile)
         truth = cost.exact(*(index.ravel() for index in np.indices(cost.shape))).reshape(cost.shape)
         scan = cost.scan(np.zeros(40), np.zeros(50), 4, np.inf)
         best = np.sort(truth, axis=1)[:, :4]

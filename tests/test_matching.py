@@ -151,6 +151,7 @@ def test_damaged_matchings_are_refused(matching, tmp_path):
         (lambda: sm.assign(X * 1e200, Y), "holds values above 1e.150, whose squares overflow"),
         (lambda: sm.assign(X, Y, max_rounds=0), "max_rounds is 0; at least one round"),
         (lambda: sm.assign(X, Y, time_limit=0), "time_limit is 0; give seconds above 0"),
+        (lambda: sm.assign(X, Y, memory=1000), "memory is 1000 bytes; one block of products alone needs 8388608"),
         (lambda: sm.assign(X, Y, device="mps"), "mps has no float64 to prove with"),
         (lambda: sm.assign(X, Y, device="abacus"), "device 'abacus' is not known to torch"),
         (lambda: sm.assign(X, Y, device="cuda:99"), "torch sees . GPUs"),

@@ -1,6 +1,7 @@
 """The shipped SAEs, real ones, against SciPy in float64 and under every setting that must not matter."""
 
 import math
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -45,8 +46,16 @@ def test_the_optimal_permutation_with_its_cheapest_swap_is_rejected(rows):
 
 @pytest.mark.parametrize("tile", [(1024, 1024), (100, 333), (1, 1024), (1024, 1)])
 def test_block_size_changes_nothing(rows, answers, tile, monkeypatch):
-    monkeypatch.setattr(pairs, "PairCost", lambda x, y, device: PairCost(x, y, device, tile))
+    monkeypatch.setattr(pairs, "PairCost", partial(PairCost, tile=tile))
     assert_same(sm.assign(rows[8], rows[9]), answers[8, 9])
+
+
+def test_stored_and_matrix_free_are_the_same(rows, answers, monkeypatch):
+    assert answers[8, 9].stats["costs"] == "stored"
+    monkeypatch.setattr(pairs, "PairCost", lambda x, y, device, memory: PairCost(x, y, device))
+    free = sm.assign(rows[8], rows[9])
+    assert free.stats["costs"] == "matrix-free"
+    assert_same(free, answers[8, 9])
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])

@@ -46,7 +46,10 @@ class CandidateGraph:
 
     def add(self, rows: Indices, columns: Indices) -> None:
         """Add edges; those already there are left alone."""
-        new = np.setdiff1d(rows * self.n + columns, self._keys)
+        new = np.sort(rows * self.n + columns)
+        new = new[np.append(True, new[1:] != new[:-1])] if len(new) else new
+        place = np.searchsorted(self._keys, new)
+        new = new[np.append(self._keys, -1)[place] != new]
         keys = np.concatenate([self._keys, new])
         costs = np.concatenate([self.costs, self._cost.exact(new // self.n, new % self.n)])
         order = np.argsort(keys, kind="stable")

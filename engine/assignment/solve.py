@@ -10,12 +10,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from saematch.assignment.auction import auction
 from saematch.assignment.graph import CandidateGraph
 from saematch.assignment.ties import in_order
 from saematch.cost import Floats, Indices, PairCost
 
 CANDIDATES = 8  # cheapest partners a row and a column in the first graph
-VIOLATORS = 8  # partners a row and a column that one pass may add
+VIOLATORS = 8  # partners a row and a column that are added while something can be gained
+LISTED = 32  # partners a row and a column that a pass lists, so that nearly all rows can be proved from their lists
 TOLERANCE = 1e-9  # certified: no further from the optimum than this share of what matching can gain at all
 
 
@@ -101,8 +103,9 @@ def solve(
     if not len(every):
         return Solution(every, np.empty(0), np.empty(0), np.empty(0), 0, 0, None)
     graph = CandidateGraph(cost, every if start is None else start)
-    graph.add(*cost.scan(*cost.by_distance(), CANDIDATES, math.inf).pairs())
-    prices = graph.column_minima()
+    graph.add(*cost.scan(*cost.by_distance(), CANDIDATES, math.inf).pairs(CANDIDATES))
+    # Only the first prices come from an auction: another one would scramble what the passes since have settled.
+    prices = auction(graph.starts, graph.columns, graph.costs, graph.column_minima())
     best = Solution(every, prices, np.full(len(every), -math.inf), np.full(len(every), -math.inf), 0, 0, None)
     for number in itertools.count(1):
         edges = len(graph)
@@ -133,20 +136,23 @@ def _price(cost: PairCost, graph: CandidateGraph, permutation: Indices, prices: 
     """
     every = np.arange(len(permutation))
     potentials = graph.find(every, permutation) - prices[permutation]
-    scan = cost.scan(prices, potentials, VIOLATORS)
-    graph.add(*scan.pairs())
+    scan = cost.scan(prices, potentials, LISTED)
 
     def priced() -> tuple[Floats, Floats, bool]:
         minima, proved = graph.minima(prices)
         noise = minima - proved + cost.exact_error(every, permutation, prices)
         return minima, proved, bool((minima < potentials - noise).any())
 
+    graph.add(*scan.pairs(VIOLATORS))
     minima, proved, improvable = priced()
-    doubtful = np.nonzero(scan.rest < proved)[0]
-    if improvable or not len(doubtful):
-        return minima, np.minimum(proved, scan.rest), improvable
-    cheapest, lowest = cost.row_minima(doubtful, prices)
-    graph.add(doubtful, cheapest)
-    minima, proved, improvable = priced()
-    proved[doubtful] = np.minimum(proved[doubtful], lowest)
+    if improvable:
+        return minima, np.minimum(proved, scan.floors[:, VIOLATORS]), True
+    graph.add(*scan.pairs(LISTED))
+    minima, proved, _ = priced()
+    doubtful = np.nonzero(scan.floors[:, -1] < proved)[0]
+    if len(doubtful):
+        cheapest, lowest = cost.row_minima(doubtful, prices)
+        graph.add(doubtful, cheapest)
+        minima, proved, improvable = priced()
+        proved[doubtful] = np.minimum(proved[doubtful], lowest)
     return minima, proved, improvable
