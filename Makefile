@@ -28,7 +28,7 @@ clean:
 	rm -rf $(VENV) .venv-old build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis saematch-demo
 
 $(VENV)/.created:
-	@$(PYTHON) -c 'import sys; assert (3, 11) <= sys.version_info[:2] <= (3, 13), f"Python 3.11 to 3.13 is needed, this is {sys.version.split()[0]}; make PYTHON=python3.11"'
+	@$(PYTHON) -c 'import sys; (3, 11) <= sys.version_info[:2] <= (3, 13) or sys.exit(f"Python 3.11 to 3.13 is needed, this is {sys.version.split()[0]}; try: make PYTHON=python3.11")'
 	@$(PYTHON) -m venv $(VENV)
 	@touch $@
 

@@ -59,10 +59,10 @@ class Chain(Mapping[Pair, Matching]):
         folder = RunFolder.open(run)
         try:
             source, options = folder.record["inputs"]["source"], folder.record["options"]
-            checked = Comparison.checked(options["parts"], options["weights"], options["fold"])
+            checked = Comparison.checked(options["parts"], options["weights"], options["fold"], options["max_cost"])
         except (KeyError, TypeError) as error:
-            raise MatchError(f"{run}: run.json lacks {error}") from error
-        if inputs is None and source is not None:
+            raise MatchError(f"{run}: run.json does not say how the run was made") from error
+        if inputs is None and isinstance(source, str):
             try:
                 inputs = load_layers(source)
             except MatchError:
@@ -82,6 +82,11 @@ class Chain(Mapping[Pair, Matching]):
     def certified(self) -> bool:
         """Whether every pair is."""
         return all(matching.certified for matching in self.values())
+
+    @property
+    def complete(self) -> bool:
+        """Whether every pair of the run is finished."""
+        return not isinstance(self._matchings, RunFolder) or self._matchings.complete
 
     def compose(self, source: int, target: int) -> Matching:
         """The matching between any two layers that follows from the pairs between them.
@@ -110,11 +115,13 @@ class Chain(Mapping[Pair, Matching]):
     def path(self, layer: int, feature: int) -> list[Step]:
         """The feature's counterparts in the layers from `layer` on, up to the last or to the first without one."""
         size = self._features(layer)
-        if not 0 <= feature < size:
+        if not isinstance(feature, int) or not 0 <= feature < size:
             raise MatchError(f"feature {feature} is not in layer {layer}, whose features are 0 to {size - 1}")
         steps = [Step(layer, feature, 0.0, self.label(layer, feature))]
         while layer in self._next:
             matching = self[layer, self._next[layer]]
+            if feature >= len(matching.perm):
+                raise MatchError(f"the pairs of this run do not fit: layer {layer} has no feature {feature}")
             following = int(matching.perm[feature])
             if following < 0:
                 break
@@ -127,8 +134,7 @@ class Chain(Mapping[Pair, Matching]):
         """What the feature fires on, if labels lie beside its SAE."""
         if not isinstance(self._inputs, Layers) or layer not in self._inputs:
             return None
-        labels = self._inputs.stored[layer].labels
-        return labels[feature] if feature < len(labels) else None
+        return self._inputs.stored[layer].labels.get(feature)
 
     def _pairs_between(self, source: int, target: int) -> list[Pair]:
         self._features(source), self._features(target)

@@ -26,24 +26,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0 all done and certified; 1 a defect of ours; 2 bad input or usage; 3 finished, but something is not certified, or
     (verify) not optimal; 130 interrupted.
     """
-    options = _parser().parse_args(arguments)
-    from saematch.errors import MatchError  # the imports that take time come after --help and usage errors
-
     try:
-        return int(options.run(options))
-    except MatchError as error:
-        print(f"saematch: {' '.join(str(error).split())}", file=sys.stderr)
-        return BAD_INPUT
+        options = _parser().parse_args(arguments)
+        try:
+            return int(options.run(options))
+        finally:
+            sys.stdout.flush()
     except KeyboardInterrupt:
-        print("saematch: interrupted; pairs that were finished are kept", file=sys.stderr)
-        return INTERRUPTED
-    except BrokenPipeError:
+        return _complain("interrupted; what was finished is kept", INTERRUPTED)
+    except BrokenPipeError:  # whoever read our output has gone, for example `head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return DONE
+        return UNFINISHED
+    except MemoryError:
+        return _complain("not enough memory; give a smaller --memory, or match smaller SAEs", BAD_INPUT)
+    except OSError as error:
+        return _complain(f"{error.filename or 'output'}: {error.strerror or error}", BAD_INPUT)
+    except ValueError as error:
+        from saematch.errors import MatchError  # the imports that take time come after --help and usage errors
+
+        if isinstance(error, MatchError):
+            return _complain(str(error), BAD_INPUT)
+        return _defect()
     except Exception:
-        traceback.print_exc()
-        print("saematch: this is a defect of ours; please report it with the lines above", file=sys.stderr)
-        return DEFECT
+        return _defect()
+
+
+def _complain(message: str, code: int) -> int:
+    """One line on stderr, without what could steer a terminal."""
+    line = " ".join(message.split())
+    print("saematch:", "".join(c if c.isprintable() else "·" for c in line), file=sys.stderr)
+    return code
+
+
+def _defect() -> int:
+    traceback.print_exc()
+    return _complain("this is a defect of ours; please report it with the lines above", DEFECT)
 
 
 def _demo(options: argparse.Namespace) -> int:
@@ -51,6 +68,7 @@ def _demo(options: argparse.Namespace) -> int:
     from saematch.sources import load_layers
     from saematch.terminal import PairTable, print_path
 
+    _refuse_other_run(options.output)
     print("The sample: SAEs of six consecutive layers of SmolLM2-135M-Instruct, 1,024 features each.\n")
     chain = match_layers(load_layers("sample"), options.output, overwrite=True, progress=PairTable())
     print("\nSome features through the layers, with what they fire on and the cost of each step:\n")
@@ -71,24 +89,30 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _info(options: argparse.Namespace) -> int:
+    from saematch.errors import MatchError
     from saematch.sources import find
     from saematch.terminal import cell, printable, table
 
     rows: list[dict[str, Any]] = []
+    unreadable = []
     for stored in find(options.source):
-        about = stored.describe()
+        try:
+            about = stored.describe()
+        except MatchError as error:
+            unreadable.append(str(error))
+            continue
         sizes = {"F": about.sae.F, "d": about.sae.d, "activation": about.sae.activation, "l0": about.l0}
         bulk = {"dtype": about.dtype, "bytes": about.bytes, "format": stored.family.name, "path": str(stored.path)}
         rows.append({"layer": stored.layer, **sizes, **bulk, "notes": list(about.notes)})
-    warnings = _warnings(rows)
+    warnings = unreadable + _warnings(rows)
     if options.json:
         _print_json({"source": options.source, "layers": rows, "warnings": warnings})
-        return DONE
+        return UNFINISHED if unreadable else DONE
     shown = ("layer", "F", "d", "activation", "l0", "dtype", "bytes", "format")
     print(table(shown, [[cell(row[name]) for name in shown] for row in rows]))
     for warning in warnings:
         print(f"warning: {printable(warning)}")
-    return DONE
+    return UNFINISHED if unreadable else DONE
 
 
 def _warnings(rows: list[dict[str, Any]]) -> list[str]:
@@ -108,8 +132,8 @@ def _warnings(rows: list[dict[str, Any]]) -> list[str]:
             )
         elif b["layer"] > a["layer"] + 1:
             found.append(f"{pair}: the layers between them are missing")
-        if a["d"] != b["d"] or a["F"] != b["F"]:
-            found.append(f"{pair}: different sizes, cannot be matched")
+        if a["d"] != b["d"]:
+            found.append(f"{pair}: activations of different width, cannot be compared")
         if a["l0"] and b["l0"] and max(a["l0"], b["l0"]) > 1.5 * min(a["l0"], b["l0"]):
             found.append(f"{pair}: L0 differs more than 1.5-fold ({a['l0']:g} and {b['l0']:g})")
     return found
@@ -120,7 +144,7 @@ def _match(options: argparse.Namespace) -> int:
     from saematch.sources import load
     from saematch.terminal import StatusLine, print_proof, round_text
 
-    _refuse_existing(options.output, options.overwrite)
+    _refuse_unwritable(options.output, options.overwrite)
     status = StatusLine()
     matching = match(
         load(options.a), load(options.b), **_comparison(options), **_limits(options),
@@ -158,12 +182,16 @@ def _path(options: argparse.Namespace) -> int:
     from saematch.chain import Chain
     from saematch.terminal import print_path
 
-    path = Chain.load(options.run_folder).path(options.layer, options.feature)
+    chain = Chain.load(options.run_folder)
+    path = chain.path(options.layer, options.feature)
     if options.json:
-        _print_json({"layer": options.layer, "feature": options.feature, "path": [step._asdict() for step in path]})
+        steps = [step._asdict() for step in path]
+        _print_json({"layer": options.layer, "feature": options.feature, "complete": chain.complete, "path": steps})
     else:
         print_path(path)
-    return DONE
+        if not chain.complete:
+            print("\nThe run is not complete: it was stopped, or is still going on.")
+    return DONE if chain.complete else UNFINISHED
 
 
 def _verify(options: argparse.Namespace) -> int:
@@ -173,7 +201,7 @@ def _verify(options: argparse.Namespace) -> int:
     from saematch.terminal import StatusLine, print_proof, round_text
 
     perm, recorded = read_permutation(options.matching)
-    asked: dict[str, Any] = {key: recorded[key] for key in ("parts", "weights", "fold") if key in recorded}
+    asked: dict[str, Any] = {key: recorded[key] for key in ("parts", "weights", "fold", "max_cost") if key in recorded}
     asked.update(_comparison(options))
     if isinstance(asked.get("fold"), list):
         asked["fold"] = tuple(asked["fold"])
@@ -220,19 +248,36 @@ def _matching_json(matching: Matching) -> dict[str, Any]:
 
 
 def _print_json(content: dict[str, Any]) -> None:
-    print(json.dumps(content, ensure_ascii=False, allow_nan=False))
+    print(json.dumps(content, allow_nan=False))
 
 
-def _refuse_existing(output: str | None, overwrite: bool) -> None:
+def _refuse_unwritable(output: str | None, overwrite: bool) -> None:
+    """Before any work: the name is a matching's, its folder can be written, a file that is there may be replaced."""
     from saematch.errors import MatchError
 
-    if output and Path(output).exists() and not overwrite:
+    if output is None:
+        return
+    path = Path(output)
+    if path.is_dir() or not path.absolute().parent.is_dir() or not os.access(path.absolute().parent, os.W_OK):
+        raise MatchError(f"{output}: cannot be written; name a file in a folder that exists and can be written")
+    if path.suffix != ".safetensors" or path.name == "sae_weights.safetensors":
+        raise MatchError(f"{output}: a matching is a .safetensors file, and sae_weights.safetensors an SAE's")
+    if path.exists() and not overwrite:
         raise MatchError(f"{output}: exists already; choose another name, or overwrite it (--overwrite)")
+
+
+def _refuse_other_run(output: str) -> None:
+    """The demo replaces a run of the sample, and nothing else."""
+    from saematch.errors import MatchError
+    from saematch.run_folder import RunFolder
+
+    if (Path(output) / "run.json").is_file() and RunFolder.open(output).record["inputs"]["source"] != "sample":
+        raise MatchError(f"{output}: holds a run that is not of the sample; choose another folder")
 
 
 def _comparison(options: argparse.Namespace) -> dict[str, Any]:
     """The options of a comparison that were given."""
-    given = {"parts": options.parts, "weights": options.weights, "fold": options.fold}
+    given = {name: getattr(options, name) for name in ("parts", "weights", "fold", "max_cost")}
     return {name: value for name, value in given.items() if value is not None}
 
 
@@ -295,6 +340,7 @@ def _parser() -> _Parser:
         added.add_argument("--parts", type=lambda text: tuple(text.split(",")), help="default: encoder,bias,decoder")
         added.add_argument("--weights", type=_weights, help="for example encoder=1,decoder=2 (default: 1 each)")
         added.add_argument("--fold", help="threshold (default), decoder_norm or none")
+        added.add_argument("--max-cost", type=float, metavar="C", help="make no pair dearer than this")
         added.add_argument("--max-rounds", type=int, metavar="N", help="stop after so many passes")
         added.add_argument("--time-limit", type=float, metavar="S", help="stop after so many seconds a pair")
         added.add_argument("--memory", type=_bytes, metavar="SIZE", help="for the products of all pairs, like 4GB")

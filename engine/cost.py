@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from numpy.typing import NDArray
 
 from saematch.loops import (
     centre_rows,
+    centred_dots,
     centred_products,
     column_sums,
     scan_tile,
@@ -70,14 +72,44 @@ class Scan:
         )
 
 
+@dataclass(frozen=True)
+class Free:
+    """What it costs, in the reduced units of M, to leave a row `(F_A,)` or a column `(F_B,)` without a partner.
+
+    Infinite for those that must have one. The errors bound the rounding of the finite ones.
+    """
+
+    rows: Floats
+    columns: Floats
+    row_error: Floats
+    column_error: Floats
+
+    @property
+    def nobody(self) -> bool:
+        """Whether every row and column must have a partner."""
+        return not (np.isfinite(self.rows).any() or np.isfinite(self.columns).any())
+
+    def price_error(self, prices: Floats) -> Floats:
+        """How far M_ij - v_j can be off because of v_j.
+
+        A price that is as good as what its column pays to stay free stands for that value itself, exactly: then an
+        unmatched column adds nothing to the error, however large its norm.
+        """
+        return 16 * UNIT_64 * np.abs(prices) + np.where(self.at_most(prices), 2 * self.column_error, 0.0)
+
+    def at_most(self, prices: Floats) -> NDArray[np.bool_]:
+        """Which prices are as high as they may be, within rounding."""
+        return prices >= self.columns - self.column_error
+
+
 class PairCost:
     """The costs of all pairs of rows of `x (F_A, K)` and `y (F_B, K)`.
 
     The float32 products of all pairs, 4 F_A F_B bytes, are kept from the first pass on if `memory` (bytes) allows it,
     and made again in every pass if not; the answers are the same.
 
-    Attributes: `scale`, so that M / scale is in units of the cost; `column_constant (F_B,)`, the q_j above, in units of
-    the cost; `stored`, whether products are kept.
+    Attributes: `scale`, so that M / scale is in units of the cost; `row_constant (F_A,)` and `column_constant (F_B,)`,
+    p and q above, in units of the cost; `stored`, whether products are kept.
     """
 
     def __init__(
@@ -94,16 +126,31 @@ class PairCost:
         for side in (self._x, self._y):
             side.prepare(side_scale, device)
         self.column_constant = square_norms(self._y.rows, self._x.centre)
+        between = self._y.centre - self._x.centre
+        self.row_constant = self._x.distance**2 - 2 * centred_dots(self._x.rows, self._x.centre, between)
         # The bounds below. Exact: difference, scaling, product and sum of K terms, then one sum with a price.
         # Filter: both rows rounded, a product of K terms in any order, the sum with a price that was rounded itself.
         width = x.shape[1]
-        self._exact_unit = 2 * gamma(width + 6, UNIT_64)
+        self._exact_unit = 2 * gamma(width + 16, UNIT_64)
         self._filter_unit = 2 * gamma(width + 8, UNIT_32)
         self._underflow = (2 * width + 8) * 2.0**-125
 
     def by_distance(self) -> tuple[Floats, Floats]:
         """Prices and potentials under which pairs rank by their distance."""
         return -(self._y.norm**2), -(self._x.norm**2)
+
+    def free(self, row: float, column: float) -> Free:
+        """The cost of staying free for every row and every column, given in units of the cost; infinite is allowed."""
+        unit = gamma(len(self._x.centre) + 8, UNIT_64) * self.scale
+        between = float(np.linalg.norm(self._y.centre - self._x.centre))
+        p_error = unit * (abs(row) + self._x.distance**2 + 2 * self._x.distance * between)
+        q_error = unit * (abs(column) + self.column_constant)
+        return Free(
+            rows=(row - self.row_constant) * self.scale,
+            columns=(column - self.column_constant) * self.scale,
+            row_error=p_error if np.isfinite(row) else np.zeros(self.shape[0]),
+            column_error=q_error if np.isfinite(column) else np.zeros(self.shape[1]),
+        )
 
     def exact(self, rows: Indices, columns: Indices) -> Floats:
         """M of the listed pairs, in float64. The bits do not depend on the number of threads."""
@@ -121,12 +168,12 @@ class PairCost:
             list(pool.map(work, cuts[:-1], cuts[1:]))
         return out * (-2 * self.scale)
 
-    def exact_error(self, rows: Indices, columns: Indices, prices: Floats) -> Floats:
+    def exact_error(self, rows: Indices, columns: Indices, price_error: Floats) -> Floats:
         """How far the float64 value of M_ij - v_j can be from the truth, for the listed pairs."""
         products: Floats = self._exact_unit * self._x.norm[rows] * self._y.norm[columns]
-        return products + 2 * UNIT_64 * np.abs(prices)[columns]
+        return products + price_error[columns]
 
-    def scan(self, prices: Floats, potentials: Floats, k: int, ceiling: float = 0.0) -> Scan:
+    def scan(self, prices: Floats, price_error: Floats, potentials: Floats, k: int, ceiling: float = 0.0) -> Scan:
         """Pass over all pairs: the `k` cheapest of each row and column by M_ij - u_i - v_j, below `ceiling` only.
 
         With c_j the price, negated, padded and rounded down, and g the float32 product, the value looked at is
@@ -136,11 +183,12 @@ class PairCost:
 
         for any t > 0, by the inequality of means: a row's part and a column's part, so that a giant norm widens the pad
         of its own row or column alone. gamma(K) of it is the product in any order of summation, the rest covers the
-        rounding of the rows, the constant and the last sum; underflow, flushed to zero or not, is added absolutely.
+        rounding of the rows, the constant and the last sum; underflow, flushed to zero or not, is added absolutely, and
+        so is `price_error (F_B,)`, by which the prices may be too low.
         """
         balance = _typical(self._y.norm) / _typical(self._x.norm)
         row_pad = self._filter_unit / 2 * balance * self._x.norm**2 + self._underflow
-        column_pad = self._filter_unit / 2 / balance * self._y.norm**2 + 4 * UNIT_32 * np.abs(prices)
+        column_pad = self._filter_unit / 2 / balance * self._y.norm**2 + 4 * UNIT_32 * np.abs(prices) + price_error
         constant = _rounded_down(-prices - column_pad)
         limit = -_rounded_down(-(potentials + ceiling + row_pad))
 
@@ -157,7 +205,7 @@ class PairCost:
             )  # fmt: skip
         return Scan(row_partners, column_partners, row_value.astype(np.float64) - row_pad[:, None])
 
-    def row_minima(self, rows: Indices, prices: Floats) -> tuple[Indices, Floats]:
+    def row_minima(self, rows: Indices, prices: Floats, price_error: Floats) -> tuple[Indices, Floats]:
         """Where min_j M_ij - v_j of the listed rows is, and a proved lower bound for it, by float64 products.
 
         For the rows that no list can settle, with more pairs within rounding of the minimum than it holds.
@@ -175,7 +223,7 @@ class PairCost:
                 value = reduced.min(axis=1)
                 best_at = np.where(value < best, to[here], best_at)
                 best = np.minimum(value, best)
-                reduced -= self.exact_error(rows[part][:, None], to[None], prices)
+                reduced -= self.exact_error(rows[part][:, None], to[None], price_error)
                 best_low = np.minimum(reduced.min(axis=1), best_low)
             at[part], low[part] = best_at, best_low
         return at, low
@@ -184,10 +232,17 @@ class PairCost:
         """For each row of x, and of y, the first row of the same side that equals it bit for bit."""
         return self._x.identical(), self._y.identical()
 
+    @cached_property
     def random_total(self) -> float:
-        """Sum of M over a random one-to-one pairing, on average."""
+        """Sum of M over a random matching of the whole smaller side, on average."""
         sums = [column_sums(side.rows, side.centre) for side in (self._x, self._y)]
-        return float(-2 * self.scale * (sums[0] @ sums[1])) / max(1, self.shape[0])
+        return float(-2 * (sums[0] @ sums[1])) * self.scale / max(1, *self.shape)
+
+    @property
+    def random_error(self) -> float:
+        """Bound on the rounding of `random_total`."""
+        terms = sum(self.shape) + len(self._x.centre) + 8
+        return 2 * gamma(terms, UNIT_64) * float(self._x.norm.sum() * self._y.norm.sum()) / max(1, *self.shape)
 
     def _tiles(self) -> Iterator[Tile]:
         """Rows, columns and products of one block after the other."""
@@ -224,14 +279,14 @@ class _Side:
         ordinary = self.square <= 16 * np.median(self.square) if len(rows) else np.zeros(0, dtype=bool)
         count = max(1, int(ordinary.sum()))
         self.centre = column_sums(rows[ordinary] if not ordinary.all() else rows, origin) / count
-        self._distance = np.sqrt(square_norms(rows, self.centre))
+        self.distance = np.sqrt(square_norms(rows, self.centre))
 
     def largest(self) -> float:
-        return float(self._distance.max(initial=0.0))
+        return float(self.distance.max(initial=0.0))
 
     def prepare(self, scale: float, device: torch.device) -> None:
         self.scale = scale
-        self.norm = self._distance * scale * (1 + 1e-9)
+        self.norm = self.distance * scale * (1 + 1e-9)
         working = np.empty(self.rows.shape, dtype=np.float32)
         centre_rows(self.rows, self.centre, scale, working)
         self.working = torch.from_numpy(working).to(device)

@@ -31,12 +31,16 @@ def feature_rows(
     parts, weights = check_parts(parts, weights)
     folded = sae.check_finite().to(torch.float64).fold(fold)
     tensors = {"encoder": folded.W_enc.T, "bias": folded.b_enc[:, None], "decoder": folded.W_dec}
-    columns = [tensors[part].detach().cpu().numpy() * math.sqrt(weights[part]) for part in parts]
-    return np.concatenate(columns, axis=1)
+    columns = [tensors[part].detach().cpu() * math.sqrt(weights[part]) for part in parts]
+    return torch.cat(columns, dim=1).numpy()
 
 
 def check_parts(parts: Sequence[str], weights: Mapping[str, float] | None) -> tuple[tuple[str, ...], dict[str, float]]:
     """The parts in their fixed order and a weight for each; 1 unless given. Raises `MatchError`."""
+    if not isinstance(parts, Sequence) or not all(isinstance(part, str) for part in parts):
+        raise MatchError(f"parts {parts!r} must be some of {PARTS}, each once")
+    if not isinstance(weights, Mapping | None):
+        raise MatchError(f"weights {weights!r} must be a mapping of parts to numbers")
     given = (parts,) if isinstance(parts, str) else tuple(parts)
     if not given or len(set(given)) < len(given) or not set(given) <= set(PARTS):
         raise MatchError(f"parts {given} must be some of {PARTS}, each once")
@@ -44,8 +48,8 @@ def check_parts(parts: Sequence[str], weights: Mapping[str, float] | None) -> tu
     extra = set(weights or ()) - set(ordered)
     if extra:
         raise MatchError(f"weights are given for {sorted(extra)}, which is not among the parts {ordered}")
-    full = {part: float((weights or {}).get(part, 1.0)) for part in ordered}
+    full = {part: (weights or {}).get(part, 1.0) for part in ordered}
     for part, weight in full.items():
-        if not (math.isfinite(weight) and weight > 0):
-            raise MatchError(f"the weight of {part} is {weight:g}; weights must be finite and positive")
-    return ordered, full
+        if not (isinstance(weight, float | int) and math.isfinite(weight) and weight > 0):
+            raise MatchError(f"the weight of {part} is {weight}; weights must be finite and positive")
+    return ordered, {part: float(weight) for part, weight in full.items()}

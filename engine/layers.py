@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -15,11 +16,12 @@ import torch
 from saematch.assignment import Round
 from saematch.backend import machine, versions
 from saematch.chain import Chain
+from saematch.cost import Rows
 from saematch.errors import MatchError
 from saematch.features import PARTS
 from saematch.matching import Matching
-from saematch.pairs import Comparison, Problem, Solver, check_comparable, require_certified
-from saematch.run_folder import Pair, RunFolder
+from saematch.pairs import Comparison, Problem, Solver, check_widths, require_certified
+from saematch.run_folder import Pair, RunFolder, check_target
 from saematch.sae import SAE
 from saematch.sources import Layers
 
@@ -43,6 +45,7 @@ def match_layers(
     parts: Sequence[str] = PARTS,
     weights: Mapping[str, float] | None = None,
     fold: str = "threshold",
+    max_cost: float | None = None,
     max_rounds: int | None = None,
     time_limit: float | None = None,
     memory: int | None = None,
@@ -66,60 +69,83 @@ def match_layers(
         NotCertified: under `strict`, at the first pair that is not proved optimal.
     """
     began = time.perf_counter()
-    comparison = Comparison.checked(parts, weights, fold)
+    comparison = Comparison.checked(parts, weights, fold, max_cost)
+    solver = Solver(max_rounds, time_limit, memory, device)
     if not isinstance(fold, str):
         raise MatchError("match_layers folds by name; for scales of your own call match for each pair")
-    pairs = list(pairwise(sorted(layers)))
-    if not pairs:
+    if not isinstance(layers, Mapping) or not all(isinstance(layer, int) for layer in layers):
+        raise MatchError("match_layers takes a mapping of layer numbers to SAEs; saematch.load_layers makes one")
+    if len(layers) < 2:
         raise MatchError(f"{len(layers)} layer to match; at least two are needed")
-    inputs = _check_inputs(layers)
-    folder = None
     if out is not None:
-        record = {"inputs": inputs, "options": comparison.record(), "versions": versions(), "machine": machine()}
-        folder = RunFolder.create(out, record, overwrite)
-    finished: dict[Pair, Matching] = {}
-    kept: dict[int, Any] = {}
-    for number, pair in enumerate(pairs, 1):
-        start = time.perf_counter()
-        kept = {layer: kept[layer] if layer in kept else comparison.rows(layers[layer]) for layer in pair}
-
-        def after_round(news: Round, pair: Pair = pair, number: int = number) -> None:
-            if progress is not None:
-                progress(Progress(pair, number, len(pairs), round=news))
-
-        solver = Solver(max_rounds, time_limit, memory, device, progress=after_round)
-        matching = solver.run(Problem(kept[pair[0]], kept[pair[1]], comparison.record()))
-        finished[pair] = matching
-        seconds = time.perf_counter() - start
-        if folder is not None:
-            folder.add(pair, matching, seconds)
+        check_target(out, overwrite)
+    inputs = _check_inputs(layers, comparison)
+    finished: dict[Pair, Matching] | RunFolder = {}
+    if out is not None:
+        options = {**comparison.record(), "max_rounds": max_rounds, "time_limit": time_limit, "memory": memory}
+        record = {"inputs": inputs, "options": options, "versions": versions(), "machine": machine()}
+        finished = RunFolder.create(out, record, overwrite)
+    for pair, matching, seconds in _matched(layers, comparison, solver, progress):
+        if isinstance(finished, RunFolder):
+            finished.add(pair, matching, seconds)
+        else:
+            finished[pair] = matching
         if strict:
             require_certified(matching)
-        if progress is not None:
-            progress(Progress(pair, number, len(pairs), matching=matching, seconds=seconds))
-    if folder is not None:
-        folder.finish(time.perf_counter() - began)
-    return Chain(finished if folder is None else folder, layers, comparison)
+    if isinstance(finished, RunFolder):
+        finished.finish(time.perf_counter() - began)
+    return Chain(finished, layers, comparison)
 
 
-def _check_inputs(layers: Mapping[int, SAE]) -> dict[str, Any]:
-    """What `run.json` says of the inputs. Raises `MatchError` if two neighbours cannot be compared."""
+def _matched(
+    layers: Mapping[int, SAE], comparison: Comparison, solver: Solver, progress: Callable[[Progress], None] | None
+) -> Iterator[tuple[Pair, Matching, float]]:
+    """Every neighbouring pair, its matching and seconds; each layer's rows are made once and kept for two pairs."""
+    tell = progress or (lambda _: None)
+    pairs = list(pairwise(sorted(layers)))
+    rows: dict[int, Rows] = {}
+    for number, pair in enumerate(pairs, 1):
+        began = time.perf_counter()
+        rows = {layer: kept for layer, kept in rows.items() if layer in pair}  # the others go before the next is made
+        for layer in pair:
+            if layer not in rows:
+                rows[layer] = comparison.rows(layers[layer])
+        here = Progress(pair, number, len(pairs))
+        problem = Problem(rows[pair[0]], rows[pair[1]], comparison.max_cost, comparison.record())
+        with_news = replace(solver, progress=partial(_tell_of_round, tell, here))
+        matching = with_news.run(problem)
+        seconds = time.perf_counter() - began
+        yield pair, matching, seconds
+        tell(replace(here, matching=matching, seconds=seconds))
+
+
+def _tell_of_round(tell: Callable[[Progress], None], here: Progress, news: Round) -> None:
+    tell(replace(here, round=news))
+
+
+def _check_inputs(layers: Mapping[int, SAE], comparison: Comparison) -> dict[str, Any]:
+    """What `run.json` says of the inputs. Raises `MatchError` if one is damaged or two neighbours cannot be compared.
+
+    Every SAE is read once for this alone, so that no run stops halfway over an input, and none is replaced by one.
+    """
     found: dict[str, Any] = {}
-    previous: SAE | None = None
+    previous: tuple[int, str] | None = None
     for layer in sorted(layers):
-        stored = layers.stored[layer] if isinstance(layers, Layers) else None
-        sae = stored.describe().sae if stored else layers[layer]
+        sae = layers[layer]
+        if not isinstance(sae, SAE):
+            raise MatchError(f"layer {layer} is a {type(sae).__name__}, expected an SAE")
+        sae.check_finite().scale(comparison.folds[0])
         if previous is not None:
-            check_comparable(previous, sae)
-        previous = sae
+            check_widths(*previous, sae.d, sae.source, "d")
+        previous = (sae.d, sae.source)
+        stored = layers.stored[layer] if isinstance(layers, Layers) else None
         found[str(layer)] = {
             "path": str(stored.path.absolute()) if stored else None,
             "format": stored.family.name if stored else None,
             "sha256": stored.sha256() if stored else _tensor_hashes(sae),
             "F": sae.F, "d": sae.d, "activation": sae.activation,
         }  # fmt: skip
-    source = layers.source if isinstance(layers, Layers) else None
-    return {"source": source if source in (None, "sample") else os.path.abspath(source), "layers": found}
+    return {"source": layers.source if isinstance(layers, Layers) else None, "layers": found}
 
 
 def _tensor_hashes(sae: SAE) -> dict[str, str]:

@@ -33,6 +33,18 @@ def squared_differences(x: Any, y: Any, permutation: Any, out: Any) -> None:
 
 
 @compiled_sums
+def centred_dots(rows: Any, centre: Any, vector: Any) -> Any:
+    """<rows_i - centre, vector>, in float64."""
+    out = np.empty(len(rows))
+    for i in range(len(rows)):
+        total = 0.0
+        for k in range(rows.shape[1]):
+            total += (rows[i, k] - centre[k]) * vector[k]
+        out[i] = total
+    return out
+
+
+@compiled_sums
 def square_norms(rows: Any, centre: Any) -> Any:
     """|rows_i - centre|^2, in float64."""
     out = np.empty(len(rows))

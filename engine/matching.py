@@ -30,7 +30,7 @@ class Matching:
     Attributes:
         perm: int64 `(F_A,)` on the CPU; `perm[i]` is the target feature of source feature `i`, -1 for none.
         target_features: `F_B`.
-        prices: float64 `(F_B,)`, the column prices of the proof; None where nothing was proved.
+        prices: float64 `(F_B,)`, the column prices of the proof; 0 where nothing was proved.
         status: `"optimal"` (certified); `"time_limit"` or `"round_limit"` (stopped early); `"suboptimal"` (somebody's,
             and proved to be `gap` above the optimum); `"unproved"` (composed, or beyond what rounding lets be proved).
         options: parts, weights and fold, as they were used.
@@ -45,17 +45,20 @@ class Matching:
         target_features: int,
         prices: Tensor | None = None,
         certificate: Certificate | None = None,
+        evaluation_error: float = 0.0,
         status: str = "unproved",
         options: Mapping[str, Any] | None = None,
         stats: Mapping[str, Any] | None = None,
     ) -> None:
         self.perm = perm
         self.target_features = target_features
-        self.prices = prices
+        nothing = torch.zeros(target_features, dtype=torch.float64, device="cpu")
+        self.prices = nothing if prices is None else prices
         self.status = status
         self.options = dict(options or {})
         self.stats = dict(stats or {})
         self._certificate = certificate
+        self._evaluation_error = evaluation_error
         self._measure = pair_cost
 
     @cached_property
@@ -69,14 +72,28 @@ class Matching:
         return math.fsum(self.pair_cost.tolist())
 
     @property
+    def unmatched_targets(self) -> Tensor:
+        """int64: the target features that no source feature has as its partner, ascending."""
+        taken = torch.zeros(self.target_features, dtype=torch.bool, device="cpu")
+        taken[self.perm[self.perm >= 0]] = True
+        return (~taken).nonzero()[:, 0]
+
+    @property
     def objective(self) -> float:
-        """What was minimised: `cost`, in a complete matching."""
-        return self.cost
+        """What was minimised: `cost`, and under `max_cost` half of it for every feature without a partner."""
+        if self.options.get("max_cost") is None:
+            return self.cost
+        alone = int((self.perm < 0).sum()) + len(self.unmatched_targets)
+        return self.cost + float(self.options["max_cost"]) / 2 * alone
 
     @property
     def lower_bound(self) -> float:
-        """No matching costs less: objective - gap - error; 0, as for any squares, where nothing was proved."""
-        return self.objective - self.gap - self.error if self._certificate else 0.0
+        """No matching costs less: objective - gap - error, less what the sum of the objective itself may have been
+        rounded up by; 0, as for any squares, where nothing was proved.
+        """
+        if self._certificate is None:
+            return 0.0
+        return self.objective * (1 - self._evaluation_error) - self.gap - self.error
 
     @property
     def gap(self) -> float:
@@ -100,13 +117,14 @@ class Matching:
 
     @property
     def certified(self) -> bool:
-        """Whether the permutation is proved optimal: gap + error <= 1e-9 scale."""
+        """Whether the matching is proved optimal: gap + error <= 1e-9 scale, no feature's share more than rounding."""
         return self._certificate is not None and self._certificate.certified
 
     def carry(self, codes: Tensor) -> Tensor:
         """Codes `(…, F_A)` of the source as codes `(…, F_B)` of the target: `f_B[perm] = f_A`, 0 without a partner."""
-        if codes.shape[-1] != len(self.perm):
-            raise MatchError(f"codes have {codes.shape[-1]} features, the matching has {len(self.perm)}")
+        if not isinstance(codes, Tensor) or codes.shape[-1:] != (len(self.perm),):
+            got = getattr(codes, "shape", type(codes).__name__)
+            raise MatchError(f"codes must be a tensor (…, {len(self.perm)}), got {got}")
         kept = self.perm >= 0
         moved = codes.new_zeros((*codes.shape[:-1], self.target_features))
         moved[..., self.perm[kept].to(codes.device)] = codes[..., kept.to(codes.device)]
@@ -124,9 +142,9 @@ class Matching:
             return cost
 
         proof: dict[str, Any] = {}
-        if self.certified and self.prices is not None and bool(kept.all()):
-            prices = self.pair_cost - self.prices[self.perm]
-            proof = {"prices": prices, "certificate": self._certificate, "status": self.status}
+        if self.certified and bool(kept.all()) and len(self.perm) == self.target_features:
+            proof = {"prices": self.pair_cost - self.prices[self.perm], "certificate": self._certificate}
+            proof |= {"status": self.status, "evaluation_error": self._evaluation_error}
         return Matching(perm, pair_cost, target_features=len(self.perm), options=self.options, **proof)
 
     def scalars(self) -> dict[str, Any]:
@@ -138,10 +156,9 @@ class Matching:
 
         Equal answers are equal bytes. A file that is there is replaced in one step. Raises `MatchError`.
         """
-        tensors = {"perm": self.perm, "pair_cost": self.pair_cost}
-        if self.prices is not None:
-            tensors["prices"] = self.prices
+        tensors = {"perm": self.perm, "pair_cost": self.pair_cost, "prices": self.prices}
         record = {"schema": SCHEMA, "target_features": self.target_features, **self.scalars(), "options": self.options}
+        record["evaluation_error"] = self._evaluation_error
         metadata = {"saematch": json.dumps(record, allow_nan=False)}
         write_whole(Path(path), save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata))
 
@@ -159,18 +176,24 @@ class Matching:
             if record["schema"] != SCHEMA:
                 raise MatchError(f"{path}: schema {record['schema']}, this version reads {SCHEMA}")
             perm = check_permutation(tensors["perm"], len(tensors["perm"]), record["target_features"])
-            certificate = Certificate(float(record["gap"]), float(record["error"]), float(record["scale"]))
-            pair_cost, prices = tensors["pair_cost"].double(), tensors.get("prices")
-            if pair_cost.shape != perm.shape or (prices is not None and prices.shape != (record["target_features"],)):
+            gap, error, scale, evaluation = (
+                float(record[name]) for name in ("gap", "error", "scale", "evaluation_error")
+            )
+            pair_cost, prices = tensors["pair_cost"].double(), tensors["prices"].double()
+            if pair_cost.shape != perm.shape or prices.shape != (record["target_features"],):
                 raise MatchError(f"{path}: pair_cost or prices do not have the size of perm")
+            finite = bool(pair_cost.isfinite().all() and prices.isfinite().all())
+            if not finite or not math.isfinite(gap + error + scale + evaluation):
+                raise MatchError(f"{path}: holds costs or prices that are NaN or infinite")
+            proved = record["status"] != "unproved"
             return cls(
                 perm, pair_cost, target_features=record["target_features"], prices=prices,
-                certificate=certificate if prices is not None else None, status=str(record["status"]),
-                options=record["options"],
+                certificate=Certificate(gap, error, scale, record["certified"] is True) if proved else None,
+                evaluation_error=evaluation, status=str(record["status"]), options=dict(record["options"]),
             )  # fmt: skip
         except MatchError:
             raise
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise MatchError(f"{path}: not a matching that saematch wrote ({_first_line(error)})") from error
 
     def __repr__(self) -> str:
@@ -187,19 +210,28 @@ class NotCertified(MatchError):
         super().__init__(message)
         self.matching = matching
 
+    def __reduce__(self) -> tuple[type[NotCertified], tuple[str, Matching]]:
+        return NotCertified, (str(self), self.matching)
+
 
 def check_permutation(perm: Any, source_features: int, target_features: int) -> Tensor:
     """`perm` as int64 `(F_A,)` on the CPU, -1 allowed. Raises `MatchError` if it is no one-to-one map."""
-    array = perm.detach().cpu().numpy() if isinstance(perm, Tensor) else np.asarray(perm)
+    if isinstance(perm, Matching):
+        perm = perm.perm
+    if isinstance(perm, Tensor):
+        if perm.is_floating_point() or perm.is_complex():
+            raise MatchError(f"perm holds {perm.dtype}, expected integers")
+        perm = perm.detach().cpu().numpy()
+    array = np.asarray(perm)
     if array.shape != (source_features,):
         raise MatchError(f"perm has shape {array.shape}, expected one target a source feature, ({source_features},)")
     if array.dtype.kind not in "iu":
         raise MatchError(f"perm holds {array.dtype}, expected integers")
-    array = array.astype(np.int64)
     outside = np.nonzero((array < -1) | (array >= target_features))[0]
     if len(outside):
         i = outside[0]
         raise MatchError(f"perm[{i}] is {array[i]}, outside -1 to {target_features - 1}: perm is no permutation")
+    array = array.astype(np.int64)
     targets, first = np.unique(array, return_index=True)
     if len(targets[targets >= 0]) < (array >= 0).sum():
         i = np.setdiff1d(np.nonzero(array >= 0)[0], first)[0]
@@ -218,7 +250,7 @@ def read_permutation(path: str | os.PathLike[str]) -> tuple[Any, dict[str, Any]]
         with safe_open(path, framework="pt") as file:
             record = json.loads((file.metadata() or {}).get("saematch", "{}"))
             return file.get_tensor("perm"), dict(record.get("options", {}))
-    except (OSError, SafetensorError, ValueError, TypeError, AttributeError, EOFError) as error:
+    except (OSError, SafetensorError, ValueError, TypeError, AttributeError, EOFError, RecursionError) as error:
         raise MatchError(
             f"{path}: no permutation can be read ({_first_line(error)}); expected .npy, or .safetensors with perm"
         ) from error

@@ -31,13 +31,13 @@ class RunFolder(Mapping[Pair, Matching]):
 
     @classmethod
     def create(cls, path: str | os.PathLike[str], record: dict[str, Any], overwrite: bool) -> RunFolder:
-        """An empty run. Raises `MatchError` if the folder holds anything, unless it is a run and to be overwritten."""
+        """An empty run, in place of an earlier one under `overwrite`. Raises `MatchError` as `check_target` does."""
+        check_target(path, overwrite)
         run = cls(Path(path), {"schema": SCHEMA, "complete": False, **record, "pairs": []})
         try:
-            run.path.mkdir(parents=True, exist_ok=True)
-            if any(run.path.iterdir()):
-                run._clear(overwrite)
-            (run.path / "pairs").mkdir(exist_ok=True)
+            (run.path / "pairs").mkdir(parents=True, exist_ok=True)
+            for file in (run.path / "pairs").glob("*.safetensors"):
+                file.unlink()
         except OSError as error:
             raise MatchError(f"{path}: cannot be written ({error.strerror or error})") from error
         run._write_record()
@@ -54,10 +54,18 @@ class RunFolder(Mapping[Pair, Matching]):
             if record["schema"] != SCHEMA:
                 raise MatchError(f"{where}: schema {record['schema']}, this version reads {SCHEMA}")
             run = cls(Path(path), record)
-            assert all(isinstance(layer, int) for pair in run for layer in pair)
+            pairs = list(run)
+            ascending = all(type(a) is int and type(b) is int and a < b for a, b in pairs)
+            if not ascending or len(dict(pairs)) < len(pairs):
+                raise MatchError(f"{where}: its pairs do not lead from each layer to one later layer")
             return run
-        except (KeyError, TypeError, AssertionError) as error:
+        except (KeyError, TypeError, AttributeError) as error:
             raise MatchError(f"{where}: not the record of a run") from error
+
+    @property
+    def complete(self) -> bool:
+        """Whether every pair of the run is finished."""
+        return self.record.get("complete") is True
 
     def add(self, pair: Pair, matching: Matching, seconds: float) -> None:
         """Write a finished pair, then name it in `run.json`. Raises `MatchError` where the disk refuses."""
@@ -91,12 +99,19 @@ class RunFolder(Mapping[Pair, Matching]):
     def _write_record(self) -> None:
         write_whole(self.path / "run.json", as_json(self.record))
 
-    def _clear(self, overwrite: bool) -> None:
-        """Remove an earlier run, and nothing else."""
-        if not (self.path / "run.json").is_file():
-            raise MatchError(f"{self.path}: the folder holds other files; choose an empty or a new one")
-        if not overwrite:
-            raise MatchError(f"{self.path}: holds a run already; choose another folder, or overwrite it (--overwrite)")
-        (self.path / "run.json").unlink()
-        for file in (self.path / "pairs").glob("*.safetensors"):
-            file.unlink()
+
+def check_target(path: str | os.PathLike[str], overwrite: bool) -> None:
+    """Raise `MatchError` unless a run can be written to `path`: a new or empty folder, or a run to be overwritten."""
+    folder = Path(path)
+    try:
+        above = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+        if not above.is_dir() or not os.access(above, os.W_OK):
+            raise MatchError(f"{path}: cannot be written; {above} is {'read-only' if above.is_dir() else 'a file'}")
+        if not folder.exists() or not any(folder.iterdir()):
+            return
+    except OSError as error:
+        raise MatchError(f"{path}: cannot be written ({error.strerror or error})") from error
+    if not (folder / "run.json").is_file():
+        raise MatchError(f"{path}: the folder holds other files; choose an empty or a new one")
+    if not overwrite:
+        raise MatchError(f"{path}: holds a run already; choose another folder, or overwrite it (--overwrite)")

@@ -45,6 +45,10 @@ class SAE:
     source: str = "SAE"
 
     def __post_init__(self) -> None:
+        for name in ("W_enc", "b_enc", "W_dec", "b_dec", "threshold"):
+            value = getattr(self, name)
+            if not (isinstance(value, Tensor) or (name == "threshold" and value is None)):
+                raise MatchError(f"{self.source}: {name} is a {type(value).__name__}, expected a torch tensor")
         if self.b_enc.ndim != 1 or self.b_dec.ndim != 1:
             raise MatchError(f"{self.source}: b_enc and b_dec must be vectors, got {_shapes(self)}")
         F, d = len(self.b_enc), len(self.b_dec)
@@ -87,6 +91,7 @@ class SAE:
 
     def encode(self, x: Tensor) -> Tensor:
         """Codes `(…, F)` of activations `x (…, d)`, in the SAE's own precision."""
+        self._check_last(x, self.d, "activations")
         z = x.to(self.W_enc) @ self.W_enc + self.b_enc
         if self.threshold is not None:
             return torch.where(z > self.threshold, z, torch.zeros_like(z))
@@ -99,6 +104,7 @@ class SAE:
 
     def decode(self, f: Tensor) -> Tensor:
         """Reconstructions `(…, d)` of codes `f (…, F)`."""
+        self._check_last(f, self.F, "codes")
         return f.to(self.W_dec) @ self.W_dec + self.b_dec
 
     def fold(self, scale: Scale = "threshold") -> SAE:
@@ -115,7 +121,7 @@ class SAE:
         Raises:
             MatchError: if the SAE has no threshold to fold, or s is not finite and positive.
         """
-        s = self._scale(scale)
+        s = self.scale(scale)
         return replace(
             self,
             W_enc=self.W_enc / s,
@@ -136,10 +142,14 @@ class SAE:
                 )
         return self
 
-    def _scale(self, scale: Scale) -> Tensor:
-        dtype, device = self.b_enc.dtype, self.b_enc.device
+    def scale(self, scale: Scale) -> Tensor:
+        """The vector `(F,)` that `fold` uses. Raises `MatchError` as `fold` does."""
+        dtype, device = self.W_enc.dtype, self.W_enc.device
         if not isinstance(scale, str):
-            s = torch.as_tensor(scale, dtype=dtype, device=device)
+            try:
+                s = torch.as_tensor(scale, dtype=dtype, device=device)
+            except (TypeError, ValueError, RuntimeError) as error:
+                raise MatchError(f"fold {scale!r} is neither one of {_list(FOLDS)} nor a vector") from error
             if s.shape != (self.F,):
                 raise MatchError(f"{self.source}: the fold's scale has shape {tuple(s.shape)}, expected ({self.F},)")
             return self._positive(s, "the scale", "every entry must be finite and positive")
@@ -158,6 +168,11 @@ class SAE:
                 self.threshold, "the threshold", 'choose fold="decoder_norm", fold="none" or a scale of your own'
             )
         raise MatchError(f"fold {scale!r} is not known: choose one of {_list(FOLDS)}, or give a vector ({self.F},)")
+
+    def _check_last(self, values: Tensor, size: int, what: str) -> None:
+        if not isinstance(values, Tensor) or values.shape[-1:] != (size,):
+            got = getattr(values, "shape", type(values).__name__)
+            raise MatchError(f"{self.source}: {what} must be a tensor (…, {size}), got {got}")
 
     def _positive(self, s: Tensor, what: str, remedy: str) -> Tensor:
         bad = ~(torch.isfinite(s) & (s > 0))

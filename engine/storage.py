@@ -28,5 +28,5 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def as_json(content: Any) -> bytes:
-    """JSON for people and programs: indented, UTF-8, no NaN."""
-    return (json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    """JSON for people and programs: indented, ASCII, no NaN."""
+    return (json.dumps(content, indent=1, allow_nan=False) + "\n").encode()

@@ -17,28 +17,66 @@ def costs_of_all_pairs(x, y):
 
 
 def cheapest(costs):
-    """SciPy's optimum: permutation and cost."""
+    """SciPy's optimum of a complete matching: the columns of the matched rows, ascending, and its cost."""
     rows, columns = linear_sum_assignment(costs)
     return columns, math.fsum(costs[rows, columns])
 
 
-def assert_proved_optimal(matching, x, y):
-    """The permutation is one, its cost is SciPy's optimum, and the proof can be done again from the prices alone."""
+def cheapest_partial(costs, max_cost):
+    """SciPy's optimum where a row or column stays free for half of `max_cost`, on the matrix of doubled size."""
+    n, m = costs.shape
+    alone = np.full((n + m, n + m), np.inf)
+    alone[:n, :m] = costs
+    alone[n:, m:] = 0
+    alone[np.arange(n), m + np.arange(n)] = max_cost / 2
+    alone[n + np.arange(m), np.arange(m)] = max_cost / 2
+    return cheapest(alone)[1]
+
+
+def assert_proved_optimal(matching, x, y, max_cost=None, beyond_float64=False):
+    """The matching is one, its objective is SciPy's optimum, and the proof can be done again from the prices alone.
+
+    Where costs that decide are below the rounding of others (`beyond_float64`), the answer may say so instead.
+    """
     costs = costs_of_all_pairs(x, y)
-    n = len(costs)
-    _, optimum = cheapest(costs)
+    n, m = costs.shape
     perm = matching.perm.numpy()
-    assert sorted(perm) == list(range(n))
-    np.testing.assert_allclose(matching.pair_cost.numpy(), costs[np.arange(n), perm], rtol=1e-12)
-    scale = (costs.sum() / n if n else 0.0) - optimum
-    rounding = 1e-13 * costs.sum()  # of the oracle itself, which adds up constants that the proof never sees
-    assert matching.certified
-    assert matching.status == "optimal"
-    assert matching.objective == matching.cost == math.fsum(matching.pair_cost.tolist())
-    assert abs(matching.cost - optimum) <= OPTIMUM * scale + rounding
+    rows = np.nonzero(perm >= 0)[0]
+    matched = costs[rows, perm[rows]]
+    assert len(set(perm[rows])) == len(rows)
+    assert sorted([*perm[rows], *matching.unmatched_targets.tolist()]) == list(range(m))
+    np.testing.assert_allclose(matching.pair_cost.numpy()[rows], matched, rtol=1e-12)
+    assert not matching.pair_cost.numpy()[perm < 0].any()
+
+    reference = costs.sum() / max(n, m, 1)
+    if max_cost is None:
+        assert len(rows) == min(n, m)
+        _, optimum = cheapest(costs)
+        free = (0.0 if n > m else np.inf, 0.0 if m > n else np.inf)
+        assert matching.objective == matching.cost
+    else:
+        assert (matched <= max_cost * (1 + 1e-12)).all()
+        optimum = cheapest_partial(costs, max_cost)
+        free = (max_cost / 2, max_cost / 2)
+        reference = min(reference + max_cost / 2 * abs(n - m), max_cost / 2 * (n + m))
+        left_out = n + m - 2 * len(rows)
+        assert matching.objective == matching.cost + max_cost / 2 * left_out
+    assert matching.cost == math.fsum(matching.pair_cost.tolist())
+
+    scale = max(reference - optimum, 0.0)
+    # Of the oracle itself, which adds up constants that the proof never sees, and of prices, which hold them.
+    rounding = 1e-13 * (costs.sum() + (n + m) * (max_cost or 0.0) + (np.asarray(y, dtype=np.float64) ** 2).sum())
+    if beyond_float64 and matching.error > OPTIMUM * scale:
+        assert matching.status in ("unproved", "optimal")
+        rounding += matching.error
+    else:
+        assert matching.certified
+        assert matching.status == "optimal"
+    assert abs(matching.objective - optimum) <= OPTIMUM * scale + rounding
     assert matching.lower_bound <= optimum + rounding
     assert matching.gap >= 0 <= matching.error
-    prices = matching.prices.numpy()
-    dual = math.fsum((costs - prices).min(axis=1)) + math.fsum(prices) if n else 0.0
+    prices = np.minimum(matching.prices.numpy(), free[1])
+    least = np.minimum((costs - prices).min(axis=1, initial=np.inf), free[0])
+    dual = math.fsum(least) + math.fsum(prices)
     assert dual <= optimum + rounding
     assert optimum - dual <= OPTIMUM * scale + rounding

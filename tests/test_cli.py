@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -67,10 +68,10 @@ def test_info_lists_what_is_there(model, tmp_path):
     }  # fmt: skip
     assert content["warnings"] == ["layers 5 and 11: the layers between them are missing"]
     for l0, layer in ((59, 1), (141, 2)):
-        write_npz(tmp_path / f"layer_{layer}" / f"average_l0_{l0}", made_up(F=11 + layer))
+        write_npz(tmp_path / f"layer_{layer}" / f"average_l0_{l0}", made_up(d=11 + layer))
     warnings = saematch("info", tmp_path).stdout
     assert "L0 differs more than 1.5-fold (59 and 141)" in warnings
-    assert "different sizes, cannot be matched" in warnings
+    assert "activations of different width, cannot be compared" in warnings
 
 
 def test_match_and_verify(model, tmp_path):
@@ -170,6 +171,60 @@ def test_interrupted_run_exits_with_130_and_keeps_what_is_finished(tmp_path):
     assert chain.certified
     assert len(chain) >= 1
     assert not list((tmp_path / "run").rglob(".*"))
+
+
+def test_output_is_checked_before_any_work(model, tmp_path):
+    a, b = model / "layer_03", model / "layer_04"
+    for output, word in (
+        (tmp_path / "missing" / "m.safetensors", "cannot be written"),
+        (tmp_path, "cannot be written"),
+        (a / "params.npz", "a matching is a .safetensors file"),
+    ):
+        assert_refused(saematch("match", a, b, "-o", output, "--overwrite"), word)
+
+
+def test_demo_does_not_replace_another_run(run):
+    before = (run / "run.json").read_bytes()
+    assert_refused(saematch("demo", "-o", run), "holds a run that is not of the sample")
+    assert (run / "run.json").read_bytes() == before
+
+
+def test_a_reader_that_leaves_early_does_not_make_it_look_finished(model, tmp_path):
+    command = f"{sys.executable} -m saematch layers {model} -o {tmp_path / 'run'}"
+    script = f"set -o pipefail; {command} | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False, timeout=120)
+    complete = (tmp_path / "run" / "run.json").exists() and sm.Chain.load(tmp_path / "run").complete
+    assert done.stderr == ""
+    assert done.returncode == 3 or complete
+
+
+def test_a_path_through_an_incomplete_run_says_so(run, tmp_path):
+    record = json.loads((run / "run.json").read_text())
+    stopped = tmp_path / "stopped"
+    shutil.copytree(run, stopped)
+    record.update(complete=False, pairs=record["pairs"][:1])
+    (stopped / "run.json").write_text(json.dumps(record))
+    done = saematch("path", stopped, "--layer", 3, "--feature", 7)
+    assert done.returncode == 3
+    assert "The run is not complete" in done.stdout
+    assert parsed(saematch("path", stopped, "--layer", 3, "--feature", 7, "--json"), 3)["complete"] is False
+
+
+def test_info_lists_the_good_beside_the_damaged(model, tmp_path):
+    shutil.copytree(model, tmp_path / "model")
+    (tmp_path / "model" / "layer_04" / "params.npz").write_bytes(b"PK")
+    content = parsed(saematch("info", tmp_path / "model", "--json"), 3)
+    assert [row["layer"] for row in content["layers"]] == [3, 5, 11]
+    assert "layer_04" in content["warnings"][0]
+
+
+def test_features_left_out_and_memory_from_the_command_line(model, tmp_path):
+    a, b = model / "layer_03", model / "layer_04"
+    content = parsed(saematch("match", a, b, "--max-cost", 10, "--memory", "64MB", "--json"))
+    expected = sm.match(sm.load(a), sm.load(b), max_cost=10.0)
+    assert content["perm"] == expected.perm.tolist()
+    assert -1 in content["perm"]
+    assert content["options"]["max_cost"] == 10
 
 
 def test_labels_cannot_steer_the_terminal(tmp_path):

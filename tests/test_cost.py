@@ -19,9 +19,8 @@ def test_exact_values_are_within_their_stated_error(name):
     x, y = nasty()[name]
     cost = PairCost(x, y, CPU)
     rows, columns = (index.ravel() for index in np.indices(cost.shape))
-    prices = np.zeros(len(y))
     truth = reduced_in_extended_precision(cost, x, y).ravel()
-    assert (np.abs(cost.exact(rows, columns) - truth) <= cost.exact_error(rows, columns, prices)).all()
+    assert (np.abs(cost.exact(rows, columns) - truth) <= cost.exact_error(rows, columns, np.zeros(len(y)))).all()
 
 
 def built_to_be_bad(n, width):
@@ -43,7 +42,7 @@ def test_float32_filter_never_hides_a_pair(width):
     reduced = truth - prices
     for k, quantile in ((1, 0.5), (3, 0.2), (8, 0.05)):
         potentials = np.asarray(np.quantile(reduced, quantile, axis=1), dtype=np.float64)
-        scan = cost.scan(prices, potentials, k)
+        scan = cost.scan(prices, np.zeros(len(y)), potentials, k)
         for i, listed in enumerate(scan.row_partners):
             for n in range(k):
                 left_out = np.delete(reduced[i], listed[:n][listed[:n] >= 0])
@@ -57,7 +56,7 @@ def test_filter_is_not_needlessly_wide():
     x, y = np.random.default_rng(0).standard_normal((2, 200, 1153))
     cost = PairCost(x, y, CPU)
     truth = np.asarray(reduced_in_extended_precision(cost, x, y), dtype=np.float64)
-    scan = cost.scan(np.zeros(200), truth.min(axis=1), 1)
+    scan = cost.scan(np.zeros(200), np.zeros(200), truth.min(axis=1), 1)
     pad = truth.min(axis=1) - scan.floors[:, 0]
     assert (pad < 1e-3 * np.abs(truth).max()).all()
 
@@ -69,7 +68,7 @@ def test_lists_are_the_cheapest_and_do_not_depend_on_tiles():
     for tile in ((64, 64), (1, 64), (7, 5)):
         cost = PairCost(x, y, CPU, tile=tile)
         truth = cost.exact(*(index.ravel() for index in np.indices(cost.shape))).reshape(cost.shape)
-        scan = cost.scan(np.zeros(40), np.zeros(50), 4, np.inf)
+        scan = cost.scan(np.zeros(40), np.zeros(40), np.zeros(50), 4, np.inf)
         best = np.sort(truth, axis=1)[:, :4]
         np.testing.assert_array_equal(truth[np.arange(50)[:, None], scan.row_partners], best)
         best = np.sort(truth, axis=0)[:4].T
@@ -83,7 +82,7 @@ def test_row_minima_are_proved_from_below():
     cost = PairCost(x, y, CPU, tile=(16, 32))
     prices = np.random.default_rng(1).standard_normal(90) * 0.01
     rows = np.array([0, 7, 89])
-    at, low = cost.row_minima(rows, prices)
+    at, low = cost.row_minima(rows, prices, np.zeros(90))
     reduced = (reduced_in_extended_precision(cost, x, y) - prices)[rows]
     np.testing.assert_array_equal(at, reduced.argmin(axis=1))
     assert (low <= reduced.min(axis=1)).all()
@@ -104,3 +103,17 @@ def test_product_is_ieee_float32_whatever_the_host_program_asked_for():
     assert product.dtype == torch.float32
     assert (np.abs(product.numpy() - truth) <= bound).all()
     assert np.abs(product.numpy() - truth).max() < 1e-4 * np.abs(truth).max()
+
+
+@pytest.mark.parametrize("name", nasty())
+def test_constants_complete_the_cost(name):
+    """p_i + q_j + M_ij / scale is the squared distance, within the stated errors of staying free."""
+    x, y = nasty()[name]
+    cost = PairCost(x, y, CPU)
+    rows, columns = (index.ravel() for index in np.indices(cost.shape))
+    free = cost.free(0.0, 0.0)
+    long = [np.asarray(side, dtype=np.longdouble)[index] for side, index in ((x, rows), (y, columns))]
+    truth = ((long[0] - long[1]) ** 2).sum(axis=1)
+    reduced = reduced_in_extended_precision(cost, x, y).ravel()
+    error = free.row_error[rows] + free.column_error[columns]
+    assert (np.abs(reduced - free.rows[rows] - free.columns[columns] - truth * cost.scale) <= error).all()

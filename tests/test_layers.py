@@ -35,7 +35,9 @@ def test_run_json_says_what_was_done(model, tmp_path):
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["schema"] == 1
     assert record["complete"] is True
-    assert record["options"] == {"parts": ["decoder"], "weights": {"decoder": 1.0}, "fold": "none"}
+    assert record["options"]["parts"] == ["decoder"]
+    assert record["options"]["fold"] == "none"
+    assert record["options"]["time_limit"] is None
     assert record["inputs"]["layers"]["3"]["sha256"]["params.npz"] == model.stored[3].sha256()["params.npz"]
     assert [row["certified"] for row in record["pairs"]] == [True] * 3
     assert {"torch", "lapx", "numpy", "python"} <= set(record["versions"])
@@ -58,12 +60,27 @@ def test_progress_tells_of_every_pair(model):
     assert any(one.round for one in news)
 
 
-def test_layers_are_read_once_and_not_kept(model, monkeypatch):
+def test_layers_of_different_widths_and_features_left_out(tmp_path):
+    layers = {layer: made_up(F=10 + layer, seed=layer) for layer in (1, 2, 3)}
+    chain = sm.match_layers(layers, tmp_path / "run", max_cost=40.0)
+    for (a, b), matching in chain.items():
+        assert_proved_optimal(matching, feature_rows(layers[a]), feature_rows(layers[b]), 40.0)
+        assert (matching.perm < 0).any()
+        assert len(matching.unmatched_targets)
+    loaded = sm.Chain.load(tmp_path / "run", layers)
+    assert loaded[1, 2].objective == chain[1, 2].objective
+    assert loaded.compose(1, 3).target_features == 13
+    complete = sm.match_layers(layers)
+    assert (complete[1, 2].perm >= 0).all()
+    assert len(complete[1, 2].unmatched_targets) == 1
+
+
+def test_layers_are_read_once_to_be_checked_and_once_to_be_matched(model, monkeypatch):
     reads = []
     read = type(model).__getitem__
     monkeypatch.setattr(type(model), "__getitem__", lambda self, layer: reads.append(layer) or read(self, layer))
     sm.match_layers(model)
-    assert reads == [3, 4, 5, 11]
+    assert reads == [3, 4, 5, 11] * 2
 
 
 def test_a_run_that_stops_keeps_its_finished_pairs(model, tmp_path):
@@ -103,6 +120,22 @@ def test_a_folder_in_use_is_refused_and_nothing_of_it_is_touched(model, tmp_path
         sm.match_layers(model, tmp_path / "other", overwrite=True)
 
 
+def test_bad_input_in_the_last_layer_leaves_an_earlier_run_as_it_was(model, tmp_path):
+    run = tmp_path / "run"
+    sm.match_layers(model, run)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    write_npz(tmp_path / "model" / "layer_11", made_up(seed=1), W_dec=np.full((12, 8), np.nan))
+    with pytest.raises(sm.MatchError, match="W_dec holds 96 values that are NaN"):
+        sm.match_layers(model, run, overwrite=True)
+    write_npz(tmp_path / "model" / "layer_11", made_up(seed=1), threshold=np.zeros(12))
+    with pytest.raises(sm.MatchError, match="threshold is not finite and positive for 12 of 12"):
+        sm.match_layers(model, run, overwrite=True)
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    with pytest.raises(sm.MatchError):
+        sm.match_layers(model, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
 def test_a_folder_that_cannot_be_written_is_refused_before_any_work(model, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(sm.MatchError, match="cannot be written"):
@@ -112,9 +145,10 @@ def test_a_folder_that_cannot_be_written_is_refused_before_any_work(model, tmp_p
 @pytest.mark.parametrize(
     ("layers", "message"),
     [
+        ({"a": made_up(), "b": made_up()}, "takes a mapping of layer numbers"),
+        ({1: made_up(), 2: "x"}, "layer 2 is a str, expected an SAE"),
         ({}, "0 layer to match; at least two"),
         ({1: made_up()}, "1 layer to match; at least two"),
-        ({1: made_up(), 2: made_up(F=13)}, "12 features and SAE has 13"),
         ({1: made_up(), 2: made_up(d=9)}, "d = 8 and SAE has d = 9"),
     ],
 )
@@ -213,7 +247,16 @@ def test_inputs_that_changed_since_the_run_are_not_used_for_costs(chain, tmp_pat
 def test_what_is_no_run_is_refused(tmp_path):
     with pytest.raises(sm.MatchError, match=r"not a run of saematch: there is no run\.json"):
         sm.Chain.load(tmp_path)
-    for content in ("[]", "{}", '{"schema": 7}', '{"schema": 1, "pairs": [{}]}', "{"):
+    loop = '{"schema": 1, "pairs": [{"source": 3, "target": 3}]}'
+    for content in (
+        "[]",
+        "{}",
+        '{"schema": 7}',
+        '{"schema": 1, "pairs": [{}]}',
+        loop,
+        '{"schema": 1, "pairs": 5}',
+        "{",
+    ):
         (tmp_path / "run.json").write_text(content)
         with pytest.raises(sm.MatchError, match=r"run\.json"):
             sm.Chain.load(tmp_path)

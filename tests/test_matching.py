@@ -1,4 +1,5 @@
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -107,8 +108,8 @@ def test_what_is_no_permutation_is_refused(perm, message):
         check_permutation(perm, 3, 3)
 
 
-def test_only_complete_permutations_are_certified():
-    with pytest.raises(sm.MatchError, match=r"perm\[1\] is -1: only a complete permutation"):
+def test_permutations_are_complete_unless_features_may_be_left_out():
+    with pytest.raises(sm.MatchError, match="perm matches 2 of 3 features; without max_cost"):
         sm.certify(np.eye(3), np.eye(3), [0, -1, 2])
 
 
@@ -143,15 +144,21 @@ def test_damaged_matchings_are_refused(matching, tmp_path):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: sm.assign(X[:5], Y[:4]), "has 5 features and the second matrix has 4: .* not supported yet"),
+        (lambda: sm.assign(X, Y, max_cost=-1), "max_cost is -1; give a finite squared distance, 0 or more"),
+        (lambda: sm.assign(X, Y, max_cost=np.nan), "max_cost is nan"),
+        (lambda: sm.assign(X * 1e-170, Y * 1e-170), "feature rows stay below .*; their squares vanish"),
+        (lambda: sm.assign(torch.from_numpy(X) * 1j, Y), "the first matrix is a torch.complex128 tensor"),
+        (lambda: sm.assign(X, Y, max_rounds=1.5), "max_rounds is 1.5; give a whole number"),
+        (lambda: sm.match("a", "b"), "match takes two SAEs, got str; saematch.load reads one"),
+        (lambda: sm.match_layers("sample"), "takes a mapping of layer numbers to SAEs; saematch.load_layers makes one"),
         (lambda: sm.assign(X[:, :5], Y), "has K = 5 and the second matrix has K = 12: they do not live in one space"),
         (lambda: sm.assign(X[0], Y), r"the first matrix has shape \(12,\); expected \(features, K\)"),
         (lambda: sm.assign(X, Y.astype(str)), "the second matrix holds <U.*; expected numbers"),
         (lambda: sm.assign(np.where(X[4, 2] == X, np.nan, X), Y), "holds 1 values that are NaN .* row 4, column 2"),
-        (lambda: sm.assign(X * 1e200, Y), "holds values above 1e.150, whose squares overflow"),
-        (lambda: sm.assign(X, Y, max_rounds=0), "max_rounds is 0; at least one round"),
+        (lambda: sm.assign(X * 1e200, Y), "feature rows reach .* leave float64 above"),
+        (lambda: sm.assign(X, Y, max_rounds=0), "max_rounds is 0; give a whole number, at least 1"),
         (lambda: sm.assign(X, Y, time_limit=0), "time_limit is 0; give seconds above 0"),
-        (lambda: sm.assign(X, Y, memory=1000), "memory is 1000 bytes; one block of products alone needs 8388608"),
+        (lambda: sm.assign(X, Y, memory=1000), "memory is 1000; give bytes, at least 8388608"),
         (lambda: sm.assign(X, Y, device="mps"), "mps has no float64 to prove with"),
         (lambda: sm.assign(X, Y, device="abacus"), "device 'abacus' is not known to torch"),
         (lambda: sm.assign(X, Y, device="cuda:99"), "torch sees . GPUs"),
@@ -161,6 +168,14 @@ def test_damaged_matchings_are_refused(matching, tmp_path):
 def test_rows_and_options_that_make_no_sense_are_refused(call, message):
     with pytest.raises(sm.MatchError, match=message):
         call()
+
+
+def test_exceptions_travel_between_processes():
+    with pytest.raises(sm.NotCertified) as caught:
+        sm.assign(X, Y, max_rounds=1, strict=True)
+    back = pickle.loads(pickle.dumps(caught.value))
+    assert str(back) == str(caught.value)
+    assert torch.equal(back.matching.perm, caught.value.matching.perm)
 
 
 def test_inputs_are_left_untouched_and_may_be_of_any_kind():

@@ -107,6 +107,7 @@ def test_unfolded_unit_decoders_are_matched_by_cosine():
         ({"activation": "relu"}, "a threshold comes with"),
         ({"activation": "gelu"}, "'gelu' is not known; known: \"jumprelu\""),
         ({"activation": "topk", "threshold": None}, "needs k between 1 and 12, got None"),
+        ({"b_dec": np.zeros(8)}, "b_dec is a ndarray, expected a torch tensor"),
         ({"b_dec": torch.zeros(8, dtype=torch.int32)}, "b_dec is torch.int32, expected a floating-point"),
     ],
 )
@@ -127,6 +128,7 @@ def test_shapes_and_activations_are_checked(changes, message):
         ("threshold", {"threshold": torch.tensor([1.0, 0.0] * 6)}, r"choose fold=\"decoder_norm\", fold=\"none\" or"),
         ("threshold", {"threshold": None, "activation": "relu"}, "this SAE is relu; choose fold"),
         ("decoder_norm", {"W_dec": torch.zeros(12, 8)}, "decoder norm is not .* for 12 of 12"),
+        (None, {}, "fold None is neither one of"),
         ("sqrt", {}, "fold 'sqrt' is not known: choose one of"),
         (np.ones(5), {}, r"scale has shape \(5,\), expected \(12,\)"),
         (-np.ones(12), {}, "the scale is not finite and positive for 12 of 12"),

@@ -44,6 +44,17 @@ def test_the_optimal_permutation_with_its_cheapest_swap_is_rejected(rows):
     assert graded.gap == pytest.approx(excess, rel=1e-6)
 
 
+@pytest.mark.parametrize("fold", ["threshold", "decoder_norm", "none"])
+@pytest.mark.parametrize("parts", [["encoder"], ["bias"], ["decoder"], ["encoder", "decoder"]])
+def test_every_comparison_is_solved_and_proved(sample, parts, fold):
+    for a, b in pairwise(sample):
+        x, y = (feature_rows(sample[layer], parts, fold=fold) for layer in (a, b))
+        matching = sm.match(sample[a], sample[b], parts=parts, fold=fold)
+        assert matching.certified
+        if a == 10:
+            assert matching.cost == pytest.approx(cheapest(costs_of_all_pairs(x, y))[1], rel=1e-9)
+
+
 @pytest.mark.parametrize("tile", [(1024, 1024), (100, 333), (1, 1024), (1024, 1)])
 def test_block_size_changes_nothing(rows, answers, tile, monkeypatch):
     monkeypatch.setattr(pairs, "PairCost", partial(PairCost, tile=tile))
@@ -147,6 +158,27 @@ def test_matching_helps_more_than_chance(sample, answers):
     a, b = (torch.nn.functional.normalize(sample[layer].W_dec.double(), dim=1) for layer in (8, 9))
     cosine = (a * b[matching.perm]).sum(1)
     assert 0.35 < cosine.mean() < 0.55
+
+
+def test_real_partial_problems_against_lapx(rows):
+    import lap
+
+    costs = costs_of_all_pairs(rows[8], rows[9])
+    for quantile in (0.001, 0.01, 0.1):
+        max_cost = float(np.quantile(costs, quantile))
+        matching = sm.assign(rows[8], rows[9], max_cost=max_cost)
+        assert_proved_optimal(matching, rows[8], rows[9], max_cost)
+        _, partners, _ = lap.lapjv(costs, cost_limit=max_cost)
+        np.testing.assert_array_equal(matching.perm, partners)
+
+
+@pytest.mark.parametrize("direction", [1, -1])
+def test_real_rectangular_problems(real_data, sample, direction):
+    small, large = sample[10], sm.load_layers(real_data / "smollm2-135m-res")[10]
+    x, y = (feature_rows(sae) for sae in (small, large)[::direction])
+    matching = sm.assign(x, y)
+    assert (len(matching.perm), matching.target_features) == (len(x), len(y))
+    assert_proved_optimal(matching, x, y)
 
 
 @pytest.mark.parametrize("layer", [8, 12])

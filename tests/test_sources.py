@@ -211,21 +211,47 @@ def test_bad_labels_get_a_message(tmp_path, content):
         _ = sm.load_layers(tmp_path).stored[3].labels
 
 
-@pytest.mark.parametrize("seed", range(200))
-def test_random_damage_is_an_error_or_harmless(tmp_path, seed):
-    """Bytes flipped anywhere: a clear error, or tensors of the right shapes; never another exception."""
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+@pytest.mark.parametrize("seed", range(150))
+def test_random_damage_is_an_error_or_harmless(tmp_path, seed, save):
+    """Bytes flipped anywhere and ends cut off: a clear error, or tensors; never another exception."""
     r = np.random.default_rng(seed)
     buffer = io.BytesIO()
-    np.savez(buffer, **{name: tensor.numpy() for name, tensor in made_up().tensors().items()})
+    save(buffer, **{name: tensor.numpy() for name, tensor in made_up().tensors().items()})
     content = bytearray(buffer.getvalue())
     for at in r.integers(0, len(content), 3):
         content[at] = r.integers(256)
-    (tmp_path / "params.npz").write_bytes(content)
+    (tmp_path / "params.npz").write_bytes(content[: -r.integers(1, 300)] if seed % 5 == 0 else content)
     try:
         found = tensors(tmp_path / "params.npz")
     except sm.MatchError:
         return
     assert all(isinstance(tensor, torch.Tensor) for tensor in found.values())
+
+
+def test_labels_of_absurd_features_cost_nothing(tmp_path):
+    write_model(tmp_path)
+    labels = '{"features": [{"feature": 3000000000, "tokens": ["a"]}, {"feature": 2, "tokens": ["b", "c"]}]}'
+    (tmp_path / "layer_03" / "labels.json").write_text(labels)
+    assert sm.load_layers(tmp_path).stored[3].labels[2] == "b, c"
+
+
+def test_links_are_followed_and_hidden_folders_are_not(tmp_path):
+    write_model(tmp_path / "elsewhere", layers=(1, 2))
+    (tmp_path / "model").mkdir()
+    for layer in (1, 2):
+        (tmp_path / "model" / f"layer_{layer}").symlink_to(tmp_path / "elsewhere" / f"layer_{layer:02d}")
+    write_npz(tmp_path / "model" / ".ipynb_checkpoints" / "layer_1", made_up())
+    (tmp_path / "elsewhere" / "layer_01" / "layer_1_plots").mkdir()
+    (tmp_path / "model" / "self").symlink_to(tmp_path / "model")
+    assert list(sm.load_layers(tmp_path / "model")) == [1, 2]
+
+
+def test_a_folder_named_sample_is_not_the_packaged_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    layers = sm.load_layers(write_model(tmp_path / "sample").relative_to(tmp_path))
+    assert list(layers) == [3, 4, 5, 11]
+    assert layers.source == str(tmp_path / "sample")
 
 
 def test_configuration_of_the_layer_is_used_when_the_path_has_none(tmp_path):

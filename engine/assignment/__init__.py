@@ -1,5 +1,5 @@
 """Candidates, sparse optimum, prices and their proof: from the costs of all pairs to a certified permutation."""
 
-from saematch.assignment.solve import Certificate, Round, Solution, solve
+from saematch.assignment.column_generation import Certificate, Round, Solution, solve
 
 __all__ = ["Certificate", "Round", "Solution", "solve"]

@@ -1,30 +1,27 @@
-"""The sparse problem: the pairs under consideration, its optimum through lapx, and prices that prove it."""
+"""The pairs under consideration, with their exact costs, and the optimum among them."""
 
 from __future__ import annotations
 
-from typing import Any
-
-import lap
 import numpy as np
 
-from saematch.compiled import compiled
-from saematch.cost import Floats, Indices, PairCost
-
-_LAPMOD_LIMIT = 2.0**19  # lapmod takes costs below 1e6
+from saematch.assignment.auction import auction
+from saematch.assignment.sparse import SETTLED, solve_sparse
+from saematch.cost import Floats, Free, Indices, PairCost
 
 
 class CandidateGraph:
-    """Edges (i, j) sorted by row and column, each with its float64 cost M, of a square problem with `n` rows.
+    """Edges (i, j) sorted by row and column, each with its float64 cost M, and what staying free costs.
 
-    It always holds a complete matching, so that the sparse problem can be solved.
+    It always holds a matching that is allowed, so that it can be solved.
     """
 
-    def __init__(self, cost: PairCost, permutation: Indices) -> None:
-        self._cost = cost
-        self.n = len(permutation)
+    def __init__(self, cost: PairCost, free: Free, permutation: Indices) -> None:
+        self._cost, self._free = cost, free
+        self.shape = cost.shape
         self._keys = np.empty(0, dtype=np.int64)
         self.costs = np.empty(0)
-        self.add(np.arange(self.n), permutation)
+        matched = np.nonzero(permutation >= 0)[0]
+        self.add(matched, permutation[matched])
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -32,102 +29,81 @@ class CandidateGraph:
     @property
     def rows(self) -> Indices:
         """I of every edge."""
-        return self._keys // self.n
+        return self._keys // self.shape[1]
 
     @property
     def columns(self) -> Indices:
         """J of every edge."""
-        return self._keys % self.n
+        return self._keys % self.shape[1]
 
     @property
     def starts(self) -> Indices:
-        """Where each row's edges begin, and the end: `(n + 1,)`."""
-        return np.searchsorted(self._keys, np.arange(self.n + 1) * self.n)
+        """Where each row's edges begin, and the end: `(F_A + 1,)`."""
+        return np.searchsorted(self._keys, np.arange(self.shape[0] + 1) * self.shape[1])
 
     def add(self, rows: Indices, columns: Indices) -> None:
         """Add edges; those already there are left alone."""
-        new = np.sort(rows * self.n + columns)
+        new = np.sort(rows * self.shape[1] + columns)
         new = new[np.append(True, new[1:] != new[:-1])] if len(new) else new
-        place = np.searchsorted(self._keys, new)
-        new = new[np.append(self._keys, -1)[place] != new]
+        new = new[np.append(self._keys, -1)[np.searchsorted(self._keys, new)] != new]
         keys = np.concatenate([self._keys, new])
-        costs = np.concatenate([self.costs, self._cost.exact(new // self.n, new % self.n)])
+        costs = np.concatenate([self.costs, self._cost.exact(new // self.shape[1], new % self.shape[1])])
         order = np.argsort(keys, kind="stable")
         self._keys, self.costs = keys[order], costs[order]
 
     def find(self, rows: Indices, columns: Indices) -> Floats:
         """M of the listed edges, all of which must be in the graph."""
-        return self.costs[np.searchsorted(self._keys, rows * self.n + columns)]
-
-    def column_minima(self) -> Floats:
-        """min_i M_ij over the edges: prices to start from, of the size of the costs at hand. Needs an edge a column."""
-        order = np.argsort(self.columns, kind="stable")
-        starts = np.searchsorted(self.columns[order], np.arange(self.n))
-        return np.minimum.reduceat(self.costs[order], starts)
+        return self.costs[np.searchsorted(self._keys, rows * self.shape[1] + columns)]
 
     def minima(self, prices: Floats) -> tuple[Floats, Floats]:
-        """min_j M_ij - v_j over the edges of each row, and a lower bound for it that covers its rounding."""
-        columns = self.columns
-        reduced = self.costs - prices[columns]
-        starts = self.starts[:-1]
-        error = self._cost.exact_error(self.rows, columns, prices)
-        return np.minimum.reduceat(reduced, starts), np.minimum.reduceat(reduced - error, starts)
-
-    def solve(self, prices: Floats) -> Indices:
-        """The optimal permutation of the graph. Good `prices` make it fast; they change no optimum.
-
-        lapx sees M_ij - u_i - v_j, which is never negative and small where it matters, scaled below lapmod's limit by a
-        power of two.
-        """
+        """min_j M_ij - v_j over the edges of each row, infinite without any, and a lower bound that covers rounding."""
         starts, columns = self.starts, self.columns
         reduced = self.costs - prices[columns]
-        reduced -= np.repeat(np.minimum.reduceat(reduced, starts[:-1]), np.diff(starts))
-        largest = reduced.max(initial=0.0)
-        if largest > 0:
-            reduced *= 2.0 ** np.floor(np.log2(_LAPMOD_LIMIT / largest))
-        total, permutation, _ = lap.lapmod(self.n, reduced, starts.astype(np.int32), columns.astype(np.int32))
-        assert np.isfinite(total), "the graph holds a complete matching"
-        return permutation.astype(np.int64)
+        error = self._cost.exact_error(self.rows, columns, self._free.price_error(prices))
+        value, proved = np.full(self.shape[0], np.inf), np.full(self.shape[0], np.inf)
+        some = np.nonzero(np.diff(starts))[0]
+        if len(some):
+            value[some] = np.minimum.reduceat(reduced, starts[some])
+            proved[some] = np.minimum.reduceat(reduced - error, starts[some])
+        return value, proved
 
-    def settle(self, permutation: Indices, prices: Floats) -> Floats:
-        """Prices, lowered from those at hand, under which every edge of an optimal `permutation` is its row's cheapest.
+    def undercut(self, prices: Floats, potentials: Floats, rounding: Floats) -> bool:
+        """Whether some edge undercuts what its row has by more than rounding, and by more than settled prices leave."""
+        rows, columns = self.rows, self.columns
+        reduced = self.costs - prices[columns]
+        noise = self._cost.exact_error(rows, columns, self._free.price_error(prices)) + rounding[rows]
+        noise += 2 * SETTLED * (np.abs(self.costs) + np.abs(potentials)[rows] + np.abs(prices)[columns])
+        return bool((reduced < potentials[rows] - noise).any())
 
-        Where rounding made `permutation` miss the optimum, the prices that come back lead the next `solve` there.
+    def start_prices(self) -> Floats:
+        """Prices to begin with: what a free column costs, or, where every row and column is matched, an auction's."""
+        if not self._free.nobody:
+            return np.where(np.isfinite(self._free.columns), self._free.columns, 0.0)
+        order = np.argsort(self.columns, kind="stable")
+        starts = np.searchsorted(self.columns[order], np.arange(self.shape[1]))
+        return auction(self.starts, self.columns, self.costs, np.minimum.reduceat(self.costs[order], starts))
+
+    def optimum(self, prices: Floats) -> tuple[Indices, Floats]:
+        """The optimal matching of the graph, -1 where a row stays free, and prices that prove it.
+
+        A problem in which somebody may stay free is solved as one of F_A + F_B rows and columns: each row gets a column
+        of its own to stay free on, each column a row, and these meet at no cost where row and column of an edge do.
+        The prices of column j and of its row add up to the price of j.
         """
-        settled = prices.copy()
-        matched = self.find(np.arange(self.n), permutation)
-        _lower_prices(self.starts, self.columns, self.costs, matched, permutation, settled)
-        return settled
-
-
-@compiled
-def _lower_prices(starts: Any, columns: Any, costs: Any, matched: Any, permutation: Any, prices: Any) -> None:
-    """Lower v_j to M_ij - u_i wherever a row would rather have j, until no row would.
-
-    A queue of rows whose own price fell (Bellman, Ford and Moore). A row that comes up more than n times lies on a
-    cycle of exchanges that lowers the cost: the permutation is not optimal.
-    """
-    n = len(permutation)
-    owner = np.empty(n, dtype=np.int64)
-    for i in range(n):
-        owner[permutation[i]] = i
-    queue, waiting, visits = np.arange(n), np.ones(n, dtype=np.bool_), np.zeros(n, dtype=np.int64)
-    head, length = 0, n
-    while length > 0:
-        i = queue[head]
-        head, length = (head + 1) % n, length - 1
-        waiting[i] = False
-        visits[i] += 1
-        if visits[i] > n:
-            return
-        potential = matched[i] - prices[permutation[i]]
-        for e in range(starts[i], starts[i + 1]):
-            j = columns[e]
-            wanted = costs[e] - potential
-            # Ties form cycles of cost zero, around which rounding alone would turn for ever.
-            if wanted < prices[j] - 1e-15 * (abs(costs[e]) + abs(potential) + abs(prices[j])):
-                prices[j] = wanted
-                if not waiting[owner[j]]:
-                    queue[(head + length) % n] = owner[j]
-                    waiting[owner[j]] = True
-                    length += 1
+        if self._free.nobody:
+            return solve_sparse(self.starts, self.columns, self.costs, prices)
+        F_A, F_B = self.shape
+        rows, columns = self.rows, self.columns
+        may_rows, may_columns = (np.nonzero(np.isfinite(each))[0] for each in (self._free.rows, self._free.columns))
+        edge_rows = np.concatenate([rows, may_rows, F_A + may_columns, F_A + columns])
+        edge_columns = np.concatenate([columns, F_B + may_rows, may_columns, F_B + rows])
+        costs = np.concatenate(
+            [self.costs, self._free.rows[may_rows], self._free.columns[may_columns], np.zeros(len(rows))]
+        )
+        order = np.lexsort((edge_columns, edge_rows))
+        edge_columns, costs = edge_columns[order], costs[order]
+        starts = np.searchsorted(edge_rows[order], np.arange(F_A + F_B + 1))
+        doubled, settled = solve_sparse(starts, edge_columns, costs, np.concatenate([prices, np.zeros(F_A)]))
+        potentials = np.minimum.reduceat(costs - settled[edge_columns], starts[:-1])
+        permutation = np.where(doubled[:F_A] < F_B, doubled[:F_A], -1)
+        return permutation, np.minimum(settled[:F_B] + potentials[F_A:], self._free.columns)

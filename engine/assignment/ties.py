@@ -8,15 +8,29 @@ from saematch.cost import Indices
 
 
 def in_order(permutation: Indices, row_group: Indices, column_group: Indices) -> Indices:
-    """The representative, among the permutations that differ by exchanging identical rows, that every run returns.
+    """The representative, among the matchings that differ by exchanging identical rows, that every run returns.
 
-    Which group goes to which how often is what a permutation decides. Here the rows of a group take their columns in
-    the order of the columns' groups, and the columns of a group then take their rows in ascending order.
+    What a matching decides is how often which group of rows goes to which group of columns. Here the rows of a group
+    take their columns in the order of the columns' groups, rows without a partner (-1) last, and the columns of a group
+    then take their rows in ascending order.
     """
-    every = np.arange(len(permutation))
-    ordered = np.empty_like(permutation)
-    by_group = np.lexsort((every, row_group))
-    ordered[by_group] = permutation[np.lexsort((permutation, column_group[permutation], row_group))]
-    inverse = np.empty_like(permutation)
-    inverse[np.lexsort((every, column_group))] = np.argsort(ordered)[np.lexsort((np.argsort(ordered), column_group))]
-    return np.argsort(inverse)
+    rows, columns = len(row_group), len(column_group)
+    takers = _inverse(_share_out(permutation, row_group, column_group), columns)
+    return _inverse(_share_out(takers, column_group, np.arange(rows)), rows)
+
+
+def _share_out(partners: Indices, group: Indices, partner_group: Indices) -> Indices:
+    """Within each group, give the partners, sorted by their group and index, to the members in ascending order."""
+    nobody = len(partner_group)
+    key = np.where(partners >= 0, partners, nobody)
+    members = np.lexsort((np.arange(len(group)), group))
+    shared = np.empty_like(partners)
+    shared[members] = partners[np.lexsort((key, np.append(partner_group, nobody)[key], group))]
+    return shared
+
+
+def _inverse(partners: Indices, size: int) -> Indices:
+    inverse = np.full(size, -1)
+    matched = np.nonzero(partners >= 0)[0]
+    inverse[partners[matched]] = matched
+    return inverse

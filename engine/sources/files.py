@@ -32,7 +32,7 @@ def names(path: Path) -> set[str]:
                 return {name.removesuffix(".npy") for name in archive.namelist()}
         with safe_open(path, framework="pt") as file:
             return set(file.keys())
-    except (OSError, zipfile.BadZipFile, SafetensorError):
+    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile, SafetensorError):
         return set()
 
 
@@ -52,7 +52,7 @@ def tensors(path: Path) -> dict[str, Tensor]:
         else:
             with safe_open(path, framework="pt") as file:
                 stored = {name: file.get_tensor(name) for name in found}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, SafetensorError) as error:
+    except Exception as error:  # whatever a parser of damaged or hostile bytes may raise, down to its decompressor
         raise _damaged(path, error) from error
     return {name: t if t.dtype == torch.float64 else t.to(torch.float32) for name, t in stored.items()}
 
@@ -63,7 +63,9 @@ def read_json(path: Path) -> Any:
         if path.stat().st_size > _MOST_JSON_BYTES:
             raise MatchError(f"{path}: {path.stat().st_size} bytes of JSON, more than the {_MOST_JSON_BYTES} accepted")
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except MatchError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:
         raise _damaged(path, error) from error
 
 
@@ -105,7 +107,7 @@ def _npz_headers(path: Path) -> dict[str, Tensor]:
                     raise MatchError(f"{path}: {name} expands {_MOST_EXPANSION}-fold or more: these are no weights")
     except MatchError:
         raise
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
+    except Exception as error:  # as in `tensors`
         raise _damaged(path, error) from error
     return found
 
@@ -115,13 +117,17 @@ def _safetensors_headers(path: Path) -> dict[str, Tensor]:
         with safe_open(path, framework="pt") as file:
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
             return {name: _header(path, name, part.get_shape(), part.get_dtype()) for name, part in slices.items()}
-    except (OSError, SafetensorError) as error:
+    except MatchError:
+        raise
+    except Exception as error:  # as in `tensors`
         raise _damaged(path, error) from error
 
 
 def _header(path: Path, name: str, shape: Sequence[int], dtype: str) -> Tensor:
     if dtype not in _DTYPES:
         raise MatchError(f"{path}: {name} is stored as {dtype}; expected float16, bfloat16, float32 or float64")
+    if not all(type(size) is int and 0 <= size < 2**40 for size in shape):
+        raise MatchError(f"{path}: {name} claims the shape {tuple(shape)}")
     return torch.empty(tuple(shape), dtype=_DTYPES[dtype], device="meta")
 
 

@@ -44,17 +44,20 @@ class StoredSAE:
         return {file.name: sha256(file) for file in self.family.files(self.path)}
 
     @cached_property
-    def labels(self) -> list[str | None]:
-        """What each feature fires on, from a `labels.json` beside the weights; empty where there is none."""
+    def labels(self) -> dict[int, str]:
+        """What features fire on, from a `labels.json` beside the weights; empty where there is none."""
         path = self.path.parent / "labels.json"
         if not path.is_file():
-            return []
-        content = read_json(path)
+            return {}
         try:
-            tokens = {int(row["feature"]): [str(token) for token in row["tokens"]] for row in content["features"]}
-        except (TypeError, KeyError, ValueError) as error:
+            tokens = {int(row["feature"]): row["tokens"] for row in read_json(path)["features"]}
+            if not all(isinstance(listed, list) for listed in tokens.values()):
+                raise TypeError("tokens is no list")
+        except (TypeError, KeyError, ValueError, OverflowError) as error:
+            if isinstance(error, MatchError):
+                raise
             raise MatchError(f'{path}: expected {{"features": [{{"feature": 0, "tokens": ["…"]}}, …]}}') from error
-        return [", ".join(tokens[i]) if tokens.get(i) else None for i in range(max(tokens, default=-1) + 1)]
+        return {feature: ", ".join(map(str, listed)) for feature, listed in tokens.items() if listed}
 
 
 class Layers(Mapping[int, SAE]):
@@ -116,16 +119,18 @@ def load_layers(source: str | os.PathLike[str]) -> Layers:
                 "folder that holds one a layer, or load each with saematch.load and pass a dictionary layer -> SAE"
             )
         stored[found.layer] = found
-    for folder in sorted(path for path in _existing(source).rglob("*") if path.is_dir() and _LAYER.search(path.name)):
-        if not any(found.path.is_relative_to(folder) for found in stored.values()):
+    homes = [found.path.parent for found in stored.values()]
+    for folder, _ in _walk(_existing(source)):
+        inside = any(home.is_relative_to(folder) or folder.is_relative_to(home) for home in homes)
+        if _LAYER.search(folder.name) and not inside:
             raise MatchError(f"{folder}: the folder of a layer without an SAE; fill it or remove it")
-    return Layers(stored, str(source))
+    return Layers(stored, source if source == "sample" else os.path.abspath(source))
 
 
 def find(source: str | os.PathLike[str]) -> list[StoredSAE]:
     """Every SAE in a file or folder, ordered by layer and path. Raises `MatchError` if there is none."""
     root = _existing(source)
-    files = [root] if root.is_file() else sorted(file for file in root.rglob("*") if file.is_file())
+    files = [root] if root.is_file() else [folder / name for folder, names in _walk(root) for name in names]
     found = [
         StoredSAE(file, family, _layer_of(file, family, root))
         for file in files
@@ -138,6 +143,25 @@ def find(source: str | os.PathLike[str]) -> list[StoredSAE]:
             "sae_weights.safetensors (SAELens)"
         )
     return sorted(found, key=lambda sae: (-1 if sae.layer is None else sae.layer, sae.path))
+
+
+def _walk(root: Path) -> list[tuple[Path, list[str]]]:
+    """Every folder in `root`, itself among them, with the names of its files; links are followed, hidden names are not.
+
+    Raises `MatchError` where a folder cannot be read.
+    """
+
+    def unreadable(error: OSError) -> None:
+        raise MatchError(f"{error.filename}: cannot be read ({error.strerror})") from error
+
+    found, seen = [], set()
+    for folder, inside, names in os.walk(root, onerror=unreadable, followlinks=True):
+        real = os.path.realpath(folder)
+        inside[:] = [] if real in seen else sorted(name for name in inside if not name.startswith("."))
+        if real not in seen:
+            found.append((Path(folder), sorted(name for name in names if not name.startswith("."))))
+        seen.add(real)
+    return found
 
 
 def _existing(source: str | os.PathLike[str]) -> Path:

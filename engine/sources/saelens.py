@@ -50,8 +50,8 @@ def _read(path: Path) -> SAE:
     sae = _sae(path, config, found).check_finite()
     if not _shifts_input(config):
         return sae
-    shifted = sae.b_enc.double() - sae.b_dec.double() @ sae.W_enc.double()
-    return replace(sae, b_enc=shifted.to(sae.b_enc.dtype))
+    # In float64, and kept so: rounding it would change the problem that is solved and proved.
+    return replace(sae, b_enc=sae.b_enc.double() - sae.b_dec.double() @ sae.W_enc.double())
 
 
 def _sae(path: Path, config: dict[str, Any], found: dict[str, Tensor]) -> SAE:

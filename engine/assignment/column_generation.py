@@ -1,0 +1,221 @@
+"""The exact optimum by column generation: solve on few pairs, let a pass over all pairs say which ones were missing."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from saematch.assignment.graph import CandidateGraph
+from saematch.assignment.ties import in_order
+from saematch.cost import Floats, Free, Indices, PairCost
+
+CANDIDATES = 8  # cheapest partners a row and a column in the first graph
+VIOLATORS = 8  # partners a row and a column that are added while something can be gained
+LISTED = 32  # partners a row and a column that a pass lists, so that nearly all rows can be proved from their lists
+TOLERANCE = 1e-9  # certified: no further from the optimum than this share of what matching can gain at all
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """How far a matching can be from the optimum, in units of the cost.
+
+    `gap` is its excess over what the prices prove and `error` bounds the rounding of `gap`. `scale` is R - lower bound,
+    R the cost of a random pairing: what matching can gain at all, 0.0 where that is no more than rounding.
+    `within_rounding` says that no feature's share of the gap is more than rounding: next to one giant feature, the
+    share of the scale alone would pass over what all the others lose.
+    """
+
+    gap: float
+    error: float
+    scale: float
+    within_rounding: bool
+
+    @property
+    def certified(self) -> bool:
+        """Whether the matching is proved optimal."""
+        return self.within_rounding and (self.gap + self.error <= TOLERANCE * self.scale or self.scale == 0)
+
+
+@dataclass(frozen=True)
+class Round:
+    """What is known after one pass over all pairs."""
+
+    number: int
+    edges: int
+    certificate: Certificate
+
+
+@dataclass(frozen=True)
+class Solution:
+    """A matching and prices, with what a pass over all pairs proved about them.
+
+    In the reduced units of the `PairCost` M: `minima (F_A,)` is min_j M_ij - v_j in float64, `proved (F_A,)` a lower
+    bound for it that no rounding can break. No price is above what its column pays to stay free.
+    """
+
+    permutation: Indices
+    prices: Floats
+    minima: Floats
+    proved: Floats
+    rounds: int = 0
+    edges: int = 0
+    stopped_by: str | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def bound(self, free: Free) -> float:
+        """A lower bound for the cost of every matching, less sum(p) + sum(q): sum u + sum v."""
+        return math.fsum(np.minimum(self.proved, free.rows)) + math.fsum(self.prices)
+
+    def grade(self, cost: PairCost, free: Free, permutation: Indices) -> Certificate:
+        """What the prices prove about any matching that the problem allows.
+
+        Its cost less the bound is a sum of terms of which none is negative, and in which the large constants of the
+        cost never appear: with u_i the smaller of min_j M_ij - v_j and what it costs row i to stay free, M_i,perm(i) -
+        v_perm(i) - u_i for a matched row, the cost of staying free less u_i for another, and the cost of staying free
+        less v_j for an unmatched column. The error of each is that of the float64 values it compares; a row that is
+        free by more than rounding, and a column whose price stands for the cost of staying free, add none.
+        """
+        rows, alone = np.nonzero(permutation >= 0)[0], np.nonzero(permutation < 0)[0]
+        columns = permutation[rows]
+        left = np.setdiff1d(np.arange(cost.shape[1]), columns)
+        left = left[~free.at_most(self.prices)[left]]
+        matched = cost.exact(rows, columns)
+        matched_error = cost.exact_error(rows, columns, free.price_error(self.prices))
+        values = matched - self.prices[columns]
+        excess = np.concatenate(
+            [
+                values - np.minimum(self.minima[rows], free.rows[rows]),
+                free.rows[alone] - np.minimum(self.minima[alone], free.rows[alone]),
+                free.columns[left] - self.prices[left],
+            ]
+        )
+        most = np.concatenate(
+            [
+                values + matched_error - np.minimum(self.proved[rows], (free.rows - free.row_error)[rows]),
+                np.maximum((free.rows + free.row_error)[alone] - self.proved[alone], 0.0),
+                (free.columns + free.column_error - self.prices)[left],
+            ]
+        )
+        gap = max(math.fsum(excess), 0.0) / cost.scale
+        error = max(math.fsum(most) / cost.scale - gap, 0.0)
+        staying_free = math.fsum(free.rows[alone]) + math.fsum(np.delete(free.columns, columns))
+        reference = min(cost.random_total + _left_over(free), math.fsum(free.rows) + math.fsum(free.columns))
+        gain = (reference - math.fsum(matched) - staying_free) / cost.scale
+        gain_error = math.fsum([cost.random_error, *matched_error, *free.row_error, *free.column_error]) / cost.scale
+        scale = gain + gap + error if gain + gap > gain_error + error else 0.0
+        return Certificate(gap, error, scale, bool((excess <= 2 * (most - excess)).all()))
+
+
+def solve(
+    cost: PairCost,
+    free: Free,
+    *,
+    start: Indices | None = None,
+    max_rounds: int | None = None,
+    time_limit: float | None = None,
+    progress: Callable[[Round], None] | None = None,
+) -> Solution:
+    """The optimal matching and prices that prove it, unless a limit stops the rounds first.
+
+    `start`, a matching that the problem allows, is among the candidates from the first round on. Limits are looked at
+    after each round, so that there always is an answer with a bound.
+    """
+    deadline = math.inf if time_limit is None else time.monotonic() + time_limit
+    seconds: dict[str, float] = defaultdict(float)
+    if 0 in cost.shape:
+        prices = free.columns.copy()
+        nothing = np.full(cost.shape[0], math.inf)
+        return Solution(np.full(cost.shape[0], -1), prices, nothing, nothing)
+    graph = CandidateGraph(cost, free, _anything_allowed(cost.shape, free) if start is None else start)
+    with _timed(seconds, "candidates"):
+        prices, potentials = cost.by_distance()
+        scan = cost.scan(prices, np.zeros(cost.shape[1]), potentials, CANDIDATES, math.inf)
+        graph.add(*scan.pairs(CANDIDATES))
+    with _timed(seconds, "auction"):
+        prices = graph.start_prices()
+    best: Solution | None = None
+    for number in itertools.count(1):
+        edges = len(graph)
+        with _timed(seconds, "sparse optimum"):
+            permutation, prices = graph.optimum(prices)
+        with _timed(seconds, "passes"):
+            minima, proved, improvable = _price(cost, free, graph, permutation, prices)
+        now = Solution(permutation, prices, minima, proved, number, len(graph), None, seconds)
+        # Without new edges or another answer there is only rounding left to argue about.
+        stalled = best is not None and len(graph) == edges and bool((permutation == best.permutation).all())
+        if best is None or not improvable or now.bound(free) >= best.bound(free):
+            best = now
+        else:
+            best = replace(now, prices=best.prices, minima=best.minima, proved=best.proved)
+        if progress is not None:
+            progress(Round(number, len(graph), best.grade(cost, free, permutation)))
+        if not improvable or stalled:
+            break
+        if time.monotonic() >= deadline:
+            best = replace(best, stopped_by="time_limit")
+            break
+        if number == max_rounds:
+            best = replace(best, stopped_by="round_limit")
+            break
+    assert best is not None
+    return replace(best, permutation=in_order(best.permutation, *cost.identical_rows()))
+
+
+def _price(
+    cost: PairCost, free: Free, graph: CandidateGraph, permutation: Indices, prices: Floats
+) -> tuple[Floats, Floats, bool]:
+    """One pass over all pairs: adds what was missing; returns the row minima, their proof, and if any row can gain.
+
+    A list that is full within rounding of its row's minimum proves nothing about the pairs it had no place for. Those
+    rows, few, are priced in float64 once no list shows a gain.
+    """
+    rows = np.nonzero(permutation >= 0)[0]
+    price_error = free.price_error(prices)
+    potentials, rounding = free.rows.copy(), free.row_error.copy()
+    potentials[rows] = graph.find(rows, permutation[rows]) - prices[permutation[rows]]
+    rounding[rows] = cost.exact_error(rows, permutation[rows], price_error)
+    scan = cost.scan(prices, price_error, potentials + 2 * rounding, LISTED)
+
+    def priced() -> tuple[Floats, Floats, bool]:
+        minima, proved = graph.minima(prices)
+        return minima, proved, graph.undercut(prices, potentials, rounding)
+
+    for listed in (VIOLATORS, LISTED):  # first the cheapest; within rounding of them, float32 puts pairs in any order
+        graph.add(*scan.pairs(listed))
+        minima, proved, improvable = priced()
+        if improvable:
+            return minima, np.minimum(proved, scan.floors[:, min(listed, LISTED - 1)]), True
+    doubtful = np.nonzero(scan.floors[:, -1] < proved)[0]
+    if len(doubtful):
+        cheapest, lowest = cost.row_minima(doubtful, prices, price_error)
+        graph.add(doubtful, cheapest)
+        minima, proved, improvable = priced()
+        proved[doubtful] = np.minimum(proved[doubtful], lowest)
+    return minima, proved, improvable
+
+
+def _left_over(free: Free) -> float:
+    """What the rest of the larger side pays to stay free where a random part of it is matched, on average."""
+    more = len(free.rows) - len(free.columns)
+    return float(more * free.rows.mean() if more > 0 else -more * free.columns.mean() if more < 0 else 0.0)
+
+
+def _anything_allowed(shape: tuple[int, int], free: Free) -> Indices:
+    """A matching to start from: nobody's where all may stay free, else of the first rows with the first columns."""
+    if np.isfinite(free.rows).all() and np.isfinite(free.columns).all():
+        return np.full(shape[0], -1)
+    return np.where(np.arange(shape[0]) < shape[1], np.arange(shape[0]), -1)
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    began = time.perf_counter()
+    yield
+    seconds[stage] += time.perf_counter() - began
