@@ -21,8 +21,14 @@ lint: $(VENV)/.installed-test
 test-old: .venv-old/.installed
 	.venv-old/bin/python -m pytest
 
-bench: $(VENV)/.installed-test  ## figures for bench/results
+bench: $(VENV)/.installed-bench  ## measure, append to bench/results, print the table
 	$(BIN)/python bench/certify_memory.py
+	$(BIN)/python -m pytest bench/assignment.py --benchmark-only -q
+	$(BIN)/python bench/table.py
+
+$(VENV)/.installed-bench: $(VENV)/.installed-test $(INPUTS)
+	@$(PIP) -c constraints.txt -e '.[bench]'
+	@touch $@
 
 clean:
 	rm -rf $(VENV) .venv-old build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis saematch-demo
