@@ -52,12 +52,14 @@ def gamma(terms: int, unit: float) -> float:
 
 @dataclass(frozen=True)
 class Scan:
-    """The `k` cheapest partners of every row `(F_A, k)` and every column `(F_B, k)`, cheapest first; -1 where unused.
+    """The `k` cheapest partners of every row looked at and, among those rows, of every column; -1 where unused.
 
-    `floors (F_A, k)` are proved lower bounds for M_ij - v_j: entry n holds for every pair of row i that is not among
+    `rows (R,)` were looked at, ascending; `row_partners (R, k)` and `column_partners (F_B, k)` are cheapest first.
+    `floors (R, k)` are proved lower bounds for M_ij - v_j: entry n holds for every pair of the row that is not among
     the first n of its list.
     """
 
+    rows: Indices
     row_partners: Indices
     column_partners: Indices
     floors: Floats
@@ -67,7 +69,7 @@ class Scan:
         by_row, place = np.nonzero(self.row_partners[:, :most] >= 0)
         by_column, other = np.nonzero(self.column_partners[:, :most] >= 0)
         return (
-            np.concatenate([by_row, self.column_partners[by_column, other]]),
+            np.concatenate([self.rows[by_row], self.column_partners[by_column, other]]),
             np.concatenate([self.row_partners[by_row, place], by_column]),
         )
 
@@ -173,8 +175,12 @@ class PairCost:
         products: Floats = self._exact_unit * self._x.norm[rows] * self._y.norm[columns]
         return products + price_error[columns]
 
-    def scan(self, prices: Floats, price_error: Floats, potentials: Floats, k: int, ceiling: float = 0.0) -> Scan:
-        """Pass over all pairs: the `k` cheapest of each row and column by M_ij - u_i - v_j, below `ceiling` only.
+    def scan(
+        self, rows: Indices, prices: Floats, price_error: Floats, potentials: Floats, k: int, ceiling: float = 0.0
+    ) -> Scan:
+        """Pass over all pairs of `rows`, ascending: the `k` cheapest of each row and column by M_ij - u_i - v_j.
+
+        Only those below `ceiling` are listed. `potentials (F_A,)` are the u_i.
 
         With c_j the price, negated, padded and rounded down, and g the float32 product, the value looked at is
         fl(c_j - 2 g_ij). It differs from M_ij - v_j by at most
@@ -187,23 +193,23 @@ class PairCost:
         so is `price_error (F_B,)`, by which the prices may be too low.
         """
         balance = _typical(self._y.norm) / _typical(self._x.norm)
-        row_pad = self._filter_unit / 2 * balance * self._x.norm**2 + self._underflow
+        row_pad = self._filter_unit / 2 * balance * self._x.norm[rows] ** 2 + self._underflow
         column_pad = self._filter_unit / 2 / balance * self._y.norm**2 + 4 * UNIT_32 * np.abs(prices) + price_error
         constant = _rounded_down(-prices - column_pad)
-        limit = -_rounded_down(-(potentials + ceiling + row_pad))
+        limit = -_rounded_down(-(potentials[rows] + ceiling + row_pad))
 
-        rows, columns = self.shape
         row_value = np.repeat(limit[:, None], k, axis=1)
-        row_partners = np.full((rows, k), -1)
-        column_value = np.full((columns, k), ceiling, dtype=np.float32)
-        column_partners = np.full((columns, k), -1)
-        offset = potentials.astype(np.float32)
-        for at, to, product in self._tiles():
+        row_partners = np.full((len(rows), k), -1)
+        column_value = np.full((self.shape[1], k), ceiling, dtype=np.float32)
+        column_partners = np.full((self.shape[1], k), -1)
+        offset = potentials[rows].astype(np.float32)
+        for at, to, product in self._tiles(rows):
             scan_tile(
                 product, constant[to], offset[at], row_value[at], row_partners[at], column_value[to],
                 column_partners[to], at.start, to.start,
             )  # fmt: skip
-        return Scan(row_partners, column_partners, row_value.astype(np.float64) - row_pad[:, None])
+        column_partners = np.where(column_partners >= 0, np.append(rows, -1)[column_partners], -1)
+        return Scan(rows, row_partners, column_partners, row_value.astype(np.float64) - row_pad[:, None])
 
     def row_minima(self, rows: Indices, prices: Floats, price_error: Floats) -> tuple[Indices, Floats]:
         """Where min_j M_ij - v_j of the listed rows is, and a proved lower bound for it, by float64 products.
@@ -244,18 +250,23 @@ class PairCost:
         terms = sum(self.shape) + len(self._x.centre) + 8
         return 2 * gamma(terms, UNIT_64) * float(self._x.norm.sum() * self._y.norm.sum()) / max(1, *self.shape)
 
-    def _tiles(self) -> Iterator[Tile]:
-        """Rows, columns and products of one block after the other."""
+    def _tiles(self, rows: Indices) -> Iterator[Tile]:
+        """The products of `rows` with all columns, one block after the other: places in `rows`, columns, products."""
+        whole = len(rows) == self.shape[0]
+        for at, to, product in self._products:
+            inside = slice(*np.searchsorted(rows, (at.start, at.stop)))
+            if inside.start < inside.stop:
+                yield inside, to, product if whole else product[rows[inside] - at.start]
         if self._products:
-            yield from self._products
             return
         made = []
-        for top in range(0, self.shape[0], self.tile[0]):
+        for top in range(0, len(rows), self.tile[0]):
             at = slice(top, top + self.tile[0])
+            x = self._x.working[at] if whole else self._x.working[torch.from_numpy(rows[at])]
             for left in range(0, self.shape[1], self.tile[1]):
                 to = slice(left, left + self.tile[1])
-                tile = (at, to, float32_product(self._x.working[at], self._y.working[to]).cpu().numpy())
-                if self.stored:
+                tile = (at, to, float32_product(x, self._y.working[to]).cpu().numpy())
+                if self.stored and whole:
                     made.append(tile)
                 yield tile
         self._products = made

@@ -42,7 +42,7 @@ def test_float32_filter_never_hides_a_pair(width):
     reduced = truth - prices
     for k, quantile in ((1, 0.5), (3, 0.2), (8, 0.05)):
         potentials = np.asarray(np.quantile(reduced, quantile, axis=1), dtype=np.float64)
-        scan = cost.scan(prices, np.zeros(len(y)), potentials, k)
+        scan = cost.scan(np.arange(len(x)), prices, np.zeros(len(y)), potentials, k)
         for i, listed in enumerate(scan.row_partners):
             for n in range(k):
                 left_out = np.delete(reduced[i], listed[:n][listed[:n] >= 0])
@@ -56,7 +56,7 @@ def test_filter_is_not_needlessly_wide():
     x, y = np.random.default_rng(0).standard_normal((2, 200, 1153))
     cost = PairCost(x, y, CPU)
     truth = np.asarray(reduced_in_extended_precision(cost, x, y), dtype=np.float64)
-    scan = cost.scan(np.zeros(200), np.zeros(200), truth.min(axis=1), 1)
+    scan = cost.scan(np.arange(200), np.zeros(200), np.zeros(200), truth.min(axis=1), 1)
     pad = truth.min(axis=1) - scan.floors[:, 0]
     assert (pad < 1e-3 * np.abs(truth).max()).all()
 
@@ -68,7 +68,7 @@ def test_lists_are_the_cheapest_and_do_not_depend_on_tiles():
     for tile in ((64, 64), (1, 64), (7, 5)):
         cost = PairCost(x, y, CPU, tile=tile)
         truth = cost.exact(*(index.ravel() for index in np.indices(cost.shape))).reshape(cost.shape)
-        scan = cost.scan(np.zeros(40), np.zeros(40), np.zeros(50), 4, np.inf)
+        scan = cost.scan(np.arange(50), np.zeros(40), np.zeros(40), np.zeros(50), 4, np.inf)
         best = np.sort(truth, axis=1)[:, :4]
         np.testing.assert_array_equal(truth[np.arange(50)[:, None], scan.row_partners], best)
         best = np.sort(truth, axis=0)[:4].T

@@ -136,17 +136,20 @@ def solve(
     graph = CandidateGraph(cost, free, _anything_allowed(cost.shape, free) if start is None else start)
     with _timed(seconds, "candidates"):
         prices, potentials = cost.by_distance()
-        scan = cost.scan(prices, np.zeros(cost.shape[1]), potentials, CANDIDATES, math.inf)
+        scan = cost.scan(np.arange(cost.shape[0]), prices, np.zeros(cost.shape[1]), potentials, CANDIDATES, math.inf)
         graph.add(*scan.pairs(CANDIDATES))
     with _timed(seconds, "auction"):
         prices = graph.start_prices()
     best: Solution | None = None
+    rest = np.full(cost.shape[0], -math.inf)
     for number in itertools.count(1):
-        edges = len(graph)
+        edges, before = len(graph), prices
         with _timed(seconds, "sparse optimum"):
             permutation, prices = graph.optimum(prices)
+        if (prices > before).any():
+            rest[:] = -math.inf
         with _timed(seconds, "passes"):
-            minima, proved, improvable = _price(cost, free, graph, permutation, prices)
+            minima, proved, improvable = _price(cost, free, graph, permutation, prices, rest)
         now = Solution(permutation, prices, minima, proved, number, len(graph), None, seconds)
         # Without new edges or another answer there is only rounding left to argue about.
         stalled = best is not None and len(graph) == edges and bool((permutation == best.permutation).all())
@@ -169,36 +172,37 @@ def solve(
 
 
 def _price(
-    cost: PairCost, free: Free, graph: CandidateGraph, permutation: Indices, prices: Floats
+    cost: PairCost, free: Free, graph: CandidateGraph, permutation: Indices, prices: Floats, rest: Floats
 ) -> tuple[Floats, Floats, bool]:
-    """One pass over all pairs: adds what was missing; returns the row minima, their proof, and if any row can gain.
+    """One pass: adds what was missing; returns the row minima, their proof, and if any row can gain.
 
+    `rest (F_A,)`, which is updated, bounds M_ij - v_j from below over the pairs of row i that are not in the graph. It
+    stays true while prices fall, so only rows that it does not settle are looked at: nearly all at first, few later.
     A list that is full within rounding of its row's minimum proves nothing about the pairs it had no place for. Those
-    rows, few, are priced in float64 once no list shows a gain.
+    rows are priced in float64 once no list shows a gain.
     """
-    rows = np.nonzero(permutation >= 0)[0]
+    matched = np.nonzero(permutation >= 0)[0]
     price_error = free.price_error(prices)
     potentials, rounding = free.rows.copy(), free.row_error.copy()
-    potentials[rows] = graph.find(rows, permutation[rows]) - prices[permutation[rows]]
-    rounding[rows] = cost.exact_error(rows, permutation[rows], price_error)
-    scan = cost.scan(prices, price_error, potentials + 2 * rounding, LISTED)
-
-    def priced() -> tuple[Floats, Floats, bool]:
-        minima, proved = graph.minima(prices)
-        return minima, proved, graph.undercut(prices, potentials, rounding)
-
+    potentials[matched] = graph.find(matched, permutation[matched]) - prices[permutation[matched]]
+    rounding[matched] = cost.exact_error(matched, permutation[matched], price_error)
+    wanted = potentials + 2 * rounding
+    rows = np.nonzero(rest < wanted)[0]
+    scan = cost.scan(rows, prices, price_error, wanted, LISTED)
     for listed in (VIOLATORS, LISTED):  # first the cheapest; within rounding of them, float32 puts pairs in any order
         graph.add(*scan.pairs(listed))
-        minima, proved, improvable = priced()
+        rest[rows] = scan.floors[:, min(listed, LISTED - 1)]
+        minima, proved = graph.minima(prices)
+        improvable = graph.undercut(prices, potentials, rounding)
         if improvable:
-            return minima, np.minimum(proved, scan.floors[:, min(listed, LISTED - 1)]), True
-    doubtful = np.nonzero(scan.floors[:, -1] < proved)[0]
+            return minima, np.minimum(proved, rest), True
+    doubtful = np.nonzero(rest < np.minimum(proved, wanted))[0]
     if len(doubtful):
-        cheapest, lowest = cost.row_minima(doubtful, prices, price_error)
+        cheapest, rest[doubtful] = cost.row_minima(doubtful, prices, price_error)
         graph.add(doubtful, cheapest)
-        minima, proved, improvable = priced()
-        proved[doubtful] = np.minimum(proved[doubtful], lowest)
-    return minima, proved, improvable
+        minima, proved = graph.minima(prices)
+        improvable = graph.undercut(prices, potentials, rounding)
+    return minima, np.minimum(proved, rest), improvable
 
 
 def _left_over(free: Free) -> float:
