@@ -54,23 +54,31 @@ def gamma(terms: int, unit: float) -> float:
 class Scan:
     """The `k` cheapest partners of every row looked at and, among those rows, of every column; -1 where unused.
 
-    `rows (R,)` were looked at, ascending; `row_partners (R, k)` and `column_partners (F_B, k)` are cheapest first.
-    `floors (R, k)` are proved lower bounds for M_ij - v_j: entry n holds for every pair of the row that is not among
-    the first n of its list.
+    `rows (R,)` were looked at, ascending; `row_partners (R, k)` and `column_partners (F_B, k)` are cheapest first,
+    columns list only what is below the ceiling. `floors (R, k)` are proved lower bounds for M_ij - v_j: entry n holds
+    for every pair of the row that is not among the first n of its list. `below (R,)` counts the pairs of a row's list
+    that may be below the ceiling; there can be more if all are.
     """
 
     rows: Indices
     row_partners: Indices
     column_partners: Indices
     floors: Floats
+    below: Indices
 
-    def pairs(self, most: int) -> tuple[Indices, Indices]:
-        """The first `most` pairs of every list, as rows and columns; some come twice."""
-        by_row, place = np.nonzero(self.row_partners[:, :most] >= 0)
+    def pairs(self, least: int, most: int) -> tuple[Indices, Indices, Floats]:
+        """Pairs as rows and columns, some twice, and a bound for all other pairs of each row looked at.
+
+        Of each row's list the first `least`, and up to `most` while they may be below the ceiling; of each column's the
+        first `most`.
+        """
+        depth = np.clip(self.below, least, most)
+        by_row, place = np.nonzero((np.arange(most) < depth[:, None]) & (self.row_partners[:, :most] >= 0))
         by_column, other = np.nonzero(self.column_partners[:, :most] >= 0)
         return (
             np.concatenate([self.rows[by_row], self.column_partners[by_column, other]]),
             np.concatenate([self.row_partners[by_row, place], by_column]),
+            self.floors[np.arange(len(self.rows)), np.minimum(depth, self.floors.shape[1] - 1)],
         )
 
 
@@ -180,7 +188,7 @@ class PairCost:
     ) -> Scan:
         """Pass over all pairs of `rows`, ascending: the `k` cheapest of each row and column by M_ij - u_i - v_j.
 
-        Only those below `ceiling` are listed. `potentials (F_A,)` are the u_i.
+        Columns list only pairs below `ceiling`. `potentials (F_A,)` are the u_i.
 
         With c_j the price, negated, padded and rounded down, and g the float32 product, the value looked at is
         fl(c_j - 2 g_ij). It differs from M_ij - v_j by at most
@@ -196,9 +204,7 @@ class PairCost:
         row_pad = self._filter_unit / 2 * balance * self._x.norm[rows] ** 2 + self._underflow
         column_pad = self._filter_unit / 2 / balance * self._y.norm**2 + 4 * UNIT_32 * np.abs(prices) + price_error
         constant = _rounded_down(-prices - column_pad)
-        limit = -_rounded_down(-(potentials[rows] + ceiling + row_pad))
-
-        row_value = np.repeat(limit[:, None], k, axis=1)
+        row_value = np.full((len(rows), k), np.inf, dtype=np.float32)
         row_partners = np.full((len(rows), k), -1)
         column_value = np.full((self.shape[1], k), ceiling, dtype=np.float32)
         column_partners = np.full((self.shape[1], k), -1)
@@ -209,7 +215,9 @@ class PairCost:
                 column_partners[to], at.start, to.start,
             )  # fmt: skip
         column_partners = np.where(column_partners >= 0, np.append(rows, -1)[column_partners], -1)
-        return Scan(rows, row_partners, column_partners, row_value.astype(np.float64) - row_pad[:, None])
+        floors = row_value.astype(np.float64) - row_pad[:, None]
+        below = (floors < potentials[rows, None] + ceiling).sum(axis=1)
+        return Scan(rows, row_partners, column_partners, floors, below)
 
     def row_minima(self, rows: Indices, prices: Floats, price_error: Floats) -> tuple[Indices, Floats]:
         """Where min_j M_ij - v_j of the listed rows is, and a proved lower bound for it, by float64 products.

@@ -55,7 +55,7 @@ def assert_proved_optimal(matching, x, y, max_cost=None, beyond_float64=False):
         free = (0.0 if n > m else np.inf, 0.0 if m > n else np.inf)
         assert matching.objective == matching.cost
     else:
-        assert (matched <= max_cost * (1 + 1e-12)).all()
+        assert (matched <= max_cost + 1e-13 * (max_cost + costs.max(initial=0.0))).all()
         optimum = cheapest_partial(costs, max_cost)
         free = (max_cost / 2, max_cost / 2)
         reference = min(reference + max_cost / 2 * abs(n - m), max_cost / 2 * (n + m))

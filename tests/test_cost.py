@@ -47,8 +47,12 @@ def test_float32_filter_never_hides_a_pair(width):
             for n in range(k):
                 left_out = np.delete(reduced[i], listed[:n][listed[:n] >= 0])
                 assert left_out.min(initial=np.inf) >= scan.floors[i, n]
-            if (listed < 0).any():  # a list with room left proves that nothing else is below the potential
-                assert scan.floors[i, -1] >= potentials[i]
+        rows, columns, rest = scan.pairs(1, k)
+        left_out = reduced.copy()
+        left_out[rows, columns] = np.inf
+        assert (left_out.min(axis=1) >= rest).all()
+        settled = scan.below < k  # a list that reaches the potential proves that nothing else is below it
+        assert (rest[settled] >= potentials[settled]).all()
 
 
 def test_filter_is_not_needlessly_wide():
