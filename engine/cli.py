@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import sys
 import traceback
 from collections.abc import Sequence
@@ -84,7 +85,8 @@ def _demo(options: argparse.Namespace) -> int:
         if len(shown) == 4:
             break
     print(f"Written to {options.output}/. Follow any feature with")
-    print(f"  saematch path {options.output} --layer {first} --feature 17")
+    command = "saematch" if shutil.which("saematch") else sys.argv[0]
+    print(f"  {command} path {options.output} --layer {first} --feature 17")
     return DONE if chain.certified else UNFINISHED
 
 

@@ -29,8 +29,8 @@ class Certificate:
 
     `gap` is its excess over what the prices prove and `error` bounds the rounding of `gap`. `scale` is R - lower bound,
     R the cost of a random pairing: what matching can gain at all, 0.0 where that is no more than rounding.
-    `within_rounding` says that no feature's share of the gap is more than rounding: next to one giant feature, the
-    share of the scale alone would pass over what all the others lose.
+    `within_rounding` says that the search was finished and no feature's share of the gap is more than rounding: next to
+    one giant feature, the share of the scale alone would pass over what all the others lose.
     """
 
     gap: float
@@ -58,13 +58,15 @@ class Solution:
     """A matching and prices, with what a pass over all pairs proved about them.
 
     In the reduced units of the `PairCost` M: `minima (F_A,)` is min_j M_ij - v_j in float64, `proved (F_A,)` a lower
-    bound for it that no rounding can break. No price is above what its column pays to stay free.
+    bound for it that no rounding can break. No price is above what its column pays to stay free. `settled` says that
+    the last pass found nothing to gain: without it nothing is certified, however small the gap.
     """
 
     permutation: Indices
     prices: Floats
     minima: Floats
     proved: Floats
+    settled: bool = True
     rounds: int = 0
     edges: int = 0
     stopped_by: str | None = None
@@ -112,7 +114,7 @@ class Solution:
         gain_error = math.fsum([cost.random_error, *matched_error, *free.row_error, *free.column_error]) / cost.scale
         scale = gain + gap + error if gain + gap > gain_error + error else 0.0
         # Settled prices may leave an edge cheaper than its row's by SETTLED of the numbers involved: within 4 errors.
-        return Certificate(gap, error, scale, bool((excess <= 4 * (most - excess)).all()))
+        return Certificate(gap, error, scale, self.settled and bool((excess <= 4 * (most - excess)).all()))
 
 
 def solve(
@@ -151,7 +153,7 @@ def solve(
         rest -= max(0.0, float((prices - before).max()))  # where prices rose, what they bound has come nearer
         with _timed(seconds, "passes"):
             minima, proved, improvable = _price(cost, free, graph, permutation, prices, rest)
-        now = Solution(permutation, prices, minima, proved, number, len(graph), None, seconds)
+        now = Solution(permutation, prices, minima, proved, not improvable, number, len(graph), None, seconds)
         # Without new edges or another answer there is only rounding left to argue about.
         stalled = best is not None and len(graph) == edges and bool((permutation == best.permutation).all())
         if best is None or not improvable or now.bound(free) >= best.bound(free):
