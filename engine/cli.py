@@ -271,8 +271,9 @@ def _refuse_unwritable(output: str | None, overwrite: bool) -> None:
 def _refuse_other_run(output: str) -> None:
     """The demo replaces a run of the sample, and nothing else."""
     from saematch.errors import MatchError
-    from saematch.run_folder import RunFolder
+    from saematch.run_folder import RunFolder, check_target
 
+    check_target(output, overwrite=True)
     if (Path(output) / "run.json").is_file() and RunFolder.open(output).record["inputs"]["source"] != "sample":
         raise MatchError(f"{output}: holds a run that is not of the sample; choose another folder")
 

@@ -183,7 +183,9 @@ def test_output_is_checked_before_any_work(model, tmp_path):
         assert_refused(saematch("match", a, b, "-o", output, "--overwrite"), word)
 
 
-def test_demo_does_not_replace_another_run(run):
+def test_demo_does_not_replace_another_run(run, tmp_path):
+    (tmp_path / "thesis.tex").write_text("precious")
+    assert_refused(saematch("demo", "-o", tmp_path), "holds other files")
     before = (run / "run.json").read_bytes()
     assert_refused(saematch("demo", "-o", run), "holds a run that is not of the sample")
     assert (run / "run.json").read_bytes() == before
