@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import saematch
+from saematch.errors import MatchError
+from saematch.terminal import PairTable, StatusLine, cell, print_path, print_proof, printable, round_text, table
 
 if TYPE_CHECKING:
     from saematch import Matching
@@ -33,6 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return int(options.run(options))
         finally:
             sys.stdout.flush()
+    except MatchError as error:
+        return _complain(str(error), BAD_INPUT)
     except KeyboardInterrupt:
         return _complain("interrupted; what was finished is kept", INTERRUPTED)
     except BrokenPipeError:  # whoever read our output has gone, for example `head`
@@ -42,32 +46,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain("not enough memory; give a smaller --memory, or match smaller SAEs", BAD_INPUT)
     except OSError as error:
         return _complain(f"{error.filename or 'output'}: {error.strerror or error}", BAD_INPUT)
-    except ValueError as error:
-        from saematch.errors import MatchError  # the imports that take time come after --help and usage errors
-
-        if isinstance(error, MatchError):
-            return _complain(str(error), BAD_INPUT)
-        return _defect()
     except Exception:
-        return _defect()
+        traceback.print_exc()
+        return _complain("this is a defect of ours; please report it with the lines above", DEFECT)
 
 
 def _complain(message: str, code: int) -> int:
     """One line on stderr, without what could steer a terminal."""
-    line = " ".join(message.split())
-    print("saematch:", "".join(c if c.isprintable() else "·" for c in line), file=sys.stderr)
+    print("saematch:", printable(" ".join(message.split())), file=sys.stderr)
     return code
-
-
-def _defect() -> int:
-    traceback.print_exc()
-    return _complain("this is a defect of ours; please report it with the lines above", DEFECT)
 
 
 def _demo(options: argparse.Namespace) -> int:
     from saematch.layers import match_layers
     from saematch.sources import load_layers
-    from saematch.terminal import PairTable, print_path
 
     _refuse_other_run(options.output)
     print("The sample: SAEs of six consecutive layers of SmolLM2-135M-Instruct, 1,024 features each.\n")
@@ -91,9 +83,7 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _info(options: argparse.Namespace) -> int:
-    from saematch.errors import MatchError
     from saematch.sources import find
-    from saematch.terminal import cell, printable, table
 
     rows: list[dict[str, Any]] = []
     unreadable = []
@@ -144,7 +134,6 @@ def _warnings(rows: list[dict[str, Any]]) -> list[str]:
 def _match(options: argparse.Namespace) -> int:
     from saematch.pairs import match
     from saematch.sources import load
-    from saematch.terminal import StatusLine, print_proof, round_text
 
     _refuse_unwritable(options.output, options.overwrite)
     status = StatusLine()
@@ -166,7 +155,6 @@ def _match(options: argparse.Namespace) -> int:
 def _layers(options: argparse.Namespace) -> int:
     from saematch.layers import match_layers
     from saematch.sources import load_layers
-    from saematch.terminal import PairTable
 
     chain = match_layers(
         load_layers(options.source), options.output, overwrite=options.overwrite, **_comparison(options),
@@ -182,7 +170,6 @@ def _layers(options: argparse.Namespace) -> int:
 
 def _path(options: argparse.Namespace) -> int:
     from saematch.chain import Chain
-    from saematch.terminal import print_path
 
     chain = Chain.load(options.run_folder)
     path = chain.path(options.layer, options.feature)
@@ -200,7 +187,6 @@ def _verify(options: argparse.Namespace) -> int:
     from saematch.matching import read_permutation
     from saematch.pairs import certify
     from saematch.sources import load
-    from saematch.terminal import StatusLine, print_proof, round_text
 
     perm, recorded = read_permutation(options.matching)
     asked: dict[str, Any] = {key: recorded[key] for key in ("parts", "weights", "fold", "max_cost") if key in recorded}
@@ -226,7 +212,6 @@ def _verify(options: argparse.Namespace) -> int:
 
 def _env(options: argparse.Namespace) -> int:
     from saematch.backend import choose_device, machine, versions
-    from saematch.terminal import table
 
     device, reason = choose_device(None)
     if options.json:
@@ -245,7 +230,7 @@ def _env(options: argparse.Namespace) -> int:
 
 def _matching_json(matching: Matching) -> dict[str, Any]:
     arrays = {"perm": matching.perm, "pair_cost": matching.pair_cost, "prices": matching.prices}
-    lists = {name: None if values is None else values.tolist() for name, values in arrays.items()}
+    lists = {name: values.tolist() for name, values in arrays.items()}
     return {**matching.scalars(), **lists, "options": matching.options, "stats": matching.stats}
 
 
@@ -255,8 +240,6 @@ def _print_json(content: dict[str, Any]) -> None:
 
 def _refuse_unwritable(output: str | None, overwrite: bool) -> None:
     """Before any work: the name is a matching's, its folder can be written, a file that is there may be replaced."""
-    from saematch.errors import MatchError
-
     if output is None:
         return
     path = Path(output)
@@ -270,7 +253,6 @@ def _refuse_unwritable(output: str | None, overwrite: bool) -> None:
 
 def _refuse_other_run(output: str) -> None:
     """The demo replaces a run of the sample, and nothing else."""
-    from saematch.errors import MatchError
     from saematch.run_folder import RunFolder, check_target
 
     check_target(output, overwrite=True)

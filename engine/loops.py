@@ -11,7 +11,7 @@ from saematch.compiled import compiled, compiled_sums
 
 @compiled_sums
 def centred_products(x: Any, y: Any, a: Any, b: Any, rows: Any, columns: Any, out: Any) -> None:
-    """out_e = <x_i - a, y_j - b> for the pairs e = (i, j), in float64."""
+    """Fills out_e = <x_i - a, y_j - b> for the pairs e = (i, j), in float64."""
     for e in range(len(rows)):
         i, j = rows[e], columns[e]
         total = 0.0
@@ -22,7 +22,7 @@ def centred_products(x: Any, y: Any, a: Any, b: Any, rows: Any, columns: Any, ou
 
 @compiled_sums
 def squared_differences(x: Any, y: Any, permutation: Any, out: Any) -> None:
-    """out_i = |x_i - y_perm(i)|^2, in float64; left alone where perm is -1."""
+    """Fills out_i = |x_i - y_perm(i)|^2, in float64; left alone where perm is -1."""
     for i in range(len(x)):
         j = permutation[i]
         if j >= 0:
@@ -68,7 +68,7 @@ def column_sums(rows: Any, centre: Any) -> Any:
 
 @compiled
 def centre_rows(rows: Any, centre: Any, scale: Any, out: Any) -> None:
-    """Out = (rows - centre) * scale, computed in float64 and rounded once."""
+    """Fills out = (rows - centre) * scale, computed in float64 and rounded once."""
     for i in range(len(rows)):
         for k in range(rows.shape[1]):
             out[i, k] = np.float32((rows[i, k] - centre[k]) * scale)

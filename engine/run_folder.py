@@ -36,11 +36,11 @@ class RunFolder(Mapping[Pair, Matching]):
         run = cls(Path(path), {"schema": SCHEMA, "complete": False, **record, "pairs": []})
         try:
             (run.path / "pairs").mkdir(parents=True, exist_ok=True)
+            run._write_record()  # first, so that it never names a file that is gone
             for file in (run.path / "pairs").glob("*.safetensors"):
                 file.unlink()
         except OSError as error:
             raise MatchError(f"{path}: cannot be written ({error.strerror or error})") from error
-        run._write_record()
         return run
 
     @classmethod

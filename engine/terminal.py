@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from saematch.assignment import Round
-from saematch.chain import Step
-from saematch.layers import Progress
-from saematch.matching import Matching
+if TYPE_CHECKING:
+    from saematch.assignment import Round
+    from saematch.chain import Step
+    from saematch.layers import Progress
+    from saematch.matching import Matching
 
 
 def row(cells: Sequence[str], widths: Sequence[int]) -> str:

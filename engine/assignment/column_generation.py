@@ -196,16 +196,14 @@ def _price(
     for listed in (VIOLATORS, LISTED):  # first the cheapest; within rounding of them, float32 puts pairs in any order
         at, to, rest[rows] = scan.pairs(NEAREST, listed)
         graph.add(at, to)
-        minima, proved = graph.minima(prices)
-        improvable = graph.undercut(prices, potentials, rounding)
+        minima, proved, improvable = graph.price(prices, potentials, rounding)
         if improvable:
             return minima, np.minimum(proved, rest), True
     doubtful = np.nonzero(rest < np.minimum(proved, wanted))[0]
     if len(doubtful):
         cheapest, rest[doubtful] = cost.row_minima(doubtful, prices, price_error)
         graph.add(doubtful, cheapest)
-        minima, proved = graph.minima(prices)
-        improvable = graph.undercut(prices, potentials, rounding)
+        minima, proved, improvable = graph.price(prices, potentials, rounding)
     return minima, np.minimum(proved, rest), improvable
 
 

@@ -28,12 +28,12 @@ class CandidateGraph:
 
     @property
     def rows(self) -> Indices:
-        """I of every edge."""
+        """The i of every edge."""
         return self._keys // self.shape[1]
 
     @property
     def columns(self) -> Indices:
-        """J of every edge."""
+        """The j of every edge."""
         return self._keys % self.shape[1]
 
     @property
@@ -55,25 +55,23 @@ class CandidateGraph:
         """M of the listed edges, all of which must be in the graph."""
         return self.costs[np.searchsorted(self._keys, rows * self.shape[1] + columns)]
 
-    def minima(self, prices: Floats) -> tuple[Floats, Floats]:
-        """min_j M_ij - v_j over the edges of each row, infinite without any, and a lower bound that covers rounding."""
-        starts, columns = self.starts, self.columns
+    def price(self, prices: Floats, potentials: Floats, rounding: Floats) -> tuple[Floats, Floats, bool]:
+        """What the edges offer at these prices: each row's least, a lower bound for it, and if it is less than it has.
+
+        min_j M_ij - v_j over the edges of each row, infinite without any; the same covering rounding; and whether some
+        edge undercuts its row's potential by more than rounding, and by more than settled prices leave.
+        """
+        starts, rows, columns = self.starts, self.rows, self.columns
         reduced = self.costs - prices[columns]
-        error = self._cost.exact_error(self.rows, columns, self._free.price_error(prices))
+        error = self._cost.exact_error(rows, columns, self._free.price_error(prices))
         value, proved = np.full(self.shape[0], np.inf), np.full(self.shape[0], np.inf)
         some = np.nonzero(np.diff(starts))[0]
         if len(some):
             value[some] = np.minimum.reduceat(reduced, starts[some])
             proved[some] = np.minimum.reduceat(reduced - error, starts[some])
-        return value, proved
-
-    def undercut(self, prices: Floats, potentials: Floats, rounding: Floats) -> bool:
-        """Whether some edge undercuts what its row has by more than rounding, and by more than settled prices leave."""
-        rows, columns = self.rows, self.columns
-        reduced = self.costs - prices[columns]
-        noise = self._cost.exact_error(rows, columns, self._free.price_error(prices)) + rounding[rows]
-        noise += 2 * SETTLED * (np.abs(self.costs) + np.abs(potentials)[rows] + np.abs(prices)[columns])
-        return bool((reduced < potentials[rows] - noise).any())
+        left = 2 * SETTLED * (np.abs(self.costs) + np.abs(potentials)[rows] + np.abs(prices)[columns])
+        undercut = reduced < potentials[rows] - (error + rounding[rows] + left)
+        return value, proved, bool(undercut.any())
 
     def start_prices(self) -> Floats:
         """Prices to begin with: what a free column costs, or, where every row and column is matched, an auction's."""
