@@ -19,7 +19,7 @@ from scipy.optimize import linear_sum_assignment
 from synthetic import layer_pair
 
 import saematch as sm
-from saematch.cost import PairCost
+from saematch.cost import DistanceCost
 from saematch.features import feature_rows
 
 REAL = Path(__file__).parent.parent.parent / "shared" / "data" / "smollm2-135m-res"
@@ -60,7 +60,7 @@ def timed(benchmark, workload, what, run, **more):
 
 def test_bare_product(benchmark, workload):
     """The floor: the float32 products of all pairs, in the tiles of a pass."""
-    cost = PairCost(workload[1], workload[2], CPU)
+    cost = DistanceCost(workload[1], workload[2], CPU)
     timed(benchmark, workload, "bare product", lambda: sum(1 for _ in cost._tiles(np.arange(cost.shape[0]))))
 
 

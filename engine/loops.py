@@ -85,41 +85,56 @@ def _keep(values: Any, partners: Any, value: Any, partner: Any) -> None:
 
 
 @compiled
-def _any_below(products: Any, constants: Any, column_limits: Any, row_limit: Any, offset: Any) -> Any:
-    """Whether any pair of a stretch of a row enters a list: branch-free and over slices, so that it vectorises."""
+def _any_below(values: Any, others: Any, limit: Any) -> Any:
+    """Whether a sum is below the limit anywhere: branch-free and over slices, so that it vectorises."""
     found = np.int32(0)
-    for j in range(len(products)):
-        value = constants[j] - np.float32(2) * products[j]
-        found |= np.int32(value < row_limit) | np.int32(value - offset < column_limits[j])
+    for j in range(len(values)):
+        found |= np.int32(values[j] + others[j] < limit)
     return found != 0
 
 
 @compiled
-def scan_tile(
-    product: Any, constant: Any, offset: Any, row_value: Any, row_partners: Any, column_value: Any,
-    column_partners: Any, top: Any, left: Any,
-) -> None:  # fmt: skip
-    """Update the short lists of a tile's rows and columns.
+def _any_below_own(values: Any, limits: Any, offset: Any) -> Any:
+    """The same, each entry less one offset against a limit of its own."""
+    found = np.int32(0)
+    for j in range(len(values)):
+        found |= np.int32(values[j] - offset < limits[j])
+    return found != 0
 
-    Almost no pair enters a list once the first tiles are through, so each stretch of a row is first asked whether any
-    does.
-    """
-    stretch = 64
-    last = row_value.shape[1] - 1
-    column_limit = column_value[:, last].copy()
-    for i in range(product.shape[0]):
-        row = product[i]
-        row_limit = row_value[i, last]
-        for start in range(0, len(row), stretch):
-            stop = min(start + stretch, len(row))
-            here = slice(start, stop)
-            if not _any_below(row[here], constant[here], column_limit[here], row_limit, offset[i]):
-                continue
-            for j in range(start, stop):
-                value = constant[j] - np.float32(2) * row[j]
-                if value < row_limit:
-                    _keep(row_value[i], row_partners[i], value, left + j)
-                    row_limit = row_value[i, last]
-                if value - offset[i] < column_limit[j]:
-                    _keep(column_value[j], column_partners[j], value - offset[i], top + i)
-                    column_limit[j] = column_value[j, last]
+
+# Almost no pair enters a list once the first tiles are through, so a stretch of a row is first asked whether any does.
+_STRETCH = 64
+
+
+@compiled
+def scan_rows(values: Any, constant: Any, least: Any, partners: Any, first: Any) -> None:
+    """Update each row's ascending list of the least `values[i, j] + constant[j]` and their places, first + j."""
+    last = least.shape[1] - 1
+    for i in range(len(values)):
+        row = values[i]
+        limit = least[i, last]
+        for start in range(0, len(row), _STRETCH):
+            stop = min(start + _STRETCH, len(row))
+            if _any_below(row[start:stop], constant[start:stop], limit):
+                for j in range(start, stop):
+                    value = row[j] + constant[j]
+                    if value < limit:
+                        _keep(least[i], partners[i], value, first + j)
+                        limit = least[i, last]
+
+
+@compiled
+def scan_columns(values: Any, left: Any, offset: Any, least: Any, partners: Any, first: Any) -> None:
+    """Update each column's ascending list of the least `values[i, left + j] - offset[i]`, at first + i."""
+    last = least.shape[1] - 1
+    limits = least[:, last].copy()
+    for i in range(len(values)):
+        row = values[i, left : left + len(limits)]
+        for start in range(0, len(row), _STRETCH):
+            stop = min(start + _STRETCH, len(row))
+            if _any_below_own(row[start:stop], limits[start:stop], offset[i]):
+                for j in range(start, stop):
+                    value = row[j] - offset[i]
+                    if value < limits[j]:
+                        _keep(least[j], partners[j], value, first + i)
+                        limits[j] = least[j, last]

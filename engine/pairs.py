@@ -14,7 +14,7 @@ from torch import Tensor
 
 from saematch.assignment import Round, solve
 from saematch.backend import choose_device, free_memory
-from saematch.cost import BLOCK_BYTES, UNIT_64, PairCost, Rows, gamma, squared_distances
+from saematch.cost import BLOCK_BYTES, UNIT_64, DistanceCost, Rows, gamma, squared_distances
 from saematch.errors import MatchError
 from saematch.features import PARTS, check_parts, feature_rows
 from saematch.matching import Matching, NotCertified, check_permutation
@@ -239,7 +239,9 @@ class Solver:
         """The optimum with its proof, or `perm` graded by it. Raises `NotCertified` under `strict`."""
         began = time.perf_counter()
         device, _ = choose_device(self.device)
-        cost = PairCost(problem.x, problem.y, device, memory=free_memory() // 2 if self.memory is None else self.memory)
+        cost = DistanceCost(
+            problem.x, problem.y, device, memory=free_memory() // 2 if self.memory is None else self.memory
+        )
         free = cost.free(*problem.staying_free())
         solution = solve(
             cost, free, start=None if perm is None else perm.numpy(), max_rounds=self.max_rounds,

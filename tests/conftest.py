@@ -28,7 +28,11 @@ def poison(monkeypatch):
         array.fill(np.nan if array.dtype.kind == "f" else np.iinfo(array.dtype).min // 2)
         return array
 
-    for module in ("cost", "assignment.ties"):  # a compiled loop keeps the numpy that it was compiled with
+    for module in (
+        "cost.base",
+        "cost.distances",
+        "assignment.ties",
+    ):  # a compiled loop keeps the numpy that it was compiled with
         monkeypatch.setattr(f"saematch.{module}.np", _Numpy(poisoned))
 
 

@@ -3,7 +3,8 @@ import pytest
 import torch
 
 from problems import nasty
-from saematch.cost import PairCost, float32_product
+from saematch.cost import DistanceCost
+from saematch.cost.distances import float32_product
 
 CPU = torch.device("cpu")
 
@@ -17,7 +18,7 @@ def reduced_in_extended_precision(cost, x, y):
 @pytest.mark.parametrize("name", nasty())
 def test_exact_values_are_within_their_stated_error(name):
     x, y = nasty()[name]
-    cost = PairCost(x, y, CPU)
+    cost = DistanceCost(x, y, CPU)
     rows, columns = (index.ravel() for index in np.indices(cost.shape))
     truth = reduced_in_extended_precision(cost, x, y).ravel()
     assert (np.abs(cost.exact(rows, columns) - truth) <= cost.exact_error(rows, columns, np.zeros(len(y)))).all()
@@ -36,7 +37,7 @@ def test_float32_filter_never_hides_a_pair(width):
     """Floors stay below the true reduced cost of every pair that a list leaves out, in rows built to round badly."""
     x, y = built_to_be_bad(90, width), built_to_be_bad(70, width)[::-1].copy()
     y[::3] *= -1
-    cost = PairCost(x, y, CPU, tile=(32, 16))
+    cost = DistanceCost(x, y, CPU, tile=(32, 16))
     truth = reduced_in_extended_precision(cost, x, y)
     prices = np.asarray(truth.mean(axis=0), dtype=np.float64) * np.random.default_rng(1).uniform(-3, 3, len(y))
     reduced = truth - prices
@@ -58,7 +59,7 @@ def test_float32_filter_never_hides_a_pair(width):
 def test_filter_is_not_needlessly_wide():
     """The bound is of the size of the rounding it covers: a few hundred times it at this width, not millions."""
     x, y = np.random.default_rng(0).standard_normal((2, 200, 1153))
-    cost = PairCost(x, y, CPU)
+    cost = DistanceCost(x, y, CPU)
     truth = np.asarray(reduced_in_extended_precision(cost, x, y), dtype=np.float64)
     scan = cost.scan(np.arange(200), np.zeros(200), np.zeros(200), truth.min(axis=1), 1)
     pad = truth.min(axis=1) - scan.floors[:, 0]
@@ -70,7 +71,7 @@ def test_lists_are_the_cheapest_and_do_not_depend_on_tiles():
     x, y = r.integers(-3, 4, (50, 6)).astype(float), r.integers(-3, 4, (40, 6)).astype(float)
     lists = []
     for tile in ((64, 64), (1, 64), (7, 5)):
-        cost = PairCost(x, y, CPU, tile=tile)
+        cost = DistanceCost(x, y, CPU, tile=tile)
         truth = cost.exact(*(index.ravel() for index in np.indices(cost.shape))).reshape(cost.shape)
         scan = cost.scan(np.arange(50), np.zeros(40), np.zeros(40), np.zeros(50), 4, np.inf)
         best = np.sort(truth, axis=1)[:, :4]
@@ -83,7 +84,7 @@ def test_lists_are_the_cheapest_and_do_not_depend_on_tiles():
 
 def test_row_minima_are_proved_from_below():
     x, y = np.random.default_rng(0).standard_normal((2, 90, 33))
-    cost = PairCost(x, y, CPU, tile=(16, 32))
+    cost = DistanceCost(x, y, CPU, tile=(16, 32))
     prices = np.random.default_rng(1).standard_normal(90) * 0.01
     rows = np.array([0, 7, 89])
     at, low = cost.row_minima(rows, prices, np.zeros(90))
@@ -101,7 +102,8 @@ def test_product_is_ieee_float32_whatever_the_host_program_asked_for():
     try:
         torch.set_float32_matmul_precision("medium")
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            product = float32_product(x, x)
+            product = torch.empty(256, 256)
+            float32_product(x, x, product)
     finally:
         torch.set_float32_matmul_precision(before)
     assert product.dtype == torch.float32
@@ -113,7 +115,7 @@ def test_product_is_ieee_float32_whatever_the_host_program_asked_for():
 def test_constants_complete_the_cost(name):
     """p_i + q_j + M_ij / scale is the squared distance, within the stated errors of staying free."""
     x, y = nasty()[name]
-    cost = PairCost(x, y, CPU)
+    cost = DistanceCost(x, y, CPU)
     rows, columns = (index.ravel() for index in np.indices(cost.shape))
     free = cost.free(0.0, 0.0)
     long = [np.asarray(side, dtype=np.longdouble)[index] for side, index in ((x, rows), (y, columns))]

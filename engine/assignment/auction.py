@@ -13,21 +13,22 @@ FIRST_STAKE, LAST_STAKE, FALL = 64.0, 2e-5, 5.0  # in standard deviations of the
 _MOST_BIDS = 200  # a row and a stake, on average
 
 
-def auction(starts: Indices, columns: Indices, costs: Floats, prices: Floats) -> Floats:
+def auction(starts: Indices, columns: Indices, costs: Floats, prices: Floats, off: float = np.inf) -> Floats:
     """Prices under which a complete matching is within LAST_STAKE standard deviations of the optimum a row.
 
-    Starting with high stakes is what makes it fast: small ones from the start end in price wars. The prices are good,
-    not exact; whoever needs the optimum solves on reduced costs afterwards, which then takes a fraction of the time.
+    `prices` are up to `off` away from such ones, as far as is known. Stakes of that order to start with make it fast:
+    small ones end in price wars. The prices are good, not exact; whoever needs the optimum solves on reduced costs
+    afterwards, which then takes a fraction of the time.
     Source: Bertsekas, *The auction algorithm: a distributed relaxation method for the assignment problem* (1988).
     """
     asked = -prices
     deviation = float(costs.std())
-    stake = FIRST_STAKE * deviation
+    stake = min(FIRST_STAKE * deviation, off / 4)
     while deviation > 0 and stake >= LAST_STAKE * deviation:
         if not _bid(starts, columns, costs, asked, stake, _MOST_BIDS * len(prices)):
             break
         stake /= FALL
-    return -asked
+    return -asked + np.median(asked + prices)  # bids only rise: what all prices have in common means nothing
 
 
 @compiled

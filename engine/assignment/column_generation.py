@@ -14,12 +14,11 @@ import numpy as np
 
 from saematch.assignment.graph import CandidateGraph
 from saematch.assignment.ties import in_order
-from saematch.cost import Floats, Free, Indices, PairCost
+from saematch.cost import Cost, Floats, Free, Indices
 
 CANDIDATES = 8  # cheapest partners a row and a column in the first graph
-VIOLATORS = 12  # partners a row and a column that are added while something can be gained
 NEAREST = 8  # partners that a row which is looked at gets even if nothing can be gained by them
-LISTED = 32  # partners a row and a column that a pass lists, so that nearly all rows can be proved from their lists
+LISTED = 16  # partners a row and a column that are added while something can be gained by them
 TOLERANCE = 1e-9  # certified: no further from the optimum than this share of what matching can gain at all
 
 
@@ -57,7 +56,7 @@ class Round:
 class Solution:
     """A matching and prices, with what a pass over all pairs proved about them.
 
-    In the reduced units of the `PairCost` M: `minima (F_A,)` is min_j M_ij - v_j in float64, `proved (F_A,)` a lower
+    In the reduced units of the `Cost` M: `minima (F_A,)` is min_j M_ij - v_j in float64, `proved (F_A,)` a lower
     bound for it that no rounding can break. No price is above what its column pays to stay free. `settled` says that
     the last pass found nothing to gain: without it nothing is certified, however small the gap.
     """
@@ -76,7 +75,7 @@ class Solution:
         """A lower bound for the cost of every matching, less sum(p) + sum(q): sum u + sum v."""
         return math.fsum(np.minimum(self.proved, free.rows)) + math.fsum(self.prices)
 
-    def grade(self, cost: PairCost, free: Free, permutation: Indices) -> Certificate:
+    def grade(self, cost: Cost, free: Free, permutation: Indices) -> Certificate:
         """What the prices prove about any matching that the problem allows.
 
         Its cost less the bound is a sum of terms of which none is negative, and in which the large constants of the
@@ -118,7 +117,7 @@ class Solution:
 
 
 def solve(
-    cost: PairCost,
+    cost: Cost,
     free: Free,
     *,
     start: Indices | None = None,
@@ -139,20 +138,21 @@ def solve(
         return Solution(np.full(cost.shape[0], -1), prices, nothing, nothing)
     graph = CandidateGraph(cost, free, _anything_allowed(cost.shape, free) if start is None else start)
     with _timed(seconds, "candidates"):
-        prices, potentials = cost.by_distance()
+        prices, potentials = cost.by_cost()
         scan = cost.scan(np.arange(cost.shape[0]), prices, np.zeros(cost.shape[1]), potentials, CANDIDATES, math.inf)
         graph.add(*scan.pairs(CANDIDATES, CANDIDATES)[:2])
-    with _timed(seconds, "auction"):
-        prices = graph.start_prices()
+        prices = np.where(np.isfinite(free.columns), free.columns, 0.0)
+    off = math.inf
     best: Solution | None = None
     rest = np.full(cost.shape[0], -math.inf)
     for number in itertools.count(1):
         edges, before = len(graph), prices
         with _timed(seconds, "sparse optimum"):
-            permutation, prices = graph.optimum(prices)
-        rest -= max(0.0, float((prices - before).max()))  # where prices rose, what they bound has come nearer
+            permutation, prices = graph.optimum(prices, off)
+        rest -= float((prices - before).max())  # where prices rose, what they bound has come nearer
         with _timed(seconds, "passes"):
-            minima, proved, improvable = _price(cost, free, graph, permutation, prices, rest)
+            minima, proved, off = _price(cost, free, graph, permutation, prices, rest)
+        improvable = off > 0
         now = Solution(permutation, prices, minima, proved, not improvable, number, len(graph), None, seconds)
         # Without new edges or another answer there is only rounding left to argue about.
         stalled = best is not None and len(graph) == edges and bool((permutation == best.permutation).all())
@@ -175,9 +175,9 @@ def solve(
 
 
 def _price(
-    cost: PairCost, free: Free, graph: CandidateGraph, permutation: Indices, prices: Floats, rest: Floats
-) -> tuple[Floats, Floats, bool]:
-    """One pass: adds what was missing; returns the row minima, their proof, and if any row can gain.
+    cost: Cost, free: Free, graph: CandidateGraph, permutation: Indices, prices: Floats, rest: Floats
+) -> tuple[Floats, Floats, float]:
+    """One pass: adds what was missing; returns the row minima, their proof, and what a row can gain at most.
 
     `rest (F_A,)`, which is updated, bounds M_ij - v_j from below over the pairs of row i that are not in the graph. It
     stays true while prices fall, so only rows that it does not settle are looked at: all at first, few later. That is
@@ -192,19 +192,15 @@ def _price(
     rounding[matched] = cost.exact_error(matched, permutation[matched], price_error)
     wanted = potentials + 2 * rounding
     rows = np.nonzero(rest < wanted)[0]
-    scan = cost.scan(rows, prices, price_error, wanted, LISTED)
-    for listed in (VIOLATORS, LISTED):  # first the cheapest; within rounding of them, float32 puts pairs in any order
-        at, to, rest[rows] = scan.pairs(NEAREST, listed)
-        graph.add(at, to)
-        minima, proved, improvable = graph.price(prices, potentials, rounding)
-        if improvable:
-            return minima, np.minimum(proved, rest), True
+    at, to, rest[rows] = cost.scan(rows, prices, price_error, wanted, LISTED).pairs(NEAREST, LISTED)
+    graph.add(at, to)
+    minima, proved, gain = graph.price(prices, potentials, rounding)
     doubtful = np.nonzero(rest < np.minimum(proved, wanted))[0]
-    if len(doubtful):
+    if gain == 0 and len(doubtful):
         cheapest, rest[doubtful] = cost.row_minima(doubtful, prices, price_error)
         graph.add(doubtful, cheapest)
-        minima, proved, improvable = graph.price(prices, potentials, rounding)
-    return minima, np.minimum(proved, rest), improvable
+        minima, proved, gain = graph.price(prices, potentials, rounding)
+    return minima, np.minimum(proved, rest), gain
 
 
 def _left_over(free: Free) -> float:

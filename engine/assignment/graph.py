@@ -6,7 +6,7 @@ import numpy as np
 
 from saematch.assignment.auction import auction
 from saematch.assignment.sparse import SETTLED, solve_sparse
-from saematch.cost import Floats, Free, Indices, PairCost
+from saematch.cost import Cost, Floats, Free, Indices
 
 
 class CandidateGraph:
@@ -15,7 +15,7 @@ class CandidateGraph:
     It always holds a matching that is allowed, so that it can be solved.
     """
 
-    def __init__(self, cost: PairCost, free: Free, permutation: Indices) -> None:
+    def __init__(self, cost: Cost, free: Free, permutation: Indices) -> None:
         self._cost, self._free = cost, free
         self.shape = cost.shape
         self._keys = np.empty(0, dtype=np.int64)
@@ -55,11 +55,11 @@ class CandidateGraph:
         """M of the listed edges, all of which must be in the graph."""
         return self.costs[np.searchsorted(self._keys, rows * self.shape[1] + columns)]
 
-    def price(self, prices: Floats, potentials: Floats, rounding: Floats) -> tuple[Floats, Floats, bool]:
-        """What the edges offer at these prices: each row's least, a lower bound for it, and if it is less than it has.
+    def price(self, prices: Floats, potentials: Floats, rounding: Floats) -> tuple[Floats, Floats, float]:
+        """What the edges offer at these prices: each row's least, a lower bound for it, and what can be gained by it.
 
-        min_j M_ij - v_j over the edges of each row, infinite without any; the same covering rounding; and whether some
-        edge undercuts its row's potential by more than rounding, and by more than settled prices leave.
+        min_j M_ij - v_j over the edges of each row, infinite without any; the same covering rounding; and how far an
+        edge undercuts its row's potential, 0.0 where it is no more than rounding and what settled prices leave.
         """
         starts, rows, columns = self.starts, self.rows, self.columns
         reduced = self.costs - prices[columns]
@@ -70,26 +70,23 @@ class CandidateGraph:
             value[some] = np.minimum.reduceat(reduced, starts[some])
             proved[some] = np.minimum.reduceat(reduced - error, starts[some])
         left = 2 * SETTLED * (np.abs(self.costs) + np.abs(potentials)[rows] + np.abs(prices)[columns])
-        undercut = reduced < potentials[rows] - (error + rounding[rows] + left)
-        return value, proved, bool(undercut.any())
+        undercut = potentials[rows] - reduced
+        undercut[undercut <= error + rounding[rows] + left] = 0.0
+        return value, proved, float(undercut.max(initial=0.0))
 
-    def start_prices(self) -> Floats:
-        """Prices to begin with: what a free column costs, or, where every row and column is matched, an auction's."""
-        if not self._free.nobody:
-            return np.where(np.isfinite(self._free.columns), self._free.columns, 0.0)
-        order = np.argsort(self.columns, kind="stable")
-        starts = np.searchsorted(self.columns[order], np.arange(self.shape[1]))
-        return auction(self.starts, self.columns, self.costs, np.minimum.reduceat(self.costs[order], starts))
-
-    def optimum(self, prices: Floats) -> tuple[Indices, Floats]:
+    def optimum(self, prices: Floats, off: float) -> tuple[Indices, Floats]:
         """The optimal matching of the graph, -1 where a row stays free, and prices that prove it.
+
+        `prices` to begin with are about `off` away from such ones.
 
         A problem in which somebody may stay free is solved as one of F_A + F_B rows and columns: each row gets a column
         of its own to stay free on, each column a row, and these meet at no cost where row and column of an edge do.
-        The prices of column j and of its row add up to the price of j.
+        The prices of column j and of its row add up to the price of j. No auction goes before: among so many edges of
+        no cost it takes longer than it saves.
         """
         if self._free.nobody:
-            return solve_sparse(self.starts, self.columns, self.costs, prices)
+            better = auction(self.starts, self.columns, self.costs, prices, off)
+            return solve_sparse(self.starts, self.columns, self.costs, better)
         F_A, F_B = self.shape
         rows, columns = self.rows, self.columns
         may_rows, may_columns = (np.nonzero(np.isfinite(each))[0] for each in (self._free.rows, self._free.columns))

@@ -1,0 +1,22 @@
+"""The costs of all pairs as an object that answers questions, in passes over tiles.
+
+A pass looks at every pair in float32 and *chooses* some; what is claimed about them is computed again in float64, and
+the object states how far either value can be from the truth. Costs are handled in reduced form,
+
+    C_ij = p_i + q_j + M_ij / scale,
+
+with p and q chosen such that neither a common offset nor the size of the numbers costs precision. In a complete
+one-to-one matching p and q are constants, so optimality is a statement about M alone; proving it there keeps one giant
+row from drowning the others.
+"""
+
+from saematch.cost.base import BLOCK_BYTES, Cost
+from saematch.cost.distances import DistanceCost, squared_distances
+from saematch.cost.free import Free
+from saematch.cost.rounding import UNIT_64, Floats, Indices, Rows, gamma
+from saematch.cost.scan import Scan
+
+__all__ = [
+    "BLOCK_BYTES", "UNIT_64", "Cost", "DistanceCost", "Floats", "Free", "Indices", "Rows", "Scan", "gamma",
+    "squared_distances",
+]  # fmt: skip

@@ -1,0 +1,179 @@
+"""Passes over all pairs, whatever the costs are made from."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from functools import partial
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from saematch.cost.free import Free
+from saematch.cost.rounding import UNIT_32, Floats, Indices, rounded_down
+from saematch.cost.scan import Scan
+from saematch.loops import scan_columns, scan_rows
+
+TILE = (1024, 2048)  # 8 MiB of float32: still in a CPU's cache when it is scanned
+BLOCK_BYTES = 4 * TILE[0] * TILE[1]
+
+
+class Tile(NamedTuple):
+    """M in float32, for some columns and for the rows at some places among those that were asked for."""
+
+    at: slice
+    columns: slice
+    values: NDArray[np.float32]
+
+
+class Cost(ABC):
+    """The costs of all pairs of F_A rows and F_B columns.
+
+    Attributes: `shape`; `scale`, so that M / scale is in units of the cost; `row_constant (F_A,)` and `column_constant
+    (F_B,)`, p and q of the package's docstring, in units of the cost; `stored`, whether M is kept in float32.
+    """
+
+    shape: tuple[int, int]
+    tile: tuple[int, int]
+    scale: float
+    row_constant: Floats
+    column_constant: Floats
+    stored: bool
+
+    @abstractmethod
+    def exact(self, rows: Indices, columns: Indices) -> Floats:
+        """M of the listed pairs, in float64. The bits do not depend on the number of threads."""
+
+    @abstractmethod
+    def exact_error(self, rows: Indices, columns: Indices, price_error: Floats) -> Floats:
+        """How far the float64 value of M_ij - v_j can be from the truth, for the listed pairs."""
+
+    @abstractmethod
+    def by_cost(self) -> tuple[Floats, Floats]:
+        """Prices and potentials under which pairs rank by their cost."""
+
+    @abstractmethod
+    def free(self, row: float, column: float) -> Free:
+        """The cost of staying free for every row and every column, given in units of the cost; infinite is allowed."""
+
+    @abstractmethod
+    def identical_rows(self) -> tuple[Indices, Indices]:
+        """For each row, and for each column, the first one that has the same costs bit for bit."""
+
+    @property
+    @abstractmethod
+    def random_total(self) -> float:
+        """Sum of M over a random matching of the whole smaller side, on average."""
+
+    @property
+    @abstractmethod
+    def random_error(self) -> float:
+        """Bound on the rounding of `random_total`."""
+
+    @abstractmethod
+    def _tiles(self, rows: Indices) -> Iterator[Tile]:
+        """M of `rows` and all columns, in float32, one tile after the other; a tile is gone when the next is asked for.
+
+        Every column belongs to one tile of each row.
+        """
+
+    @abstractmethod
+    def _pads(self, rows: Indices) -> tuple[Floats, Floats]:
+        """How far float32 values of M can be from the truth, a part for each of `rows` and one for each column."""
+
+    @abstractmethod
+    def _block(self, rows: Indices, columns: Indices) -> Floats:
+        """M of all pairs of the listed rows and columns in float64, within `exact_error`."""
+
+    def scan(
+        self, rows: Indices, prices: Floats, price_error: Floats, potentials: Floats, k: int, ceiling: float = 0.0
+    ) -> Scan:
+        """Pass over all pairs of `rows`, ascending: the `k` cheapest of each row and column by M_ij - u_i - v_j.
+
+        Columns list only pairs below `ceiling`. `potentials (F_A,)` are the u_i, `price_error (F_B,)` is how far the
+        prices may be too low.
+
+        With c_j the price, negated, padded and rounded down, and m the float32 value of M, the value looked at is
+        fl(m_ij + c_j). It differs from M_ij - v_j by at most what `_pads` says, which covers this last sum's share for
+        m, and 4 u |v_j| for the price's rounding and share.
+        """
+        row_pad, column_pad = self._pads(rows)
+        constant = rounded_down(-prices - (column_pad + 4 * UNIT_32 * np.abs(prices) + price_error))
+        offset = potentials[rows].astype(np.float32)
+        row_value = np.full((len(rows), k), np.inf, dtype=np.float32)
+        row_partners = np.full((len(rows), k), -1, dtype=np.int32)
+        column_value = np.repeat((ceiling + prices).astype(np.float32)[:, None], k, axis=1)
+        column_partners = np.full((self.shape[1], k), -1, dtype=np.int32)
+        with team() as members:
+            for at, to, values in self._tiles(rows):
+                value, partner = row_value[at], row_partners[at]
+                by_row = (
+                    partial(scan_rows, values[part], constant[to], value[part], partner[part], to.start)
+                    for part in shares(at.stop - at.start)
+                )
+                least, owner = column_value[to], column_partners[to]
+                by_column = (
+                    partial(scan_columns, values, part.start, offset[at], least[part], owner[part], at.start)
+                    for part in shares(to.stop - to.start)
+                )
+                together(members, [*by_row, *by_column])
+        listed = np.where(column_partners >= 0, np.append(rows, -1)[column_partners], -1)
+        floors = row_value.astype(np.float64) - row_pad[:, None]
+        below = (floors < potentials[rows, None] + ceiling).sum(axis=1)
+        return Scan(rows, row_partners.astype(np.int64), listed, floors, below)
+
+    def soft_minima(self, prices: Floats, potentials: Floats, temperature: float) -> tuple[Floats, Floats]:
+        """Pass over all pairs: -t log sum exp(-(.) / t) of M_ij - v_j over j, and of M_ij - u_i over i, in float32.
+
+        Smooth minima at `temperature` t, in the units of M, from below: they choose prices and prove nothing.
+        """
+        by_row, by_column = np.full(self.shape[0], -np.inf), np.full(self.shape[1], -np.inf)
+        v, u = (torch.from_numpy(each / temperature).float() for each in (prices, potentials))
+        for at, to, values in self._tiles(np.arange(self.shape[0])):
+            negated = torch.from_numpy(values) / -temperature
+            by_row[at] = np.logaddexp(by_row[at], (negated + v[to]).logsumexp(1).double().numpy())
+            by_column[to] = np.logaddexp(by_column[to], (negated + u[at][:, None]).logsumexp(0).double().numpy())
+        return -temperature * by_row, -temperature * by_column
+
+    def row_minima(self, rows: Indices, prices: Floats, price_error: Floats) -> tuple[Indices, Floats]:
+        """Where min_j M_ij - v_j of the listed rows is, and a proved lower bound for it, in float64.
+
+        For the rows that no list can settle, with more pairs within rounding of the minimum than it holds.
+        """
+        at, low = np.empty(len(rows), dtype=np.int64), np.empty(len(rows))
+        step = max(1, self.tile[0] // 4)
+        for start in range(0, len(rows), step):
+            part = slice(start, start + step)
+            count = len(rows[part])
+            best, best_at, best_low = np.full(count, np.inf), np.zeros(count, dtype=np.int64), np.full(count, np.inf)
+            for left in range(0, self.shape[1], self.tile[1]):
+                to = np.arange(left, min(left + self.tile[1], self.shape[1]))
+                reduced = self._block(rows[part], to) - prices[to]
+                value = reduced.min(axis=1)
+                best_at = np.where(value < best, to[reduced.argmin(axis=1)], best_at)
+                best = np.minimum(value, best)
+                reduced -= self.exact_error(rows[part][:, None], to[None], price_error)
+                best_low = np.minimum(reduced.min(axis=1), best_low)
+            at[part], low[part] = best_at, best_low
+        return at, low
+
+
+def team() -> Executor:
+    """As many threads as the host program gave torch."""
+    return ThreadPoolExecutor(torch.get_num_threads())
+
+
+def shares(length: int) -> list[slice]:
+    """A part of the whole for each member of a team."""
+    cuts = np.linspace(0, length, torch.get_num_threads() + 1).astype(int)
+    return [slice(start, stop) for start, stop in pairwise(cuts.tolist())]
+
+
+def together(members: Executor, jobs: Iterable[Callable[[], None]]) -> None:
+    """Do the jobs at the same time, and wait for all of them."""
+    for done in [members.submit(job) for job in jobs]:
+        done.result()

@@ -1,0 +1,225 @@
+"""Squared distances between all rows of two matrices.
+
+    M_ij = -2 <x'_i, y'_j>,      q_j = |y_j - a|^2,      p_i = |x_i - a|^2 - 2 <x_i - a, b - a>,
+
+where x' and y' are the rows less a centre of their own side, a and b, times a power of two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property, partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from saematch.cost.base import TILE, Cost, Tile, shares, team, together
+from saematch.cost.free import Free
+from saematch.cost.rounding import UNIT_32, UNIT_64, Floats, Indices, Rows, gamma
+from saematch.loops import (
+    centre_rows,
+    centred_dots,
+    centred_products,
+    column_sums,
+    square_norms,
+    squared_differences,
+)
+
+
+class DistanceCost(Cost):
+    """The squared distances of all rows of `x (F_A, K)` and `y (F_B, K)`.
+
+    The float32 values of M, 4 F_A F_B bytes, are kept from the first pass on if `memory` (bytes) allows it, and made
+    again in every pass if not; the answers are the same.
+    """
+
+    def __init__(
+        self, x: Rows, y: Rows, device: torch.device, *, memory: int = 0, tile: tuple[int, int] = TILE
+    ) -> None:
+        self.shape = (len(x), len(y))
+        self.device, self.tile = device, tile
+        self.stored = 4 * len(x) * len(y) <= memory
+        self._kept: list[Tile] = []
+        with team() as members:
+            self._x, self._y = members.map(_Side, (x, y))
+            largest = max(self._x.largest(), self._y.largest())
+            side_scale = 2.0 ** -np.ceil(np.log2(largest)) if largest > 0 else 1.0
+            self.scale = float(side_scale**2)
+            together(
+                members,
+                [
+                    partial(self._x.prepare, side_scale, -2.0, device),
+                    partial(self._y.prepare, side_scale, 1.0, device),
+                ],
+            )
+        self.column_constant = square_norms(self._y.rows, self._x.centre)
+        between = self._y.centre - self._x.centre
+        self.row_constant = self._x.distance**2 - 2 * centred_dots(self._x.rows, self._x.centre, between)
+        # The bounds below. Exact: difference, scaling, product and sum of K terms, then one sum with a price.
+        # Filter: both rows rounded, a product of K terms in any order, the sum with a price that was rounded itself.
+        width = x.shape[1]
+        self._exact_unit = 2 * gamma(width + 16, UNIT_64)
+        self._filter_unit = 2 * gamma(width + 8, UNIT_32)
+        self._underflow = (2 * width + 8) * 2.0**-125
+
+    def by_cost(self) -> tuple[Floats, Floats]:
+        """See `Cost`."""
+        return -(self._y.norm**2), -(self._x.norm**2)
+
+    def free(self, row: float, column: float) -> Free:
+        """See `Cost`."""
+        unit = gamma(len(self._x.centre) + 8, UNIT_64) * self.scale
+        between = float(np.linalg.norm(self._y.centre - self._x.centre))
+        p_error = unit * (abs(row) + self._x.distance**2 + 2 * self._x.distance * between)
+        q_error = unit * (abs(column) + self.column_constant)
+        return Free(
+            rows=(row - self.row_constant) * self.scale,
+            columns=(column - self.column_constant) * self.scale,
+            row_error=p_error if np.isfinite(row) else np.zeros(self.shape[0]),
+            column_error=q_error if np.isfinite(column) else np.zeros(self.shape[1]),
+        )
+
+    def exact(self, rows: Indices, columns: Indices) -> Floats:
+        """See `Cost`."""
+        out = np.empty(len(rows))
+        with team() as members:
+            together(
+                members,
+                [
+                    partial(
+                        centred_products, self._x.rows, self._y.rows, self._x.centre, self._y.centre, rows[part],
+                        columns[part], out[part],
+                    )
+                    for part in shares(len(rows))
+                ],
+            )  # fmt: skip
+        return out * (-2 * self.scale)
+
+    def exact_error(self, rows: Indices, columns: Indices, price_error: Floats) -> Floats:
+        """See `Cost`."""
+        products: Floats = self._exact_unit * self._x.norm[rows] * self._y.norm[columns]
+        return products + price_error[columns]
+
+    def identical_rows(self) -> tuple[Indices, Indices]:
+        """See `Cost`."""
+        return self._x.identical(), self._y.identical()
+
+    @cached_property
+    def random_total(self) -> float:
+        """See `Cost`."""
+        sums = [column_sums(side.rows, side.centre) for side in (self._x, self._y)]
+        return float(-2 * (sums[0] @ sums[1])) * self.scale / max(1, *self.shape)
+
+    @property
+    def random_error(self) -> float:
+        """See `Cost`."""
+        terms = sum(self.shape) + len(self._x.centre) + 8
+        return 2 * gamma(terms, UNIT_64) * float(self._x.norm.sum() * self._y.norm.sum()) / max(1, *self.shape)
+
+    def _pads(self, rows: Indices) -> tuple[Floats, Floats]:
+        """For any t > 0, by the inequality of means,
+
+            2 gamma(K + 8) |x'_i| |y'_j|  <=  gamma(K + 8) (t |x'_i|^2 + |y'_j|^2 / t),
+
+        a row's part and a column's part, so that a giant norm widens the pad of its own row or column alone. gamma(K)
+        of it is the product in any order of summation, the rest covers the rounding of the rows and of a sum with the
+        product; underflow, flushed to zero or not, is added absolutely.
+        """
+        balance = _typical(self._y.norm) / _typical(self._x.norm)
+        row_pad = self._filter_unit / 2 * balance * self._x.norm[rows] ** 2 + self._underflow
+        return row_pad, self._filter_unit / 2 / balance * self._y.norm**2
+
+    def _block(self, rows: Indices, columns: Indices) -> Floats:
+        product = self._x.float64(rows).to(self.device) @ self._y.float64(columns).to(self.device).T
+        return product.cpu().numpy() * -2.0
+
+    def _tiles(self, rows: Indices) -> Iterator[Tile]:
+        whole = len(rows) == self.shape[0]
+        if self._kept:
+            for at, to, values in self._kept:
+                inside = slice(*np.searchsorted(rows, (at.start, at.stop)).tolist())
+                if inside.start < inside.stop:
+                    yield Tile(inside, to, values if whole else values[rows[inside] - at.start])
+            return
+        keep = self.stored and whole
+        kept = []
+        buffer = np.empty((0, 0), dtype=np.float32)
+        for top in range(0, len(rows), self.tile[0]):
+            at = slice(top, min(top + self.tile[0], len(rows)))
+            x = self._x.working[at] if whole else self._x.working[torch.from_numpy(rows[at])]
+            for left in range(0, self.shape[1], self.tile[1]):
+                to = slice(left, min(left + self.tile[1], self.shape[1]))
+                size = (at.stop - top, to.stop - left)
+                if keep or buffer.shape != size:  # memory that is new to a process is slow: as little of it as possible
+                    buffer = np.empty(size, dtype=np.float32)
+                float32_product(x, self._y.working[to], torch.from_numpy(buffer))
+                tile = Tile(at, to, buffer)
+                if keep:
+                    kept.append(tile)
+                yield tile
+        self._kept = kept
+
+
+def squared_distances(x: Rows, y: Rows, permutation: Indices) -> Floats:
+    """|x_i - y_perm(i)|^2 for every row of `x`, in float64 as the sum of squared differences; 0.0 where perm is -1."""
+    out = np.zeros(len(x))
+    squared_differences(x, y, permutation, out)
+    return out
+
+
+class _Side:
+    """One side's rows, their centre, and what the passes need of them: float32 working copy and norms."""
+
+    def __init__(self, rows: Rows) -> None:
+        self.rows = rows
+        origin = np.zeros(rows.shape[1])
+        self.square = square_norms(rows, origin)
+        # The mean, but of rows of ordinary size: one giant row would push all the others off their centre.
+        ordinary = self.square <= 16 * np.median(self.square) if len(rows) else np.zeros(0, dtype=bool)
+        count = max(1, int(ordinary.sum()))
+        self.centre = column_sums(rows[ordinary] if not ordinary.all() else rows, origin) / count
+        self.distance = np.sqrt(square_norms(rows, self.centre))
+
+    def largest(self) -> float:
+        return float(self.distance.max(initial=0.0))
+
+    def prepare(self, scale: float, factor: float, device: torch.device) -> None:
+        """`factor`, plus or minus a power of two, is that of M: then the product of two working copies is M itself."""
+        self.scale = scale
+        self.norm = self.distance * scale * (1 + 1e-9)
+        working = np.empty(self.rows.shape, dtype=np.float32)
+        centre_rows(self.rows, self.centre, scale * factor, working)
+        self.working = torch.from_numpy(working).to(device)
+
+    def identical(self) -> Indices:
+        first = np.arange(len(self.rows))
+        _, group, count = np.unique(self.square, return_inverse=True, return_counts=True)
+        seen: dict[bytes, int] = {}
+        for i in np.nonzero(count[group] > 1)[0]:
+            first[i] = seen.setdefault(self.rows[i].tobytes(), int(i))
+        return first
+
+    def float64(self, rows: Indices) -> torch.Tensor:
+        return torch.from_numpy((self.rows[rows] - self.centre) * self.scale)
+
+
+def float32_product(x: torch.Tensor, y: torch.Tensor, out: torch.Tensor) -> None:
+    """Out = x @ y.T in IEEE float32 whatever the host program told torch: in float64 where it asked for less."""
+    with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+        if not _float32_is_ieee(x.device.type):
+            out.copy_(x.double() @ y.double().T)
+        elif x.device == out.device:
+            torch.mm(x, y.T, out=out)
+        else:
+            out.copy_(x @ y.T)
+
+
+def _float32_is_ieee(device: str) -> bool:
+    backend: Any = torch.backends.cuda if device == "cuda" else torch.backends.mkldnn
+    levels = (backend.matmul, backend, torch.backends)  # a level that says "none" leaves it to the next
+    return all(getattr(level, "fp32_precision", "none") in ("none", "ieee") for level in levels)
+
+
+def _typical(norm: Floats) -> float:
+    return float(np.median(norm[norm > 0])) if (norm > 0).any() else 1.0
