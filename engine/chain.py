@@ -13,7 +13,7 @@ from torch import Tensor
 from saematch.cost import squared_distances
 from saematch.errors import MatchError
 from saematch.matching import Matching
-from saematch.pairs import Comparison
+from saematch.problem import Comparison
 from saematch.run_folder import Pair, RunFolder
 from saematch.sae import SAE
 from saematch.sources import Layers, load_layers

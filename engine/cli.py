@@ -138,7 +138,7 @@ def _match(options: argparse.Namespace) -> int:
     _refuse_unwritable(options.output, options.overwrite)
     status = StatusLine()
     matching = match(
-        load(options.a), load(options.b), **_comparison(options), **_limits(options),
+        load(options.a), load(options.b), **_comparison(options), method=options.method, **_limits(options),
         progress=lambda news: status.show(round_text(news)),
     )  # fmt: skip
     status.clear()
@@ -158,7 +158,7 @@ def _layers(options: argparse.Namespace) -> int:
 
     chain = match_layers(
         load_layers(options.source), options.output, overwrite=options.overwrite, **_comparison(options),
-        **_limits(options), progress=None if options.json else PairTable(),
+        method=options.method, **_limits(options), progress=None if options.json else PairTable(),
     )  # fmt: skip
     if options.json:
         pairs = [{"source": a, "target": b, **matching.scalars()} for (a, b), matching in chain.items()]
@@ -331,6 +331,9 @@ def _parser() -> _Parser:
         added.add_argument("--memory", type=_bytes, metavar="SIZE", help="for the products of all pairs, like 4GB")
         added.add_argument("--device", help="cpu or cuda (default: a GPU if there is one)")
     for added in (match, layers):
+        added.add_argument(
+            "--method", default="optimal", help="optimal (default), or a baseline: greedy, mutual_nearest, nearest"
+        )
         added.add_argument("--overwrite", action="store_true", help="replace what is there")
     for added in (info, match, layers, path, verify, env):
         added.add_argument("--json", action="store_true", help="one JSON object on stdout")

@@ -20,9 +20,10 @@ from saematch.cost import Rows
 from saematch.errors import MatchError
 from saematch.features import PARTS
 from saematch.matching import Matching
-from saematch.pairs import Comparison, Problem, Solver, check_widths, require_certified
+from saematch.problem import Comparison, RowProblem, check_widths
 from saematch.run_folder import Pair, RunFolder, check_target
 from saematch.sae import SAE
+from saematch.solver import Solver, require_certified
 from saematch.sources import Layers
 
 
@@ -46,6 +47,7 @@ def match_layers(
     weights: Mapping[str, float] | None = None,
     fold: str = "threshold",
     max_cost: float | None = None,
+    method: str = "optimal",
     max_rounds: int | None = None,
     time_limit: float | None = None,
     memory: int | None = None,
@@ -70,7 +72,7 @@ def match_layers(
     """
     began = time.perf_counter()
     comparison = Comparison.checked(parts, weights, fold, max_cost)
-    solver = Solver(max_rounds, time_limit, memory, device)
+    solver = Solver(method, max_rounds, time_limit, memory, device)
     if not isinstance(fold, str):
         raise MatchError("match_layers folds by name; for scales of your own call match for each pair")
     if not isinstance(layers, Mapping) or not all(isinstance(layer, int) for layer in layers):
@@ -82,7 +84,8 @@ def match_layers(
     inputs = _check_inputs(layers, comparison)
     finished: dict[Pair, Matching] | RunFolder = {}
     if out is not None:
-        options = {**comparison.record(), "max_rounds": max_rounds, "time_limit": time_limit, "memory": memory}
+        limits = {"max_rounds": max_rounds, "time_limit": time_limit, "memory": memory}
+        options = {**comparison.record(), "method": method, **limits}
         record = {"inputs": inputs, "options": options, "versions": versions(), "machine": machine()}
         finished = RunFolder.create(out, record, overwrite)
     for pair, matching, seconds in _matched(layers, comparison, solver, progress):
@@ -111,12 +114,16 @@ def _matched(
             if layer not in rows:
                 rows[layer] = comparison.rows(layers[layer])
         here = Progress(pair, number, len(pairs))
-        problem = Problem(rows[pair[0]], rows[pair[1]], comparison.max_cost, comparison.record())
+        problem = RowProblem(rows[pair[0]], rows[pair[1]], comparison.max_cost, comparison.record())
         with_news = replace(solver, progress=partial(_tell_of_round, tell, here))
-        matching = with_news.run(problem)
+        matching = with_news.run(problem, again=partial(_problem_of, layers, comparison, pair))
         seconds = time.perf_counter() - began
         yield pair, matching, seconds
         tell(replace(here, matching=matching, seconds=seconds))
+
+
+def _problem_of(layers: Mapping[int, SAE], comparison: Comparison, pair: Pair) -> RowProblem:
+    return comparison.problem(layers[pair[0]], layers[pair[1]])
 
 
 def _tell_of_round(tell: Callable[[Progress], None], here: Progress, news: Round) -> None:

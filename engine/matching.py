@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from saematch.assignment import Certificate
+from saematch.assignment import Certificate, Margins
 from saematch.errors import MatchError
 from saematch.storage import write_whole
 
@@ -32,9 +32,11 @@ class Matching:
         target_features: `F_B`.
         prices: float64 `(F_B,)`, the column prices of the proof; 0 where nothing was proved.
         status: `"optimal"` (certified); `"time_limit"` or `"round_limit"` (stopped early); `"suboptimal"` (somebody's,
-            and proved to be `gap` above the optimum); `"unproved"` (composed, or beyond what rounding lets be proved).
+            and proved to be `gap` above the optimum); `"many_to_one"` or `"incomplete"` (a baseline's, not what the
+            optimum must be, so that its gap may be negative); `"unproved"` (composed, or beyond what rounding lets be
+            proved).
         options: parts, weights and fold, as they were used.
-        stats: what ran: backend, device, rounds, edges, seconds.
+        stats: what ran: backend, device, form and precision of the costs, rounds, edges, seconds in all and by stage.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class Matching:
         status: str = "unproved",
         options: Mapping[str, Any] | None = None,
         stats: Mapping[str, Any] | None = None,
+        margins: Callable[[Matching], Margins] | None = None,
     ) -> None:
         self.perm = perm
         self.target_features = target_features
@@ -60,6 +63,7 @@ class Matching:
         self._certificate = certificate
         self._evaluation_error = evaluation_error
         self._measure = pair_cost
+        self._find_margins = margins
 
     @cached_property
     def pair_cost(self) -> Tensor:
@@ -93,7 +97,7 @@ class Matching:
         """
         if self._certificate is None:
             return 0.0
-        return self.objective * (1 - self._evaluation_error) - self.gap - self.error
+        return self.objective - abs(self.objective) * self._evaluation_error - self.gap - self.error
 
     @property
     def gap(self) -> float:
@@ -120,18 +124,60 @@ class Matching:
         """Whether the matching is proved optimal: gap + error <= 1e-9 scale, no feature's share more than rounding."""
         return self._certificate is not None and self._certificate.certified
 
+    @cached_property
+    def _margins(self) -> Margins:
+        if not self.certified:
+            raise MatchError(
+                f"margins are those of an optimum, and this matching is not proved optimal ({self.status})"
+            )
+        if self._find_margins is None:
+            raise MatchError(
+                "margins need the SAEs: ask what match, assign, match_layers or certify returned, not a file's or an "
+                "inverse; saematch.certify(a, b, matching) makes one of any"
+            )
+        return self._find_margins(self)
+
+    @property
+    def margin(self) -> Tensor:
+        """float64 `(F_A,)`: proved lower bounds for what each feature's cost may rise by before another matching wins.
+
+        For a feature without a partner it is what staying so may rise by. Found when first asked for, in some passes
+        over all pairs, from the inputs, which must not have changed. Raises `MatchError` where there is no proof.
+        """
+        return torch.from_numpy(self._margins.bound)
+
+    @property
+    def tied(self) -> Tensor:
+        """Bool `(F_A,)`: the features that could have another partner at the same cost, within rounding."""
+        return torch.from_numpy(self._margins.tied)
+
+    def exact_margin(self, features: Sequence[int] | Tensor) -> Tensor:
+        """float64: the margins of the listed source features themselves; a search each. Raises `MatchError`."""
+        indices = np.asarray(features, dtype=np.int64).ravel()
+        outside = indices[(indices < 0) | (indices >= len(self.perm))]
+        if len(outside):
+            raise MatchError(f"feature {outside[0]} is not among the {len(self.perm)} source features")
+        return torch.from_numpy(self._margins.exact(indices))
+
     def carry(self, codes: Tensor) -> Tensor:
-        """Codes `(…, F_A)` of the source as codes `(…, F_B)` of the target: `f_B[perm] = f_A`, 0 without a partner."""
+        """Codes `(…, F_A)` of the source as codes `(…, F_B)` of the target: `f_B[perm] = f_A`, 0 without a partner.
+
+        Where a baseline gives many sources one target, their codes add up.
+        """
         if not isinstance(codes, Tensor) or codes.shape[-1:] != (len(self.perm),):
             got = getattr(codes, "shape", type(codes).__name__)
             raise MatchError(f"codes must be a tensor (…, {len(self.perm)}), got {got}")
         kept = self.perm >= 0
         moved = codes.new_zeros((*codes.shape[:-1], self.target_features))
-        moved[..., self.perm[kept].to(codes.device)] = codes[..., kept.to(codes.device)]
-        return moved
+        return moved.index_add_(-1, self.perm[kept].to(codes.device), codes[..., kept.to(codes.device)])
 
     def inverse(self) -> Matching:
-        """The matching from target to source. A certified one stays so: it is the same problem, transposed."""
+        """The matching from target to source. A certified one stays so: it is the same problem, transposed.
+
+        Raises `MatchError` where many sources share a target.
+        """
+        if self.status == "many_to_one":
+            raise MatchError("many sources share a target here: there is no inverse")
         kept = self.perm >= 0
         perm = torch.full((self.target_features,), -1, dtype=torch.int64, device="cpu")
         perm[self.perm[kept]] = kept.nonzero()[:, 0]
@@ -175,7 +221,9 @@ class Matching:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
             if record["schema"] != SCHEMA:
                 raise MatchError(f"{path}: schema {record['schema']}, this version reads {SCHEMA}")
-            perm = check_permutation(tensors["perm"], len(tensors["perm"]), record["target_features"])
+            perm = check_permutation(
+                tensors["perm"], len(tensors["perm"]), record["target_features"], record["status"] == "many_to_one"
+            )
             gap, error, scale, evaluation = (
                 float(record[name]) for name in ("gap", "error", "scale", "evaluation_error")
             )
@@ -196,6 +244,10 @@ class Matching:
         except (OSError, SafetensorError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise MatchError(f"{path}: not a matching that saematch wrote ({_first_line(error)})") from error
 
+    def __getstate__(self) -> dict[str, Any]:
+        found = self.pair_cost
+        return {**self.__dict__, "_measure": found, "_find_margins": None}
+
     def __repr__(self) -> str:
         known = (
             f"cost={self.cost:.6g}, status={self.status!r}" if "cost" in self.__dict__ else f"status={self.status!r}"
@@ -214,8 +266,8 @@ class NotCertified(MatchError):
         return NotCertified, (str(self), self.matching)
 
 
-def check_permutation(perm: Any, source_features: int, target_features: int) -> Tensor:
-    """`perm` as int64 `(F_A,)` on the CPU, -1 allowed. Raises `MatchError` if it is no one-to-one map."""
+def check_permutation(perm: Any, source_features: int, target_features: int, many_to_one: bool = False) -> Tensor:
+    """`perm` as int64 `(F_A,)` on the CPU, -1 allowed. Raises `MatchError` if it is no map, one-to-one unless said."""
     if isinstance(perm, Matching):
         perm = perm.perm
     if isinstance(perm, Tensor):
@@ -233,7 +285,7 @@ def check_permutation(perm: Any, source_features: int, target_features: int) -> 
         raise MatchError(f"perm[{i}] is {array[i]}, outside -1 to {target_features - 1}: perm is no permutation")
     array = array.astype(np.int64)
     targets, first = np.unique(array, return_index=True)
-    if len(targets[targets >= 0]) < (array >= 0).sum():
+    if not many_to_one and len(targets[targets >= 0]) < (array >= 0).sum():
         i = np.setdiff1d(np.nonzero(array >= 0)[0], first)[0]
         raise MatchError(f"perm[{i}] is {array[i]}, which is taken already: perm is no permutation")
     return torch.from_numpy(array)

@@ -71,7 +71,7 @@ class RunFolder(Mapping[Pair, Matching]):
         """Write a finished pair, then name it in `run.json`. Raises `MatchError` where the disk refuses."""
         matching.save(self._file(pair))
         row = {"source": pair[0], "target": pair[1], **matching.scalars(), "random_cost": matching.random_cost}
-        self.record["pairs"].append({**row, "rounds": matching.stats["rounds"], "seconds": round(seconds, 3)})
+        self.record["pairs"].append({**row, "seconds": round(seconds, 3), "stats": matching.stats})
         self._read[pair] = matching
         self._write_record()
 

@@ -22,15 +22,21 @@ def cheapest(costs):
     return columns, math.fsum(costs[rows, columns])
 
 
-def cheapest_partial(costs, max_cost):
-    """SciPy's optimum where a row or column stays free for half of `max_cost`, on the matrix of doubled size."""
+def doubled(costs, max_cost=None):
+    """The matrix of doubled size in which every row and column can stay free, at a price or in vain."""
     n, m = costs.shape
+    row, column = (max_cost / 2,) * 2 if max_cost is not None else (0 if n > m else np.inf, 0 if m > n else np.inf)
     alone = np.full((n + m, n + m), np.inf)
     alone[:n, :m] = costs
-    alone[n:, m:] = 0
-    alone[np.arange(n), m + np.arange(n)] = max_cost / 2
-    alone[n + np.arange(m), np.arange(m)] = max_cost / 2
-    return cheapest(alone)[1]
+    alone[n:, m:] = np.where(np.isfinite(costs), 0, np.inf).T
+    alone[np.arange(n), m + np.arange(n)] = row
+    alone[n + np.arange(m), np.arange(m)] = column
+    return alone
+
+
+def cheapest_partial(costs, max_cost):
+    """SciPy's optimum where a row or column stays free for half of `max_cost`, on the matrix of doubled size."""
+    return cheapest(doubled(costs, max_cost))[1]
 
 
 def assert_proved_optimal(matching, x, y, max_cost=None, beyond_float64=False):

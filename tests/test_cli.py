@@ -162,7 +162,8 @@ def test_interrupted_run_exits_with_130_and_keeps_what_is_finished(tmp_path):
     command = [sys.executable, "-m", "saematch", "layers", str(tmp_path / "model"), "-o", str(tmp_path / "run")]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
-    while not list(tmp_path.glob("run/pairs/0-1.safetensors")) and time.monotonic() < deadline:
+    record = tmp_path / "run" / "run.json"
+    while not (record.exists() and json.loads(record.read_text())["pairs"]) and time.monotonic() < deadline:
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)

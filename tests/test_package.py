@@ -91,7 +91,7 @@ def test_version_has_one_value():
 
 ROOMS = [
     "errors", "compiled", "loops", "sae", "sources", "features", "cost", "assignment", "backend", "storage", "matching",
-    "pairs", "run_folder", "chain", "layers", "terminal", "cli", "__main__",
+    "problem", "solver", "pairs", "run_folder", "chain", "layers", "terminal", "cli", "__main__",
 ]  # fmt: skip
 
 

@@ -10,7 +10,7 @@ import torch
 
 import saematch as sm
 from contracts import assert_proved_optimal, cheapest, costs_of_all_pairs
-from saematch import pairs
+from saematch import problem
 from saematch.cost import DistanceCost
 from saematch.features import feature_rows
 from test_assignment import smallest_swap
@@ -57,13 +57,13 @@ def test_every_comparison_is_solved_and_proved(sample, parts, fold):
 
 @pytest.mark.parametrize("tile", [(1024, 1024), (100, 333), (1, 1024), (1024, 1)])
 def test_block_size_changes_nothing(rows, answers, tile, monkeypatch):
-    monkeypatch.setattr(pairs, "DistanceCost", partial(DistanceCost, tile=tile))
+    monkeypatch.setattr(problem, "DistanceCost", partial(DistanceCost, tile=tile))
     assert_same(sm.assign(rows[8], rows[9]), answers[8, 9])
 
 
 def test_stored_and_matrix_free_are_the_same(rows, answers, monkeypatch):
     assert answers[8, 9].stats["costs"] == "stored"
-    monkeypatch.setattr(pairs, "DistanceCost", lambda x, y, device, memory: DistanceCost(x, y, device))
+    monkeypatch.setattr(problem, "DistanceCost", lambda x, y, device, memory: DistanceCost(x, y, device))
     free = sm.assign(rows[8], rows[9])
     assert free.stats["costs"] == "matrix-free"
     assert_same(free, answers[8, 9])

@@ -136,7 +136,7 @@ def solve(
         prices = free.columns.copy()
         nothing = np.full(cost.shape[0], math.inf)
         return Solution(np.full(cost.shape[0], -1), prices, nothing, nothing)
-    graph = CandidateGraph(cost, free, _anything_allowed(cost.shape, free) if start is None else start)
+    graph = CandidateGraph(cost, free, _anything_allowed(cost, free) if start is None else start)
     with _timed(seconds, "candidates"):
         prices, potentials = cost.by_cost()
         scan = cost.scan(np.arange(cost.shape[0]), prices, np.zeros(cost.shape[1]), potentials, CANDIDATES, math.inf)
@@ -209,11 +209,11 @@ def _left_over(free: Free) -> float:
     return float(more * free.rows.mean() if more > 0 else -more * free.columns.mean() if more < 0 else 0.0)
 
 
-def _anything_allowed(shape: tuple[int, int], free: Free) -> Indices:
-    """A matching to start from: nobody's where all may stay free, else of the first rows with the first columns."""
+def _anything_allowed(cost: Cost, free: Free) -> Indices:
+    """A matching to start from: nobody's where all may stay free."""
     if np.isfinite(free.rows).all() and np.isfinite(free.columns).all():
-        return np.full(shape[0], -1)
-    return np.where(np.arange(shape[0]) < shape[1], np.arange(shape[0]), -1)
+        return np.full(cost.shape[0], -1)
+    return cost.some_matching()
 
 
 @contextmanager

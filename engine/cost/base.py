@@ -34,15 +34,18 @@ class Cost(ABC):
     """The costs of all pairs of F_A rows and F_B columns.
 
     Attributes: `shape`; `scale`, so that M / scale is in units of the cost; `row_constant (F_A,)` and `column_constant
-    (F_B,)`, p and q of the package's docstring, in units of the cost; `stored`, whether M is kept in float32.
+    (F_B,)`, p and q of the package's docstring, in units of the cost; `stored`, whether the float32 values of M, 4 F_A
+    F_B bytes, are kept from the first pass on, because they fit into `memory`, or made again in every pass.
     """
 
-    shape: tuple[int, int]
-    tile: tuple[int, int]
     scale: float
     row_constant: Floats
     column_constant: Floats
-    stored: bool
+
+    def __init__(self, shape: tuple[int, int], memory: int, tile: tuple[int, int]) -> None:
+        self.shape, self.tile = shape, tile
+        self.stored = 4 * shape[0] * shape[1] <= memory
+        self._kept: list[Tile] = []
 
     @abstractmethod
     def exact(self, rows: Indices, columns: Indices) -> Floats:
@@ -60,6 +63,11 @@ class Cost(ABC):
     def free(self, row: float, column: float) -> Free:
         """The cost of staying free for every row and every column, given in units of the cost; infinite is allowed."""
 
+    def some_matching(self) -> Indices:
+        """A complete matching of the smaller side, -1 for the others. Raises `MatchError` if there is none."""
+        rows = np.arange(self.shape[0])
+        return np.where(rows < self.shape[1], rows, -1)
+
     @abstractmethod
     def identical_rows(self) -> tuple[Indices, Indices]:
         """For each row, and for each column, the first one that has the same costs bit for bit."""
@@ -75,8 +83,8 @@ class Cost(ABC):
         """Bound on the rounding of `random_total`."""
 
     @abstractmethod
-    def _tiles(self, rows: Indices) -> Iterator[Tile]:
-        """M of `rows` and all columns, in float32, one tile after the other; a tile is gone when the next is asked for.
+    def _make_tiles(self, rows: Indices, keep: bool) -> Iterator[Tile]:
+        """M of `rows` and all columns, in float32; unless they are to be kept, a tile is gone when the next is made.
 
         Every column belongs to one tile of each row.
         """
@@ -86,7 +94,7 @@ class Cost(ABC):
         """How far float32 values of M can be from the truth, a part for each of `rows` and one for each column."""
 
     @abstractmethod
-    def _block(self, rows: Indices, columns: Indices) -> Floats:
+    def block(self, rows: Indices, columns: Indices) -> Floats:
         """M of all pairs of the listed rows and columns in float64, within `exact_error`."""
 
     def scan(
@@ -97,13 +105,14 @@ class Cost(ABC):
         Columns list only pairs below `ceiling`. `potentials (F_A,)` are the u_i, `price_error (F_B,)` is how far the
         prices may be too low.
 
-        With c_j the price, negated, padded and rounded down, and m the float32 value of M, the value looked at is
-        fl(m_ij + c_j). It differs from M_ij - v_j by at most what `_pads` says, which covers this last sum's share for
-        m, and 4 u |v_j| for the price's rounding and share.
+        With c_j the price, negated, padded and rounded down, and m the float32 value of M, rows look at fl(m_ij + c_j).
+        It differs from M_ij - v_j by at most what `_pads` says, which covers this last sum's share for m, and 4 u |v_j|
+        for the price's rounding and share. Columns look at fl(m_ij - u_i), with u_i padded and rounded up.
         """
         row_pad, column_pad = self._pads(rows)
         constant = rounded_down(-prices - (column_pad + 4 * UNIT_32 * np.abs(prices) + price_error))
-        offset = potentials[rows].astype(np.float32)
+        raised = potentials[rows] + row_pad + 4 * UNIT_32 * np.abs(potentials[rows])
+        offset = -rounded_down(-raised)
         row_value = np.full((len(rows), k), np.inf, dtype=np.float32)
         row_partners = np.full((len(rows), k), -1, dtype=np.int32)
         column_value = np.repeat((ceiling + prices).astype(np.float32)[:, None], k, axis=1)
@@ -124,7 +133,23 @@ class Cost(ABC):
         listed = np.where(column_partners >= 0, np.append(rows, -1)[column_partners], -1)
         floors = row_value.astype(np.float64) - row_pad[:, None]
         below = (floors < potentials[rows, None] + ceiling).sum(axis=1)
-        return Scan(rows, row_partners.astype(np.int64), listed, floors, below)
+        column_floors = column_value - (prices + column_pad + price_error)[:, None]
+        return Scan(rows, row_partners.astype(np.int64), listed, floors, column_floors, below)
+
+    def _tiles(self, rows: Indices) -> Iterator[Tile]:
+        whole = len(rows) == self.shape[0]
+        for at, to, values in self._kept:
+            inside = slice(*np.searchsorted(rows, (at.start, at.stop)).tolist())
+            if inside.start < inside.stop:
+                yield Tile(inside, to, values if whole else values[rows[inside] - at.start])
+        if not self._kept:
+            keep = self.stored and whole
+            kept = []
+            for tile in self._make_tiles(rows, keep):
+                if keep:
+                    kept.append(tile)
+                yield tile
+            self._kept = kept
 
     def soft_minima(self, prices: Floats, potentials: Floats, temperature: float) -> tuple[Floats, Floats]:
         """Pass over all pairs: -t log sum exp(-(.) / t) of M_ij - v_j over j, and of M_ij - u_i over i, in float32.
@@ -152,7 +177,7 @@ class Cost(ABC):
             best, best_at, best_low = np.full(count, np.inf), np.zeros(count, dtype=np.int64), np.full(count, np.inf)
             for left in range(0, self.shape[1], self.tile[1]):
                 to = np.arange(left, min(left + self.tile[1], self.shape[1]))
-                reduced = self._block(rows[part], to) - prices[to]
+                reduced = self.block(rows[part], to) - prices[to]
                 value = reduced.min(axis=1)
                 best_at = np.where(value < best, to[reduced.argmin(axis=1)], best_at)
                 best = np.minimum(value, best)

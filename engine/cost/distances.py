@@ -16,7 +16,7 @@ import torch
 
 from saematch.cost.base import TILE, Cost, Tile, shares, team, together
 from saematch.cost.free import Free
-from saematch.cost.rounding import UNIT_32, UNIT_64, Floats, Indices, Rows, gamma
+from saematch.cost.rounding import UNIT_32, UNIT_64, Floats, Indices, Rows, first_alike, gamma
 from saematch.loops import (
     centre_rows,
     centred_dots,
@@ -28,19 +28,13 @@ from saematch.loops import (
 
 
 class DistanceCost(Cost):
-    """The squared distances of all rows of `x (F_A, K)` and `y (F_B, K)`.
-
-    The float32 values of M, 4 F_A F_B bytes, are kept from the first pass on if `memory` (bytes) allows it, and made
-    again in every pass if not; the answers are the same.
-    """
+    """The squared distances of all rows of `x (F_A, K)` and `y (F_B, K)`."""
 
     def __init__(
         self, x: Rows, y: Rows, device: torch.device, *, memory: int = 0, tile: tuple[int, int] = TILE
     ) -> None:
-        self.shape = (len(x), len(y))
-        self.device, self.tile = device, tile
-        self.stored = 4 * len(x) * len(y) <= memory
-        self._kept: list[Tile] = []
+        super().__init__((len(x), len(y)), memory, tile)
+        self.device = device
         with team() as members:
             self._x, self._y = members.map(_Side, (x, y))
             largest = max(self._x.largest(), self._y.largest())
@@ -103,7 +97,7 @@ class DistanceCost(Cost):
 
     def identical_rows(self) -> tuple[Indices, Indices]:
         """See `Cost`."""
-        return self._x.identical(), self._y.identical()
+        return first_alike(self._x.rows, self._x.square), first_alike(self._y.rows, self._y.square)
 
     @cached_property
     def random_total(self) -> float:
@@ -130,35 +124,23 @@ class DistanceCost(Cost):
         row_pad = self._filter_unit / 2 * balance * self._x.norm[rows] ** 2 + self._underflow
         return row_pad, self._filter_unit / 2 / balance * self._y.norm**2
 
-    def _block(self, rows: Indices, columns: Indices) -> Floats:
+    def block(self, rows: Indices, columns: Indices) -> Floats:
+        """See `Cost`."""
         product = self._x.float64(rows).to(self.device) @ self._y.float64(columns).to(self.device).T
         return product.cpu().numpy() * -2.0
 
-    def _tiles(self, rows: Indices) -> Iterator[Tile]:
-        whole = len(rows) == self.shape[0]
-        if self._kept:
-            for at, to, values in self._kept:
-                inside = slice(*np.searchsorted(rows, (at.start, at.stop)).tolist())
-                if inside.start < inside.stop:
-                    yield Tile(inside, to, values if whole else values[rows[inside] - at.start])
-            return
-        keep = self.stored and whole
-        kept = []
+    def _make_tiles(self, rows: Indices, keep: bool) -> Iterator[Tile]:
         buffer = np.empty((0, 0), dtype=np.float32)
         for top in range(0, len(rows), self.tile[0]):
             at = slice(top, min(top + self.tile[0], len(rows)))
-            x = self._x.working[at] if whole else self._x.working[torch.from_numpy(rows[at])]
+            x = self._x.working[torch.from_numpy(rows[at])]
             for left in range(0, self.shape[1], self.tile[1]):
                 to = slice(left, min(left + self.tile[1], self.shape[1]))
                 size = (at.stop - top, to.stop - left)
                 if keep or buffer.shape != size:  # memory that is new to a process is slow: as little of it as possible
                     buffer = np.empty(size, dtype=np.float32)
                 float32_product(x, self._y.working[to], torch.from_numpy(buffer))
-                tile = Tile(at, to, buffer)
-                if keep:
-                    kept.append(tile)
-                yield tile
-        self._kept = kept
+                yield Tile(at, to, buffer)
 
 
 def squared_distances(x: Rows, y: Rows, permutation: Indices) -> Floats:
@@ -191,14 +173,6 @@ class _Side:
         working = np.empty(self.rows.shape, dtype=np.float32)
         centre_rows(self.rows, self.centre, scale * factor, working)
         self.working = torch.from_numpy(working).to(device)
-
-    def identical(self) -> Indices:
-        first = np.arange(len(self.rows))
-        _, group, count = np.unique(self.square, return_inverse=True, return_counts=True)
-        seen: dict[bytes, int] = {}
-        for i in np.nonzero(count[group] > 1)[0]:
-            first[i] = seen.setdefault(self.rows[i].tobytes(), int(i))
-        return first
 
     def float64(self, rows: Indices) -> torch.Tensor:
         return torch.from_numpy((self.rows[rows] - self.centre) * self.scale)

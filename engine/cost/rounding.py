@@ -1,4 +1,4 @@
-"""Number types, and what rounding can do to them."""
+"""Number types, what rounding can do to them, and which are equal to the last bit."""
 
 from __future__ import annotations
 
@@ -23,3 +23,13 @@ def rounded_down(values: Floats) -> NDArray[np.float32]:
     """The largest float32 not above each value."""
     nearest = values.astype(np.float32)
     return np.where(nearest > values, np.nextafter(nearest, np.float32(-np.inf)), nearest)
+
+
+def first_alike(rows: Rows, marks: Floats) -> Indices:
+    """For each row the first one that equals it bit for bit; equal rows have equal marks, `(F,)`."""
+    first = np.arange(len(rows))
+    _, group, count = np.unique(marks, return_inverse=True, return_counts=True)
+    seen: dict[bytes, int] = {}
+    for i in np.nonzero(count[group] > 1)[0]:
+        first[i] = seen.setdefault(rows[i].tobytes(), int(i))
+    return first

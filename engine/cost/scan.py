@@ -15,14 +15,16 @@ class Scan:
 
     `rows (R,)` were looked at, ascending; `row_partners (R, k)` and `column_partners (F_B, k)` are cheapest first,
     columns list only what is below the ceiling. `floors (R, k)` are proved lower bounds for M_ij - v_j: entry n holds
-    for every pair of the row that is not among the first n of its list. `below (R,)` counts the pairs of a row's list
-    that may be below the ceiling; there can be more if all are.
+    for every pair of the row that is not among the first n of its list. `column_floors (F_B, k)` are the same of
+    columns for M_ij - u_i - v_j, among the rows looked at. `below (R,)` counts the pairs of a row's list that may be
+    below the ceiling; there can be more if all are.
     """
 
     rows: Indices
     row_partners: Indices
     column_partners: Indices
     floors: Floats
+    column_floors: Floats
     below: Indices
 
     def pairs(self, least: int, most: int) -> tuple[Indices, Indices, Floats]:

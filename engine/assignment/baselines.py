@@ -1,0 +1,114 @@
+"""What is done without an assignment solver: each row's nearest, mutual nearest, greedy.
+
+Decided by the float64 costs of the pairs that a float32 pass lists; among equals the lowest index wins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from saematch.compiled import compiled
+from saematch.cost import Cost, Floats, Free, Indices
+
+LISTED = 16
+_TAKEN = -1e30  # the price of a column that is taken: in float32's range and beyond every cost
+
+
+def nearest(cost: Cost, free: Free) -> Indices:
+    """The cheapest column of every row, many rows to one column; -1 where staying free is cheaper."""
+    rows, _ = _lists(cost, free, np.arange(cost.shape[0]), np.zeros(cost.shape[1], dtype=bool))
+    return rows[:, 0]
+
+
+def mutual_nearest(cost: Cost, free: Free) -> Indices:
+    """The pairs in which each is the other's cheapest; -1 for all other rows."""
+    rows, columns = _lists(cost, free, np.arange(cost.shape[0]), np.zeros(cost.shape[1], dtype=bool))
+    found = rows[:, 0]
+    agreed = (found >= 0) & (np.append(columns[:, 0], -1)[found] == np.arange(len(found)))
+    return np.where(agreed, found, -1)
+
+
+def greedy(cost: Cost, free: Free) -> Indices:
+    """The cheapest pair of all, the cheapest of what is left, and so on.
+
+    A pair is due when each is the other's cheapest among those left, in whatever order such pairs are made. One pass
+    lists enough for most of them.
+    """
+    permutation, taken = np.full(cost.shape[0], -1), np.zeros(cost.shape[1], dtype=bool)
+    left = np.arange(cost.shape[0])
+    while len(left) and not taken.all():
+        rows, columns = _lists(cost, free, left, taken)
+        if not (rows >= 0).any():
+            break
+        before = taken.sum()
+        _match_mutual(rows, columns, left, permutation, taken)
+        assert taken.sum() > before, "the cheapest pair of all is the cheapest of its row and of its column"
+        left = left[permutation[left] < 0]
+    return permutation
+
+
+BASELINES: dict[str, Callable[[Cost, Free], Indices]] = {
+    "nearest": nearest,
+    "mutual_nearest": mutual_nearest,
+    "greedy": greedy,
+}
+
+
+def _lists(cost: Cost, free: Free, rows: Indices, taken: Any) -> tuple[Indices, Indices]:
+    """The cheapest columns of the rows, `(R, k)`, and rows of all columns, `(F_B, k)`, in order of cost; -1 for none.
+
+    Nobody is listed at more than it costs both to stay free, and no column that is taken.
+    """
+    p, q = cost.row_constant * cost.scale, cost.column_constant * cost.scale
+    k = min(LISTED, *cost.shape)
+    prices = np.where(taken, _TAKEN, -q)
+    scan = cost.scan(rows, prices, np.zeros(len(q)), -p, k, np.inf)
+    by_row = _ordered(cost, free, np.repeat(rows, k), scan.row_partners.ravel(), taken, k, p, q)
+    j = np.repeat(np.arange(len(q)), k)
+    by_column = _ordered(cost, free, scan.column_partners.ravel(), j, taken, k, p, q)
+    return (
+        np.where(by_row >= 0, scan.row_partners.ravel()[by_row], -1).reshape(-1, k),
+        np.where(by_column >= 0, scan.column_partners.ravel()[by_column], -1).reshape(-1, k),
+    )
+
+
+def _ordered(
+    cost: Cost, free: Free, rows: Indices, columns: Indices, taken: Any, k: int, p: Floats, q: Floats
+) -> Indices:
+    """Places of the pairs in lists of `k`, each list in order of cost and index; -1 for those that are no pair."""
+    value = np.full(len(rows), np.inf)
+    some = np.nonzero((rows >= 0) & (columns >= 0))[0]
+    some = some[~taken[columns[some]]]
+    i, j = rows[some], columns[some]
+    reduced = cost.exact(i, j)
+    value[some] = np.where(reduced <= free.rows[i] + free.columns[j], reduced + p[i] + q[j], np.inf)
+    each = np.repeat(np.arange(len(rows) // max(k, 1)), k)
+    order = np.lexsort((columns, rows, value, each))
+    return np.where(np.isfinite(value[order]), order, -1)
+
+
+@compiled
+def _match_mutual(rows: Any, columns: Any, left: Any, permutation: Any, taken: Any) -> None:
+    """Match whoever are each other's first among those left, until nobody is; a list that is used up says nothing."""
+    row_at, column_at = np.zeros(len(rows), np.int64), np.zeros(len(columns), np.int64)
+    depth = rows.shape[1]
+    news = True
+    while news:
+        news = False
+        for r in range(len(rows)):
+            i = left[r]
+            if permutation[i] >= 0:
+                continue
+            while row_at[r] < depth and rows[r, row_at[r]] >= 0 and taken[rows[r, row_at[r]]]:
+                row_at[r] += 1
+            if row_at[r] == depth or rows[r, row_at[r]] < 0:
+                continue
+            j = rows[r, row_at[r]]
+            while column_at[j] < depth and columns[j, column_at[j]] >= 0 and permutation[columns[j, column_at[j]]] >= 0:
+                column_at[j] += 1
+            if column_at[j] < depth and columns[j, column_at[j]] == i:
+                permutation[i], taken[j] = j, True
+                news = True

@@ -1,0 +1,201 @@
+"""How firmly each feature is matched: what its pair may rise by before another matching is cheaper."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from saematch.assignment.graph import CandidateGraph
+from saematch.assignment.paths import centred, shortest_paths
+from saematch.cost import Cost, Floats, Free, Indices, Scan
+
+LISTED = 16  # pairs a row and a column in each pass
+SWEEPS = 8
+_WHOLE_ROWS, _MOST_ENTRIES = 64, 2**25  # made at a time, and kept
+
+
+class Margins:
+    """The margins of an optimal `permutation`, in units of the cost, by the costs of all pairs.
+
+    The margin of row i is the cheapest alternating cycle through i: what is lost at least if i and others exchange
+    their columns, staying free included. At any prices that prove the optimum it is the sum of the reduced costs along
+    the cycle, of which none is negative. So i's cheapest way out and its column's cheapest way in, together, are a
+    lower bound (`bound`), and a shortest path finds the value (`exact`).
+
+    The bound depends on the prices. They are put halfway between the two extreme solutions, which do not depend on the
+    prices at hand, and from there each to the middle of what the others leave it.
+    """
+
+    def __init__(self, cost: Cost, free: Free, permutation: Indices, prices: Floats) -> None:
+        self._cost, self._free, self._permutation = cost, free, permutation
+        self._rows = np.nonzero(permutation >= 0)[0]
+        self._columns = permutation[self._rows]
+        self._owner = np.full(cost.shape[1], -1)
+        self._owner[self._columns] = self._rows
+        self._matched = cost.exact(self._rows, self._columns)
+        self._graph = CandidateGraph(cost, free, permutation)
+        self._whole: dict[int, Floats] = {}
+        if 0 in cost.shape:
+            self.bound, self.tied = np.full(cost.shape[0], np.inf), np.zeros(cost.shape[0], dtype=bool)
+            return
+        self._list(prices, np.inf)
+        halfway = self._between_extremes(prices)
+        gain = np.inf
+        while gain > 0:  # until nothing that was not listed stands in the way
+            known = len(self._graph)
+            self._prices = self._centred(halfway)
+            scan = self._list(self._prices, np.inf)
+            _, proved, gain = self._graph.price(self._prices, *self._potentials(self._prices))
+            gain = gain if len(self._graph) > known else 0.0
+        self._settle(proved, scan)
+
+    def exact(self, features: Indices) -> Floats:
+        """The margins themselves, within the rounding of float64: one shortest path each."""
+        found = [self._cycle(int(i), self._cycle(int(i), np.inf, False), True) for i in features]
+        return np.array(found) / self._cost.scale
+
+    def _potentials(self, prices: Floats) -> tuple[Floats, Floats]:
+        """What each row has at these prices, and the rounding of that."""
+        potentials, rounding = self._free.rows.copy(), self._free.row_error.copy()
+        potentials[self._rows] = self._matched - prices[self._columns]
+        price_error = self._free.price_error(prices)
+        rounding[self._rows] = self._cost.exact_error(self._rows, self._columns, price_error)
+        return potentials, rounding
+
+    def _list(self, prices: Floats, ceiling: float) -> Scan:
+        """A pass over all pairs; adds those below the ceiling to the graph."""
+        potentials, rounding = self._potentials(prices)
+        every, k = np.arange(self._cost.shape[0]), min(LISTED, *self._cost.shape)
+        error = self._free.price_error(prices)
+        scan = self._cost.scan(every, prices, error, potentials + rounding, k, ceiling)
+        self._graph.add(*scan.pairs(0, k)[:2])
+        return scan
+
+    def _between_extremes(self, prices: Floats) -> Floats:
+        """The mean of the highest and the lowest prices that prove the optimum.
+
+        Column j can rise by the shortest way to it in reduced costs, and fall by the shortest way back: from a node
+        that stands for staying free, or, where nobody may, from the first row's column, whose price stays put.
+        """
+        known = -1
+        while known < len(self._graph):
+            known = len(self._graph)
+            sources, targets, lengths = self._ways(prices)
+            hub = self._cost.shape[1]
+            root = self._permutation[0] if self._free.nobody else hub
+            rise = shortest_paths(sources, targets, lengths, root, hub + 1)[:hub]
+            fall = shortest_paths(targets, sources, lengths, root, hub + 1)[:hub]
+            self._list(prices + rise, 0.0)
+            self._list(prices - fall, 0.0)
+        return prices + (rise - fall) / 2
+
+    def _ways(self, prices: Floats) -> tuple[Indices, Indices, Floats]:
+        """Edges from the column that a row leaves to the one that it takes; the last node stands for staying free."""
+        potentials, _ = self._potentials(prices)
+        rows, columns, hub = self._graph.rows, self._graph.columns, self._cost.shape[1]
+        other = self._permutation[rows] != columns
+        rows, columns = rows[other], columns[other]
+        reduced = self._graph.costs[other] - potentials[rows] - prices[columns]
+        leaves = np.where(self._permutation[rows] >= 0, self._permutation[rows], hub)
+        sources, targets, lengths = [leaves], [columns], [reduced]
+        if np.isfinite(self._free.rows).all():
+            sources.append(self._columns)
+            targets.append(np.full(len(self._columns), hub))
+            lengths.append((self._free.rows - potentials)[self._rows])
+        if np.isfinite(self._free.columns).all():
+            every, alone = np.arange(hub), np.nonzero(self._owner < 0)[0]
+            sources += [np.full(hub, hub), alone]
+            targets += [every, np.full(len(alone), hub)]
+            lengths += [self._free.columns - prices, np.zeros(len(alone))]
+        return np.concatenate(sources), np.concatenate(targets), np.maximum(np.concatenate(lengths), 0.0)
+
+    def _centred(self, prices: Floats) -> Floats:
+        """Every price in turn to the middle between its row's cheapest way out and its column's cheapest way in."""
+        sources, targets, lengths = self._ways(prices)
+        moved = centred(sources, targets, lengths, self._columns, self._cost.shape[1] + 1, SWEEPS)
+        return prices + moved[:-1]
+
+    def _settle(self, proved: Floats, scan: Scan) -> None:
+        """The bound at the final prices, and who is tied, by the graph and what the pass says of all other pairs."""
+        cost, free, prices, graph = self._cost, self._free, self._prices, self._graph
+        self._price_error = free.price_error(prices)
+        potentials, rounding = self._potentials(prices)
+        self._has = potentials + rounding
+        floors = scan.floors[:, -1] - self._has
+        doubtful = np.nonzero(floors < np.minimum(proved - self._has, 0.0))[0]
+        if len(doubtful):
+            floors[doubtful] = cost.row_minima(doubtful, prices, self._price_error)[1] - self._has[doubtful]
+        self._floors = floors
+
+        rows, columns = graph.rows, graph.columns
+        reduced = graph.costs - prices[columns] - self._has[rows] - cost.exact_error(rows, columns, self._price_error)
+        reduced[self._permutation[rows] == columns] = np.inf
+        matched = self._permutation >= 0
+        row_exit = np.where(matched, free.rows - free.row_error - self._has, np.inf)
+        column_exit = free.columns - free.column_error - prices
+        out, into = np.minimum(floors, row_exit), np.minimum(scan.column_floors[:, -1], column_exit)
+        np.minimum.at(out, rows, reduced)
+        np.minimum.at(into, columns, reduced)
+        # Whatever else is on a cycle costs nothing less than this, in sum: only ties within rounding are below zero.
+        below_zero = float(np.minimum(out, 0.0).sum())
+        both = out + np.where(matched, into[self._permutation], 0.0) + below_zero
+        self.bound = np.maximum(both, 0.0) / cost.scale
+
+        self._starts, self._others, self._lengths = graph.starts, columns, np.maximum(reduced, 0.0)
+        self._row_exit, self._column_exit = np.maximum(row_exit, 0.0), np.maximum(column_exit, 0.0)
+        self.tied = self.bound == 0
+        for i in np.nonzero(self.tied)[0]:
+            self.tied[i] = self._cycle(int(i), np.nextafter(0.0, 1.0), True) == 0
+
+    def _cycle(self, i: int, limit: float, whole: bool) -> float:
+        """The cheapest cycle through row i, or `limit` if that is less: Dijkstra over columns that somebody takes.
+
+        Pairs that are not in the graph are looked at, if `whole`, where they could matter.
+        """
+        hub = self._cost.shape[1]
+        goal = int(self._permutation[i]) if self._permutation[i] >= 0 else hub
+        distance, done = np.full(hub + 1, np.inf), np.zeros(hub + 1, dtype=bool)
+        self._leave(i, 0.0, limit if whole else 0.0, distance)
+        while True:
+            node = int(np.where(done, np.inf, distance).argmin())
+            so_far, best = float(distance[node]), min(float(distance[goal]), limit)
+            if best <= so_far or done[node]:
+                return best
+            done[node] = True
+            if node == hub:
+                columns = self._columns
+                distance[columns] = np.minimum(distance[columns], so_far + self._column_exit[columns])
+                movers = np.nonzero(self._permutation < 0)[0]
+            elif self._owner[node] < 0:
+                distance[hub] = min(float(distance[hub]), so_far)
+                continue
+            else:
+                movers = self._owner[node : node + 1]
+            for k in movers:
+                self._leave(int(k), so_far, best if whole else 0.0, distance)
+
+    def _leave(self, i: int, so_far: float, limit: float, distance: Floats) -> None:
+        """Row i takes another column, or none: shorten the ways; by all its pairs where those not listed can matter."""
+        hub = self._cost.shape[1]
+        listed = slice(self._starts[i], self._starts[i + 1])
+        others = self._others[listed]
+        distance[others] = np.minimum(distance[others], so_far + self._lengths[listed])
+        distance[hub] = min(float(distance[hub]), so_far + float(self._row_exit[i]))
+        if so_far + self._floors[i] < limit:
+            distance[:hub] = np.minimum(distance[:hub], so_far + self._whole_row(i, distance))
+
+    def _whole_row(self, i: int, distance: Floats) -> Floats:
+        """Reduced costs of all pairs of row i; those of the rows that will be asked for next are made with it."""
+        if i not in self._whole:
+            if len(self._whole) * len(distance) > _MOST_ENTRIES:
+                self._whole.clear()
+            new = np.array([k >= 0 and k not in self._whole for k in self._owner.tolist()])
+            nearest = np.argsort(np.where(new, distance[:-1], np.inf), kind="stable")[:_WHOLE_ROWS]
+            rows = np.unique(np.append(self._owner[nearest[new[nearest]]], i))
+            columns = np.arange(self._cost.shape[1])
+            reduced = self._cost.block(rows, columns) - self._prices - self._has[rows][:, None]
+            reduced -= self._cost.exact_error(rows[:, None], columns[None], self._price_error)
+            np.maximum(reduced, 0.0, out=reduced)
+            matched = self._permutation[rows] >= 0
+            reduced[matched, self._permutation[rows][matched]] = np.inf
+            self._whole.update(zip(rows.tolist(), reduced, strict=True))
+        return self._whole[i]

@@ -1,0 +1,234 @@
+"""What is to be solved: the costs of all pairs, from rows, from two SAEs, or as somebody's matrix."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from saematch.cost import UNIT_64, Cost, DistanceCost, Floats, Indices, MatrixCost, Rows, gamma, squared_distances
+from saematch.errors import MatchError
+from saematch.features import check_parts, feature_rows
+from saematch.sae import SAE, Scale
+
+LARGEST, SMALLEST = 1e140, 1e-140  # of the largest entry: squares stay in float64's range
+MOST_COLUMNS = 2**20  # the bound for float32 products loses its meaning beyond
+Fold = Scale | tuple[Scale, Scale]
+
+
+class Problem(ABC):
+    """Sources to be matched with targets.
+
+    Without `max_cost` the smaller side is fully matched; with it, a feature stays free rather than take part in a pair
+    that costs more. `options` says how the problem came about.
+    """
+
+    max_cost: float | None
+    options: dict[str, Any]
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, int]:
+        """(F_A, F_B)."""
+
+    @property
+    @abstractmethod
+    def evaluation_error(self) -> float:
+        """Bound on the relative rounding of `pair_cost`."""
+
+    @abstractmethod
+    def cost(self, device: torch.device, memory: int) -> Cost:
+        """The costs of all pairs, whose float32 values are kept if they fit into `memory`, in bytes."""
+
+    @abstractmethod
+    def pair_cost(self, permutation: Indices) -> Floats:
+        """What each pair costs, `(F_A,)`, in float64; 0.0 where `permutation` is -1."""
+
+    def staying_free(self) -> tuple[float, float]:
+        """What it costs to leave a source, or a target, without a partner; infinite where it must have one."""
+        if self.max_cost is not None:
+            return self.max_cost / 2, self.max_cost / 2
+        sources, targets = self.shape
+        return (0.0 if sources > targets else math.inf), (0.0 if targets > sources else math.inf)
+
+
+@dataclass(frozen=True)
+class RowProblem(Problem):
+    """Rows `x (F_A, K)` and `y (F_B, K)`: a pair costs their squared distance.
+
+    Raises `MatchError` for a `max_cost` or rows that no float64 arithmetic can handle.
+    """
+
+    x: Rows
+    y: Rows
+    max_cost: float | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _check_max_cost(self.max_cost)
+        if self.x.shape[1] > MOST_COLUMNS:
+            raise MatchError(f"rows have {self.x.shape[1]} columns; at most {MOST_COLUMNS} can be handled")
+        sizes = [max(float(rows.max(initial=0)), -float(rows.min(initial=0))) for rows in (self.x, self.y)]
+        if not all(size <= LARGEST for size in sizes):  # NaN fails this too
+            raise MatchError(
+                f"feature rows reach {max(sizes):g}; their squares leave float64 above {LARGEST:g}: choose smaller "
+                "weights or another fold"
+            )
+        if 0 < max(sizes) < SMALLEST:
+            raise MatchError(
+                f"feature rows stay below {max(sizes):g}; their squares vanish in float64 below {SMALLEST:g}: choose "
+                "larger weights or another fold"
+            )
+
+    @classmethod
+    def checked(cls, x: Any, y: Any, max_cost: float | None) -> RowProblem:
+        """Raises `MatchError` unless these are two finite matrices of the same width."""
+        x, y = _rows(x, "the first matrix"), _rows(y, "the second matrix")
+        check_widths(x.shape[1], "the first matrix", y.shape[1], "the second matrix", "K")
+        return cls(x, y, max_cost, {"max_cost": max_cost})
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """See `Problem`."""
+        return len(self.x), len(self.y)
+
+    @property
+    def evaluation_error(self) -> float:
+        """See `Problem`."""
+        return gamma(self.x.shape[1] + 8, UNIT_64)
+
+    def cost(self, device: torch.device, memory: int) -> Cost:
+        """See `Problem`."""
+        return DistanceCost(self.x, self.y, device, memory=memory)
+
+    def pair_cost(self, permutation: Indices) -> Floats:
+        """See `Problem`."""
+        return squared_distances(self.x, self.y, permutation)
+
+
+@dataclass(frozen=True)
+class MatrixProblem(Problem):
+    """Somebody's `matrix (F_A, F_B)` of costs, of any sign; inf forbids a pair.
+
+    Raises `MatchError` for NaN, -inf, and numbers that no float64 arithmetic can handle.
+    """
+
+    matrix: NDArray[Any]
+    max_cost: float | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _check_max_cost(self.max_cost)
+        _refuse(np.isnan(self.matrix) | (self.matrix == -np.inf), "cost holds", "NaN or -inf (inf forbids a pair)")
+        largest = min(LARGEST, float(np.finfo(self.matrix.dtype).max))
+        _refuse(np.isfinite(self.matrix) & (np.abs(self.matrix) > largest), "cost holds", f"beyond {LARGEST:g} in size")
+
+    @classmethod
+    def checked(cls, cost: Any, max_cost: float | None) -> MatrixProblem:
+        """Raises `MatchError` unless this is a matrix of numbers."""
+        return cls(_matrix(cost, "cost", "(sources, targets)"), max_cost, {"max_cost": max_cost})
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """See `Problem`."""
+        return self.matrix.shape[0], self.matrix.shape[1]
+
+    @property
+    def evaluation_error(self) -> float:
+        """See `Problem`."""
+        return 2 * UNIT_64
+
+    def cost(self, device: torch.device, memory: int) -> Cost:  # noqa: ARG002 (it lies on the CPU)
+        """See `Problem`."""
+        return MatrixCost(self.matrix, memory=memory)
+
+    def pair_cost(self, permutation: Indices) -> Floats:
+        """See `Problem`."""
+        rows = np.nonzero(permutation >= 0)[0]
+        out = np.zeros(len(permutation))
+        out[rows] = self.matrix[rows, permutation[rows]]
+        return out
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What of two SAEs is compared: parts, their weights, and the fold of the source and of the target."""
+
+    parts: tuple[str, ...]
+    weights: dict[str, float]
+    folds: tuple[Scale, Scale]
+    max_cost: float | None
+
+    @classmethod
+    def checked(
+        cls, parts: Sequence[str], weights: Mapping[str, float] | None, fold: Fold, max_cost: float | None = None
+    ) -> Comparison:
+        """Raises `MatchError` for parts or weights that make no sense."""
+        is_pair = isinstance(fold, tuple) and len(fold) == 2 and not any(isinstance(one, int | float) for one in fold)
+        folds = cast(tuple[Scale, Scale], fold if is_pair else (fold, fold))
+        return cls(*check_parts(parts, weights), folds, max_cost)
+
+    def rows(self, sae: SAE, side: int = 0) -> Rows:
+        """Feature rows of the source (side 0) or the target (side 1)."""
+        return feature_rows(sae, self.parts, self.weights, self.folds[side])
+
+    def problem(self, a: SAE, b: SAE) -> RowProblem:
+        """The rows of both sides. Raises `MatchError` if they cannot be compared."""
+        check_widths(a.d, a.source, b.d, b.source, "d")
+        return RowProblem(self.rows(a, 0), self.rows(b, 1), self.max_cost, self.record())
+
+    def record(self) -> dict[str, Any]:
+        """For JSON; a scale of the caller's own is recorded as "own"."""
+        names = [fold if isinstance(fold, str) else "own" for fold in self.folds]
+        fold = names[0] if names[0] == names[1] else names
+        return {"parts": list(self.parts), "weights": self.weights, "fold": fold, "max_cost": self.max_cost}
+
+
+def check_widths(width: int, source: str, other: int, target: str, letter: str) -> None:
+    """Raise `MatchError` unless both sides have the same width."""
+    if width != other:
+        raise MatchError(
+            f"{source} has {letter} = {width} and {target} has {letter} = {other}: they do not live in one space and "
+            "cannot be compared"
+        )
+
+
+def _check_max_cost(max_cost: Any) -> None:
+    if max_cost is not None and not (isinstance(max_cost, float | int) and math.isfinite(max_cost) and max_cost >= 0):
+        raise MatchError(f"max_cost is {max_cost}; give a finite squared distance, 0 or more, or none")
+
+
+def _rows(given: Any, name: str) -> Rows:
+    rows = _matrix(given, name, "(features, K), one feature a row")
+    _refuse(~np.isfinite(rows), f"{name} holds", "NaN or infinite")
+    return rows
+
+
+def _matrix(given: Any, name: str, expected: str) -> NDArray[Any]:
+    """A matrix on the CPU, in float32 or float64 as it is, else upcast."""
+    if isinstance(given, Tensor):
+        if given.layout != torch.strided or given.is_complex() or given.dtype == torch.bool:
+            raise MatchError(f"{name} is a {given.dtype} tensor ({given.layout}); expected a dense one of real numbers")
+        tensor = given.detach().cpu()
+        matrix = (tensor if tensor.dtype == torch.float32 else tensor.double()).numpy()
+    else:
+        matrix = np.asarray(given)
+        if matrix.dtype.kind not in "fiu":
+            raise MatchError(f"{name} holds {matrix.dtype}; expected numbers")
+        matrix = matrix if matrix.dtype == np.float32 else matrix.astype(np.float64, copy=False)
+    if matrix.ndim != 2:
+        raise MatchError(f"{name} has shape {matrix.shape}; expected {expected}")
+    return np.ascontiguousarray(matrix)
+
+
+def _refuse(bad: NDArray[np.bool_], what: str, which: str) -> None:
+    if bad.any():
+        i, k = np.argwhere(bad)[0]
+        raise MatchError(f"{what} {bad.sum()} values that are {which}, the first at row {i}, column {k}")

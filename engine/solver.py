@@ -1,0 +1,159 @@
+"""How a problem is solved, and how an answer is graded."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from saematch.assignment import BASELINES, Certificate, Margins, Round, Solution, solve
+from saematch.backend import choose_device, free_memory
+from saematch.cost import BLOCK_BYTES, Cost, Free, Indices
+from saematch.errors import MatchError
+from saematch.matching import Matching, NotCertified
+from saematch.problem import Problem
+
+METHODS = ("optimal", *BASELINES)
+
+
+@dataclass(frozen=True)
+class Solver:
+    """Method, limits, device, and what becomes of an answer that is not proved."""
+
+    method: str = "optimal"
+    max_rounds: int | None = None
+    time_limit: float | None = None
+    memory: int | None = None
+    device: str | torch.device | None = None
+    strict: bool = False
+    progress: Callable[[Round], None] | None = None
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise MatchError(f"method is {self.method!r}; choose one of {', '.join(METHODS)}")
+        if self.max_rounds is not None and not (isinstance(self.max_rounds, int) and self.max_rounds >= 1):
+            raise MatchError(f"max_rounds is {self.max_rounds!r}; give a whole number, at least 1, or none")
+        if self.time_limit is not None and not (isinstance(self.time_limit, float | int) and self.time_limit > 0):
+            raise MatchError(f"time_limit is {self.time_limit!r}; give seconds above 0, or none")
+        if self.memory is not None and not (isinstance(self.memory, int) and self.memory >= BLOCK_BYTES):
+            raise MatchError(f"memory is {self.memory!r}; give bytes, at least {BLOCK_BYTES} for one block of products")
+
+    def run(self, problem: Problem, perm: Tensor | None = None, again: Callable[[], Problem] | None = None) -> Matching:
+        """The answer of the method, or `perm`, with the proof of how far it is from the optimum.
+
+        `again` makes the problem again, for margins: the matching does not hold on to it.
+
+        Raises `NotCertified` under `strict`, and `MatchError` if there is no matching that the problem allows.
+        """
+        began = time.perf_counter()
+        cost, free = self._prepared(problem)
+        given = None if perm is None else perm.numpy()
+        if given is None and self.method != "optimal":
+            given = BASELINES[self.method](cost, free)
+        allowed = given is not None and _is_allowed(given, free)
+        solution = solve(
+            cost, free, start=given if allowed else None, max_rounds=self.max_rounds, time_limit=self.time_limit,
+            progress=self.progress,
+        )  # fmt: skip
+        stats = {
+            "backend": "torch",
+            "device": str(choose_device(self.device)[0]),
+            "costs": "stored" if cost.stored else "matrix-free",
+            "precision": "float32 chooses, float64 proves",
+            "rounds": solution.rounds,
+            "edges": solution.edges,
+            "seconds": time.perf_counter() - began,
+            "stages": dict(solution.seconds),
+        }
+        margins = partial(self._margins, again or (lambda: problem))
+
+        def graded(permutation: Indices) -> Matching:
+            return _graded(problem, cost, free, solution, permutation, stats, margins)
+
+        matching = graded(solution.permutation)
+        if allowed and given is not None:
+            matching = graded(given)
+        elif given is not None:
+            matching = _beside(problem, matching, given, stats)
+        if self.strict:
+            require_certified(matching)
+        return matching
+
+    def _margins(self, again: Callable[[], Problem], matching: Matching) -> Margins:
+        problem = again()
+        cost, free = self._prepared(problem)
+        prices = (matching.prices.numpy() - cost.column_constant) * cost.scale
+        return Margins(cost, free, matching.perm.numpy(), np.minimum(prices, free.columns))
+
+    def _prepared(self, problem: Problem) -> tuple[Cost, Free]:
+        device, _ = choose_device(self.device)
+        cost = problem.cost(device, free_memory() // 2 if self.memory is None else self.memory)
+        return cost, cost.free(*problem.staying_free())
+
+
+def require_certified(matching: Matching) -> None:
+    """Raise `NotCertified`, with the matching, unless it is proved optimal."""
+    if not matching.certified:
+        raise NotCertified(
+            f"not proved optimal ({matching.status}): gap {matching.gap:.3g} and rounding {matching.error:.3g} of a "
+            f"scale of {matching.scale:.3g}; the matching is in .matching",
+            matching,
+        )
+
+
+def _is_allowed(permutation: Indices, free: Free) -> bool:
+    """Whether it is one-to-one, and leaves out only who may stay free."""
+    taken = np.bincount(permutation[permutation >= 0], minlength=len(free.columns))
+    return bool(
+        (taken <= 1).all()
+        and np.isfinite(free.rows[permutation < 0]).all()
+        and np.isfinite(free.columns[taken == 0]).all()
+    )
+
+
+def _graded(
+    problem: Problem, cost: Cost, free: Free, solution: Solution, permutation: Indices, stats: dict[str, Any],
+    margins: Callable[[Matching], Margins],
+) -> Matching:  # fmt: skip
+    """A matching that the problem allows, with what the prices prove about it."""
+    certificate = solution.grade(cost, free, permutation)
+    if certificate.certified:
+        status = "optimal"
+    elif solution.stopped_by is not None:
+        status = solution.stopped_by
+    else:
+        status = "suboptimal" if solution.grade(cost, free, solution.permutation).certified else "unproved"
+    return Matching(
+        torch.from_numpy(permutation),
+        torch.from_numpy(problem.pair_cost(permutation)),
+        target_features=problem.shape[1],
+        prices=torch.from_numpy(cost.column_constant + solution.prices / cost.scale),
+        certificate=certificate,
+        # The objective is a float64 sum of float64 costs: in the lower bound its own rounding counts as well.
+        evaluation_error=problem.evaluation_error,
+        status=status,
+        options=problem.options,
+        stats=stats,
+        margins=margins,
+    )
+
+
+def _beside(problem: Problem, best: Matching, permutation: Indices, stats: dict[str, Any]) -> Matching:
+    """An answer that is no complete matching, beside the bound for all that are: its gap may be negative."""
+    answer = Matching(
+        torch.from_numpy(permutation), torch.from_numpy(problem.pair_cost(permutation)),
+        target_features=problem.shape[1], options=problem.options,
+    )  # fmt: skip
+    one_to_one = len(np.unique(permutation[permutation >= 0])) == (permutation >= 0).sum()
+    rounding = problem.evaluation_error * (abs(answer.objective) + abs(best.objective))
+    return Matching(
+        answer.perm, answer.pair_cost, target_features=problem.shape[1], prices=best.prices,
+        certificate=Certificate(answer.objective - best.objective + best.gap, best.error + rounding, best.scale, False),
+        status="incomplete" if one_to_one else "many_to_one", options=problem.options, stats=stats,
+    )  # fmt: skip

@@ -1,0 +1,136 @@
+"""Costs that are given as a matrix: the same answers, proofs and limits as for rows."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from scipy.optimize import linear_sum_assignment
+
+import saematch as sm
+from contracts import cheapest, cheapest_partial, costs_of_all_pairs
+from problems import nasty
+
+
+def assert_optimal(costs, max_cost=None):
+    """A certified matching of SciPy's cost, or a refusal where SciPy refuses too."""
+    costs = np.asarray(costs)
+    try:
+        optimum = cheapest(costs)[1] if max_cost is None else cheapest_partial(costs, max_cost)
+    except ValueError:
+        with pytest.raises(sm.MatchError, match="cannot be matched"):
+            sm.assign(cost=costs)
+        return None
+    matching = sm.assign(cost=costs, max_cost=max_cost)
+    perm = matching.perm.numpy()
+    rows = np.nonzero(perm >= 0)[0]
+    assert len(set(perm[rows])) == len(rows)
+    assert np.isfinite(costs[rows, perm[rows]]).all()
+    finite = np.abs(costs[np.isfinite(costs)]).sum() + sum(costs.shape) * (max_cost or 0.0)
+    assert abs(matching.objective - optimum) <= 1e-9 * max(matching.scale, 0.0) + 1e-13 * finite
+    assert matching.certified
+    assert matching.lower_bound <= optimum + 1e-13 * finite
+    return matching
+
+
+@pytest.mark.parametrize("sizes", [(60, 60), (40, 60), (60, 40), (0, 60), (60, 0), (1, 1)])
+@pytest.mark.parametrize("name", set(nasty()) - {"huge"})
+def test_costs_of_nasty_rows(name, sizes):
+    x, y = (rows[:size] for rows, size in zip(nasty()[name], sizes, strict=True))
+    assert_optimal(costs_of_all_pairs(x, y))
+
+
+@settings(max_examples=150)
+@given(st.data())
+def test_random_costs_with_forbidden_pairs(data):
+    shape = data.draw(st.tuples(st.integers(0, 20), st.integers(0, 20)))
+    numbers = st.one_of(st.integers(-3, 3).map(float), st.floats(-100, 100, width=32), st.just(math.inf))
+    costs = data.draw(hnp.arrays(np.float64, shape, elements=numbers))
+    assert_optimal(costs, data.draw(st.none() | st.floats(0, 200)))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_sparse_costs_of_all_kinds(seed):
+    r = np.random.default_rng(seed)
+    costs = r.standard_normal((80, 80)) * np.exp(3 * r.standard_normal((80, 1)))
+    costs[r.random((80, 80)) < 0.9] = np.inf
+    costs[np.arange(80), r.permutation(80)] = 5.0
+    assert_optimal(costs)
+
+
+def test_offsets_and_sign_change_nothing():
+    r = np.random.default_rng(0)
+    costs = r.integers(0, 1000, (50, 50)).astype(float)
+    perm = assert_optimal(costs).perm
+    shifted = assert_optimal(costs + r.integers(0, 10**6, (50, 1)) - r.integers(0, 10**6, (1, 50)))
+    assert torch.equal(shifted.perm, perm)
+    highest = sm.assign(cost=-costs).perm.numpy()
+    np.testing.assert_array_equal(highest, linear_sum_assignment(costs, maximize=True)[1])
+
+
+def test_number_types_and_layouts():
+    costs = np.random.default_rng(0).integers(0, 99, (30, 40))
+    answer = assert_optimal(costs).perm
+    wide = np.full((60, 80), 7)
+    wide[::2, ::2] = costs
+    for given_as in (
+        costs.astype(np.float32), costs.astype(np.int16), torch.from_numpy(costs), torch.from_numpy(costs).bfloat16(),
+        np.asfortranarray(costs), wide[::2, ::2],
+    ):  # fmt: skip
+        assert torch.equal(sm.assign(cost=given_as).perm, answer)
+
+
+def test_constant_cost_gives_the_identity_and_equal_rows_ascend():
+    assert sm.assign(cost=np.ones((9, 9))).perm.tolist() == list(range(9))
+    assert sm.assign(cost=np.zeros((3, 5))).perm.tolist() == [0, 1, 2]
+
+
+def test_what_cannot_be_matched_is_named():
+    costs = np.ones((4, 4))
+    costs[2] = np.inf
+    with pytest.raises(sm.MatchError, match="row 2 cannot be matched: all of its costs are infinite"):
+        sm.assign(cost=costs)
+    costs = np.full((4, 4), np.inf)
+    costs[:, 0] = costs[0] = 1.0
+    with pytest.raises(sm.MatchError, match=r"row \d cannot be matched: the 1 columns that it may have are all needed"):
+        sm.assign(cost=costs)
+    with pytest.raises(sm.MatchError, match=r"column \d cannot be matched"):
+        sm.assign(cost=costs[:, [1, 2]])
+    assert sm.assign(cost=costs, max_cost=4.0).certified
+
+
+@pytest.mark.parametrize(
+    ("costs", "message"),
+    [
+        (np.array([[1.0, np.nan]]), "1 values that are NaN or -inf .* row 0, column 1"),
+        (np.array([[1.0, -np.inf]]), "NaN or -inf"),
+        (np.array([[1e200]]), "beyond 1e\\+140"),
+        (np.ones(3), "expected \\(sources, targets\\)"),
+        (np.ones((2, 2), dtype=complex), "expected numbers"),
+        ([["a"]], "expected numbers"),
+    ],
+)
+def test_bad_costs_are_refused(costs, message):
+    with pytest.raises(sm.MatchError, match=message):
+        sm.assign(cost=costs)
+
+
+def test_rows_or_costs_not_both():
+    rows = np.ones((2, 2))
+    for arguments in ((), (rows,), (rows, None), (None, rows)):
+        with pytest.raises(sm.MatchError, match="give two matrices"):
+            sm.assign(*arguments)
+    with pytest.raises(sm.MatchError, match="give two matrices"):
+        sm.assign(rows, rows, cost=rows)
+
+
+def test_permutations_are_graded_by_costs():
+    costs = np.random.default_rng(0).standard_normal((40, 40))
+    best = sm.assign(cost=costs)
+    assert sm.certify(cost=costs, perm=best.perm).certified
+    worse = sm.certify(cost=costs, perm=np.roll(best.perm, 1))
+    assert worse.status == "suboptimal"
+    assert worse.gap == pytest.approx(worse.cost - best.cost, rel=1e-9)

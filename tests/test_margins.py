@@ -1,0 +1,111 @@
+"""Margins against their definition: what the optimum rises by if a feature may not have the partner it has."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import linear_sum_assignment
+
+import saematch as sm
+from contracts import costs_of_all_pairs, doubled
+from problems import nasty, noisy_copy
+
+
+def true_margins(costs, perm, max_cost):
+    """By forbidding each pair, or staying free, in turn and solving again; infinite where nothing else is possible."""
+    n, m = costs.shape
+    whole = doubled(costs, max_cost)
+    rows, columns = linear_sum_assignment(whole)
+    best = whole[rows, columns].sum()
+    margins = np.full(n, np.inf)
+    for i in range(n):
+        other = whole.copy()
+        other[i, perm[i] if perm[i] >= 0 else m + i] = np.inf
+        try:
+            rows, columns = linear_sum_assignment(other)
+        except ValueError:  # nothing else is possible
+            continue
+        margins[i] = other[rows, columns].sum() - best
+    return margins
+
+
+def assert_margins(matching, costs, max_cost=None):
+    """Bounds are below the truth, exact values are the truth, and tied are those whose margin is nothing."""
+    truth = true_margins(costs, matching.perm.numpy(), max_cost)
+    size = np.abs(costs[np.isfinite(costs)]).max(initial=0.0) + (max_cost or 0.0)
+    rounding = 1e-12 * size * (1 + len(costs))
+    bound, exact = matching.margin.numpy(), matching.exact_margin(range(len(costs))).numpy()
+    assert (bound >= 0).all()
+    assert (bound <= truth + rounding).all()
+    assert (exact <= truth + rounding).all()
+    finite = np.isfinite(truth)
+    np.testing.assert_array_equal(finite, np.isfinite(exact))
+    assert (exact[finite] >= truth[finite] - rounding).all()
+    assert matching.tied[truth == 0].all()
+    assert not matching.tied[truth > rounding].any()
+
+
+SMALL = {name: rows for name, rows in nasty(24, 5).items() if name not in ("huge", "tiny", "giants on both sides")}
+
+
+@pytest.mark.parametrize("sizes", [(24, 24), (24, 17), (17, 24)])
+@pytest.mark.parametrize("name", SMALL)
+def test_margins_of_nasty_problems(name, sizes):
+    x, y = (rows[:size] for rows, size in zip(SMALL[name], sizes, strict=True))
+    assert_margins(sm.assign(x, y), costs_of_all_pairs(x, y))
+
+
+@pytest.mark.parametrize("quantile", [0.01, 0.3])
+@pytest.mark.parametrize("name", ["random", "duplicates", "small integers", "a hub", "zero rows"])
+def test_margins_of_partial_problems(name, quantile):
+    x, y = SMALL[name][0], SMALL[name][1][:20]
+    costs = costs_of_all_pairs(x, y)
+    max_cost = float(np.quantile(costs, quantile))
+    assert_margins(sm.assign(x, y, max_cost=max_cost), costs, max_cost)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_margins_where_pairs_are_forbidden(seed):
+    r = np.random.default_rng(seed)
+    costs = r.integers(0, 30, (15, 15 + seed % 3)).astype(float)
+    costs[r.random(costs.shape) < 0.5] = np.inf
+    np.fill_diagonal(costs, 7.0)
+    assert_margins(sm.assign(cost=costs), costs)
+
+
+def test_margins_at_more_features_than_a_pass_lists():
+    x, y = np.random.default_rng(0).standard_normal((2, 150, 6))
+    matching = sm.assign(x, y)
+    assert_margins(matching, costs_of_all_pairs(x, y))
+    assert not matching.tied.any()
+    assert (matching.margin > 0).double().mean() > 0.98
+    assert (matching.margin / matching.exact_margin(range(150))).median() > 0.4
+
+
+def test_a_planted_match_is_firm_and_duplicates_are_tied():
+    x, y, planted = noisy_copy(80, 12, 0.05)
+    x[5], y[planted[5]] = x[9], y[planted[9]]
+    matching = sm.assign(x, y)
+    assert matching.tied.nonzero()[:, 0].tolist() == [5, 9]
+    firm = np.setdiff1d(np.arange(80), [5, 9])
+    assert (matching.margin[firm] > 1).all()
+
+
+def test_margins_do_not_depend_on_the_prices_that_were_found():
+    x, y = np.random.default_rng(0).standard_normal((2, 120, 8))
+    direct, graded = sm.assign(x, y), sm.certify(x, y, sm.assign(x, y).perm, memory=2**23)
+    assert not torch.equal(direct.prices, graded.prices)
+    torch.testing.assert_close(direct.margin, graded.margin, rtol=1e-6, atol=1e-9)
+
+
+def test_margins_belong_to_a_proved_optimum_and_need_the_inputs(tmp_path):
+    x, y = np.random.default_rng(0).standard_normal((2, 40, 8))
+    best = sm.assign(x, y)
+    with pytest.raises(sm.MatchError, match="not proved optimal"):
+        _ = sm.certify(x, y, np.arange(40)).margin
+    best.save(tmp_path / "m.safetensors")
+    loaded = sm.Matching.load(tmp_path / "m.safetensors")
+    with pytest.raises(sm.MatchError, match="need the SAEs"):
+        _ = loaded.tied
+    torch.testing.assert_close(sm.certify(x, y, loaded).margin, best.margin, rtol=1e-6, atol=1e-9)
+    with pytest.raises(sm.MatchError, match="feature 40 is not among"):
+        best.exact_margin([3, 40])
