@@ -103,7 +103,7 @@ def _any_below_own(values: Any, limits: Any, offset: Any) -> Any:
 
 
 # Almost no pair enters a list once the first tiles are through, so a stretch of a row is first asked whether any does.
-_STRETCH = 64
+_STRETCH = 32
 
 
 @compiled

@@ -36,6 +36,18 @@ def poison(monkeypatch):
         monkeypatch.setattr(f"saematch.{module}.np", _Numpy(poisoned))
 
 
+@pytest.fixture(autouse=True)
+def passes(request, monkeypatch):
+    """Small problems go through the passes, as large ones do, unless a test asks for `dense_route`."""
+    if "dense_route" not in request.fixturenames:
+        monkeypatch.setattr("saematch.assignment.column_generation.DENSE", 0)
+
+
+@pytest.fixture
+def dense_route():
+    """All pairs of a small problem are candidates, as for users."""
+
+
 class _Numpy:
     """numpy with another `empty`."""
 

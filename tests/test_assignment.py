@@ -17,6 +17,16 @@ def test_nasty_problems_are_solved_and_proved(name):
     assert_proved_optimal(sm.assign(x, y), x, y)
 
 
+@pytest.mark.usefixtures("dense_route")
+@pytest.mark.parametrize("sizes", [(60, 60), (35, 60), (60, 35)])
+@pytest.mark.parametrize("name", nasty())
+def test_small_problems_take_all_pairs_in_one_round(name, sizes):
+    x, y = (rows[:size] for rows, size in zip(nasty()[name], sizes, strict=True))
+    matching = sm.assign(x, y)
+    assert_proved_optimal(matching, x, y)
+    assert matching.stats["edges"] in (0, len(x) * len(y))
+
+
 @settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_random_problems_are_solved_and_proved(data):

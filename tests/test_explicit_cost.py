@@ -61,6 +61,13 @@ def test_sparse_costs_of_all_kinds(seed):
     assert_optimal(costs)
 
 
+@pytest.mark.usefixtures("dense_route")
+def test_small_problems_leave_forbidden_pairs_out():
+    costs = np.random.default_rng(0).random((30, 30))
+    costs[np.random.default_rng(1).random((30, 30)) < 0.6] = np.inf
+    assert assert_optimal(costs).stats["edges"] == np.isfinite(costs).sum()
+
+
 def test_offsets_and_sign_change_nothing():
     r = np.random.default_rng(0)
     costs = r.integers(0, 1000, (50, 50)).astype(float)

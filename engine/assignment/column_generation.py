@@ -19,6 +19,7 @@ from saematch.cost import Cost, Floats, Free, Indices
 CANDIDATES = 8  # cheapest partners a row and a column in the first graph
 NEAREST = 8  # partners that a row which is looked at gets even if nothing can be gained by them
 LISTED = 16  # partners a row and a column that are added while something can be gained by them
+DENSE = 2**14  # pairs; with no more, all are candidates, and no pass is needed
 TOLERANCE = 1e-9  # certified: no further from the optimum than this share of what matching can gain at all
 
 
@@ -137,14 +138,19 @@ def solve(
         nothing = np.full(cost.shape[0], math.inf)
         return Solution(np.full(cost.shape[0], -1), prices, nothing, nothing)
     graph = CandidateGraph(cost, free, _anything_allowed(cost, free) if start is None else start)
+    prices = np.where(np.isfinite(free.columns), free.columns, 0.0)
+    rest = np.full(cost.shape[0], -math.inf)
     with _timed(seconds, "candidates"):
-        prices, potentials = cost.by_cost()
-        scan = cost.scan(np.arange(cost.shape[0]), prices, np.zeros(cost.shape[1]), potentials, CANDIDATES, math.inf)
-        graph.add(*scan.pairs(CANDIDATES, CANDIDATES)[:2])
-        prices = np.where(np.isfinite(free.columns), free.columns, 0.0)
+        if cost.shape[0] * cost.shape[1] <= DENSE:
+            graph.add(*(index.ravel() for index in np.indices(cost.shape)))
+            rest[:] = math.inf
+        else:
+            by_cost, potentials = cost.by_cost()
+            every, nothing = np.arange(cost.shape[0]), np.zeros(cost.shape[1])
+            scan = cost.scan(every, by_cost, nothing, potentials, CANDIDATES, math.inf)
+            graph.add(*scan.pairs(CANDIDATES, CANDIDATES)[:2])
     off = math.inf
     best: Solution | None = None
-    rest = np.full(cost.shape[0], -math.inf)
     for number in itertools.count(1):
         edges, before = len(graph), prices
         with _timed(seconds, "sparse optimum"):
@@ -192,8 +198,9 @@ def _price(
     rounding[matched] = cost.exact_error(matched, permutation[matched], price_error)
     wanted = potentials + 2 * rounding
     rows = np.nonzero(rest < wanted)[0]
-    at, to, rest[rows] = cost.scan(rows, prices, price_error, wanted, LISTED).pairs(NEAREST, LISTED)
-    graph.add(at, to)
+    if len(rows):
+        at, to, rest[rows] = cost.scan(rows, prices, price_error, wanted, LISTED).pairs(NEAREST, LISTED)
+        graph.add(at, to)
     minima, proved, gain = graph.price(prices, potentials, rounding)
     doubtful = np.nonzero(rest < np.minimum(proved, wanted))[0]
     if gain == 0 and len(doubtful):

@@ -42,12 +42,14 @@ class CandidateGraph:
         return np.searchsorted(self._keys, np.arange(self.shape[0] + 1) * self.shape[1])
 
     def add(self, rows: Indices, columns: Indices) -> None:
-        """Add edges; those already there are left alone."""
+        """Add edges; those already there are left alone, and forbidden pairs, whose cost is infinite, left out."""
         new = np.sort(rows * self.shape[1] + columns)
         new = new[np.append(True, new[1:] != new[:-1])] if len(new) else new
         new = new[np.append(self._keys, -1)[np.searchsorted(self._keys, new)] != new]
-        keys = np.concatenate([self._keys, new])
-        costs = np.concatenate([self.costs, self._cost.exact(new // self.shape[1], new % self.shape[1])])
+        new_costs = self._cost.exact(new // self.shape[1], new % self.shape[1])
+        allowed = np.isfinite(new_costs)
+        keys = np.concatenate([self._keys, new[allowed]])
+        costs = np.concatenate([self.costs, new_costs[allowed]])
         order = np.argsort(keys, kind="stable")
         self._keys, self.costs = keys[order], costs[order]
 

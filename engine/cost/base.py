@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
+from collections.abc import Iterator
 from functools import partial
-from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +14,7 @@ from numpy.typing import NDArray
 from saematch.cost.free import Free
 from saematch.cost.rounding import UNIT_32, Floats, Indices, rounded_down
 from saematch.cost.scan import Scan
+from saematch.cost.team import Team
 from saematch.loops import scan_columns, scan_rows
 
 TILE = (1024, 2048)  # 8 MiB of float32: still in a CPU's cache when it is scanned
@@ -117,19 +116,19 @@ class Cost(ABC):
         row_partners = np.full((len(rows), k), -1, dtype=np.int32)
         column_value = np.repeat((ceiling + prices).astype(np.float32)[:, None], k, axis=1)
         column_partners = np.full((self.shape[1], k), -1, dtype=np.int32)
-        with team() as members:
+        with Team(len(rows) * self.shape[1]) as team:
             for at, to, values in self._tiles(rows):
                 value, partner = row_value[at], row_partners[at]
                 by_row = (
                     partial(scan_rows, values[part], constant[to], value[part], partner[part], to.start)
-                    for part in shares(at.stop - at.start)
+                    for part in team.shares(at.stop - at.start)
                 )
                 least, owner = column_value[to], column_partners[to]
                 by_column = (
                     partial(scan_columns, values, part.start, offset[at], least[part], owner[part], at.start)
-                    for part in shares(to.stop - to.start)
+                    for part in team.shares(to.stop - to.start)
                 )
-                together(members, [*by_row, *by_column])
+                team.do([*by_row, *by_column])
         listed = np.where(column_partners >= 0, np.append(rows, -1)[column_partners], -1)
         floors = row_value.astype(np.float64) - row_pad[:, None]
         below = (floors < potentials[rows, None] + ceiling).sum(axis=1)
@@ -185,20 +184,3 @@ class Cost(ABC):
                 best_low = np.minimum(reduced.min(axis=1), best_low)
             at[part], low[part] = best_at, best_low
         return at, low
-
-
-def team() -> Executor:
-    """As many threads as the host program gave torch."""
-    return ThreadPoolExecutor(torch.get_num_threads())
-
-
-def shares(length: int) -> list[slice]:
-    """A part of the whole for each member of a team."""
-    cuts = np.linspace(0, length, torch.get_num_threads() + 1).astype(int)
-    return [slice(start, stop) for start, stop in pairwise(cuts.tolist())]
-
-
-def together(members: Executor, jobs: Iterable[Callable[[], None]]) -> None:
-    """Do the jobs at the same time, and wait for all of them."""
-    for done in [members.submit(job) for job in jobs]:
-        done.result()

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from saematch.cost.base import TILE, Cost, Tile, shares, team, together
+from saematch.cost.base import TILE, Cost, Tile
 from saematch.cost.free import Free
 from saematch.cost.rounding import UNIT_32, UNIT_64, Floats, Indices, Rows, first_alike, gamma
+from saematch.cost.team import Team
 from saematch.loops import (
     centre_rows,
     centred_dots,
@@ -35,17 +36,17 @@ class DistanceCost(Cost):
     ) -> None:
         super().__init__((len(x), len(y)), memory, tile)
         self.device = device
-        with team() as members:
-            self._x, self._y = members.map(_Side, (x, y))
+        self._x, self._y = _Side(x), _Side(y)
+        with Team(x.size + y.size) as team:
+            team.do([self._x.measure, self._y.measure])
             largest = max(self._x.largest(), self._y.largest())
             side_scale = 2.0 ** -np.ceil(np.log2(largest)) if largest > 0 else 1.0
             self.scale = float(side_scale**2)
-            together(
-                members,
+            team.do(
                 [
                     partial(self._x.prepare, side_scale, -2.0, device),
                     partial(self._y.prepare, side_scale, 1.0, device),
-                ],
+                ]
             )
         self.column_constant = square_norms(self._y.rows, self._x.centre)
         between = self._y.centre - self._x.centre
@@ -77,16 +78,13 @@ class DistanceCost(Cost):
     def exact(self, rows: Indices, columns: Indices) -> Floats:
         """See `Cost`."""
         out = np.empty(len(rows))
-        with team() as members:
-            together(
-                members,
-                [
-                    partial(
-                        centred_products, self._x.rows, self._y.rows, self._x.centre, self._y.centre, rows[part],
-                        columns[part], out[part],
-                    )
-                    for part in shares(len(rows))
-                ],
+        with Team(len(rows) * self._x.rows.shape[1]) as team:
+            team.do(
+                partial(
+                    centred_products, self._x.rows, self._y.rows, self._x.centre, self._y.centre, rows[part],
+                    columns[part], out[part],
+                )
+                for part in team.shares(len(rows))
             )  # fmt: skip
         return out * (-2 * self.scale)
 
@@ -155,7 +153,10 @@ class _Side:
 
     def __init__(self, rows: Rows) -> None:
         self.rows = rows
-        origin = np.zeros(rows.shape[1])
+
+    def measure(self) -> None:
+        """Find the centre, and how far the rows are from it."""
+        rows, origin = self.rows, np.zeros(self.rows.shape[1])
         self.square = square_norms(rows, origin)
         # The mean, but of rows of ordinary size: one giant row would push all the others off their centre.
         ordinary = self.square <= 16 * np.median(self.square) if len(rows) else np.zeros(0, dtype=bool)

@@ -1,0 +1,44 @@
+"""Loops that share their work among threads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from types import TracebackType
+
+import numpy as np
+import torch
+
+_ALONE = 2**18  # entries; below, starting threads takes longer than the work
+
+
+class Team:
+    """As many threads as the host program gave torch, or the calling one alone where there is little `work` to do."""
+
+    def __init__(self, work: int) -> None:
+        self.members = torch.get_num_threads() if work > _ALONE else 1
+        self._pool = ThreadPoolExecutor(self.members) if self.members > 1 else None
+
+    def __enter__(self) -> Team:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._pool is not None:
+            self._pool.shutdown()
+
+    def shares(self, length: int) -> list[slice]:
+        """A part of the whole for each member."""
+        cuts = np.linspace(0, length, self.members + 1).astype(int)
+        return [slice(start, stop) for start, stop in pairwise(cuts.tolist())]
+
+    def do(self, jobs: Iterable[Callable[[], object]]) -> None:
+        """Do the jobs at the same time, and wait for all of them."""
+        if self._pool is None:
+            for job in jobs:
+                job()
+        else:
+            for done in [self._pool.submit(job) for job in jobs]:
+                done.result()
