@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 INPUTS := pyproject.toml setup.py constraints.txt
 
-.PHONY: demo test test-old lint bench clean
+.PHONY: demo test test-old lint bench bench-large clean
 
 demo: $(VENV)/.installed  ## match the sample that ships with the package
 	@$(BIN)/saematch demo
@@ -24,6 +24,11 @@ test-old: .venv-old/.installed
 bench: $(VENV)/.installed-bench  ## measure, append to bench/results, print the table
 	$(BIN)/python bench/certify_memory.py
 	$(BIN)/python -m pytest bench/assignment.py --benchmark-only -q
+	$(BIN)/python -m pytest bench/start_prices.py -q
+	$(BIN)/python bench/table.py
+
+bench-large: $(VENV)/.installed-bench  ## the same at 65,536 and 131,072 features: many minutes
+	$(BIN)/python -m pytest bench/large.py --benchmark-only -q
 	$(BIN)/python bench/table.py
 
 $(VENV)/.installed-bench: $(VENV)/.installed-test $(INPUTS)

@@ -14,7 +14,7 @@ import lap
 import numpy as np
 import pytest
 import torch
-from record import append
+from record import timed
 from scipy.optimize import linear_sum_assignment
 from synthetic import layer_pair
 
@@ -24,6 +24,7 @@ from saematch.features import feature_rows
 
 REAL = Path(__file__).parent.parent.parent / "shared" / "data" / "smollm2-135m-res"
 CPU = torch.device("cpu")
+FORMS = {"matrix-free": 2**23, "stored": 2**33}
 
 
 def real_pair():
@@ -38,51 +39,60 @@ def hard_pair():
     return layer_pair(16_384, 576, survive=0.1, noise=1.0)
 
 
-WORKLOADS = {"real SAEs": (real_pair, 15), "hard synthetic": (hard_pair, 1)}  # rows of both sides, repetitions
+WORKLOADS = {"real SAEs": (real_pair, 15), "hard synthetic": (hard_pair, 3)}  # rows of both sides, runs
 
 
 @pytest.fixture(scope="module", params=WORKLOADS)
 def workload(request):
-    make, repetitions = WORKLOADS[request.param]
+    make, runs = WORKLOADS[request.param]
     x, y = make()
-    sm.assign(x[:64], y[:64])  # compiles the loops
-    return request.param, x, y, repetitions
+    sm.assign(x[:256], y[:256])  # compiles the loops
+    return request.param, x, y, runs
 
 
-def timed(benchmark, workload, what, run, **more):
-    """Time `run`, append the row, and return what it returned last."""
-    name, x, y, repetitions = workload
-    result = benchmark.pedantic(run, rounds=repetitions, warmup_rounds=min(1, repetitions - 1))
-    sizes = {"F_A": len(x), "F_B": len(y), "K": x.shape[1]}
-    append("cpu.jsonl", f"{name}: {what}", sizes, list(benchmark.stats.stats.data), **more)
-    return result
+def bare_product(x, y, memory):
+    """The float32 products of all pairs, in the tiles of a pass, kept or not."""
+    cost = DistanceCost(x, y, CPU, memory=memory)
+    return sum(1 for _ in cost._tiles(np.arange(cost.shape[0])))
 
 
-def test_bare_product(benchmark, workload):
-    """The floor: the float32 products of all pairs, in the tiles of a pass."""
-    cost = DistanceCost(workload[1], workload[2], CPU)
-    timed(benchmark, workload, "bare product", lambda: sum(1 for _ in cost._tiles(np.arange(cost.shape[0]))))
+@pytest.mark.parametrize("form", FORMS)
+def test_bare_product(benchmark, workload, form):
+    name, x, y, runs = workload
+    timed(benchmark, name, f"bare product, {form}", x, y, lambda: bare_product(x, y, FORMS[form]), runs)
 
 
-@pytest.mark.parametrize("memory", [2**23, 2**33], ids=["matrix-free", "stored"])
-def test_saematch(benchmark, workload, memory):
-    _, x, y, _ = workload
-    matching = timed(
-        benchmark, workload, "saematch, " + ("stored" if memory > 2**30 else "matrix-free"),
-        lambda: sm.assign(x, y, memory=memory),
-    )  # fmt: skip
-    assert matching.certified
+@pytest.mark.parametrize("form", FORMS)
+def test_saematch(benchmark, workload, form):
+    name, x, y, runs = workload
+    assert timed(
+        benchmark, name, f"saematch, {form}", x, y, lambda: sm.assign(x, y, memory=FORMS[form]), runs
+    ).certified
 
 
 @pytest.mark.parametrize("peer", ["scipy", "lapjvr", "lapjvh"])
 def test_dense_peers_on_the_stored_cost(benchmark, workload, peer):
-    _, x, y, _ = workload
+    name, x, y, runs = workload
     if len(x) > 4096:
         pytest.skip("minutes a run at this size")
     costs = np.stack([((row - y) ** 2).sum(axis=1) for row in x])
     stored = costs if peer == "scipy" else costs.astype(np.float32)
     solve = {"scipy": linear_sum_assignment, "lapjvr": lap.lapjvr, "lapjvh": lap.lapjvh}[peer]
-    answer = timed(benchmark, workload, f"{peer} on the stored cost", lambda: solve(stored))
+    answer = timed(benchmark, name, f"{peer} on the stored cost", x, y, lambda: solve(stored), runs)
     columns = np.asarray(answer[-1])
     ours = sm.assign(x, y)
     assert math.isclose(costs[np.arange(len(x)), columns].sum(), ours.cost, rel_tol=1e-6)
+
+
+@pytest.mark.parametrize("features", [32, 128, 512])
+@pytest.mark.parametrize("peer", ["saematch", "lapjvr"])
+def test_small_problems(benchmark, features, peer):
+    """Where a dense solver is quick: rows in, matching out; saematch with its proof."""
+    x, y = (rows[:features].copy() for rows in real_pair())
+    sm.assign(x, y)
+
+    def dense():
+        a, b = torch.from_numpy(x), torch.from_numpy(y)
+        return lap.lapjvr(torch.cdist(a, b).square().numpy())
+
+    timed(benchmark, f"real SAEs, {features}", peer, x, y, dense if peer == "lapjvr" else lambda: sm.assign(x, y), 15)

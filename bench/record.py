@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +17,51 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def commit() -> str:
-    """The commit that was measured, marked if the tree differs from it."""
-    described = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-    done = subprocess.run(described, capture_output=True, text=True, check=False, cwd=RESULTS.parent)
-    return done.stdout.strip() or "unknown"
+    """The commit that was measured, marked if the tree, the results aside, differs from it."""
+    here = RESULTS.parent.parent
+
+    def git(*command: str) -> str:
+        return subprocess.run(["git", *command], capture_output=True, text=True, check=False, cwd=here).stdout.strip()
+
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!bench/results")
+    return (git("rev-parse", "--short=12", "HEAD") or "unknown") + ("-dirty" if changed else "")
 
 
-def append(file: str, workload: str, sizes: dict[str, int], seconds: list[float], **more: Any) -> dict[str, Any]:
+def status(key: str) -> int:
+    """A line of /proc/self/status, in bytes (Linux)."""
+    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(lines[key].split()[0]) * 1024
+
+
+def peak_bytes(run: Callable[[], Any]) -> tuple[Any, int]:
+    """What `run` returns, and the peak of memory during it above what was held before."""
+    gc.collect()
+    before = status("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
+    answer = run()
+    return answer, status("VmHWM") - before
+
+
+def append(workload: str, sizes: dict[str, int], seconds: list[float], **more: Any) -> dict[str, Any]:
     """Write a row and return it: p20, p50 and p80 of `seconds`, with hardware, versions and commit."""
     p20, p50, p80 = (round(float(value), 6) for value in np.quantile(seconds, (0.2, 0.5, 0.8)))
-    row = {"workload": workload, **sizes, "unit": "s", "p20": p20, "p50": p50, "p80": p80, **more}
+    row = {"workload": workload, **sizes, "unit": "s", "p20": p20, "p50": p50, "p80": p80, "runs": len(seconds), **more}
     row |= {"versions": versions(), "machine": machine(), "commit": commit()}
     RESULTS.mkdir(exist_ok=True)
-    with (RESULTS / file).open("a") as lines:
+    with (RESULTS / "cpu.jsonl").open("a") as lines:
         lines.write(json.dumps(row) + "\n")
     return row
+
+
+def timed(benchmark: Any, name: str, what: str, x: Any, y: Any, run: Callable[[], Any], runs: int = 1) -> Any:
+    """Time `run`, append the row, and return the last answer; where it runs more than once, once more for warmth first.
+
+    Memory is measured in the first run. The peak is above that of the imports: the rows, made before, are added to it.
+    """
+    answer, peak = peak_bytes(lambda: benchmark.pedantic(run, rounds=1) if runs == 1 else run())
+    if runs > 1:
+        answer = benchmark.pedantic(run, rounds=runs)
+    peak += x.nbytes + y.nbytes
+    sizes = {"F_A": len(x), "F_B": len(y), "K": x.shape[1]}
+    append(f"{name}: {what}", sizes, list(benchmark.stats.stats.data), peak_bytes=peak)
+    return answer

@@ -1,4 +1,4 @@
-"""Print the newest row of every workload in a results file, and how it compares with the bare product."""
+"""Print the newest row of every workload in a results file, and how it compares with the bare product of its kind."""
 
 from __future__ import annotations
 
@@ -10,17 +10,28 @@ from saematch.terminal import table
 
 file = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent / "results" / "cpu.jsonl"
 newest = {(row["workload"], row["F_A"]): row for row in map(json.loads, file.read_text().splitlines())}
+
+
+def floor(name, features):
+    """The bare product, kept where the solver keeps it, or the bare pass."""
+    group, _, what = name.partition(": ")
+    form = "stored" if "stored" in what else "matrix-free"
+    for bare in (f"bare product, {form}", "bare product, matrix-free", "bare pass, row and column minimum"):
+        if (f"{group}: {bare}", features) in newest:
+            return newest[f"{group}: {bare}", features]
+    return None
+
+
 lines = []
-for (name, features), row in newest.items():
-    group = name.split(":")[0]
-    product = newest.get((f"{group}: bare product", features))
-    ratio = f"{row['p50'] / product['p50']:.2f}" if product else ""
-    rest = f"{row['p50'] - product['p50']:.3f}" if product and "saematch" in name else ""
-    peak = f"{row['peak_bytes'] / 1e6:.0f} MB" if "peak_bytes" in row else ""
-    spread = f"{row['p20']:.3f} to {row['p80']:.3f}"
-    lines.append([name, f"{features:,}", str(row["K"]), f"{row['p50']:.3f}", spread, ratio, rest, peak])
-head = ("workload", "F", "K", "median s", "p20 to p80", "/ product", "less product", "peak")
-print(table(head, lines))
+for (name, features), row in sorted(newest.items(), key=lambda item: (item[0][0].split(":")[0], item[0][1])):
+    bare = floor(name, features)
+    whole = bare is not None and "product, first" not in name and "sparse problem" not in name
+    ratio = f"{row['p50'] / bare['p50']:.2f}" if whole else ""
+    rest = f"{row['p50'] - bare['p50']:.3f}" if whole and "saematch" in name else ""
+    peak = f"{row['peak_bytes'] / 1e6:,.0f} MB" if "peak_bytes" in row else ""
+    rounds = str(row.get("rounds", ""))
+    lines.append([name, f"{features:,}", str(row["K"]), f"{row['p50']:.4g}", ratio, rest, peak, rounds])
+print(table(("workload", "F", "K", "median s", "/ bare", "less bare", "peak", "rounds"), lines))
 last = list(newest.values())[-1]
 machine = last["machine"]
-print(f"\n{machine['processor']}, {machine['cores']} cores, torch {last['versions']['torch']}, commit {last['commit']}")
+print(f"\n{machine['processor']}, {machine['cores']} cores, torch {last['versions']['torch']}")

@@ -1,0 +1,87 @@
+"""65,536 and 131,072 features without ever storing the matrix, and the sparse problem alone. Many minutes.
+
+Run by `make bench-large`. Every row is written behind a gate: certified, or equal in cost to the exact peer.
+"""
+
+from __future__ import annotations
+
+import time
+
+import lap
+import numpy as np
+import pytest
+import torch
+from record import append, timed
+from scipy.sparse import csr_matrix
+from scipy.sparse.csgraph import min_weight_full_bipartite_matching
+from synthetic import layer_pair
+
+import saematch as sm
+from saematch.assignment.graph import CandidateGraph
+from saematch.cost import DistanceCost
+
+CPU = torch.device("cpu")
+NAME = "thin synthetic"
+
+
+@pytest.fixture(scope="module", params=[65_536, 131_072])
+def rows(request):
+    x, y = layer_pair(request.param, 48, survive=0.1, noise=1.0)
+    sm.assign(x[:256], y[:256])  # compiles the loops
+    return x, y
+
+
+def one_pass(x, y, k):
+    """Product, and the k least of each row and column."""
+    cost = DistanceCost(x, y, CPU)
+    prices, potentials = cost.by_cost()
+    return cost, cost.scan(np.arange(len(x)), prices, np.zeros(len(y)), potentials, k, np.inf)
+
+
+def test_bare_pass(benchmark, rows):
+    timed(benchmark, NAME, "bare pass, row and column minimum", *rows, lambda: one_pass(*rows, 1))
+
+
+def test_matrix_free(benchmark, rows):
+    x, y = rows
+    answer = timed(benchmark, NAME, "saematch, matrix-free", x, y, lambda: sm.assign(x, y, memory=2**23))
+    assert answer.certified
+
+
+@pytest.fixture(scope="module")
+def candidates(rows):
+    """The candidate graph of each row's and column's 11 nearest: about 21 edges a row."""
+    cost, scan = one_pass(*rows, 11)
+    graph = CandidateGraph(cost, cost.free(np.inf, np.inf), cost.some_matching())
+    graph.add(*scan.pairs(11, 11)[:2])
+    return graph
+
+
+def test_sparse_problem_alone(benchmark, rows, candidates):
+    """Candidate graph in, exact optimum and prices out; the loops of all three solvers run on one core."""
+    graph, features = candidates, len(rows[0])
+    prices = np.zeros(features)
+    graph.optimum(prices, np.inf)
+    permutation, _ = benchmark.pedantic(graph.optimum, (prices, np.inf), rounds=3)
+    size = {"F_A": features, "F_B": features, "K": rows[0].shape[1], "edges": len(graph)}
+    ours = graph.find(np.arange(features), permutation).sum()
+    append(f"{NAME}: sparse problem, saematch", size, list(benchmark.stats.stats.data))
+    # The peers once each: they take minutes. lapmod wants costs from 0 to below 1e6.
+    costs = graph.costs - graph.costs.min()
+    costs *= 1e5 / features / costs.max()
+    indices, starts = graph.columns.astype(np.int32), graph.starts.astype(np.int32)
+    matrix = csr_matrix((costs + 1e-9, indices, starts), shape=(features, features))
+    for peer, solve in {
+        "lapmod": lambda: lap.lapmod(features, costs, starts, indices)[1],
+        "SciPy": lambda: min_weight_full_bipartite_matching(matrix)[1],
+    }.items():
+        seconds, found = stopwatch(solve)
+        assert np.isclose(graph.find(np.arange(features), found.astype(np.int64)).sum(), ours, rtol=1e-6)
+        append(f"{NAME}: sparse problem, {peer}", size, [seconds])
+
+
+def stopwatch(run):
+    """Seconds, and what was returned."""
+    began = time.perf_counter()
+    answer = run()
+    return time.perf_counter() - began, answer
