@@ -48,12 +48,14 @@ def test_float32_filter_never_hides_a_pair(width):
             for n in range(k):
                 left_out = np.delete(reduced[i], listed[:n][listed[:n] >= 0])
                 assert left_out.min(initial=np.inf) >= scan.floors[i, n]
-        rows, columns, rest = scan.pairs(1, k)
+        for j, listed in enumerate(scan.column_partners):
+            for n in range(k):
+                others = np.delete(reduced[:, j] - potentials, listed[:n][listed[:n] >= 0])
+                assert others.min(initial=np.inf) >= scan.column_floors[j, n]
         left_out = reduced.copy()
-        left_out[rows, columns] = np.inf
-        assert (left_out.min(axis=1) >= rest).all()
-        settled = scan.below < k  # a list that reaches the potential proves that nothing else is below it
-        assert (rest[settled] >= potentials[settled]).all()
+        left_out[scan.pairs()] = np.inf
+        assert (left_out.min(axis=1) >= scan.floors[:, -1]).all()
+        assert ((left_out - potentials[:, None]).min(axis=0) >= scan.column_floors[:, -1]).all()
 
 
 def test_filter_is_not_needlessly_wide():

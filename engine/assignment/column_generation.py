@@ -16,9 +16,7 @@ from saematch.assignment.graph import CandidateGraph
 from saematch.assignment.ties import in_order
 from saematch.cost import Cost, Floats, Free, Indices
 
-CANDIDATES = 8  # cheapest partners a row and a column in the first graph
-NEAREST = 8  # partners that a row which is looked at gets even if nothing can be gained by them
-LISTED = 16  # partners a row and a column that are added while something can be gained by them
+LISTED = 8  # cheapest partners of a row and of a column that a pass adds to the graph
 DENSE = 2**14  # pairs; with no more, all are candidates, and no pass is needed
 TOLERANCE = 1e-9  # certified: no further from the optimum than this share of what matching can gain at all
 
@@ -147,8 +145,7 @@ def solve(
         else:
             by_cost, potentials = cost.by_cost()
             every, nothing = np.arange(cost.shape[0]), np.zeros(cost.shape[1])
-            scan = cost.scan(every, by_cost, nothing, potentials, CANDIDATES, math.inf)
-            graph.add(*scan.pairs(CANDIDATES, CANDIDATES)[:2])
+            graph.add(*cost.scan(every, by_cost, nothing, potentials, LISTED, math.inf).pairs())
     off = math.inf
     best: Solution | None = None
     for number in itertools.count(1):
@@ -187,7 +184,7 @@ def _price(
 
     `rest (F_A,)`, which is updated, bounds M_ij - v_j from below over the pairs of row i that are not in the graph. It
     stays true while prices fall, so only rows that it does not settle are looked at: all at first, few later. That is
-    why each row looked at also gets its nearest pairs that nothing is gained by: the bound for the others is higher.
+    why a row gets its cheapest pairs even where nothing is gained by them: the bound for the others is higher.
     A list that is full within rounding of its row's minimum proves nothing about the pairs it had no place for. Those
     rows are priced in float64 once no list shows a gain.
     """
@@ -199,8 +196,9 @@ def _price(
     wanted = potentials + 2 * rounding
     rows = np.nonzero(rest < wanted)[0]
     if len(rows):
-        at, to, rest[rows] = cost.scan(rows, prices, price_error, wanted, LISTED).pairs(NEAREST, LISTED)
-        graph.add(at, to)
+        scan = cost.scan(rows, prices, price_error, wanted, LISTED)
+        graph.add(*scan.pairs())
+        rest[rows] = scan.floors[:, -1]
     minima, proved, gain = graph.price(prices, potentials, rounding)
     doubtful = np.nonzero(rest < np.minimum(proved, wanted))[0]
     if gain == 0 and len(doubtful):

@@ -8,7 +8,7 @@ from saematch.assignment.graph import CandidateGraph
 from saematch.assignment.paths import centred, shortest_paths
 from saematch.cost import Cost, Floats, Free, Indices, Scan
 
-LISTED = 16  # pairs a row and a column in each pass
+LISTED = 16  # cheapest pairs of a row and of a column that a pass adds to the graph
 SWEEPS = 8
 _WHOLE_ROWS, _MOST_ENTRIES = 64, 2**25  # made at a time, and kept
 
@@ -39,13 +39,10 @@ class Margins:
             return
         self._list(prices, np.inf)
         halfway = self._between_extremes(prices)
-        gain = np.inf
-        while gain > 0:  # until nothing that was not listed stands in the way
-            known = len(self._graph)
+        new = True
+        while new:  # until nothing that was not listed stands in the way
             self._prices = self._centred(halfway)
-            scan = self._list(self._prices, np.inf)
-            _, proved, gain = self._graph.price(self._prices, *self._potentials(self._prices))
-            gain = gain if len(self._graph) > known else 0.0
+            scan, proved, new = self._list(self._prices, np.inf)
         self._settle(proved, scan)
 
     def exact(self, features: Indices) -> Floats:
@@ -61,14 +58,15 @@ class Margins:
         rounding[self._rows] = self._cost.exact_error(self._rows, self._columns, price_error)
         return potentials, rounding
 
-    def _list(self, prices: Floats, ceiling: float) -> Scan:
-        """A pass over all pairs; adds those below the ceiling to the graph."""
+    def _list(self, prices: Floats, ceiling: float) -> tuple[Scan, Floats, bool]:
+        """A pass that adds cheap pairs to the graph, proved row minima of that, and whether it added one below zero."""
         potentials, rounding = self._potentials(prices)
-        every, k = np.arange(self._cost.shape[0]), min(LISTED, *self._cost.shape)
-        error = self._free.price_error(prices)
-        scan = self._cost.scan(every, prices, error, potentials + rounding, k, ceiling)
-        self._graph.add(*scan.pairs(0, k)[:2])
-        return scan
+        every, before = np.arange(self._cost.shape[0]), len(self._graph)
+        price_error = self._free.price_error(prices)
+        scan = self._cost.scan(every, prices, price_error, potentials + rounding, LISTED, ceiling)
+        self._graph.add(*scan.pairs())
+        _, proved, gain = self._graph.price(prices, potentials, rounding)
+        return scan, proved, gain > 0 and len(self._graph) > before
 
     def _between_extremes(self, prices: Floats) -> Floats:
         """The mean of the highest and the lowest prices that prove the optimum.
@@ -76,16 +74,14 @@ class Margins:
         Column j can rise by the shortest way to it in reduced costs, and fall by the shortest way back: from a node
         that stands for staying free, or, where nobody may, from the first row's column, whose price stays put.
         """
-        known = -1
-        while known < len(self._graph):
-            known = len(self._graph)
+        hub = self._cost.shape[1]
+        root = self._permutation[0] if self._free.nobody else hub
+        new = True
+        while new:
             sources, targets, lengths = self._ways(prices)
-            hub = self._cost.shape[1]
-            root = self._permutation[0] if self._free.nobody else hub
             rise = shortest_paths(sources, targets, lengths, root, hub + 1)[:hub]
             fall = shortest_paths(targets, sources, lengths, root, hub + 1)[:hub]
-            self._list(prices + rise, 0.0)
-            self._list(prices - fall, 0.0)
+            new = any(self._list(extreme, 0.0)[2] for extreme in (prices + rise, prices - fall))
         return prices + (rise - fall) / 2
 
     def _ways(self, prices: Floats) -> tuple[Indices, Indices, Floats]:

@@ -131,9 +131,8 @@ class Cost(ABC):
                 team.do([*by_row, *by_column])
         listed = np.where(column_partners >= 0, np.append(rows, -1)[column_partners], -1)
         floors = row_value.astype(np.float64) - row_pad[:, None]
-        below = (floors < potentials[rows, None] + ceiling).sum(axis=1)
         column_floors = column_value - (prices + column_pad + price_error)[:, None]
-        return Scan(rows, row_partners.astype(np.int64), listed, floors, column_floors, below)
+        return Scan(rows, row_partners.astype(np.int64), listed, floors, column_floors)
 
     def _tiles(self, rows: Indices) -> Iterator[Tile]:
         whole = len(rows) == self.shape[0]
