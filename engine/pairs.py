@@ -39,7 +39,7 @@ def match(
     The cost of a pair is the squared distance of its folded weights, summed over the parts, in float64. Where one SAE
     has fewer features, all of them are matched. With `max_cost` a feature of either side may stay without a partner:
     what is minimised is then the cost of the pairs plus max_cost / 2 for every feature left out, so that no pair dearer
-    than `max_cost` is made.
+    than `max_cost` is made. The matching holds on to both SAEs, for its margins; one from a file or a pickle does not.
 
     Args:
         a: the source, with `F` features on activations of width `d`.

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 import torch
 
+from contracts import costs_of_all_pairs
 from problems import nasty
-from saematch.cost import DistanceCost
+from saematch.cost import DistanceCost, MatrixCost
 from saematch.cost.distances import float32_product
 
 CPU = torch.device("cpu")
@@ -126,3 +127,65 @@ def test_constants_complete_the_cost(name):
     reduced = reduced_in_extended_precision(cost, x, y).ravel()
     error = free.row_error[rows] + free.column_error[columns]
     assert (np.abs(reduced - free.rows[rows] - free.columns[columns] - truth * cost.scale) <= error).all()
+
+
+def forms(x, y):
+    """The same costs from rows, with products kept and made again, and as somebody's matrix in both number types."""
+    costs = costs_of_all_pairs(x, y)
+    return {
+        "matrix-free": DistanceCost(x, y, CPU, tile=(16, 32)),
+        "stored": DistanceCost(x, y, CPU, memory=2**20),
+        "matrix": MatrixCost(costs, tile=(16, 32)),
+        "stored matrix": MatrixCost(np.asfortranarray(costs), memory=2**20),
+    }
+
+
+def test_all_forms_answer_alike():
+    x, y = np.random.default_rng(0).standard_normal((2, 70, 9))
+    costs, every = costs_of_all_pairs(x, y), np.arange(70)
+    for name, cost in forms(x, y).items():
+        p, q = cost.row_constant, cost.column_constant
+        whole = cost.exact(*(index.ravel() for index in np.indices(cost.shape))).reshape(cost.shape)
+        np.testing.assert_allclose(whole / cost.scale + p[:, None] + q, costs, rtol=1e-12, err_msg=name)
+        np.testing.assert_allclose(cost.block(every, every), whole, atol=1e-12)
+        for _ in range(2):  # the second time from what was kept
+            scan = cost.scan(every, -q * cost.scale, np.zeros(70), -p * cost.scale, 5, np.inf)
+            np.testing.assert_array_equal(scan.row_partners, np.argsort(costs, axis=1)[:, :5], err_msg=name)
+            np.testing.assert_array_equal(scan.column_partners, np.argsort(costs, axis=0)[:5].T, err_msg=name)
+        some = cost.scan(np.array([3, 40, 69]), -q * cost.scale, np.zeros(70), -p * cost.scale, 5, np.inf)
+        np.testing.assert_array_equal(some.row_partners, scan.row_partners[[3, 40, 69]])
+
+
+def test_soft_minima_are_smooth_minima_over_all_pairs():
+    x, y = np.random.default_rng(0).standard_normal((2, 50, 9))
+    for name, cost in forms(x, y).items():
+        prices, potentials = np.random.default_rng(1).standard_normal((2, 50))
+        every = np.arange(50)
+        m = cost.block(every, every)
+        for temperature in (0.01, 1.0):
+            rows, columns = cost.soft_minima(prices, potentials, temperature)
+            for soft, reduced, axis in ((rows, m - prices, 1), (columns, m - potentials[:, None], 0)):
+                least = reduced.min(axis=axis)
+                total = np.exp(-(reduced - np.expand_dims(least, axis)) / temperature).sum(axis=axis)
+                truth = least - temperature * np.log(total)
+                np.testing.assert_allclose(soft, truth, atol=2e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e9])
+def test_float32_filter_never_hides_an_entry_of_a_matrix(offset):
+    r = np.random.default_rng(0)
+    costs = r.standard_normal((40, 50)) * np.exp(4 * r.standard_normal((40, 1))) + offset * r.standard_normal((1, 50))
+    costs[r.random((40, 50)) < 0.2] = np.inf
+    cost = MatrixCost(costs, tile=(16, 32))
+    exact = np.asarray(costs, dtype=np.longdouble)
+    reduced = (exact - cost.row_constant[:, None] - cost.column_constant) * cost.scale
+    finite = np.isfinite(costs)
+    rows, columns = np.nonzero(finite)
+    error = cost.exact_error(rows, columns, np.zeros(50))
+    assert (np.abs(cost.exact(rows, columns) - reduced[rows, columns]) <= error).all()
+    prices, potentials = 0.1 * r.standard_normal(50), 0.1 * r.standard_normal(40)
+    scan = cost.scan(np.arange(40), prices, np.zeros(50), potentials, 6, np.inf)
+    rest = reduced - prices
+    rest[scan.pairs()] = np.inf
+    assert (rest.min(axis=1) >= scan.floors[:, -1]).all()
+    assert ((rest - potentials[:, None]).min(axis=0) >= scan.column_floors[:, -1]).all()

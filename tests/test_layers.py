@@ -40,6 +40,10 @@ def test_run_json_says_what_was_done(model, tmp_path):
     assert record["options"]["time_limit"] is None
     assert record["inputs"]["layers"]["3"]["sha256"]["params.npz"] == model.stored[3].sha256()["params.npz"]
     assert [row["certified"] for row in record["pairs"]] == [True] * 3
+    assert record["options"]["method"] == "optimal"
+    for row in record["pairs"]:
+        assert {"backend", "device", "costs", "precision", "rounds", "edges", "seconds", "stages"} == set(row["stats"])
+        assert set(row["stats"]["stages"]) == {"candidates", "sparse optimum", "passes"}
     assert {"torch", "lapx", "numpy", "python"} <= set(record["versions"])
     assert record["machine"]["cores"] >= 1
 

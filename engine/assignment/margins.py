@@ -47,6 +47,8 @@ class Margins:
 
     def exact(self, features: Indices) -> Floats:
         """The margins themselves, within the rounding of float64: one shortest path each."""
+        if 0 in self._cost.shape:
+            return np.full(len(features), np.inf)
         found = [self._cycle(int(i), self._cycle(int(i), np.inf, False), True) for i in features]
         return np.array(found) / self._cost.scale
 

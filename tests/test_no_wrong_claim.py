@@ -1,0 +1,134 @@
+"""A thousand problems: every optimum is found and certified, and nothing else ever is."""
+
+import math
+
+import numpy as np
+import pytest
+
+import saematch as sm
+from contracts import assert_proved_optimal, cheapest, costs_of_all_pairs
+from problems import noisy_copy
+from saematch.assignment import Solution
+from saematch.backend import choose_device
+from saematch.problem import RowProblem
+from tolerance import OPTIMUM
+
+R = np.random.default_rng
+
+
+def gaussian(r, n, m, width):
+    return r.standard_normal((n, width)), r.standard_normal((m, width))
+
+
+def clusters(r, n, m, width):
+    centres = 3 * r.standard_normal((5, width))
+    return (centres[r.integers(0, 5, size)] + r.standard_normal((size, width)) for size in (n, m))
+
+
+def lattice(r, n, m, width):
+    return (r.integers(0, 3, (size, width)).astype(float) for size in (n, m))
+
+
+def copies(r, n, m, width):
+    rows = r.standard_normal((max(2, n // 4), width))
+    return (rows[r.integers(0, len(rows), size)] + 0.1 * r.integers(0, 2, (size, 1)) for size in (n, m))
+
+
+def sizes(r, n, m, width):
+    return (r.standard_normal((size, width)) * np.exp(2 * r.standard_normal((size, 1))) for size in (n, m))
+
+
+def giant(r, n, m, width):
+    x, y = gaussian(r, n, m, width)
+    x[r.integers(n)] *= 1e5
+    return x, y
+
+
+def hub(r, n, m, width):
+    y = r.standard_normal((m, width))
+    y[r.integers(m)] = 0
+    return 0.1 * r.standard_normal((n, width)), y
+
+
+def far(r, n, m, width):
+    x, y = gaussian(r, n, m, width)
+    return x + 1e4, y - 1e4
+
+
+def planted(r, n, m, width):
+    x, y, _ = noisy_copy(max(n, m), width, 0.7, seed=int(r.integers(1 << 30)))
+    return x[:n], y[:m]
+
+
+def single(r, n, m, width):
+    return gaussian(r, n, m, width)[0].astype(np.float32), gaussian(r, n, m, width)[1].astype(np.float32)
+
+
+KINDS = [gaussian, clusters, lattice, copies, sizes, giant, hub, far, planted, single]
+EACH = 100  # of every kind, of which 10 are rectangular and 10 partial
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("decade", range(10))
+def test_optima_are_certified_and_nothing_else(kind, decade):
+    for number in range(EACH // 10):
+        r = R([KINDS.index(kind), decade, number])
+        n = m = int(r.integers(2, 300 if number == 0 else 50))
+        if number == 8:
+            m = int(r.integers(1, 60))
+        x, y = kind(r, n, m, int(r.integers(1, 24)))
+        costs = costs_of_all_pairs(x, y)
+        max_cost = float(np.quantile(costs, r.random())) if number == 9 else None
+        best = sm.assign(x, y, max_cost=max_cost)
+        assert_proved_optimal(best, x, y, max_cost, beyond_float64=max_cost is not None)
+        if number < 8:
+            for wrong in (*swaps(costs, best.perm.numpy(), r), rounded_optimum(costs)):
+                assert_true_claim(x, y, costs, wrong, best)
+            assert_permuted_prices_are_refused(x, y, best, r)
+
+
+def swaps(costs, perm, r):
+    """The exchange of two partners that costs least, and one at random."""
+    matched = costs[:, perm]
+    excess = matched + matched.T - np.diag(matched)[:, None] - np.diag(matched)[None]
+    np.fill_diagonal(excess, np.inf)
+    for i, j in (np.unravel_index(excess.argmin(), excess.shape), r.choice(len(perm), 2, replace=False)):
+        swapped = perm.copy()
+        swapped[[i, j]] = swapped[[j, i]]
+        yield swapped
+
+
+def rounded_optimum(costs):
+    """What a solver in half precision might return."""
+    with np.errstate(over="ignore"):
+        rounded = (costs / costs.max(initial=1.0)).astype(np.float16).astype(float)
+    return cheapest(rounded)[0]
+
+
+def assert_true_claim(x, y, costs, perm, best):
+    """Certified only within 1e-9 of the optimum, refused where float64 can tell the difference."""
+    graded = sm.certify(x, y, perm)
+    excess = math.fsum(costs[np.arange(len(perm)), perm]) - best.cost
+    rounding = 1e-13 * costs.sum()
+    if graded.certified:
+        assert excess <= OPTIMUM * graded.scale + rounding
+    else:
+        assert graded.gap == pytest.approx(excess, rel=1e-6, abs=rounding + graded.error)
+    if excess > OPTIMUM * best.scale + rounding:
+        assert graded.status == "suboptimal"
+
+
+def assert_permuted_prices_are_refused(x, y, best, r):
+    """The optimum is not called proved by prices that do not prove it."""
+    problem = RowProblem(x, y)
+    cost = problem.cost(choose_device("cpu")[0], 0)
+    free = cost.free(*problem.staying_free())
+    right = (best.prices.numpy() - cost.column_constant) * cost.scale
+    wrong = right[r.permutation(len(right))]
+    at, proved = cost.row_minima(np.arange(len(x)), wrong, free.price_error(wrong))
+    minima = cost.exact(np.arange(len(x)), at) - wrong[at]
+    certificate = Solution(best.perm.numpy(), wrong, minima, proved).grade(cost, free, best.perm.numpy())
+    short = (math.fsum(cost.exact(np.arange(len(x)), best.perm.numpy()) - wrong) - math.fsum(minima)) / cost.scale
+    if short > OPTIMUM * best.scale:
+        assert not certificate.certified
+        assert certificate.gap == pytest.approx(short, rel=1e-6)
