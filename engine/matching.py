@@ -30,7 +30,8 @@ class Matching:
     Attributes:
         perm: int64 `(F_A,)` on the CPU; `perm[i]` is the target feature of source feature `i`, -1 for none.
         target_features: `F_B`.
-        prices: float64 `(F_B,)`, the column prices of the proof; 0 where nothing was proved.
+        prices: float64 `(F_B,)`, the column prices of the proof; 0 where nothing was proved. With a `max_cost` that no
+            pair exceeds, those of the problem without it.
         status: `"optimal"` (certified); `"time_limit"` or `"round_limit"` (stopped early); `"suboptimal"` (somebody's,
             and proved to be `gap` above the optimum); `"many_to_one"` or `"incomplete"` (a baseline's, not what the
             optimum must be, so that its gap may be negative); `"unproved"` (composed, or beyond what rounding lets be
@@ -67,7 +68,7 @@ class Matching:
 
     @cached_property
     def pair_cost(self) -> Tensor:
-        """float64 `(F_A,)`: squared distance of each feature to its partner, 0.0 where there is none."""
+        """float64 `(F_A,)`: what each pair costs, a squared distance unless costs were given; 0.0 without a partner."""
         return self._measure() if callable(self._measure) else self._measure
 
     @cached_property
@@ -97,7 +98,8 @@ class Matching:
         """
         if self._certificate is None:
             return 0.0
-        return self.objective - abs(self.objective) * self._evaluation_error - self.gap - self.error
+        size = self.objective - self.cost + math.fsum(self.pair_cost.abs().tolist())
+        return self.objective - size * self._evaluation_error - self.gap - self.error
 
     @property
     def gap(self) -> float:
@@ -132,8 +134,8 @@ class Matching:
             )
         if self._find_margins is None:
             raise MatchError(
-                "margins need the SAEs: ask what match, assign, match_layers or certify returned, not a file's or an "
-                "inverse; saematch.certify(a, b, matching) makes one of any"
+                "margins need the inputs: ask what match, assign, match_layers or certify returned, not a file's, a "
+                "copy or an inverse; saematch.certify(a, b, matching) makes one of any"
             )
         return self._find_margins(self)
 
@@ -152,8 +154,13 @@ class Matching:
         return torch.from_numpy(self._margins.tied)
 
     def exact_margin(self, features: Sequence[int] | Tensor) -> Tensor:
-        """float64: the margins of the listed source features themselves; a search each. Raises `MatchError`."""
-        indices = np.asarray(features, dtype=np.int64).ravel()
+        """float64: the margins themselves of source features, listed or masked; a search each. Raises `MatchError`."""
+        given = np.asarray(features)
+        if given.dtype == bool and given.shape == (len(self.perm),):
+            given = given.nonzero()[0]
+        if given.dtype.kind not in "iu" and given.size:
+            raise MatchError(f"features are {given.dtype}; give their indices, or a mask of all source features")
+        indices = given.ravel().astype(np.int64)
         outside = indices[(indices < 0) | (indices >= len(self.perm))]
         if len(outside):
             raise MatchError(f"feature {outside[0]} is not among the {len(self.perm)} source features")
@@ -188,8 +195,10 @@ class Matching:
             return cost
 
         proof: dict[str, Any] = {}
-        if self.certified and bool(kept.all()) and len(self.perm) == self.target_features:
-            proof = {"prices": self.pair_cost - self.prices[self.perm], "certificate": self._certificate}
+        if self.certified:
+            staying_free = (self.options.get("max_cost") or 0.0) / 2
+            prices = torch.where(kept, self.pair_cost - self.prices[self.perm], staying_free)
+            proof = {"prices": prices, "certificate": self._certificate}
             proof |= {"status": self.status, "evaluation_error": self._evaluation_error}
         return Matching(perm, pair_cost, target_features=len(self.perm), options=self.options, **proof)
 
@@ -245,8 +254,9 @@ class Matching:
             raise MatchError(f"{path}: not a matching that saematch wrote ({_first_line(error)})") from error
 
     def __getstate__(self) -> dict[str, Any]:
-        found = self.pair_cost
-        return {**self.__dict__, "_measure": found, "_find_margins": None}
+        state = {**self.__dict__, "_measure": self.pair_cost, "_find_margins": None}
+        state.pop("_margins", None)
+        return state
 
     def __repr__(self) -> str:
         known = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from saematch.assignment import Round
@@ -137,6 +138,9 @@ def certify(
     else:
         problem = _plain_problem(a, b, cost, max_cost)
     checked = check_permutation(perm, *problem.shape)
+    refused = np.nonzero(np.isinf(problem.pair_cost(checked.numpy())))[0]
+    if len(refused):
+        raise MatchError(f"perm[{refused[0]}] is {int(checked[refused[0]])}: that pair is forbidden, its cost is inf")
     matched, smaller = int((checked >= 0).sum()), min(problem.shape)
     if max_cost is None and matched < smaller:
         raise MatchError(

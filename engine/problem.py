@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -51,9 +52,13 @@ class Problem(ABC):
     def pair_cost(self, permutation: Indices) -> Floats:
         """What each pair costs, `(F_A,)`, in float64; 0.0 where `permutation` is -1."""
 
-    def staying_free(self) -> tuple[float, float]:
-        """What it costs to leave a source, or a target, without a partner; infinite where it must have one."""
-        if self.max_cost is not None:
+    def staying_free(self, cost: Cost) -> tuple[float, float]:
+        """What it costs to leave a source, or a target, without a partner; infinite where it must have one.
+
+        Where no cost is above `max_cost`, nobody of the smaller side stays free, and its size would only cost
+        precision: then it is left out.
+        """
+        if self.max_cost is not None and (self.max_cost < cost.largest_cost or cost.forbids):
             return self.max_cost / 2, self.max_cost / 2
         sources, targets = self.shape
         return (0.0 if sources > targets else math.inf), (0.0 if targets > sources else math.inf)
@@ -72,7 +77,7 @@ class RowProblem(Problem):
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _check_max_cost(self.max_cost)
+        _check_max_cost(self.max_cost, sys.float_info.max)
         if self.x.shape[1] > MOST_COLUMNS:
             raise MatchError(f"rows have {self.x.shape[1]} columns; at most {MOST_COLUMNS} can be handled")
         sizes = [max(float(rows.max(initial=0)), -float(rows.min(initial=0))) for rows in (self.x, self.y)]
@@ -125,7 +130,7 @@ class MatrixProblem(Problem):
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _check_max_cost(self.max_cost)
+        _check_max_cost(self.max_cost, LARGEST)
         _refuse(np.isnan(self.matrix) | (self.matrix == -np.inf), "cost holds", "NaN or -inf (inf forbids a pair)")
         largest = min(LARGEST, float(np.finfo(self.matrix.dtype).max))
         _refuse(np.isfinite(self.matrix) & (np.abs(self.matrix) > largest), "cost holds", f"beyond {LARGEST:g} in size")
@@ -200,9 +205,9 @@ def check_widths(width: int, source: str, other: int, target: str, letter: str) 
         )
 
 
-def _check_max_cost(max_cost: Any) -> None:
-    if max_cost is not None and not (isinstance(max_cost, float | int) and math.isfinite(max_cost) and max_cost >= 0):
-        raise MatchError(f"max_cost is {max_cost}; give a finite squared distance, 0 or more, or none")
+def _check_max_cost(max_cost: Any, most: float) -> None:
+    if max_cost is not None and not (isinstance(max_cost, float | int | np.number) and 0 <= float(max_cost) <= most):
+        raise MatchError(f"max_cost is {max_cost}; give a cost from 0 to {most:g}, or none")
 
 
 def _rows(given: Any, name: str) -> Rows:

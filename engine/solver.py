@@ -14,11 +14,12 @@ from torch import Tensor
 
 from saematch.assignment import BASELINES, Certificate, Margins, Round, Solution, solve
 from saematch.backend import choose_device, free_memory
-from saematch.cost import BLOCK_BYTES, Cost, Free, Indices
+from saematch.cost import BLOCK_BYTES, Cost, Floats, Free, Indices
 from saematch.errors import MatchError
 from saematch.matching import Matching, NotCertified
 from saematch.problem import Problem
 
+Number = float | int | np.number[Any]
 METHODS = ("optimal", *BASELINES)
 
 
@@ -37,11 +38,11 @@ class Solver:
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise MatchError(f"method is {self.method!r}; choose one of {', '.join(METHODS)}")
-        if self.max_rounds is not None and not (isinstance(self.max_rounds, int) and self.max_rounds >= 1):
+        if self.max_rounds is not None and not (isinstance(self.max_rounds, int | np.integer) and self.max_rounds >= 1):
             raise MatchError(f"max_rounds is {self.max_rounds!r}; give a whole number, at least 1, or none")
-        if self.time_limit is not None and not (isinstance(self.time_limit, float | int) and self.time_limit > 0):
+        if self.time_limit is not None and not (isinstance(self.time_limit, Number) and self.time_limit > 0):
             raise MatchError(f"time_limit is {self.time_limit!r}; give seconds above 0, or none")
-        if self.memory is not None and not (isinstance(self.memory, int) and self.memory >= BLOCK_BYTES):
+        if self.memory is not None and not (isinstance(self.memory, int | np.integer) and self.memory >= BLOCK_BYTES):
             raise MatchError(f"memory is {self.memory!r}; give bytes, at least {BLOCK_BYTES} for one block of products")
 
     def run(self, problem: Problem, perm: Tensor | None = None, again: Callable[[], Problem] | None = None) -> Matching:
@@ -63,15 +64,15 @@ class Solver:
         )  # fmt: skip
         stats = {
             "backend": "torch",
-            "device": str(choose_device(self.device)[0]),
-            "costs": "stored" if cost.stored else "matrix-free",
+            "device": str(cost.device),
+            "costs": cost.form,
             "precision": "float32 chooses, float64 proves",
             "rounds": solution.rounds,
             "edges": solution.edges,
             "seconds": time.perf_counter() - began,
             "stages": dict(solution.seconds),
         }
-        margins = partial(self._margins, again or (lambda: problem))
+        margins = partial(self._margins, again or (lambda: problem), solution.prices)
 
         def graded(permutation: Indices) -> Matching:
             return _graded(problem, cost, free, solution, permutation, stats, margins)
@@ -85,16 +86,16 @@ class Solver:
             require_certified(matching)
         return matching
 
-    def _margins(self, again: Callable[[], Problem], matching: Matching) -> Margins:
+    def _margins(self, again: Callable[[], Problem], prices: Floats, matching: Matching) -> Margins:
         problem = again()
-        cost, free = self._prepared(problem)
-        prices = (matching.prices.numpy() - cost.column_constant) * cost.scale
-        return Margins(cost, free, matching.perm.numpy(), np.minimum(prices, free.columns))
+        if not np.array_equal(problem.pair_cost(matching.perm.numpy()), matching.pair_cost.numpy()):
+            raise MatchError("the inputs have changed since they were matched: margins are those of the old ones")
+        return Margins(*self._prepared(problem), matching.perm.numpy(), prices)
 
     def _prepared(self, problem: Problem) -> tuple[Cost, Free]:
         device, _ = choose_device(self.device)
         cost = problem.cost(device, free_memory() // 2 if self.memory is None else self.memory)
-        return cost, cost.free(*problem.staying_free())
+        return cost, cost.free(*problem.staying_free(cost))
 
 
 def require_certified(matching: Matching) -> None:

@@ -39,6 +39,13 @@ def cheapest_partial(costs, max_cost):
     return cheapest(doubled(costs, max_cost))[1]
 
 
+def dual_bound(costs, prices, row, column):
+    """What prices prove, where it costs so much to leave a row or a column free."""
+    prices = np.minimum(prices, column)
+    least = np.minimum((costs - prices).min(axis=1, initial=np.inf), row)
+    return math.fsum(least) + math.fsum(prices)
+
+
 def assert_proved_optimal(matching, x, y, max_cost=None, beyond_float64=False):
     """The matching is one, its objective is SciPy's optimum, and the proof can be done again from the prices alone.
 
@@ -81,8 +88,9 @@ def assert_proved_optimal(matching, x, y, max_cost=None, beyond_float64=False):
     assert abs(matching.objective - optimum) <= OPTIMUM * scale + rounding
     assert matching.lower_bound <= optimum + rounding
     assert matching.gap >= 0 <= matching.error
-    prices = np.minimum(matching.prices.numpy(), free[1])
-    least = np.minimum((costs - prices).min(axis=1, initial=np.inf), free[0])
-    dual = math.fsum(least) + math.fsum(prices)
+    dual = dual_bound(costs, matching.prices.numpy(), *free)
+    if max_cost is not None and max_cost >= costs.max(initial=0.0):  # then nobody of the smaller side stays free
+        without = dual_bound(costs, matching.prices.numpy(), 0.0 if n > m else np.inf, 0.0 if m > n else np.inf)
+        dual = max(dual, without + max_cost / 2 * abs(n - m))
     assert dual <= optimum + rounding
     assert optimum - dual <= OPTIMUM * scale + rounding

@@ -107,6 +107,24 @@ def test_baselines_of_a_matrix_with_forbidden_pairs():
     np.testing.assert_array_equal(sm.assign(cost=costs, method="greedy").perm, greedy(costs))
 
 
+@pytest.mark.parametrize("method", ["greedy", "mutual_nearest", "nearest"])
+def test_baselines_of_empty_sides_and_of_sides_far_apart(method):
+    for shape in ((0, 4), (4, 0), (0, 0)):
+        assert (sm.assign(cost=np.zeros(shape), method=method).perm == -1).all()
+        assert (sm.assign(np.zeros((shape[0], 3)), np.zeros((shape[1], 3)), method=method).perm == -1).all()
+    x, y = nasty()["random"][0].copy(), nasty()["random"][1].copy()
+    x[:, 0], y[:, 0] = 0, 1e5
+    costs = costs_of_all_pairs(x, y)
+    expected = {"greedy": greedy, "mutual_nearest": mutual, "nearest": lambda c: c.argmin(axis=1)}[method](costs)
+    np.testing.assert_array_equal(sm.assign(x, y, method=method).perm, expected)
+
+
+def test_greedy_beside_enormous_costs():
+    costs = np.random.default_rng(0).random((40, 40))
+    costs[:, 30:] += 1e35
+    assert (sm.assign(cost=costs, method="greedy").perm >= 0).all()
+
+
 def test_unknown_methods_are_refused():
     with pytest.raises(sm.MatchError, match="choose one of optimal, nearest, mutual_nearest, greedy"):
         sm.assign(*nasty()["random"], method="sinkhorn")

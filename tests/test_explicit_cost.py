@@ -134,6 +134,17 @@ def test_rows_or_costs_not_both():
         sm.assign(rows, rows, cost=rows)
 
 
+def test_forbidden_pairs_are_refused_and_inverses_keep_the_proof():
+    costs = np.random.default_rng(0).random((4, 6))
+    gain = sm.assign(cost=-costs)
+    back = gain.inverse()
+    assert (back.certified, back.lower_bound) == (True, pytest.approx(gain.lower_bound))
+    assert torch.equal(back.perm, sm.assign(cost=-costs.T).perm)
+    costs[0, 0] = np.inf
+    with pytest.raises(sm.MatchError, match=r"perm\[0\] is 0: that pair is forbidden"):
+        sm.certify(cost=costs, perm=np.arange(4))
+
+
 def test_permutations_are_graded_by_costs():
     costs = np.random.default_rng(0).standard_normal((40, 40))
     best = sm.assign(cost=costs)

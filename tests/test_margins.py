@@ -1,5 +1,7 @@
 """Margins against their definition: what the optimum rises by if a feature may not have the partner it has."""
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -97,6 +99,47 @@ def test_margins_do_not_depend_on_the_prices_that_were_found():
     torch.testing.assert_close(direct.margin, graded.margin, rtol=1e-6, atol=1e-9)
 
 
+def test_ties_that_are_exact_only_in_decimals():
+    costs = np.array([[100.5, 1.7, 2.0, 1.7], [100.3, 1.9, 1.9, 1.9], [100.3, 1.8, 2.0, 1.9], [100.3, 2.0, 1.9, 1.8]])
+    assert sm.assign(cost=costs).tied[[0, 2]].all()
+
+
+def test_features_are_indices_or_a_mask():
+    matching = sm.assign(*np.random.default_rng(0).standard_normal((2, 40, 8)))
+    loose = matching.margin < matching.margin.median()
+    exact = matching.exact_margin(range(40))
+    assert torch.equal(matching.exact_margin(loose), exact[loose])
+    assert matching.exact_margin([]).shape == (0,)
+    for wrong in ([1.5], ["a"], [None]):
+        with pytest.raises(sm.MatchError, match="give their indices, or a mask"):
+            matching.exact_margin(wrong)
+
+
+def test_margins_notice_that_the_inputs_changed():
+    x, y = np.random.default_rng(0).standard_normal((2, 40, 8))
+    matching = sm.assign(x, y)
+    x[3] += 1
+    with pytest.raises(sm.MatchError, match="have changed"):
+        _ = matching.margin
+
+
+def test_margins_where_the_sides_are_far_apart():
+    x, y = np.random.default_rng(0).standard_normal((2, 12, 4))
+    x[:, 0] = y[:, 0] = 0
+    near = sm.assign(x, y)
+    far = sm.assign(x, y + np.array([1e8, 0, 0, 0]))
+    torch.testing.assert_close(far.exact_margin(range(12)), near.exact_margin(range(12)), rtol=0, atol=1e-6)
+
+
+def test_a_pickle_leaves_the_costs_behind():
+    matching = sm.assign(*np.random.default_rng(0).standard_normal((2, 300, 50)))
+    before = len(pickle.dumps(matching))
+    assert (matching.margin >= 0).all()
+    assert len(pickle.dumps(matching)) < before + 100
+    with pytest.raises(sm.MatchError, match="need the inputs"):
+        _ = pickle.loads(pickle.dumps(matching)).margin
+
+
 def test_margins_belong_to_a_proved_optimum_and_need_the_inputs(tmp_path):
     x, y = np.random.default_rng(0).standard_normal((2, 40, 8))
     best = sm.assign(x, y)
@@ -104,7 +147,7 @@ def test_margins_belong_to_a_proved_optimum_and_need_the_inputs(tmp_path):
         _ = sm.certify(x, y, np.arange(40)).margin
     best.save(tmp_path / "m.safetensors")
     loaded = sm.Matching.load(tmp_path / "m.safetensors")
-    with pytest.raises(sm.MatchError, match="need the SAEs"):
+    with pytest.raises(sm.MatchError, match="need the inputs"):
         _ = loaded.tied
     torch.testing.assert_close(sm.certify(x, y, loaded).margin, best.margin, rtol=1e-6, atol=1e-9)
     with pytest.raises(sm.MatchError, match="feature 40 is not among"):

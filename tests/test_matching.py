@@ -144,7 +144,7 @@ def test_damaged_matchings_are_refused(matching, tmp_path):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: sm.assign(X, Y, max_cost=-1), "max_cost is -1; give a finite squared distance, 0 or more"),
+        (lambda: sm.assign(X, Y, max_cost=-1), "max_cost is -1; give a cost from 0"),
         (lambda: sm.assign(X, Y, max_cost=np.nan), "max_cost is nan"),
         (lambda: sm.assign(X * 1e-170, Y * 1e-170), "feature rows stay below .*; their squares vanish"),
         (lambda: sm.assign(torch.from_numpy(X) * 1j, Y), "the first matrix is a torch.complex128 tensor"),

@@ -87,6 +87,49 @@ def test_optima_are_certified_and_nothing_else(kind, decade):
             assert_permuted_prices_are_refused(x, y, best, r)
 
 
+def shuffled_claims(x=None, y=None, **costs):
+    """What a permutation at random, and the engine's own answer, are called."""
+    n = min(np.shape(costs["cost"]) if x is None else (len(x), len(y)))
+    perm = np.append(R(9).permutation(n), np.full((len(costs["cost"]) if x is None else len(x)) - n, -1))
+    return sm.certify(x, y, perm, **costs), sm.assign(x, y, **costs)
+
+
+def test_what_a_giant_hides_is_not_called_constant():
+    """Where rounding of one number is more than all others differ by, nothing can be proved, and nothing is claimed."""
+    r = R(0)
+    costs = r.random((50, 50))
+    costs[:, 0] += 1e16
+    blocks = r.integers(0, 3, (60, 60)) + 8 * r.random((60, 1)).round(2)
+    blocks[:, 40:] = 1e17
+    x, y = r.standard_normal((2, 50, 6))
+    x[:, 0] = y[:, 0] = 0
+    y[0, 0] = 1e17
+    for wrong, own in (shuffled_claims(cost=costs), shuffled_claims(cost=blocks), shuffled_claims(x, y)):
+        assert (wrong.certified, wrong.status) == (False, "unproved")
+        assert not own.certified
+
+
+@pytest.mark.parametrize("max_cost", [1e3, 1e12, 3e15, 1e20, 1e100])
+def test_a_max_cost_beyond_every_cost_changes_nothing(max_cost):
+    x, y = R(0).standard_normal((2, 60, 4))
+    wrong, own = shuffled_claims(x, y[:50], max_cost=max_cost)
+    assert own.certified
+    assert wrong.status == "suboptimal"
+    assert own.perm.tolist() == sm.assign(x, y[:50]).perm.tolist()
+    assert sm.assign(cost=np.full((4, 6), 1e-10), max_cost=max_cost).certified
+
+
+def test_small_numbers_beside_larger_ones_are_proved():
+    costs = [[100.6, 1.9, 0.0], [100.5, 1.8, 0.1], [100.4, 1.8, 0.3], [100.5, 1.9, 0.0]]
+    assert sm.assign(cost=costs).certified
+    assert len(sm.assign(cost=R(0).random((4, 4)) * 1e-310).perm) == 4
+
+
+def test_sums_of_rows_and_columns_are_constant_costs():
+    costs = R(0).integers(0, 1000, (30, 1)) + R(1).integers(0, 1000, (1, 30))
+    assert all(answer.certified for answer in shuffled_claims(cost=costs))
+
+
 def swaps(costs, perm, r):
     """The exchange of two partners that costs least, and one at random."""
     matched = costs[:, perm]
@@ -122,7 +165,7 @@ def assert_permuted_prices_are_refused(x, y, best, r):
     """The optimum is not called proved by prices that do not prove it."""
     problem = RowProblem(x, y)
     cost = problem.cost(choose_device("cpu")[0], 0)
-    free = cost.free(*problem.staying_free())
+    free = cost.free(np.inf, np.inf)
     right = (best.prices.numpy() - cost.column_constant) * cost.scale
     wrong = right[r.permutation(len(right))]
     at, proved = cost.row_minima(np.arange(len(x)), wrong, free.price_error(wrong))

@@ -14,7 +14,6 @@ from saematch.compiled import compiled
 from saematch.cost import Cost, Floats, Free, Indices
 
 LISTED = 16
-_TAKEN = -1e30  # the price of a column that is taken: in float32's range and beyond every cost
 
 
 def nearest(cost: Cost, free: Free) -> Indices:
@@ -62,9 +61,12 @@ def _lists(cost: Cost, free: Free, rows: Indices, taken: Any) -> tuple[Indices, 
 
     Nobody is listed at more than it costs both to stay free, and no column that is taken.
     """
-    p, q = cost.row_constant * cost.scale, cost.column_constant * cost.scale
+    if 0 in cost.shape:
+        return np.full((len(rows), 1), -1), np.full((cost.shape[1], 1), -1)
+    p, q = (each * cost.scale for each in (cost.row_constant, cost.column_constant))
+    p, q = p - np.median(p), q - np.median(q)  # what all have in common would only cost float32 precision
     k = min(LISTED, *cost.shape)
-    prices = np.where(taken, _TAKEN, -q)
+    prices = np.where(taken, -np.inf, -q)
     scan = cost.scan(rows, prices, np.zeros(len(q)), -p, k, np.inf)
     by_row = _ordered(cost, free, np.repeat(rows, k), scan.row_partners.ravel(), taken, k, p, q)
     j = np.repeat(np.arange(len(q)), k)

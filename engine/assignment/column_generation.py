@@ -14,7 +14,7 @@ import numpy as np
 
 from saematch.assignment.graph import CandidateGraph
 from saematch.assignment.ties import in_order
-from saematch.cost import Cost, Floats, Free, Indices
+from saematch.cost import UNIT_64, Cost, Floats, Free, Indices
 
 LISTED = 8  # cheapest partners of a row and of a column that a pass adds to the graph
 DENSE = 2**14  # pairs; with no more, all are candidates, and no pass is needed
@@ -26,20 +26,25 @@ class Certificate:
     """How far a matching can be from the optimum, in units of the cost.
 
     `gap` is its excess over what the prices prove and `error` bounds the rounding of `gap`. `scale` is R - lower bound,
-    R the cost of a random pairing: what matching can gain at all, 0.0 where that is no more than rounding.
-    `within_rounding` says that the search was finished and no feature's share of the gap is more than rounding: next to
-    one giant feature, the share of the scale alone would pass over what all the others lose.
+    R the cost of a random pairing: what matching can gain at all, 0.0 where that is no more than rounding. Then the
+    rounding of a giant may hide what the others lose, so that the gap must be small beside `typical`, what ordinary
+    pairs differ by, in sum; `constant` says that all complete matchings cost the same. `within_rounding` says that the
+    search was finished and no feature's share of the gap is more than rounding: next to a giant, the share of the scale
+    alone would pass over what all the others lose.
     """
 
     gap: float
     error: float
     scale: float
     within_rounding: bool
+    typical: float = 0.0
+    constant: bool = False
 
     @property
     def certified(self) -> bool:
         """Whether the matching is proved optimal."""
-        return self.within_rounding and (self.gap + self.error <= TOLERANCE * self.scale or self.scale == 0)
+        small = self.gap + self.error <= TOLERANCE * (self.scale or self.typical)
+        return self.constant or (self.within_rounding and small)
 
 
 @dataclass(frozen=True)
@@ -107,12 +112,16 @@ class Solution:
         gap = max(math.fsum(excess), 0.0) / cost.scale
         error = max(math.fsum(most) / cost.scale - gap, 0.0)
         staying_free = math.fsum(free.rows[alone]) + math.fsum(np.delete(free.columns, columns))
-        reference = min(cost.random_total + _left_over(free), math.fsum(free.rows) + math.fsum(free.columns))
+        nothing = math.fsum(free.rows) + math.fsum(free.columns)
+        pairing = cost.random_total + _left_over(free)
+        reference = nothing if cost.forbids and math.isfinite(nothing) else min(pairing, nothing)
         gain = (reference - math.fsum(matched) - staying_free) / cost.scale
         gain_error = math.fsum([cost.random_error, *matched_error, *free.row_error, *free.column_error]) / cost.scale
         scale = gain + gap + error if gain + gap > gain_error + error else 0.0
-        # Settled prices may leave an edge cheaper than its row's by SETTLED of the numbers involved: within 4 errors.
-        return Certificate(gap, error, scale, self.settled and bool((excess <= 4 * (most - excess)).all()))
+        # Settled prices may leave an edge cheaper than its row's by a few roundings of other numbers on its path.
+        slack = np.maximum(4 * (most - excess), TOLERANCE * cost.typical / max(1, *cost.shape))
+        within = self.settled and bool((excess <= slack).all())
+        return Certificate(gap, error, scale, within, cost.typical / cost.scale, _is_constant(cost, free))
 
 
 def solve(
@@ -152,7 +161,9 @@ def solve(
         edges, before = len(graph), prices
         with _timed(seconds, "sparse optimum"):
             permutation, prices = graph.optimum(prices, off)
-        rest -= float((prices - before).max())  # where prices rose, what they bound has come nearer
+        rose = float((prices - before).max())  # what was bounded has come nearer by as much; rounded down
+        known = np.isfinite(rest)
+        rest[known] -= rose + 8 * UNIT_64 * (np.abs(rest[known]) + abs(rose))
         with _timed(seconds, "passes"):
             minima, proved, off = _price(cost, free, graph, permutation, prices, rest)
         improvable = off > 0
@@ -174,7 +185,7 @@ def solve(
             best = replace(best, stopped_by="round_limit")
             break
     assert best is not None
-    return replace(best, permutation=in_order(best.permutation, *cost.identical_rows()))
+    return replace(best, permutation=in_order(best.permutation, *cost.identical_rows))
 
 
 def _price(
@@ -206,6 +217,14 @@ def _price(
         graph.add(doubtful, cheapest)
         minima, proved, gain = graph.price(prices, potentials, rounding)
     return minima, np.minimum(proved, rest), gain
+
+
+def _is_constant(cost: Cost, free: Free) -> bool:
+    """Whether the larger side is one row again and again: then it does not matter who gets which of them."""
+    partial = np.isfinite(free.rows).any() and np.isfinite(free.columns).any()
+    rows, columns = (bool((first == 0).all()) for first in cost.identical_rows)
+    larger_alike = (rows and len(free.rows) >= len(free.columns)) or (columns and len(free.columns) >= len(free.rows))
+    return larger_alike and not partial
 
 
 def _left_over(free: Free) -> float:

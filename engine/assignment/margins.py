@@ -140,9 +140,10 @@ class Margins:
 
         self._starts, self._others, self._lengths = graph.starts, columns, np.maximum(reduced, 0.0)
         self._row_exit, self._column_exit = np.maximum(row_exit, 0.0), np.maximum(column_exit, 0.0)
+        # A true tie costs nothing: what it seems to cost, it gains elsewhere on its cycle, by rounding.
         self.tied = self.bound == 0
         for i in np.nonzero(self.tied)[0]:
-            self.tied[i] = self._cycle(int(i), np.nextafter(0.0, 1.0), True) == 0
+            self.tied[i] = self._cycle(int(i), np.nextafter(-below_zero, np.inf), True) <= -below_zero
 
     def _cycle(self, i: int, limit: float, whole: bool) -> float:
         """The cheapest cycle through row i, or `limit` if that is less: Dijkstra over columns that somebody takes.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from functools import partial
+from functools import cached_property, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -40,6 +40,8 @@ class Cost(ABC):
     scale: float
     row_constant: Floats
     column_constant: Floats
+    device = torch.device("cpu")
+    forbids = False
 
     def __init__(self, shape: tuple[int, int], memory: int, tile: tuple[int, int]) -> None:
         self.shape, self.tile = shape, tile
@@ -54,9 +56,24 @@ class Cost(ABC):
     def exact_error(self, rows: Indices, columns: Indices, price_error: Floats) -> Floats:
         """How far the float64 value of M_ij - v_j can be from the truth, for the listed pairs."""
 
+    @property
+    def form(self) -> str:
+        """How the costs are held."""
+        return "stored" if self.stored else "matrix-free"
+
+    @property
+    @abstractmethod
+    def typical(self) -> float:
+        """What the M of an ordinary row and column differs by from others, times the number of rows: giants aside."""
+
+    @property
+    @abstractmethod
+    def largest_cost(self) -> float:
+        """A bound on every finite cost, in units of the cost."""
+
     @abstractmethod
     def by_cost(self) -> tuple[Floats, Floats]:
-        """Prices and potentials under which pairs rank by their cost."""
+        """Prices and potentials under which pairs rank by their cost, common offsets of either side aside."""
 
     @abstractmethod
     def free(self, row: float, column: float) -> Free:
@@ -67,6 +84,7 @@ class Cost(ABC):
         rows = np.arange(self.shape[0])
         return np.where(rows < self.shape[1], rows, -1)
 
+    @cached_property
     @abstractmethod
     def identical_rows(self) -> tuple[Indices, Indices]:
         """For each row, and for each column, the first one that has the same costs bit for bit."""
@@ -102,19 +120,23 @@ class Cost(ABC):
         """Pass over all pairs of `rows`, ascending: the `k` cheapest of each row and column by M_ij - u_i - v_j.
 
         Columns list only pairs below `ceiling`. `potentials (F_A,)` are the u_i, `price_error (F_B,)` is how far the
-        prices may be too low.
+        prices may be too low. A column whose price is -inf is nobody's.
 
         With c_j the price, negated, padded and rounded down, and m the float32 value of M, rows look at fl(m_ij + c_j).
         It differs from M_ij - v_j by at most what `_pads` says, which covers this last sum's share for m, and 4 u |v_j|
         for the price's rounding and share. Columns look at fl(m_ij - u_i), with u_i padded and rounded up.
         """
         row_pad, column_pad = self._pads(rows)
+        closed = np.isneginf(prices)
+        prices = np.where(closed, 0.0, prices)
         constant = rounded_down(-prices - (column_pad + 4 * UNIT_32 * np.abs(prices) + price_error))
+        constant[closed] = np.inf
         raised = potentials[rows] + row_pad + 4 * UNIT_32 * np.abs(potentials[rows])
         offset = -rounded_down(-raised)
         row_value = np.full((len(rows), k), np.inf, dtype=np.float32)
         row_partners = np.full((len(rows), k), -1, dtype=np.int32)
         column_value = np.repeat((ceiling + prices).astype(np.float32)[:, None], k, axis=1)
+        column_value[closed] = -np.inf
         column_partners = np.full((self.shape[1], k), -1, dtype=np.int32)
         with Team(len(rows) * self.shape[1]) as team:
             for at, to, values in self._tiles(rows):

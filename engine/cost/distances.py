@@ -93,6 +93,20 @@ class DistanceCost(Cost):
         products: Floats = self._exact_unit * self._x.norm[rows] * self._y.norm[columns]
         return products + price_error[columns]
 
+    @property
+    def typical(self) -> float:
+        """See `Cost`."""
+        middle = [float(np.median(side.norm)) if len(side.norm) else 0.0 for side in (self._x, self._y)]
+        return 2 * middle[0] * middle[1] * min(self.shape)
+
+    @property
+    def largest_cost(self) -> float:
+        """See `Cost`."""
+        product = 2 * self._x.largest() * self._y.largest()
+        constants = float(self.row_constant.max(initial=0.0) + self.column_constant.max(initial=0.0))
+        return (constants + product) * (1 + 1e-9)
+
+    @cached_property
     def identical_rows(self) -> tuple[Indices, Indices]:
         """See `Cost`."""
         return first_alike(self._x.rows, self._x.square), first_alike(self._y.rows, self._y.square)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Any
 
 import lap
@@ -32,17 +33,45 @@ class MatrixCost(Cost):
             np.minimum(least, self._rows(rows).min(axis=0), out=least)
         self.column_constant = _finite(least)
         self._largest, self._mean = np.zeros(self.shape[0]), np.zeros(self.shape[0])
-        self._column_total, self._forbids = np.zeros(self.shape[1]), False
+        self._column_total, self.forbids, self._is_exact = np.zeros(self.shape[1]), False, True
         for at, rows in self._blocks(np.arange(self.shape[0])):
             block = self._rows(rows)
             allowed = np.isfinite(block)
+            if self._is_exact:
+                self._is_exact = self._subtracts_exactly(rows, block, allowed)
             block[~allowed] = 0.0
-            self._forbids |= not allowed.all()
+            self.forbids |= not allowed.all()
             self._largest[at] = block.max(axis=1, initial=0.0)
             self._mean[at] = block.sum(axis=1) / np.maximum(allowed.sum(axis=1), 1)
             self._column_total += block.sum(axis=0)
         largest = float(self._largest.max(initial=0.0))
-        self.scale = float(2.0 ** -np.ceil(np.log2(largest))) if largest > 0 else 1.0
+        self.scale = float(2.0 ** min(-np.ceil(np.log2(largest)), 500.0)) if largest > 0 else 1.0
+
+    def _subtracts_exactly(self, rows: Indices, block: Floats, allowed: NDArray[np.bool_]) -> bool:
+        """Whether p and q leave M without rounding, as they do for whole numbers: then it has no error."""
+        given, p = self._matrix[rows].astype(np.float64), self.row_constant[rows][:, None]
+        with np.errstate(invalid="ignore"):  # of forbidden pairs
+            less = given - p
+            exact = _is_difference(less, given, p) & _is_difference(block, less, self.column_constant)
+        return bool(exact[allowed].all())
+
+    @property
+    def form(self) -> str:
+        """See `Cost`."""
+        return "given"
+
+    @property
+    def typical(self) -> float:
+        """See `Cost`."""
+        if 0 in self.shape:
+            return 0.0
+        by_row, by_column = np.median(self._mean), np.median(self._column_total) / self.shape[0]
+        return float(min(by_row, by_column)) * self.scale * min(self.shape)
+
+    @property
+    def largest_cost(self) -> float:
+        """See `Cost`."""
+        return float(self._matrix.max(initial=-np.inf, where=np.isfinite(self._matrix)))
 
     def by_cost(self) -> tuple[Floats, Floats]:
         """See `Cost`."""
@@ -53,9 +82,13 @@ class MatrixCost(Cost):
         return Free(
             rows=(row - self.row_constant) * self.scale,
             columns=(column - self.column_constant) * self.scale,
-            row_error=2 * UNIT_64 * self.scale * (_finite(row) + np.abs(self.row_constant)),
-            column_error=2 * UNIT_64 * self.scale * (_finite(column) + np.abs(self.column_constant)),
+            row_error=self._free_error(row, self.row_constant),
+            column_error=self._free_error(column, self.column_constant),
         )
+
+    def _free_error(self, price: float, constant: Floats) -> Floats:
+        error: Floats = 2 * UNIT_64 * self.scale * (np.abs(constant) + abs(price))
+        return error if np.isfinite(price) else np.zeros_like(constant)
 
     def exact(self, rows: Indices, columns: Indices) -> Floats:
         """See `Cost`."""
@@ -64,17 +97,20 @@ class MatrixCost(Cost):
 
     def exact_error(self, rows: Indices, columns: Indices, price_error: Floats) -> Floats:
         """See `Cost`."""
+        if self._is_exact:
+            return price_error[columns] + np.zeros(np.shape(rows))
         roundings = 2 * np.abs(_finite(self.exact(rows, columns))) + self.column_constant[columns] * self.scale
         error: Floats = 2 * UNIT_64 * roundings + price_error[columns]
         return error
 
+    @cached_property
     def identical_rows(self) -> tuple[Indices, Indices]:
         """See `Cost`."""
         return first_alike(self._matrix, self._mean), first_alike(self._matrix.T, self._column_total)
 
     def some_matching(self) -> Indices:
         """See `Cost`."""
-        if not self._forbids:
+        if not self.forbids:
             return super().some_matching()
         _, partners, _ = lap.lapjv(np.isinf(self._matrix).astype(np.float64), extend_cost=True)
         partners = partners.astype(np.int64)
@@ -107,8 +143,9 @@ class MatrixCost(Cost):
         return 2 * gamma(sum(self.shape) + 8, UNIT_64) * self.random_total
 
     def _pads(self, rows: Indices) -> tuple[Floats, Floats]:
-        """The rounding of M to float32, and its share of a sum; underflow is added absolutely."""
-        return 4 * UNIT_32 * self._largest[rows] * self.scale + 2.0**-125, np.zeros(self.shape[1])
+        """The rounding of M to float32 and in a sum; of M itself, by q; underflow, absolutely."""
+        of_size = 4 * UNIT_32 * self._largest[rows] * self.scale + 2.0**-125
+        return of_size, 4 * UNIT_64 * self.column_constant * self.scale
 
     def block(self, rows: Indices, columns: Indices) -> Floats:
         """See `Cost`."""
@@ -132,6 +169,11 @@ class MatrixCost(Cost):
         values -= self.column_constant
         values *= self.scale
         return values
+
+
+def _is_difference(less: Any, value: Any, taken: Any) -> Any:
+    """Where less = value - taken without rounding: Knuth's two-sum has no remainder."""
+    return (less + taken == value) & (value - less == taken)
 
 
 def _finite(values: Any) -> Any:
