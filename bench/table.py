@@ -32,6 +32,13 @@ for (name, features), row in sorted(newest.items(), key=lambda item: (item[0][0]
     rounds = str(row.get("rounds", ""))
     lines.append([name, f"{features:,}", str(row["K"]), f"{row['p50']:.4g}", ratio, rest, peak, rounds])
 print(table(("workload", "F", "K", "median s", "/ bare", "less bare", "peak", "rounds"), lines))
+for (name, features), row in newest.items():
+    group, _, what = name.partition(": ")
+    ours = newest.get((f"{group}: saematch, stored", features))
+    if ours and what.endswith("on the stored cost"):
+        products = [newest[f"{group}: bare product, {form}", features]["p50"] for form in ("stored", "matrix-free")]
+        times = row["p50"] / (ours["p50"] - min(products))
+        print(f"{group}, F = {features:,}: all but the product {times:.1f} x faster than {what}")
 last = list(newest.values())[-1]
 machine = last["machine"]
 print(f"\n{machine['processor']}, {machine['cores']} cores, torch {last['versions']['torch']}")

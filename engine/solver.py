@@ -77,11 +77,10 @@ class Solver:
         def graded(permutation: Indices) -> Matching:
             return _graded(problem, cost, free, solution, permutation, stats, margins)
 
-        matching = graded(solution.permutation)
-        if allowed and given is not None:
-            matching = graded(given)
-        elif given is not None:
-            matching = _beside(problem, matching, given, stats)
+        if given is not None and not allowed:
+            matching = _beside(problem, graded(solution.permutation), given, stats)
+        else:
+            matching = graded(solution.permutation if given is None else given)
         if self.strict:
             require_certified(matching)
         return matching

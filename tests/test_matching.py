@@ -44,6 +44,13 @@ def test_saved_and_loaded_it_is_the_same(matching, tmp_path):
     assert loaded.options == matching.options
 
 
+def test_the_verdict_on_constant_costs_survives_the_disk(tmp_path):
+    matching = sm.assign(np.ones((150, 4)) / 3, np.random.default_rng(0).random((150, 4)))
+    matching.save(tmp_path / "m.safetensors")
+    assert matching.error > matching.scale == 0
+    assert (matching.certified, sm.Matching.load(tmp_path / "m.safetensors").certified) == (True, True)
+
+
 def test_equal_answers_are_equal_bytes_without_times_or_paths(tmp_path):
     sm.assign(X, Y).save(tmp_path / "a.safetensors")
     sm.assign(X, Y).save(tmp_path / "b.safetensors")

@@ -87,7 +87,7 @@ def _ordered(
     i, j = rows[some], columns[some]
     reduced = cost.exact(i, j)
     value[some] = np.where(reduced <= free.rows[i] + free.columns[j], reduced + p[i] + q[j], np.inf)
-    each = np.repeat(np.arange(len(rows) // max(k, 1)), k)
+    each = np.repeat(np.arange(len(rows) // k), k)
     order = np.lexsort((columns, rows, value, each))
     return np.where(np.isfinite(value[order]), order, -1)
 

@@ -26,25 +26,21 @@ class Certificate:
     """How far a matching can be from the optimum, in units of the cost.
 
     `gap` is its excess over what the prices prove and `error` bounds the rounding of `gap`. `scale` is R - lower bound,
-    R the cost of a random pairing: what matching can gain at all, 0.0 where that is no more than rounding. Then the
-    rounding of a giant may hide what the others lose, so that the gap must be small beside `typical`, what ordinary
-    pairs differ by, in sum; `constant` says that all complete matchings cost the same. `within_rounding` says that the
-    search was finished and no feature's share of the gap is more than rounding: next to a giant, the share of the scale
-    alone would pass over what all the others lose.
+    R the cost of a random pairing: what matching can gain at all, 0.0 where that is no more than rounding.
+    `within_rounding` says that the search was finished and that neither any feature's share of the gap is more than
+    rounding, nor, where the scale is 0.0, the gap more than a trace of what ordinary pairs differ by: next to a giant,
+    the scale alone would pass over what all the others lose.
     """
 
     gap: float
     error: float
     scale: float
     within_rounding: bool
-    typical: float = 0.0
-    constant: bool = False
 
     @property
     def certified(self) -> bool:
         """Whether the matching is proved optimal."""
-        small = self.gap + self.error <= TOLERANCE * (self.scale or self.typical)
-        return self.constant or (self.within_rounding and small)
+        return self.within_rounding and (self.gap + self.error <= TOLERANCE * self.scale or self.scale == 0)
 
 
 @dataclass(frozen=True)
@@ -111,6 +107,8 @@ class Solution:
         )
         gap = max(math.fsum(excess), 0.0) / cost.scale
         error = max(math.fsum(most) / cost.scale - gap, 0.0)
+        if _is_constant(cost, free):
+            return Certificate(gap, error, 0.0, True)
         staying_free = math.fsum(free.rows[alone]) + math.fsum(np.delete(free.columns, columns))
         nothing = math.fsum(free.rows) + math.fsum(free.columns)
         pairing = cost.random_total + _left_over(free)
@@ -120,8 +118,8 @@ class Solution:
         scale = gain + gap + error if gain + gap > gain_error + error else 0.0
         # Settled prices may leave an edge cheaper than its row's by a few roundings of other numbers on its path.
         slack = np.maximum(4 * (most - excess), TOLERANCE * cost.typical / max(1, *cost.shape))
-        within = self.settled and bool((excess <= slack).all())
-        return Certificate(gap, error, scale, within, cost.typical / cost.scale, _is_constant(cost, free))
+        hidden = scale == 0 and gap + error > TOLERANCE * cost.typical / cost.scale
+        return Certificate(gap, error, scale, self.settled and bool((excess <= slack).all()) and not hidden)
 
 
 def solve(
@@ -146,15 +144,8 @@ def solve(
         return Solution(np.full(cost.shape[0], -1), prices, nothing, nothing)
     graph = CandidateGraph(cost, free, _anything_allowed(cost, free) if start is None else start)
     prices = np.where(np.isfinite(free.columns), free.columns, 0.0)
-    rest = np.full(cost.shape[0], -math.inf)
     with _timed(seconds, "candidates"):
-        if cost.shape[0] * cost.shape[1] <= DENSE:
-            graph.add(*(index.ravel() for index in np.indices(cost.shape)))
-            rest[:] = math.inf
-        else:
-            by_cost, potentials = cost.by_cost()
-            every, nothing = np.arange(cost.shape[0]), np.zeros(cost.shape[1])
-            graph.add(*cost.scan(every, by_cost, nothing, potentials, LISTED, math.inf).pairs())
+        rest = np.full(cost.shape[0], _add_candidates(cost, graph))
     off = math.inf
     best: Solution | None = None
     for number in itertools.count(1):
@@ -188,6 +179,17 @@ def solve(
     return replace(best, permutation=in_order(best.permutation, *cost.identical_rows))
 
 
+def _add_candidates(cost: Cost, graph: CandidateGraph) -> float:
+    """All pairs of a small problem, else the cheapest of each row and column; returns a bound for all others."""
+    if cost.shape[0] * cost.shape[1] <= DENSE:
+        graph.add(*(index.ravel() for index in np.indices(cost.shape)))
+        return math.inf
+    prices, potentials = cost.by_cost()
+    every, nothing = np.arange(cost.shape[0]), np.zeros(cost.shape[1])
+    graph.add(*cost.scan(every, prices, nothing, potentials, LISTED, math.inf).pairs())
+    return -math.inf
+
+
 def _price(
     cost: Cost, free: Free, graph: CandidateGraph, permutation: Indices, prices: Floats, rest: Floats
 ) -> tuple[Floats, Floats, float]:
@@ -199,11 +201,8 @@ def _price(
     A list that is full within rounding of its row's minimum proves nothing about the pairs it had no place for. Those
     rows are priced in float64 once no list shows a gain.
     """
-    matched = np.nonzero(permutation >= 0)[0]
     price_error = free.price_error(prices)
-    potentials, rounding = free.rows.copy(), free.row_error.copy()
-    potentials[matched] = graph.find(matched, permutation[matched]) - prices[permutation[matched]]
-    rounding[matched] = cost.exact_error(matched, permutation[matched], price_error)
+    potentials, rounding = graph.potentials(permutation, prices)
     wanted = potentials + 2 * rounding
     rows = np.nonzero(rest < wanted)[0]
     if len(rows):

@@ -57,6 +57,15 @@ class CandidateGraph:
         """M of the listed edges, all of which must be in the graph."""
         return self.costs[np.searchsorted(self._keys, rows * self.shape[1] + columns)]
 
+    def potentials(self, permutation: Indices, prices: Floats) -> tuple[Floats, Floats]:
+        """What each row has under a matching of the graph, M_i,perm(i) - v_perm(i) or staying free; its rounding."""
+        rows = np.nonzero(permutation >= 0)[0]
+        columns = permutation[rows]
+        potentials, rounding = self._free.rows.copy(), self._free.row_error.copy()
+        potentials[rows] = self.find(rows, columns) - prices[columns]
+        rounding[rows] = self._cost.exact_error(rows, columns, self._free.price_error(prices))
+        return potentials, rounding
+
     def price(self, prices: Floats, potentials: Floats, rounding: Floats) -> tuple[Floats, Floats, float]:
         """What the edges offer at these prices: each row's least, a lower bound for it, and what can be gained by it.
 

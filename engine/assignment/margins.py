@@ -27,11 +27,10 @@ class Margins:
 
     def __init__(self, cost: Cost, free: Free, permutation: Indices, prices: Floats) -> None:
         self._cost, self._free, self._permutation = cost, free, permutation
-        self._rows = np.nonzero(permutation >= 0)[0]
-        self._columns = permutation[self._rows]
+        rows = np.nonzero(permutation >= 0)[0]
+        self._columns = permutation[rows]
         self._owner = np.full(cost.shape[1], -1)
-        self._owner[self._columns] = self._rows
-        self._matched = cost.exact(self._rows, self._columns)
+        self._owner[self._columns] = rows
         self._graph = CandidateGraph(cost, free, permutation)
         self._whole: dict[int, Floats] = {}
         if 0 in cost.shape:
@@ -52,17 +51,9 @@ class Margins:
         found = [self._cycle(int(i), self._cycle(int(i), np.inf, False), True) for i in features]
         return np.array(found) / self._cost.scale
 
-    def _potentials(self, prices: Floats) -> tuple[Floats, Floats]:
-        """What each row has at these prices, and the rounding of that."""
-        potentials, rounding = self._free.rows.copy(), self._free.row_error.copy()
-        potentials[self._rows] = self._matched - prices[self._columns]
-        price_error = self._free.price_error(prices)
-        rounding[self._rows] = self._cost.exact_error(self._rows, self._columns, price_error)
-        return potentials, rounding
-
     def _list(self, prices: Floats, ceiling: float) -> tuple[Scan, Floats, bool]:
         """A pass that adds cheap pairs to the graph, proved row minima of that, and whether it added one below zero."""
-        potentials, rounding = self._potentials(prices)
+        potentials, rounding = self._graph.potentials(self._permutation, prices)
         every, before = np.arange(self._cost.shape[0]), len(self._graph)
         price_error = self._free.price_error(prices)
         scan = self._cost.scan(every, prices, price_error, potentials + rounding, LISTED, ceiling)
@@ -88,7 +79,7 @@ class Margins:
 
     def _ways(self, prices: Floats) -> tuple[Indices, Indices, Floats]:
         """Edges from the column that a row leaves to the one that it takes; the last node stands for staying free."""
-        potentials, _ = self._potentials(prices)
+        potentials, _ = self._graph.potentials(self._permutation, prices)
         rows, columns, hub = self._graph.rows, self._graph.columns, self._cost.shape[1]
         other = self._permutation[rows] != columns
         rows, columns = rows[other], columns[other]
@@ -98,7 +89,7 @@ class Margins:
         if np.isfinite(self._free.rows).all():
             sources.append(self._columns)
             targets.append(np.full(len(self._columns), hub))
-            lengths.append((self._free.rows - potentials)[self._rows])
+            lengths.append((self._free.rows - potentials)[self._owner[self._columns]])
         if np.isfinite(self._free.columns).all():
             every, alone = np.arange(hub), np.nonzero(self._owner < 0)[0]
             sources += [np.full(hub, hub), alone]
@@ -116,7 +107,7 @@ class Margins:
         """The bound at the final prices, and who is tied, by the graph and what the pass says of all other pairs."""
         cost, free, prices, graph = self._cost, self._free, self._prices, self._graph
         self._price_error = free.price_error(prices)
-        potentials, rounding = self._potentials(prices)
+        potentials, rounding = self._graph.potentials(self._permutation, prices)
         self._has = potentials + rounding
         floors = scan.floors[:, -1] - self._has
         doubtful = np.nonzero(floors < np.minimum(proved - self._has, 0.0))[0]

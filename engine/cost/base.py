@@ -73,7 +73,7 @@ class Cost(ABC):
 
     @abstractmethod
     def by_cost(self) -> tuple[Floats, Floats]:
-        """Prices and potentials under which pairs rank by their cost, common offsets of either side aside."""
+        """Prices and potentials under which pairs rank by their cost, or by what it is once the sides are centred."""
 
     @abstractmethod
     def free(self, row: float, column: float) -> Free:
