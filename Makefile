@@ -24,6 +24,7 @@ test-old: .venv-old/.installed
 bench: $(VENV)/.installed-bench  ## measure, append to bench/results, print the table
 	$(BIN)/python bench/certify_memory.py
 	$(BIN)/python -m pytest bench/assignment.py --benchmark-only -q
+	$(BIN)/python -m pytest bench/nasty.py --benchmark-only -q
 	$(BIN)/python -m pytest bench/start_prices.py -q
 	$(BIN)/python bench/table.py
 

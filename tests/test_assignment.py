@@ -120,6 +120,18 @@ def test_identical_rows_are_matched_in_ascending_order():
             assert (np.diff(inside) > 0).all()
 
 
+@pytest.mark.parametrize("max_cost", [None, 20.0])
+def test_a_large_group_of_identical_rows_takes_no_more_rounds_than_others(max_cost):
+    """Every column lists a few rows of the group, each others: or the group gets a few columns a round."""
+    r = np.random.default_rng(0)
+    x, y = r.standard_normal((2, 600, 12))
+    x[::2] = 0
+    for pair in ((x, y), (y, x)):
+        answer = sm.assign(*pair, max_cost=max_cost)
+        assert answer.certified
+        assert answer.stats["rounds"] <= 5
+
+
 @settings(max_examples=100, deadline=None)
 @given(st.integers(1, 30), st.integers(1, 6), st.integers(1, 6), st.randoms(use_true_random=False))
 def test_exchanging_identical_rows_does_not_change_the_representative(n, row_kinds, column_kinds, random):

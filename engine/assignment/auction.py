@@ -10,7 +10,7 @@ from saematch.compiled import compiled
 from saematch.cost import Floats, Indices
 
 FIRST_STAKE, LAST_STAKE, FALL = 64.0, 2e-5, 5.0  # in standard deviations of the costs
-_MOST_BIDS = 200  # a row and a stake, on average
+_MOST_BIDS = 16  # a row and a stake, on average
 
 
 def auction(starts: Indices, columns: Indices, costs: Floats, prices: Floats, off: float = np.inf) -> Floats:

@@ -13,10 +13,12 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from saematch.assignment.graph import CandidateGraph
-from saematch.assignment.ties import in_order
-from saematch.cost import UNIT_64, Cost, Floats, Free, Indices
+from saematch.assignment.ties import in_order, spread
+from saematch.cost import UNIT_64, Cost, Floats, Free, Indices, Scan
 
-LISTED = 8  # cheapest partners of a row and of a column that a pass adds to the graph
+# Cheapest partners of a row and of a column that a pass adds to the graph, where costs are stored and where they are
+# made again. More of them settle more rows for good, at the price of more edges: worth it where a pass is a product.
+LISTED = {True: 8, False: 16}
 DENSE = 2**14  # pairs; with no more, all are candidates, and no pass is needed
 TOLERANCE = 1e-9  # certified: no further from the optimum than this share of what matching can gain at all
 
@@ -186,8 +188,15 @@ def _add_candidates(cost: Cost, graph: CandidateGraph) -> float:
         return math.inf
     prices, potentials = cost.by_cost()
     every, nothing = np.arange(cost.shape[0]), np.zeros(cost.shape[1])
-    graph.add(*cost.scan(every, prices, nothing, potentials, LISTED, math.inf).pairs())
+    _add_listed(cost, graph, cost.scan(every, prices, nothing, potentials, LISTED[cost.stored], math.inf))
     return -math.inf
+
+
+def _add_listed(cost: Cost, graph: CandidateGraph, scan: Scan) -> None:
+    """All pairs that a pass listed, and as many like them that lead to other members of groups of identical rows."""
+    pairs = scan.pairs()
+    graph.add(*pairs)
+    graph.add(*spread(*pairs, *cost.identical_rows))
 
 
 def _price(
@@ -206,8 +215,8 @@ def _price(
     wanted = potentials + 2 * rounding
     rows = np.nonzero(rest < wanted)[0]
     if len(rows):
-        scan = cost.scan(rows, prices, price_error, wanted, LISTED)
-        graph.add(*scan.pairs())
+        scan = cost.scan(rows, prices, price_error, wanted, LISTED[cost.stored])
+        _add_listed(cost, graph, scan)
         rest[rows] = scan.floors[:, -1]
     minima, proved, gain = graph.price(prices, potentials, rounding)
     doubtful = np.nonzero(rest < np.minimum(proved, wanted))[0]

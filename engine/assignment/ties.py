@@ -1,4 +1,4 @@
-"""Which of several equal answers is given: identical rows are matched in ascending order of their indices."""
+"""Identical rows: which of several equal answers is given, and how all of them come to be candidates."""
 
 from __future__ import annotations
 
@@ -17,6 +17,29 @@ def in_order(permutation: Indices, row_group: Indices, column_group: Indices) ->
     rows, columns = len(row_group), len(column_group)
     takers = _inverse(_share_out(permutation, row_group, column_group), columns)
     return _inverse(_share_out(takers, column_group, np.arange(rows)), rows)
+
+
+def spread(rows: Indices, columns: Indices, row_group: Indices, column_group: Indices) -> tuple[Indices, Indices]:
+    """Pairs of the same costs as those listed, for the rows and columns that have others identical to them.
+
+    Lists break ties by index: all columns name the same few of a group's rows, though all of the group need partners.
+    Here every column names others of them, and so does every row of a group's columns.
+    """
+    other_rows = _another(rows, columns, row_group)
+    other_columns = _another(columns, rows, column_group)
+    new = (other_rows != rows) | (other_columns != columns)
+    return other_rows[new], other_columns[new]
+
+
+def _another(indices: Indices, turn: Indices, group: Indices) -> Indices:
+    """For each index a member of its group, `turn` places further in the circle."""
+    members = np.argsort(group, kind="stable")
+    place = np.empty_like(members)
+    place[members] = np.arange(len(members))
+    size = np.bincount(group, minlength=len(group))[group]
+    start = place[group]  # a group is named after its first member
+    another: Indices = members[start[indices] + (place[indices] - start[indices] + turn) % size[indices]]
+    return another
 
 
 def _share_out(partners: Indices, group: Indices, partner_group: Indices) -> Indices:
