@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 INPUTS := pyproject.toml setup.py constraints.txt
 
-.PHONY: demo test test-old lint bench bench-large clean
+.PHONY: demo test test-old lint bench bench-large aot clean
 
 demo: $(VENV)/.installed  ## match the sample that ships with the package
 	@$(BIN)/saematch demo
@@ -35,6 +35,9 @@ bench-large: $(VENV)/.installed-bench  ## the same at 65,536 and 131,072 feature
 $(VENV)/.installed-bench: $(VENV)/.installed-test $(INPUTS)
 	@$(PIP) -c constraints.txt -e '.[bench]'
 	@touch $@
+
+aot: $(VENV)/.installed-test  ## compile every kernel for every chip, write bench/results/aot.md
+	$(BIN)/python bench/aot.py --write
 
 clean:
 	rm -rf $(VENV) .venv-old build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis saematch-demo

@@ -1,0 +1,1 @@
+"""The cheapest of every row and column."""

@@ -1,0 +1,136 @@
+"""What a pass looks at: the costs M of all pairs, as products of rows still to be made, or stored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from saematch.errors import MatchError
+from saematch.kernels.precision import PRECISIONS, Precision, precision_named, split
+
+LARGEST = 2**31 - 1  # features: indices are int32, offsets into memory int64
+
+
+@dataclass(frozen=True)
+class Costs:
+    """M `(F_A, F_B)`: `left (F_A, n)` times `right (F_B, n)` transposed, or `left` itself if `right` is None.
+
+    Made by `products` and `stored`.
+    """
+
+    left: Tensor
+    right: Tensor | None
+    precision: Precision
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(F_A, F_B)."""
+        return self.left.shape[0], self.left.shape[1] if self.right is None else self.right.shape[0]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the costs lie."""
+        return self.left.device
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether a pass reads them and makes nothing."""
+        return self.right is None
+
+    @property
+    def kind(self) -> str:
+        """What decides which tiles are quick."""
+        return "stored" if self.right is None else "ieee" if self.precision.is_proved else str(self.left.dtype)[6:]
+
+    def arguments(self) -> dict[str, Any]:
+        """The arguments of a kernel that are about M."""
+        right = self.left if self.right is None else self.right
+        strides = self.left.stride() if self.right is None else (self.left.stride(0), right.stride(0))
+        return {
+            "left_ptr": self.left,
+            "right_ptr": right,
+            "K": 0 if self.right is None else self.left.shape[1],
+            "stride_i": strides[0],
+            "stride_j": strides[1],
+            "STORED": self.right is None,
+            "PRECISION": self.precision.dot,
+            "UPCAST": is_interpreted(),
+        }
+
+
+def products(x: Tensor, y: Tensor, precision: str = "ieee") -> Costs:
+    """M_ij = <x_i, y_j> for float32 rows `x (F_A, K)` and `y (F_B, K)`, made again in every pass.
+
+    Raises `MatchError` unless these are float32 matrices of one width on one device.
+    """
+    chosen = precision_named(precision)
+    check_matrix(x, "x", torch.float32)
+    check_matrix(y, "y", torch.float32)
+    check_device(x.device, y=y)
+    if x.shape[1] != y.shape[1]:
+        raise MatchError(f"x has K = {x.shape[1]} and y has K = {y.shape[1]}: rows of different width have no product")
+    return Costs(split(x, chosen, 0), split(y, chosen, 1), chosen)
+
+
+def stored(matrix: Tensor) -> Costs:
+    """M as a float32 `matrix (F_A, F_B)` of any strides. Raises `MatchError` for anything else."""
+    check_matrix(matrix, "matrix", torch.float32)
+    check_device(matrix.device)
+    return Costs(matrix, None, PRECISIONS["ieee"])
+
+
+def check_matrix(given: Tensor, name: str, *dtypes: torch.dtype) -> None:
+    """Raise `MatchError` unless `given` is a dense matrix of one of the dtypes, with sizes that indices can hold."""
+    if not isinstance(given, Tensor) or given.ndim != 2 or given.layout != torch.strided:
+        raise MatchError(f"{name} is {_what(given)}; expected a dense matrix")
+    if given.dtype not in dtypes:
+        raise MatchError(f"{name} is {given.dtype}; expected {' or '.join(map(str, dtypes))}")
+    if max(given.shape) > LARGEST:
+        raise MatchError(f"{name} is {tuple(given.shape)}; sides up to {LARGEST:,} can be indexed")
+
+
+def check_vector(given: Tensor, name: str, length: int, device: torch.device, dtype: torch.dtype) -> None:
+    """Raise `MatchError` unless `given` is a vector `(length,)` of the dtype on the device."""
+    if not isinstance(given, Tensor) or given.shape != (length,) or given.dtype != dtype:
+        raise MatchError(f"{name} is {_what(given)}; expected a {dtype} vector of {length:,}")
+    check_device(device, **{name: given})
+
+
+def check_device(device: torch.device, **tensors: Tensor) -> None:
+    """Raise `MatchError` unless all tensors lie on the device, and it is one that kernels run on."""
+    for name, tensor in tensors.items():
+        if tensor.device != device:
+            raise MatchError(f"{name} lies on {tensor.device} and the costs on {device}; move one of them")
+    if device.type != "cuda" and not is_interpreted():
+        raise MatchError(
+            f"the tensors lie on {device}; Triton kernels need a CUDA GPU (TRITON_INTERPRET=1, set before triton is "
+            "imported, runs them on a CPU, slowly)"
+        )
+
+
+def check_rows(rows: Tensor | None, costs: Costs) -> Tensor:
+    """The rows of M that are asked for, int32: all unless given. Raises `MatchError` if there are no such rows."""
+    if rows is None:
+        return torch.arange(costs.shape[0], dtype=torch.int32, device=costs.device)
+    if not isinstance(rows, Tensor) or rows.ndim != 1 or rows.is_floating_point() or rows.dtype == torch.bool:
+        raise MatchError(f"rows is {_what(rows)}; expected a vector of indices")
+    check_device(costs.device, rows=rows)
+    if len(rows) and not (int(rows.min()) >= 0 and int(rows.max()) < costs.shape[0]):
+        raise MatchError(f"rows reach from {int(rows.min())} to {int(rows.max())}; there are {costs.shape[0]:,} rows")
+    return rows.to(torch.int32).contiguous()
+
+
+def is_interpreted() -> bool:
+    """Whether kernels run in Triton's interpreter, which multiplies bfloat16 wrongly: it gets them as float32."""
+    from saematch.kernels.cost_tile import cost_tile
+
+    return type(cost_tile).__name__ == "InterpretedFunction"
+
+
+def _what(given: object) -> str:
+    if isinstance(given, Tensor):
+        return f"a {given.dtype} tensor {tuple(given.shape)} ({given.layout})"
+    return f"a {type(given).__name__}"

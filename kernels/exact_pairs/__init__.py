@@ -1,0 +1,1 @@
+"""Float64 values of listed pairs."""

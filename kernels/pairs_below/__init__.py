@@ -1,0 +1,1 @@
+"""All pairs below a bound."""

@@ -1,0 +1,1 @@
+"""Costs of all pairs, stored."""

@@ -1,0 +1,106 @@
+"""How float32 rows become operands of a product, and how far that product can be from the truth.
+
+A row is split into parts that the arithmetic of the product holds exactly, each the rounding of what those before it
+leave. With P parts, the products of parts whose numbers, from 0, add up to less than P are summed: 1, 3 or 6 of them.
+They lie side by side, so that one ordinary product of longer rows is the whole sum, and a split is made once for all
+passes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from saematch.errors import MatchError
+
+ALIGNED = 64  # columns of an operand come in multiples of this: every block of K divides it
+
+
+@dataclass(frozen=True)
+class Precision:
+    """`parts` of a row of `bits` significant bits each, held in tensors of `dtype`."""
+
+    name: str
+    parts: int
+    bits: int
+    dtype: torch.dtype
+
+    @property
+    def pairs(self) -> list[tuple[int, int]]:
+        """Which part of the left row meets which of the right one; small products first, so that they are not lost."""
+        pairs = [(a, b) for a in range(self.parts) for b in range(self.parts) if a + b < self.parts]
+        return sorted(pairs, key=lambda pair: (-sum(pair), pair))
+
+    @property
+    def is_proved(self) -> bool:
+        """Whether `error` is a theorem about the arithmetic (`ieee`), and not a model of tensor cores."""
+        return self.bits == 24
+
+    @property
+    def dot(self) -> str:
+        """What Triton calls the arithmetic of the product."""
+        return "ieee" if self.is_proved else "tf32"
+
+    def error(self, width: int) -> float:
+        """Bound on |product - <x, y>| / (|x| |y|) for float32 rows of `width` columns; underflow aside.
+
+        Splitting, with u = 2^-bits: P parts leave u^P of each row, and the P - 1 pairs left out whose numbers add up to
+        P are u^P each; in all (P + 1) u^P (1 + 4 u), and nothing for float32.
+        Summing n = width * pairs products in float32, in any order: gamma(n), of sums that parts make (1 + u)^2 larger.
+        `ieee` rounds by the standard with unit 2^-24. Tensor cores truncate while they sum; twice that unit is a model
+        of them, which is tested and not proved.
+        """
+        terms = (width * len(self.pairs) + 8) * (2.0**-24 if self.is_proved else 2.0**-23)
+        gamma = terms / (1 - terms)
+        if self.is_proved:
+            return gamma
+        unit: float = 2.0**-self.bits
+        return (self.parts + 1) * unit**self.parts * (1 + 4 * unit) + gamma * (1 + unit) ** 2
+
+    def round(self, values: Tensor) -> Tensor:
+        """Float32 values with no more significant bits than a part holds, rounded to nearest even."""
+        if self.dtype == torch.bfloat16:
+            return values.to(torch.bfloat16).float()
+        dropped = 24 - self.bits
+        if dropped == 0:
+            return values
+        bits = values.view(torch.int32)
+        last = (bits >> dropped) & 1
+        return ((bits + ((1 << (dropped - 1)) - 1) + last) & -(1 << dropped)).view(torch.float32)
+
+
+PRECISIONS = {
+    each.name: each
+    for each in (
+        Precision("ieee", 1, 24, torch.float32),
+        Precision("tf32x3", 2, 11, torch.float32),
+        Precision("bf16x6", 3, 8, torch.bfloat16),
+        Precision("bf16x3", 2, 8, torch.bfloat16),
+        Precision("tf32", 1, 11, torch.float32),
+        Precision("bf16", 1, 8, torch.bfloat16),
+    )
+}
+
+
+def precision_named(name: str) -> Precision:
+    """Raises `MatchError` for one that is not known."""
+    if name not in PRECISIONS:
+        raise MatchError(f"precision {name!r} is not known; choose one of {', '.join(PRECISIONS)}")
+    return PRECISIONS[name]
+
+
+def split(rows: Tensor, precision: Precision, side: int) -> Tensor:
+    """The operand `(F, pairs * K, padded with zeros)` of float32 `rows (F, K)`, as left (0) or right (1) factor."""
+    width = rows.shape[1]
+    length = -(-width * len(precision.pairs) // ALIGNED) * ALIGNED
+    operand = torch.zeros((len(rows), length), dtype=precision.dtype, device=rows.device)
+    left = rows
+    for part in range(precision.parts):
+        value = precision.round(left)
+        for place, pair in enumerate(precision.pairs):
+            if pair[side] == part:
+                operand[:, place * width : (place + 1) * width] = value
+        left = left - value
+    return operand

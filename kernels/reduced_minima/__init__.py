@@ -1,0 +1,1 @@
+"""The two smallest of every row and column."""

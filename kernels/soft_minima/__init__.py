@@ -1,0 +1,1 @@
+"""Smooth minima of every row and column."""

@@ -1,0 +1,351 @@
+"""Every kernel, in Triton's interpreter, against its float64 reference; and as the compiler sees it, for every chip."""
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from saematch import MatchError, kernels
+from saematch.kernels import PRECISIONS, Tile
+from saematch.kernels.candidates import launch as candidates_launch
+from saematch.kernels.candidates.reference import candidates as candidates_reference
+from saematch.kernels.exact_pairs import reference as exact_reference
+from saematch.kernels.pairs_below.reference import pairs_below as pairs_below_reference
+from saematch.kernels.pairwise_cost.reference import pairwise_cost as pairwise_cost_reference
+from saematch.kernels.reduced_minima import launch as minima_launch
+from saematch.kernels.reduced_minima.reference import reduced_minima as reduced_minima_reference
+from saematch.kernels.soft_minima import launch as soft_launch
+from saematch.kernels.soft_minima.reference import soft_minima as soft_minima_reference
+
+SMALL = Tile(16, 32, 16)
+# (F_A, F_B, K): one, a whole tile, one past it, odd, and K on either side of a multiple of 16
+SHAPES = [(1, 1, 1), (16, 32, 16), (17, 33, 17), (32, 64, 15), (35, 97, 70)]
+EMPTY = [(0, 5, 3), (5, 0, 3), (0, 0, 0), (4, 6, 0)]
+
+
+@pytest.fixture(autouse=True)
+def poisoned_tensors(monkeypatch):
+    """What torch.empty gives holds NaN, or an index far outside everything."""
+    empty = torch.empty
+
+    def poisoned(*args, **kwargs):
+        tensor = empty(*args, **kwargs)
+        return tensor.fill_(torch.nan if tensor.is_floating_point() else -(2**30))
+
+    monkeypatch.setattr(torch, "empty", poisoned)
+
+
+def integers(*size, seed=0, most=4):
+    return torch.from_numpy(np.random.default_rng([seed, *size]).integers(-most, most + 1, size)).float()
+
+
+def reals(*size, seed=0):
+    return torch.from_numpy(np.random.default_rng([seed, *size]).standard_normal(size)).float()
+
+
+def problem(A, B, K):
+    """Small whole numbers: exact in every precision, and full of ties."""
+    x, y = integers(A, K, seed=1, most=2), integers(B, K, seed=2, most=2)
+    return x, y, integers(A, seed=3), integers(B, seed=4)
+
+
+def same(found, expected):
+    for one, other in zip(found, expected, strict=True):
+        assert one.shape == other.shape
+        assert torch.equal(one.double(), other.double())
+
+
+def forms(x, y, precision="ieee"):
+    """The same costs as products, stored, stored transposed, and as a part of something larger."""
+    M = x @ y.T
+    larger = torch.full((M.shape[0] + 3, 2 * M.shape[1] + 1), torch.nan)
+    larger[2 : 2 + M.shape[0], 1::2] = M
+    part = larger[2 : 2 + M.shape[0], 1::2]
+    return [kernels.products(x, y, precision), *(kernels.stored(each) for each in (M, M.T.contiguous().T, part))]
+
+
+@pytest.mark.parametrize("shape", SHAPES + EMPTY)
+def test_whole_numbers_bit_for_bit(shape):
+    x, y, u, v = problem(*shape)
+    A, B, _ = shape
+    M, every = x @ y.T, torch.arange(A)
+    row_limit, column_limit = integers(A, seed=5) - 4, integers(B, seed=6) - 4
+    for costs in forms(x, y):
+        same([kernels.pairwise_cost(costs, None, u, v, tile=SMALL)], [pairwise_cost_reference(M, every, u, v)])
+        found = kernels.reduced_minima(costs, u, v, tile=SMALL)
+        same(itertools.chain(*found), itertools.chain(*reduced_minima_reference(M, every, u, v)))
+        found = kernels.pairs_below(costs, u, v, row_limit, column_limit, tile=SMALL)
+        same(found, pairs_below_reference(M, every, u, v, row_limit, column_limit))
+        for k in (1, 3):
+            found = kernels.candidates(costs, u, v, k, column_limit, tile=SMALL)
+            same(itertools.chain(*found), itertools.chain(*candidates_reference(M, every, u, v, k, column_limit)))
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_whole_numbers_in_every_precision_and_the_default_tile(precision):
+    x, y, u, v = problem(35, 97, 70)
+    M, every = x @ y.T, torch.arange(35)
+    costs = kernels.products(x.T.contiguous().T, y[:, torch.arange(70)], precision)
+    same([kernels.pairwise_cost(costs)], [M])
+    same(
+        itertools.chain(*kernels.reduced_minima(costs, u, v)),
+        itertools.chain(*reduced_minima_reference(M, every, u, v)),
+    )
+    limits = torch.full((35,), -20.0), torch.full((97,), -20.0)
+    same(kernels.pairs_below(costs, u, v, *limits), pairs_below_reference(M, every, u, v, *limits))
+
+
+def test_some_rows_in_any_order():
+    x, y, u, v = problem(40, 50, 20)
+    M, rows = x @ y.T, torch.tensor([7, 3, 39, 3, 0])
+    limit = torch.full((50,), torch.inf)
+    for costs in forms(x, y):
+        same([kernels.pairwise_cost(costs, rows, tile=SMALL)], [M[rows]])
+        same(
+            itertools.chain(*kernels.reduced_minima(costs, u[rows], v, rows, tile=SMALL)),
+            itertools.chain(*reduced_minima_reference(M, rows, u[rows], v)),
+        )
+        same(
+            itertools.chain(*kernels.candidates(costs, u[rows], v, 2, rows=rows, tile=SMALL)),
+            itertools.chain(*candidates_reference(M, rows, u[rows], v, 2, limit)),
+        )
+
+
+def test_lines_that_are_kept_out():
+    x, y, u, v = problem(20, 40, 9)
+    u[3], v[[0, 39]] = torch.inf, torch.inf
+    M, every = x @ y.T, torch.arange(20)
+    limits = torch.full((20,), torch.inf), torch.full((40,), -5.0)
+    for costs in forms(x, y):
+        rows, columns = kernels.reduced_minima(costs, u, v, tile=SMALL)
+        same((*rows, *columns), itertools.chain(*reduced_minima_reference(M, every, u, v)))
+        same(kernels.pairs_below(costs, u, v, *limits, tile=SMALL), pairs_below_reference(M, every, u, v, *limits))
+    everything_out = torch.full((40,), torch.inf)
+    rows, _ = kernels.reduced_minima(kernels.stored(M), u, everything_out, tile=SMALL)
+    assert (rows.index == -1).all()
+
+
+def test_stripes_and_partial_sums_change_nothing(monkeypatch):
+    x, y, u, v = problem(100, 70, 12)
+    costs = kernels.products(x, y)
+    whole = [kernels.reduced_minima(costs, u, v), kernels.candidates(costs, u, v, 5)]
+    smooth = kernels.soft_minima(costs, u, v, 1.0, tile=SMALL)
+    monkeypatch.setattr(minima_launch, "PARTIAL_BYTES", 1)
+    monkeypatch.setattr(soft_launch, "PARTIAL_BYTES", 1)
+    pieces = [
+        kernels.reduced_minima(costs, u, v, tile=SMALL),
+        kernels.candidates(costs, u, v, 5, stripe_bytes=4 * 70 * 13, tile=SMALL),
+    ]
+    for one, other in zip(whole, pieces, strict=True):
+        same(itertools.chain(*one), itertools.chain(*other))
+    for one, other in zip(smooth, kernels.soft_minima(costs, u, v, 1.0, tile=SMALL), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-13, atol=1e-13)  # float64 sums in another order
+
+
+@pytest.mark.parametrize("k", [1, 20, 64])
+@pytest.mark.parametrize("kind", ["real", "constant", "few values"])
+def test_candidates_with_ties_by_the_thousand(k, kind, monkeypatch):
+    monkeypatch.setattr(candidates_launch, "SORTED", 2000)
+    monkeypatch.setattr(candidates_launch, "CROWDED", 1)
+    M = {"real": reals(90, 130), "constant": torch.ones(90, 130), "few values": integers(90, 130, most=1)}[kind]
+    u, v = torch.zeros(90), torch.zeros(130)
+    found = kernels.candidates(kernels.stored(M), u, v, k, tile=SMALL)
+    expected = candidates_reference(M, torch.arange(90), u, v, k, torch.full((130,), torch.inf))
+    same(itertools.chain(*found), itertools.chain(*expected))
+
+
+def test_a_list_that_is_too_short_is_made_again():
+    M = reals(40, 50)
+    nothing = torch.zeros(40), torch.zeros(50)
+    limits = torch.full((40,), 1.0), torch.full((50,), -torch.inf)
+    found = kernels.pairs_below(kernels.stored(M), *nothing, *limits, capacity=1, tile=SMALL)
+    same(found, pairs_below_reference(M, torch.arange(40), *nothing, *limits))
+    with pytest.raises(kernels.TooManyPairsError, match=r"1,\d\d\d pairs are below their limits, and 7 were allowed"):
+        kernels.pairs_below(kernels.stored(M), *nothing, *limits, capacity=1, most=7, tile=SMALL)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_products_are_as_good_as_torch_makes_them_and_within_their_bound(precision):
+    """At most twice the error of torch on the same operands; the bound holds, and says something."""
+    x, y = reals(48, 200, seed=1), reals(40, 200, seed=2)
+    truth = x.double() @ y.double().T
+    costs = kernels.products(x, y, precision)
+    error = (kernels.pairwise_cost(costs, tile=SMALL) - truth).abs()
+    torchs = (costs.left.float() @ costs.right.float().T - truth).abs()
+    assert error.max() <= 2 * torchs.max()
+    assert (error <= PRECISIONS[precision].error(200) * x.norm(dim=1)[:, None] * y.norm(dim=1)).all()
+
+
+@pytest.mark.parametrize("precision", [name for name in PRECISIONS if name != "ieee"])
+def test_the_bound_of_a_split_holds_for_bad_rows_and_is_within_reach(precision):
+    """Rows of one entry again and again, so that nothing cancels, for entries all over [1, 2)."""
+    chosen = PRECISIONS[precision]
+    unit = 2.0**-chosen.bits
+    x = torch.linspace(1, 2, 4001)[:-1, None].expand(-1, 16).contiguous()
+    costs = kernels.products(x, x, precision)
+    truth = (x.double() ** 2).sum(dim=1)
+    error = float((((costs.left.double() * costs.right.double()).sum(dim=1) - truth) / truth).abs().max())
+    split = (chosen.parts + 1) * unit**chosen.parts * (1 + 4 * unit)
+    assert error <= split
+    assert error >= split / 16
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_parts_are_exact_in_their_arithmetic_and_add_up(precision):
+    chosen = PRECISIONS[precision]
+    x = reals(5, 33) * torch.logspace(-20, 20, 33)
+    costs = kernels.products(x, x, precision)
+    for side, operand in enumerate((costs.left, costs.right)):
+        assert operand.dtype == chosen.dtype
+        assert operand.shape[1] % 64 == 0
+        parts = {pair[side]: operand[:, 33 * n : 33 * (n + 1)] for n, pair in enumerate(chosen.pairs)}
+        total = sum(parts[part].double() for part in range(chosen.parts))
+        assert ((total - x.double()).abs() <= 2.0 ** (-chosen.bits * chosen.parts) * x.double().abs()).all()
+        mantissa = np.frexp(operand.double().numpy())[0] * 2**chosen.bits
+        assert (mantissa == np.round(mantissa)).all()
+
+
+@pytest.mark.parametrize("temperature", [0.05, 1.0, 100.0])
+def test_soft_minima(temperature):
+    x, y = reals(35, 20, seed=1), reals(97, 20, seed=2)
+    u, v = reals(35, seed=3), reals(97, seed=4)
+    v[5] = torch.inf
+    M = x @ y.T
+    for costs in forms(x, y):
+        found = kernels.soft_minima(costs, u, v, temperature, tile=SMALL)
+        expected = soft_minima_reference(M, torch.arange(35), u, v, temperature)
+        # A rounding of M and of the sum with an offset, both below 32; and n + 2 of the sum of n powers, and of exp2.
+        tolerance = 2 * 32 * 2.0**-24 + temperature * (35 + 97) * 2.0**-23
+        for one, other in zip(found, expected, strict=True):
+            assert (one - other).abs().max() <= tolerance
+
+
+def test_soft_minima_of_nothing():
+    rows, columns = kernels.soft_minima(kernels.stored(torch.zeros(0, 3)), torch.zeros(0), torch.zeros(3), 1.0)
+    assert rows.shape == (0,)
+    assert torch.isinf(columns).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("parts", [None, [5, 1, 14], [0, 20], [1] * 20])
+def test_exact_pairs(dtype, parts):
+    x, y = reals(30, 20, seed=1).to(dtype), reals(25, 20, seed=2).to(dtype).T.contiguous().T
+    rows, columns = torch.tensor([0, 29, 7, 7, 3]), torch.tensor([24, 0, 7, 8, 3])
+    ends = list(itertools.accumulate(parts or [20]))
+    found = kernels.exact_pairs(x, y, rows, columns, parts, block_k=16)
+    expected = exact_reference.exact_pairs(x, y, rows, columns, ends)
+    # Either sum is off by gamma(K + 2): all terms are positive.
+    torch.testing.assert_close(found, expected, rtol=2 * 22 * 2.0**-53, atol=0)
+    a, b = reals(20, seed=5).double(), reals(20, seed=6).double()
+    found = kernels.exact_products(x, y, rows, columns, a, b, block_k=16)
+    expected = exact_reference.exact_products(x, y, rows, columns, a, b)
+    size = (x[rows] - a).norm(dim=1) * (y[columns] - b).norm(dim=1)
+    assert ((found - expected).abs() <= 2 * 22 * 2.0**-53 * size).all()
+
+
+def test_exact_pairs_of_none():
+    nobody = torch.zeros(0, dtype=torch.int64)
+    assert kernels.exact_pairs(reals(3, 4), reals(3, 4), nobody, nobody).shape == (0, 1)
+    assert kernels.exact_pairs(reals(3, 0), reals(3, 0), nobody + 0, nobody, []).shape == (0, 0)
+
+
+def test_a_hosts_settings_change_no_bit():
+    x, y, u, v = reals(20, 30), reals(25, 30, seed=9), reals(20, seed=3), reals(25, seed=4)
+
+    def everything():
+        costs = kernels.products(x, y, "tf32x3")
+        pairs = torch.arange(20)
+        return [
+            kernels.pairwise_cost(costs),
+            *itertools.chain(*kernels.reduced_minima(costs, u, v)),
+            *itertools.chain(*kernels.candidates(costs, u, v, 3)),
+            *kernels.soft_minima(costs, u, v, 0.5),
+            kernels.exact_pairs(x, y, pairs, pairs),
+        ]
+
+    before = everything()
+    precision = torch.get_float32_matmul_precision()
+    try:
+        torch.set_default_dtype(torch.float64)
+        torch.set_float32_matmul_precision("medium")
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            after = everything()
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_float32_matmul_precision(precision)
+    for one, other in zip(before, after, strict=True):
+        assert torch.equal(one, other)
+        assert one.dtype == other.dtype
+
+
+X, Y, ROW, COLUMN = reals(4, 3), reals(5, 3), torch.zeros(4), torch.zeros(5)
+BAD = {
+    "x is torch.float64": lambda: kernels.products(X.double(), Y),
+    "x is a torch.float32 tensor": lambda: kernels.products(X[0], Y),
+    "matrix is a list": lambda: kernels.stored([[1.0]]),
+    "K = 3 and y has K = 2": lambda: kernels.products(X, Y[:, :2]),
+    "y lies on meta and the costs on cpu": lambda: kernels.products(X, Y.to("meta")),
+    "precision 'fp8' is not known": lambda: kernels.products(X, Y, "fp8"),
+    "sides up to 2,147,483,647": lambda: kernels.stored(torch.zeros(1).expand(1, 2**31)),
+    "k is 65": lambda: kernels.candidates(kernels.products(X, Y), ROW, COLUMN, 65),
+    "row_offset is a torch.float32 tensor": lambda: kernels.reduced_minima(kernels.products(X, Y), COLUMN, COLUMN),
+    "column_offset is a torch.float64": lambda: kernels.reduced_minima(kernels.products(X, Y), ROW, COLUMN.double()),
+    "rows reach from 0 to 4": lambda: kernels.pairwise_cost(kernels.products(X, Y), torch.arange(5)),
+    "expected a vector of indices": lambda: kernels.pairwise_cost(kernels.products(X, Y), torch.ones(2)),
+    "out is torch.float64": lambda: kernels.pairwise_cost(kernels.products(X, Y), out=torch.zeros(4, 5).double()),
+    "temperature is 0": lambda: kernels.soft_minima(kernels.products(X, Y), ROW, COLUMN, 0),
+    "temperature is nan": lambda: kernels.soft_minima(kernels.products(X, Y), ROW, COLUMN, float("nan")),
+    "columns reach from 5 to 5": lambda: kernels.exact_pairs(X, Y, torch.tensor([0]), torch.tensor([5])),
+    "rows is a torch.int32": lambda: kernels.exact_pairs(X, Y, torch.tensor([0]).int(), torch.tensor([0])),
+    "parts are": lambda: kernels.exact_pairs(X, Y, torch.tensor([0]), torch.tensor([0]), [1, 1]),
+    "such rows have no distance": lambda: kernels.exact_pairs(X, Y[:, :2], torch.tensor([0]), torch.tensor([0])),
+}
+
+
+@pytest.mark.parametrize("message", BAD)
+def test_bad_input_is_refused_at_the_door(message):
+    with pytest.raises(MatchError, match=message):
+        BAD[message]()
+
+
+ROOT = Path(__file__).parent.parent
+
+
+def without_the_interpreter(*command, **options):
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    return subprocess.run(
+        [sys.executable, *command], capture_output=True, text=True, check=False, env=environment, **options
+    )
+
+
+def test_without_a_gpu_and_without_the_interpreter_kernels_say_so():
+    code = "import torch; from saematch import kernels; kernels.stored(torch.zeros(2, 2))"
+    done = without_the_interpreter("-c", code)
+    assert "Triton kernels need a CUDA GPU" in done.stderr
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    done = without_the_interpreter(str(ROOT / "bench" / "aot.py"), "--json")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_every_kernel_compiles_for_every_chip_without_spills_and_within_its_limits(compiled):
+    assert {row["chip"] for row in compiled} == {"sm_80", "sm_90", "sm_100"}
+    assert len({row["operation"] for row in compiled}) == 6
+    for row in compiled:
+        assert row["spilled"] == "0", row
+        assert int(row["shared"]) <= {"sm_80": 163, "sm_90": 227, "sm_100": 227}[row["chip"]] * 1024, row
+
+
+def test_tensor_cores_are_used_where_the_precision_calls_for_them_and_nowhere_else(compiled):
+    for row in compiled:
+        wanted = row["operand"] in ("bfloat16", "float32") and not row["operation"].startswith("exact")
+        assert (int(row["tensor-core"]) > 0) == wanted, row
