@@ -100,10 +100,15 @@ def _specialised(variant: Variant) -> tuple[Any, dict[str, Any], dict[str, str],
         constants = {"BLOCK_E": BLOCK_E, "BLOCK_K": BLOCK_K, "PRODUCT": variant.operation == "exact_products"}
         rows = "fp32" if variant.kind == "float32" else "fp64"
         pointers = {"x_ptr": rows, "y_ptr": rows, "a_ptr": "fp64", "b_ptr": "fp64", "out_ptr": "fp64"}
-        return exact_pairs_kernel, constants, pointers | {"rows_ptr": "i64", "columns_ptr": "i64"}, {}
+        return (
+            exact_pairs_kernel,
+            constants,
+            pointers | {"rows_ptr": "i64", "columns_ptr": "i64"},
+            {"enable_fp_fusion": True},
+        )
     stored = variant.kind == "stored"
     tile = (variant.tile or tile_for(variant.chip, variant.kind, variant.operation == "pairs_below")).arguments()
-    options = {name: tile.pop(name) for name in ("num_warps", "num_stages")}
+    options = {name: tile.pop(name) for name in ("num_warps", "num_stages", "enable_fp_fusion")}
     dot = "tf32" if variant.kind == "float32" else "ieee"
     operand = "bf16" if variant.kind == "bfloat16" else "fp32"
     constants = {**tile, "STORED": stored, "PRECISION": dot, "UPCAST": False}

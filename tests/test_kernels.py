@@ -128,7 +128,7 @@ def test_lines_that_are_kept_out():
         same(kernels.pairs_below(costs, u, v, *limits, tile=SMALL), pairs_below_reference(M, every, u, v, *limits))
     everything_out = torch.full((40,), torch.inf)
     rows, _ = kernels.reduced_minima(kernels.stored(M), u, everything_out, tile=SMALL)
-    assert (rows.index == -1).all()
+    assert (rows.where == -1).all()
 
 
 def test_stripes_and_partial_sums_change_nothing(monkeypatch):

@@ -65,5 +65,6 @@ def _launch(
             x_ptr=x, y_ptr=y, a_ptr=a.contiguous(), b_ptr=b.contiguous(), rows_ptr=rows.contiguous(),
             columns_ptr=columns.contiguous(), ends_ptr=ends, out_ptr=out, E=len(rows), stride_xm=x.stride(0),
             stride_yn=y.stride(0), BLOCK_E=BLOCK_E, BLOCK_K=block_k, PRODUCT=centres is not None,
+            enable_fp_fusion=True,
         )  # fmt: skip
     return out

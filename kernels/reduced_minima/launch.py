@@ -23,7 +23,7 @@ def reduced_minima(
     """Of each row by M_ij + column_offset_j, and of each column, among these rows, by M_ij + row_offset_i.
 
     With offsets -v and -u these are reduced costs C_ij - v_j and C_ij - u_i, in float32: off by at most
-    `Precision.error(K)` |x_i| |y_j| and one rounding. `index` is int64, a column's is the place in `rows`; ties go to
+    `Precision.error(K)` |x_i| |y_j| and one rounding. `where` is int64, a column's is the place in `rows`; ties go to
     the first. `row_offset (R,)` and `column_offset (F_B,)` are float32; inf keeps a line out of the others' minima.
 
     Raises `MatchError` for arguments of another shape, type or device.
@@ -42,7 +42,7 @@ def reduced_minima(
         tile_rows, tile_columns = tile_minima(costs, rows[part], row_offset[part], column_offset, chosen)
         for whole, found in zip(by_row, _least(*tile_rows), strict=True):
             whole[part] = found
-        tile_columns.index.add_(start)
+        tile_columns.where.add_(start)
         both = [torch.cat([whole[None], new]) for whole, new in zip(by_column, tile_columns, strict=True)]
         by_column = _least(*both)
     return _marked(by_row), _marked(by_column)
@@ -57,8 +57,8 @@ def tile_minima(
     by_row, by_column = _space((tiles_n, R), costs.device), _space((tiles_m, N), costs.device)
     reduced_minima_kernel[(tiles_m * tiles_n,)](
         **costs.arguments(), rows_ptr=rows, row_offset_ptr=row_offset.contiguous(),
-        column_offset_ptr=column_offset.contiguous(), row_value_ptr=by_row.value, row_index_ptr=by_row.index,
-        row_second_ptr=by_row.second, column_value_ptr=by_column.value, column_index_ptr=by_column.index,
+        column_offset_ptr=column_offset.contiguous(), row_value_ptr=by_row.value, row_index_ptr=by_row.where,
+        row_second_ptr=by_row.second, column_value_ptr=by_column.value, column_index_ptr=by_column.where,
         column_second_ptr=by_column.second, M=R, N=N, **tile.arguments(),
     )  # fmt: skip
     return by_row, by_column
@@ -72,7 +72,7 @@ def _least(value: Tensor, index: Tensor, second: Tensor) -> Minima:
 
 
 def _marked(minima: Minima) -> Minima:
-    return minima._replace(index=minima.index.masked_fill(minima.value.isinf(), -1).long())
+    return minima._replace(where=minima.where.masked_fill(minima.value.isinf(), -1).long())
 
 
 def _space(size: tuple[int, ...], device: torch.device) -> Minima:

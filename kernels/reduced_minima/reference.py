@@ -10,7 +10,7 @@ class Minima(NamedTuple):
     """The smallest value of each line, where it is, -1 if it is inf, and the second smallest."""
 
     value: Tensor
-    index: Tensor
+    where: Tensor
     second: Tensor
 
 
