@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from saematch.errors import MatchError
 
+BACKENDS = ("auto", "torch", "triton")
 PACKAGES = ("saematch", "torch", "numpy", "lapx", "numba", "safetensors", "triton")
 
 
@@ -38,8 +41,50 @@ def choose_device(device: str | torch.device | None) -> tuple[torch.device, str]
     return chosen, "asked for"
 
 
-def free_memory() -> int:
-    """Bytes of main memory that can be taken without swapping; half of all memory where the system does not say."""
+@dataclass(frozen=True)
+class Backend:
+    """What runs the passes, where, how rows are multiplied there, and why this was chosen."""
+
+    name: str
+    device: torch.device
+    precision: str
+    reason: str
+
+
+def choose_backend(name: str = "auto", device: str | torch.device | None = None, precision: str = "ieee") -> Backend:
+    """Triton's kernels on a GPU and torch everywhere else, unless one of them is asked for.
+
+    Raises:
+        MatchError: for a device that is not there, or a backend that cannot run on it: none stands in for another.
+    """
+    if name not in BACKENDS:
+        raise MatchError(f"backend is {name!r}; choose one of {', '.join(BACKENDS)}")
+    chosen, why_there = choose_device(device)
+    obstacle = _why_not_triton(chosen)
+    if name == "triton" and obstacle:
+        raise MatchError(f'backend "triton" cannot run: {obstacle}')
+    if name == "triton" or (name == "auto" and not obstacle and chosen.type == "cuda"):
+        from saematch.kernels.precision import precision_named
+
+        return Backend("triton", chosen, precision_named(precision).name, why_there)
+    if precision != "ieee":
+        wanted = f"precision {precision!r} needs Triton's kernels, torch computes in ieee float32"
+        raise MatchError(wanted + (f"; {obstacle}" if obstacle else ""))
+    return Backend("torch", chosen, precision, f"{why_there}; {obstacle}" if name == "auto" and obstacle else why_there)
+
+
+def _why_not_triton(device: torch.device) -> str | None:
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed"
+    if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+        return f"its kernels need a CUDA GPU, and the device is {device}"
+    return None
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes of the device's memory that can be taken without swapping; half of it where the system does not say."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():
         lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())

@@ -211,11 +211,11 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _env(options: argparse.Namespace) -> int:
-    from saematch.backend import choose_device, machine, versions
+    from saematch.backend import choose_backend, machine, versions
 
-    device, reason = choose_device(None)
+    backend = choose_backend()
     if options.json:
-        chosen = {"backend": "torch", "device": str(device), "reason": reason}
+        chosen = {"backend": backend.name, "device": str(backend.device), "reason": backend.reason}
         _print_json({"versions": versions(), "machine": machine(), **chosen})
         return DONE
     print(table(("package", "version"), [[name, version or "not installed"] for name, version in versions().items()]))
@@ -224,7 +224,7 @@ def _env(options: argparse.Namespace) -> int:
         name: ", ".join(value) or "none" if isinstance(value, list) else str(value) for name, value in machine().items()
     }
     print(table(("machine", ""), [[name, value] for name, value in shown.items()]))
-    print(f"\nPasses over all pairs run on {device} through torch: {reason}.")
+    print(f"\nPasses over all pairs run on {backend.device} through {backend.name}: {backend.reason}.")
     return DONE
 
 
@@ -272,6 +272,8 @@ def _limits(options: argparse.Namespace) -> dict[str, Any]:
         "time_limit": options.time_limit,
         "memory": options.memory,
         "device": options.device,
+        "backend": options.backend,
+        "precision": options.precision,
     }
 
 
@@ -330,6 +332,9 @@ def _parser() -> _Parser:
         added.add_argument("--time-limit", type=float, metavar="S", help="stop after so many seconds a pair")
         added.add_argument("--memory", type=_bytes, metavar="SIZE", help="for the products of all pairs, like 4GB")
         added.add_argument("--device", help="cpu or cuda (default: a GPU if there is one)")
+        added.add_argument("--backend", default="auto", help="torch, triton or auto (default: triton on a GPU)")
+        precisions = "ieee (default), tf32x3, bf16x6, bf16x3, tf32, bf16"
+        added.add_argument("--precision", default="ieee", help=f"of products in Triton: {precisions}")
     for added in (match, layers):
         added.add_argument(
             "--method", default="optimal", help="optimal (default), or a baseline: greedy, mutual_nearest, nearest"

@@ -52,6 +52,8 @@ def match_layers(
     time_limit: float | None = None,
     memory: int | None = None,
     device: str | torch.device | None = None,
+    backend: str = "auto",
+    precision: str = "ieee",
     strict: bool = False,
     overwrite: bool = False,
     progress: Callable[[Progress], None] | None = None,
@@ -72,7 +74,7 @@ def match_layers(
     """
     began = time.perf_counter()
     comparison = Comparison.checked(parts, weights, fold, max_cost)
-    solver = Solver(method, max_rounds, time_limit, memory, device)
+    solver = Solver(method, max_rounds, time_limit, memory, device, backend, precision)
     if not isinstance(fold, str):
         raise MatchError("match_layers folds by name; for scales of your own call match for each pair")
     if not isinstance(layers, Mapping) or not all(isinstance(layer, int) for layer in layers):

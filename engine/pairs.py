@@ -32,6 +32,8 @@ def match(
     time_limit: float | None = None,
     memory: int | None = None,
     device: str | torch.device | None = None,
+    backend: str = "auto",
+    precision: str = "ieee",
     strict: bool = False,
     progress: Callable[[Round], None] | None = None,
 ) -> Matching:
@@ -57,6 +59,9 @@ def match(
         memory: bytes for the products of all pairs, which are kept if they fit and made again in each pass if not; half
             of what is free unless given. The answer is the same.
         device: where the passes run; a CUDA GPU if there is one, else the CPU.
+        backend: what runs them: "triton" (kernels on a GPU), "torch", or "auto", the first where it can run.
+        precision: with Triton, how rows are multiplied to choose pairs: "ieee", whose rounding bound is proved, or on
+            tensor cores "tf32x3", "bf16x6", "bf16x3", "tf32", "bf16", whose bounds trust a model. Claims are float64's.
         strict: raise `NotCertified` instead of returning a matching that is not proved optimal.
         progress: called after each pass over all pairs.
 
@@ -67,7 +72,7 @@ def match(
     for sae in (a, b):
         if not isinstance(sae, SAE):
             raise MatchError(f"match takes two SAEs, got {type(sae).__name__}; saematch.load reads one")
-    solver = Solver(method, max_rounds, time_limit, memory, device, strict, progress)
+    solver = Solver(method, max_rounds, time_limit, memory, device, backend, precision, strict, progress)
     comparison = Comparison.checked(parts, weights, fold, max_cost)
     return solver.run(comparison.problem(a, b), again=lambda: comparison.problem(a, b))
 
@@ -83,6 +88,8 @@ def assign(
     time_limit: float | None = None,
     memory: int | None = None,
     device: str | torch.device | None = None,
+    backend: str = "auto",
+    precision: str = "ieee",
     strict: bool = False,
     progress: Callable[[Round], None] | None = None,
 ) -> Matching:
@@ -95,7 +102,7 @@ def assign(
             -inf, or that forbid so many pairs that a feature, which is named, cannot be matched.
         NotCertified: under `strict`.
     """
-    solver = Solver(method, max_rounds, time_limit, memory, device, strict, progress)
+    solver = Solver(method, max_rounds, time_limit, memory, device, backend, precision, strict, progress)
     return solver.run(_plain_problem(x, y, cost, max_cost))
 
 
@@ -113,6 +120,8 @@ def certify(
     time_limit: float | None = None,
     memory: int | None = None,
     device: str | torch.device | None = None,
+    backend: str = "auto",
+    precision: str = "ieee",
     strict: bool = False,
     progress: Callable[[Round], None] | None = None,
 ) -> Matching:
@@ -147,7 +156,8 @@ def certify(
             f"perm matches {matched} of {smaller} features; without max_cost, -1 is for what cannot have a partner"
         )
     memory = CERTIFY_MEMORY if memory is None else memory
-    return Solver("optimal", max_rounds, time_limit, memory, device, strict, progress).run(problem, checked)
+    solver = Solver("optimal", max_rounds, time_limit, memory, device, backend, precision, strict, progress)
+    return solver.run(problem, checked)
 
 
 def _plain_problem(x: Any, y: Any, cost: Any, max_cost: float | None) -> Problem:

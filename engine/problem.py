@@ -14,7 +14,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from saematch.cost import UNIT_64, Cost, DistanceCost, Floats, Indices, MatrixCost, Rows, gamma, squared_distances
+from saematch.backend import Backend
+from saematch.cost import (
+    UNIT_64,
+    Cost,
+    DistanceCost,
+    Floats,
+    Indices,
+    KernelCost,
+    MatrixCost,
+    Rows,
+    gamma,
+    squared_distances,
+)  # fmt: skip
 from saematch.errors import MatchError
 from saematch.features import check_parts, feature_rows
 from saematch.sae import SAE, Scale
@@ -45,7 +57,7 @@ class Problem(ABC):
         """Bound on the relative rounding of `pair_cost`."""
 
     @abstractmethod
-    def cost(self, device: torch.device, memory: int) -> Cost:
+    def cost(self, backend: Backend, memory: int) -> Cost:
         """The costs of all pairs, whose float32 values are kept if they fit into `memory`, in bytes."""
 
     @abstractmethod
@@ -109,9 +121,11 @@ class RowProblem(Problem):
         """See `Problem`."""
         return gamma(self.x.shape[1] + 8, UNIT_64)
 
-    def cost(self, device: torch.device, memory: int) -> Cost:
+    def cost(self, backend: Backend, memory: int) -> Cost:
         """See `Problem`."""
-        return DistanceCost(self.x, self.y, device, memory=memory)
+        if backend.name == "triton":
+            return KernelCost(self.x, self.y, backend.device, memory=memory, precision=backend.precision)
+        return DistanceCost(self.x, self.y, backend.device, memory=memory)
 
     def pair_cost(self, permutation: Indices) -> Floats:
         """See `Problem`."""
@@ -150,7 +164,7 @@ class MatrixProblem(Problem):
         """See `Problem`."""
         return 2 * UNIT_64
 
-    def cost(self, device: torch.device, memory: int) -> Cost:  # noqa: ARG002 (it lies on the CPU)
+    def cost(self, backend: Backend, memory: int) -> Cost:  # noqa: ARG002 (it lies on the CPU)
         """See `Problem`."""
         return MatrixCost(self.matrix, memory=memory)
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from saematch.assignment import BASELINES, Certificate, Margins, Round, Solution, solve
-from saematch.backend import choose_device, free_memory
+from saematch.backend import choose_backend, free_memory
 from saematch.cost import BLOCK_BYTES, Cost, Floats, Free, Indices
 from saematch.errors import MatchError
 from saematch.matching import Matching, NotCertified
@@ -25,17 +25,20 @@ METHODS = ("optimal", *BASELINES)
 
 @dataclass(frozen=True)
 class Solver:
-    """Method, limits, device, and what becomes of an answer that is not proved."""
+    """Method, limits, what runs the passes, and what becomes of an answer that is not proved."""
 
     method: str = "optimal"
     max_rounds: int | None = None
     time_limit: float | None = None
     memory: int | None = None
     device: str | torch.device | None = None
+    backend: str = "auto"
+    precision: str = "ieee"
     strict: bool = False
     progress: Callable[[Round], None] | None = None
 
     def __post_init__(self) -> None:
+        choose_backend(self.backend, self.device, self.precision)
         if self.method not in METHODS:
             raise MatchError(f"method is {self.method!r}; choose one of {', '.join(METHODS)}")
         if self.max_rounds is not None and not (isinstance(self.max_rounds, int | np.integer) and self.max_rounds >= 1):
@@ -63,10 +66,10 @@ class Solver:
             progress=self.progress,
         )  # fmt: skip
         stats = {
-            "backend": "torch",
+            "backend": cost.backend,
             "device": str(cost.device),
             "costs": cost.form,
-            "precision": "float32 chooses, float64 proves",
+            "precision": cost.precision,
             "rounds": solution.rounds,
             "edges": solution.edges,
             "seconds": time.perf_counter() - began,
@@ -92,8 +95,10 @@ class Solver:
         return Margins(*self._prepared(problem), matching.perm.numpy(), prices)
 
     def _prepared(self, problem: Problem) -> tuple[Cost, Free]:
-        device, _ = choose_device(self.device)
-        cost = problem.cost(device, free_memory() // 2 if self.memory is None else self.memory)
+        backend = choose_backend(self.backend, self.device, self.precision)
+        cost = problem.cost(backend, free_memory(backend.device) // 2 if self.memory is None else self.memory)
+        if self.backend == "triton" and cost.backend == "torch":
+            raise MatchError('backend "triton" is for rows: costs of your own are looked at where they lie, on the CPU')
         return cost, cost.free(*problem.staying_free(cost))
 
 

@@ -9,7 +9,7 @@ import saematch as sm
 from contracts import assert_proved_optimal, cheapest, costs_of_all_pairs
 from problems import noisy_copy
 from saematch.assignment import Solution
-from saematch.backend import choose_device
+from saematch.backend import choose_backend
 from saematch.problem import RowProblem
 from tolerance import OPTIMUM
 
@@ -164,7 +164,7 @@ def assert_true_claim(x, y, costs, perm, best):
 def assert_permuted_prices_are_refused(x, y, best, r):
     """The optimum is not called proved by prices that do not prove it."""
     problem = RowProblem(x, y)
-    cost = problem.cost(choose_device("cpu")[0], 0)
+    cost = problem.cost(choose_backend("torch", "cpu"), 0)
     free = cost.free(np.inf, np.inf)
     right = (best.prices.numpy() - cost.column_constant) * cost.scale
     wrong = right[r.permutation(len(right))]

@@ -107,8 +107,14 @@ def test_a_room_imports_only_rooms_before_it():
             continue
         for node in ast.walk(ast.parse(path.read_text())):
             module = node.module if isinstance(node, ast.ImportFrom) else None
-            if module and module.startswith("saematch."):
+            if module and module.startswith("saematch.") and not module.startswith("saematch.kernels"):
                 assert ROOMS.index(module.split(".")[1]) <= ROOMS.index(room), f"{path} imports {module}"
+
+
+def test_kernels_know_nothing_of_the_engine_but_its_errors():
+    for path in ROOTS["saematch/kernels"].rglob("*.py"):
+        known = re.findall(r"^\s*from (saematch[\w.]*) import", path.read_text(), re.MULTILINE)
+        assert {name for name in known if not name.startswith("saematch.kernels")} <= {"saematch.errors"}, path
 
 
 def test_only_kernels_import_triton():

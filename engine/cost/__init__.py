@@ -13,11 +13,12 @@ row from drowning the others.
 from saematch.cost.base import BLOCK_BYTES, Cost
 from saematch.cost.distances import DistanceCost, squared_distances
 from saematch.cost.free import Free
+from saematch.cost.kernels import KernelCost
 from saematch.cost.matrix import MatrixCost
 from saematch.cost.rounding import UNIT_64, Floats, Indices, Rows, gamma
 from saematch.cost.scan import Scan
 
 __all__ = [
-    "BLOCK_BYTES", "UNIT_64", "Cost", "DistanceCost", "Floats", "Free", "Indices", "MatrixCost", "Rows", "Scan",
-    "gamma", "squared_distances",
+    "BLOCK_BYTES", "UNIT_64", "Cost", "DistanceCost", "Floats", "Free", "Indices", "KernelCost", "MatrixCost", "Rows",
+    "Scan", "gamma", "squared_distances",
 ]  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from functools import cached_property, partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -29,6 +29,18 @@ class Tile(NamedTuple):
     values: NDArray[np.float32]
 
 
+class Lists(NamedTuple):
+    """The least of each line, ascending, and where they are, -1 where a list is not full."""
+
+    values: NDArray[np.float32]
+    partners: NDArray[Any]
+
+    @classmethod
+    def of(cls, values: NDArray[np.float32]) -> Lists:
+        """Lists that hold nobody yet."""
+        return cls(values, np.full(values.shape, -1, dtype=np.int32))
+
+
 class Cost(ABC):
     """The costs of all pairs of F_A rows and F_B columns.
 
@@ -41,6 +53,8 @@ class Cost(ABC):
     row_constant: Floats
     column_constant: Floats
     device = torch.device("cpu")
+    backend = "torch"
+    precision = "float32 chooses, float64 proves"
     forbids = False
 
     def __init__(self, shape: tuple[int, int], memory: int, tile: tuple[int, int]) -> None:
@@ -133,28 +147,36 @@ class Cost(ABC):
         constant[closed] = np.inf
         raised = potentials[rows] + row_pad + 4 * UNIT_32 * np.abs(potentials[rows])
         offset = -rounded_down(-raised)
-        row_value = np.full((len(rows), k), np.inf, dtype=np.float32)
-        row_partners = np.full((len(rows), k), -1, dtype=np.int32)
-        column_value = np.repeat((ceiling + prices).astype(np.float32)[:, None], k, axis=1)
-        column_value[closed] = -np.inf
-        column_partners = np.full((self.shape[1], k), -1, dtype=np.int32)
+        limit = (ceiling + prices).astype(np.float32)
+        limit[closed] = -np.inf
+        by_row, by_column = self._cheapest(rows, constant, offset, limit, k)
+        listed = np.where(by_column.partners >= 0, np.append(rows, -1)[by_column.partners], -1)
+        floors = by_row.values.astype(np.float64) - row_pad[:, None]
+        reached = np.minimum(by_column.values, limit[:, None])
+        column_floors = reached - (prices + column_pad + price_error)[:, None]
+        return Scan(rows, by_row.partners.astype(np.int64), listed, floors, column_floors)
+
+    def _cheapest(
+        self, rows: Indices, constant: NDArray[np.float32], offset: NDArray[np.float32], limit: NDArray[np.float32],
+        k: int,
+    ) -> tuple[Lists, Lists]:  # fmt: skip
+        """The `k` least m_ij + constant_j of each of `rows`, and m_ij - offset_i below `limit_j` of each column."""
+        by_row = Lists.of(np.full((len(rows), k), np.inf, dtype=np.float32))
+        by_column = Lists.of(np.repeat(limit[:, None], k, axis=1))
         with Team(len(rows) * self.shape[1]) as team:
             for at, to, values in self._tiles(rows):
-                value, partner = row_value[at], row_partners[at]
-                by_row = (
+                value, partner = by_row.values[at], by_row.partners[at]
+                rows_jobs = (
                     partial(scan_rows, values[part], constant[to], value[part], partner[part], to.start)
                     for part in team.shares(at.stop - at.start)
                 )
-                least, owner = column_value[to], column_partners[to]
-                by_column = (
+                least, owner = by_column.values[to], by_column.partners[to]
+                column_jobs = (
                     partial(scan_columns, values, part.start, offset[at], least[part], owner[part], at.start)
                     for part in team.shares(to.stop - to.start)
                 )
-                team.do([*by_row, *by_column])
-        listed = np.where(column_partners >= 0, np.append(rows, -1)[column_partners], -1)
-        floors = row_value.astype(np.float64) - row_pad[:, None]
-        column_floors = column_value - (prices + column_pad + price_error)[:, None]
-        return Scan(rows, row_partners.astype(np.int64), listed, floors, column_floors)
+                team.do([*rows_jobs, *column_jobs])
+        return by_row, by_column
 
     def _tiles(self, rows: Indices) -> Iterator[Tile]:
         whole = len(rows) == self.shape[0]

@@ -53,10 +53,15 @@ class DistanceCost(Cost):
         self.row_constant = self._x.distance**2 - 2 * centred_dots(self._x.rows, self._x.centre, between)
         # The bounds below. Exact: difference, scaling, product and sum of K terms, then one sum with a price.
         # Filter: both rows rounded, a product of K terms in any order, the sum with a price that was rounded itself.
+        # Underflow: of both factors of a product, of which there are up to six where rows are split.
         width = x.shape[1]
         self._exact_unit = 2 * gamma(width + 16, UNIT_64)
-        self._filter_unit = 2 * gamma(width + 8, UNIT_32)
-        self._underflow = (2 * width + 8) * 2.0**-125
+        self._filter_unit = 2 * self._product_error(width)
+        self._underflow = (12 * width + 8) * 2.0**-125
+
+    def _product_error(self, width: int) -> float:
+        """Of float32 values of M and their sum with a price, relative to |x'_i| |y'_j|."""
+        return gamma(width + 8, UNIT_32)
 
     def by_cost(self) -> tuple[Floats, Floats]:
         """See `Cost`."""

@@ -1,0 +1,134 @@
+"""Triton's kernels behind the solver, in the interpreter: the same answers, openly chosen and reported."""
+
+import numpy as np
+import pytest
+import torch
+
+import saematch as sm
+from problems import R, nasty, noisy_copy
+from saematch import kernels
+from saematch.backend import choose_backend
+from saematch.cost import DistanceCost, KernelCost
+from saematch.kernels import PRECISIONS
+
+CPU = torch.device("cpu")
+
+
+def both(x, y, **options):
+    found, expected = sm.assign(x, y, backend="triton", **options), sm.assign(x, y, backend="torch", **options)
+    assert found.stats["backend"] == "triton, interpreted"
+    assert expected.stats["backend"] == "torch"
+    return found, expected
+
+
+@pytest.mark.parametrize("kind", nasty())
+def test_the_same_answer_with_the_same_proof(kind):
+    x, y = nasty()[kind]
+    found, expected = both(x, y)
+    assert found.certified
+    assert found.cost == pytest.approx(expected.cost, rel=1e-12, abs=1e-300)
+    certain = ~(found.tied | expected.tied)
+    assert (found.perm == expected.perm)[certain].all()
+
+
+@pytest.mark.parametrize("memory", [2**23, 2**30])
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_every_precision_finds_the_planted_optimum_and_says_what_it_rests_on(precision, memory, monkeypatch):
+    monkeypatch.setattr("saematch.cost.kernels.STRIPE_BYTES", 4 * 150 * 64)
+    x, y, planted = noisy_copy(150, 20, 0.3)
+    found = sm.assign(x, y, backend="triton", precision=precision, memory=memory)
+    np.testing.assert_array_equal(found.perm, planted)
+    assert found.certified
+    assert ("model" in found.stats["precision"]) == (precision != "ieee")
+    assert found.stats["precision"].startswith(precision)
+
+
+def test_matrix_free_is_the_stored_answer(monkeypatch):
+    monkeypatch.setattr("saematch.cost.kernels.STRIPE_BYTES", 4 * 90 * 33)
+    x, y = R(0).standard_normal((2, 90, 10))
+    stored = KernelCost(x, y, CPU, memory=2**20)
+    free = KernelCost(x, y, CPU, memory=0)
+    assert (stored.form, free.form) == ("stored", "matrix-free")
+    for cost in (free, DistanceCost(x, y, CPU)):
+        scans = [
+            each.scan(np.arange(90), *each.by_cost()[:1], np.zeros(90), each.by_cost()[1], 5, np.inf)
+            for each in (stored, cost)
+        ]
+        for name in ("row_partners", "column_partners"):
+            np.testing.assert_array_equal(*(getattr(scan, name) for scan in scans))
+
+
+@pytest.mark.parametrize("options", [{"max_cost": 12.0}, {"method": "greedy"}, {"method": "mutual_nearest"}])
+def test_partial_problems_and_baselines(options):
+    x, y = R(1).standard_normal((50, 8)), R(2).standard_normal((64, 8))
+    found, expected = both(x, y, **options)
+    np.testing.assert_array_equal(found.perm, expected.perm)
+    assert found.status == expected.status
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_floors_hold_for_rows_that_are_built_to_be_bad(precision):
+    """Large products that nearly cancel in the reduced cost: what a list proves must hold for every pair."""
+    r = R(3)
+    x = 1 + 2.0 ** -r.integers(1, 24, (40, 30)) * r.choice([-1, 1], (40, 30))
+    y = 1 + 2.0 ** -r.integers(1, 24, (50, 30)) * r.choice([-1, 1], (50, 30))
+    x[3] *= 1e3
+    cost = KernelCost(x, y, CPU, precision=precision)
+    M = cost.block(np.arange(40), np.arange(50))
+    prices = M.min(axis=0) + r.standard_normal(50) * 1e-6
+    scan = cost.scan(np.arange(40), prices, np.zeros(50), np.zeros(40), 3, np.inf)
+    reduced = M - prices
+    for i in range(40):
+        rest = np.delete(reduced[i], scan.row_partners[i])
+        assert scan.floors[i, -1] <= rest.min()
+    assert (scan.column_floors[:, 0] <= (M - prices).min(axis=0)).all()
+
+
+def test_soft_minima_are_those_of_torch():
+    x, y = R(4).standard_normal((60, 9)), R(5).standard_normal((70, 9))
+    prices, potentials = R(6).standard_normal(70) / 10, R(7).standard_normal(60) / 10
+    found, expected = (
+        each.soft_minima(prices, potentials, 0.05) for each in (KernelCost(x, y, CPU), DistanceCost(x, y, CPU))
+    )
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)  # float32 of numbers below 1, and 130 terms
+
+
+def test_a_device_without_room_for_the_products_is_said_to_be(monkeypatch):
+    def full(*given):
+        raise torch.OutOfMemoryError
+
+    x, y, planted = noisy_copy(40, 6, 0.1)
+    pairwise_cost = kernels.pairwise_cost
+    monkeypatch.setattr(kernels, "pairwise_cost", full)
+    found = sm.assign(x, y, backend="triton")
+    assert found.stats["costs"] == "matrix-free (0.0 GB of products did not fit)"
+    np.testing.assert_array_equal(found.perm, planted)
+    monkeypatch.setattr(kernels, "pairwise_cost", pairwise_cost)
+    monkeypatch.setattr(kernels, "candidates", full)
+    with pytest.raises(sm.MatchError, match="not enough memory on cpu: rows and their parts in ieee take"):
+        sm.assign(x, y, backend="triton")
+
+
+def test_a_backend_that_cannot_run_is_named_and_nothing_stands_in_for_it(monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    x = np.eye(3)
+    with pytest.raises(sm.MatchError, match='backend "triton" cannot run: its kernels need a CUDA GPU'):
+        sm.assign(x, x, backend="triton")
+    with pytest.raises(sm.MatchError, match="precision 'tf32x3' needs Triton's kernels"):
+        sm.assign(x, x, precision="tf32x3")
+    with pytest.raises(sm.MatchError, match="backend is 'cuda'; choose one of auto, torch, triton"):
+        sm.assign(x, x, backend="cuda")
+    assert choose_backend().name == "torch"
+    assert "its kernels need a CUDA GPU" in choose_backend().reason
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(sm.MatchError, match="triton is not installed"):
+        sm.assign(x, x, backend="triton")
+
+
+def test_unknown_precisions_and_costs_of_your_own_are_refused():
+    with pytest.raises(sm.MatchError, match="precision 'fp8' is not known; choose one of ieee, tf32x3"):
+        sm.assign(np.eye(3), np.eye(3), backend="triton", precision="fp8")
+    with pytest.raises(sm.MatchError, match='backend "triton" is for rows'):
+        sm.assign(cost=np.eye(3), backend="triton")
