@@ -44,13 +44,15 @@ def peak_bytes(run: Callable[[], Any]) -> tuple[Any, int]:
     return answer, status("VmHWM") - before
 
 
-def append(workload: str, sizes: dict[str, int], seconds: list[float], **more: Any) -> dict[str, Any]:
+def append(
+    workload: str, sizes: dict[str, int], seconds: list[float], file: str = "cpu.jsonl", **more: Any
+) -> dict[str, Any]:
     """Write a row and return it: p20, p50 and p80 of `seconds`, with hardware, versions and commit."""
     p20, p50, p80 = (round(float(value), 6) for value in np.quantile(seconds, (0.2, 0.5, 0.8)))
     row = {"workload": workload, **sizes, "unit": "s", "p20": p20, "p50": p50, "p80": p80, "runs": len(seconds), **more}
     row |= {"versions": versions(), "machine": machine(), "commit": commit()}
     RESULTS.mkdir(exist_ok=True)
-    with (RESULTS / "cpu.jsonl").open("a") as lines:
+    with (RESULTS / file).open("a") as lines:
         lines.write(json.dumps(row) + "\n")
     return row
 

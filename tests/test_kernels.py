@@ -138,12 +138,13 @@ def test_stripes_and_partial_sums_change_nothing(monkeypatch):
     smooth = kernels.soft_minima(costs, u, v, 1.0, tile=SMALL)
     monkeypatch.setattr(minima_launch, "PARTIAL_BYTES", 1)
     monkeypatch.setattr(soft_launch, "PARTIAL_BYTES", 1)
-    pieces = [
-        kernels.reduced_minima(costs, u, v, tile=SMALL),
-        kernels.candidates(costs, u, v, 5, stripe_bytes=4 * 70 * 13, tile=SMALL),
-    ]
-    for one, other in zip(whole, pieces, strict=True):
-        same(itertools.chain(*one), itertools.chain(*other))
+    for each, stripe in ((costs, 4 * 70 * 13), (kernels.stored(x @ y.T), 4 * 70 * 3)):
+        pieces = [
+            kernels.reduced_minima(each, u, v, tile=SMALL),
+            kernels.candidates(each, u, v, 5, stripe_bytes=stripe, tile=SMALL),
+        ]
+        for one, other in zip(whole, pieces, strict=True):
+            same(itertools.chain(*one), itertools.chain(*other))
     for one, other in zip(smooth, kernels.soft_minima(costs, u, v, 1.0, tile=SMALL), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-13, atol=1e-13)  # float64 sums in another order
 

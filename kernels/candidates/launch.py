@@ -57,7 +57,7 @@ def candidates(
     by_row, by_column = _empty(R, k, costs.device), _empty(N, k, costs.device)
     step = max(1, stripe_bytes // (4 * max(1, N)))
     if costs.is_stored:
-        step = max(1, R)
+        step *= 8  # only what the tiles find takes memory
     for start in range(0, R if N else 0, step):
         part = slice(start, min(start + step, R))
         if costs.is_stored:

@@ -1,0 +1,260 @@
+"""The kernels and whole pairs on a GPU: gate, then timings, in one command of under ten minutes.
+
+    python bench/gpu.py                 everything; rows are appended to bench/results/gpu.jsonl
+    python bench/gpu.py --gate          only the correctness gate (TRITON_INTERPRET=1 runs it without a GPU)
+    python bench/gpu.py --minutes 5     what does not fit into the time is named and left out
+
+Needs torch, triton, numba and the repository, nothing else; whole pairs need lapx too. Rates are of 2 F_A F_B K
+operations or of the bytes that must move, shares of what cuBLAS and a copy reach in the same run. Pairs start from rows
+in main memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import triton
+
+sys.path.insert(0, str(Path(__file__).parent))
+if importlib.util.find_spec("saematch") is None:  # a machine with the repository and no installation of it
+    from tree import importable
+
+    importable()
+
+from record import append
+from synthetic import layer_pair
+
+from saematch import kernels
+from saematch.kernels import PRECISIONS
+from saematch.kernels.candidates.reference import candidates as candidates_reference
+from saematch.kernels.pairs_below.reference import pairs_below as pairs_below_reference
+from saematch.kernels.reduced_minima.reference import reduced_minima as minima_reference
+from saematch.kernels.soft_minima.reference import soft_minima as soft_reference
+from saematch.terminal import table
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+D = 2304  # Gemma-2-2B: K = 4,608 with encoder and decoder, one more with the bias
+FILE = "gpu.jsonl"
+
+
+def gate() -> None:
+    """Every pass, in every precision, on odd shapes, against float64; raises where one is wrong."""
+    r = np.random.default_rng(0)
+    for A, B, K in ((1, 1, 1), (129, 257, 33), (300, 65, 100)):
+        x, y = (torch.from_numpy(r.integers(-2, 3, (n, K))).float().to(DEVICE) for n in (A, B))
+        u, v = (torch.from_numpy(r.integers(-4, 5, n)).float().to(DEVICE) for n in (A, B))
+        limits = torch.full((A,), -20.0, device=DEVICE), torch.full((B,), -20.0, device=DEVICE)
+        M, every = x @ y.T, torch.arange(A, device=DEVICE)
+        for precision in PRECISIONS:
+            for costs in (kernels.products(x, y, precision), kernels.stored(M)):
+                _equal([kernels.pairwise_cost(costs)], [M])
+                found, expected = kernels.reduced_minima(costs, u, v), minima_reference(M, every, u, v)
+                _equal([*found[0], *found[1]], [*expected[0], *expected[1]])
+                _equal(kernels.pairs_below(costs, u, v, *limits), pairs_below_reference(M, every, u, v, *limits))
+                found = kernels.candidates(costs, u, v, 5, limits[1])
+                expected = candidates_reference(M, every, u, v, 5, limits[1])
+                _equal([*found[0], *found[1]], [*expected[0], *expected[1]])
+                smooth = kernels.soft_minima(costs, u, v, 2.0), soft_reference(M, every, u, v, 2.0)
+                for one, other in zip(*smooth, strict=True):
+                    assert (one - other).abs().max() <= 2.0**-14, (precision, "soft minima")
+    x, y = (torch.from_numpy(r.standard_normal((n, 1000))).float().to(DEVICE) for n in (200, 300))
+    truth, norms = x.double() @ y.double().T, x.double().norm(dim=1)[:, None] * y.double().norm(dim=1)
+    for precision, chosen in PRECISIONS.items():
+        error = ((kernels.pairwise_cost(kernels.products(x, y, precision)) - truth).abs() / norms).max()
+        assert error <= chosen.error(1000), precision
+        print(f"  {precision:8s} largest error {float(error):.1e} of |x||y|, bound {chosen.error(1000):.1e}")
+    pairs = torch.arange(200, device=DEVICE)
+    exact = kernels.exact_pairs(x, y, pairs, pairs)[:, 0]
+    expected = (x.double() - y[:200].double()).square().sum(dim=1)
+    assert ((exact - expected).abs() <= 1e-12 * expected).all()
+
+
+def _equal(found: Any, expected: Any) -> None:
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one.double(), other.double())
+
+
+class Bench:
+    """Times, writes rows, and remembers them for the table; leaves out what there is no time for."""
+
+    def __init__(self, minutes: float) -> None:
+        self.until = time.monotonic() + 60 * minutes
+        self.lines: list[list[str]] = []
+        self.left_out: list[str] = []
+
+    def has(self, seconds: float, what: str) -> bool:
+        """Whether there is time for it."""
+        fits = time.monotonic() + seconds < self.until
+        if not fits:
+            self.left_out.append(what)
+        return fits
+
+    def kernel(
+        self, name: str, sizes: dict[str, int], run: Callable[[], Any], *, flops: float = 0.0, moved: float = 0.0,
+        ceiling: float = 0.0,
+    ) -> float:  # fmt: skip
+        """Median seconds of `run`, as a rate in TFLOP/s or GB/s and as a share of `ceiling`, in the same unit."""
+        torch.cuda.reset_peak_memory_stats()
+        held = torch.cuda.memory_allocated()
+        seconds = [each / 1e3 for each in triton.testing.do_bench(run, warmup=100, rep=400, return_mode="all")]
+        median = statistics.median(seconds)
+        rate = flops / median / 1e12 if flops else moved / median / 1e9
+        share = rate / ceiling if ceiling else 0.0
+        peak = torch.cuda.max_memory_allocated() - held
+        more = {"rate": round(rate, 2), "rate_unit": "TFLOP/s" if flops else "GB/s", "share": round(share, 3)}
+        append(name, sizes, seconds, file=FILE, peak_bytes=peak, **more)
+        self.note(name, sizes, median, f"{rate:,.1f} {more['rate_unit']}", f"{share:.0%}" if ceiling else "")
+        return rate
+
+    def whole(self, name: str, sizes: dict[str, int], run: Callable[[], Any], **more: Any) -> Any:
+        """Seconds of one run, of what takes long."""
+        torch.cuda.reset_peak_memory_stats()
+        torch.cuda.synchronize()
+        began = time.perf_counter()
+        answer = run()
+        torch.cuda.synchronize()
+        seconds = time.perf_counter() - began
+        peak = torch.cuda.max_memory_allocated()
+        stats = getattr(answer, "stats", {})
+        more |= {key: stats[key] for key in ("rounds", "edges", "stages", "costs", "precision") if key in stats}
+        append(name, sizes, [seconds], file=FILE, peak_bytes=peak, **more)
+        self.note(name, sizes, seconds, f"{peak / 1e9:.1f} GB", "")
+        return answer
+
+    def note(self, name: str, sizes: dict[str, int], seconds: float, rate: str, share: str) -> None:
+        """A line of the table, printed at once too: a run that is cut off has shown what it has."""
+        self.lines.append([name, f"{sizes['F_A']:,}", str(sizes["K"]), f"{seconds:.4g}", rate, share])
+        print("  " + "  ".join(self.lines[-1]), flush=True)
+
+
+def ceilings(bench: Bench, F: int, K: int) -> tuple[dict[str, float], float]:
+    """What cuBLAS reaches for each precision's parts, on K padded to a multiple of 128, and what a copy reaches."""
+    sizes, padded = {"F_A": F, "F_B": F, "K": K}, -(-K // 128) * 128
+    x, y = torch.randn(2, F, padded, device=DEVICE)
+    flops = 2.0 * F * F * padded
+    rates = {}
+    for name, dtype, tf32 in (("float32", torch.float32, False), ("tf32", torch.float32, True),
+                              ("bfloat16", torch.bfloat16, False)):  # fmt: skip
+        a, b = x.to(dtype), y.to(dtype)
+        torch.backends.cuda.matmul.allow_tf32 = tf32
+        rates[name] = bench.kernel(f"cuBLAS product, {name}", sizes, lambda a=a, b=b: a @ b.T, flops=flops)
+    torch.backends.cuda.matmul.allow_tf32 = False
+    source, target = torch.empty(2, 2**30, dtype=torch.int8, device=DEVICE)
+    copy = bench.kernel("copy", sizes, lambda: target.copy_(source), moved=2.0 * 2**30)
+    return rates, copy
+
+
+def passes(bench: Bench, F: int, rates: dict[str, float], copy: float) -> None:
+    """Every kernel at one size: fused in every precision, and over the stored matrix."""
+    x, y = (torch.from_numpy(rows).to(DEVICE) for rows in layer_pair(F, D, survive=0.1, noise=1.0))
+    K = x.shape[1]
+    sizes, flops = {"F_A": F, "F_B": F, "K": K}, 2.0 * F * F * K
+    u, v = torch.zeros(F, device=DEVICE), torch.zeros(F, device=DEVICE)
+    for name, chosen in PRECISIONS.items():
+        parts = "float32" if chosen.is_proved else "bfloat16" if chosen.dtype == torch.bfloat16 else "tf32"
+        ceiling = rates[parts] / len(chosen.pairs)
+        costs = kernels.products(x, y, name)
+        for operation, run in {
+            "pairwise cost": lambda costs=costs: kernels.pairwise_cost(costs),
+            "reduced minima": lambda costs=costs: kernels.reduced_minima(costs, u, v),
+            "soft minima": lambda costs=costs: kernels.soft_minima(costs, u, v, 1.0),
+        }.items():
+            if bench.has(5, f"{operation}, {name}"):
+                bench.kernel(f"{operation}, {name}", sizes, run, flops=flops, ceiling=ceiling)
+    matrix = kernels.pairwise_cost(kernels.products(x, y))
+    costs, moved = kernels.stored(matrix), 4.0 * F * F
+    temperature = float(matrix[:64].std()) / 16
+    for operation, run in {
+        "reduced minima, stored": lambda: kernels.reduced_minima(costs, u, v),
+        "soft minima, stored": lambda: kernels.soft_minima(costs, u, v, temperature),
+        "candidates k = 8, stored": lambda: kernels.candidates(costs, u, v, 8),
+        "candidates k = 64, stored": lambda: kernels.candidates(costs, u, v, 64),
+        "peer: torch.topk k = 8 of the rows, stored": lambda: matrix.topk(8, dim=1, largest=False),
+    }.items():
+        if bench.has(5, operation):
+            bench.kernel(operation, sizes, run, moved=moved, ceiling=copy)
+    bench.kernel("peer: torch.cdist", sizes, lambda: torch.cdist(x, y), flops=flops, ceiling=rates["float32"])
+    pairs = torch.randint(0, F, (2, 2**18), device=DEVICE)
+    wide = x.double(), y.double()
+    bench.kernel(
+        "exact pairs, float64 rows", sizes, lambda: kernels.exact_products(*wide, *pairs, wide[0][0], wide[1][0]),
+        moved=2.0 * 8 * K * 2**18, ceiling=copy,
+    )  # fmt: skip
+
+
+def whole_pairs(bench: Bench) -> None:
+    """Rows in main memory to a certified permutation, and peers on the copied matrix."""
+    if importlib.util.find_spec("lap") is None:
+        bench.left_out.append("whole pairs (lapx is not installed)")
+        return
+    import saematch as sm
+
+    warm = layer_pair(512, 64, survive=0.1, noise=1.0)
+    sm.assign(*warm, backend="triton")
+    for F, seconds in ((16_384, 20), (65_536, 70), (131_072, 180)):
+        if not bench.has(seconds, f"whole pairs, F = {F:,}"):
+            break
+        _one_size(bench, F, seconds)
+
+
+def _one_size(bench: Bench, F: int, seconds: float) -> None:
+    import saematch as sm
+
+    x, y = layer_pair(F, D, survive=0.1, noise=1.0)
+    sizes = {"F_A": F, "F_B": F, "K": x.shape[1]}
+    for form, memory in (("stored", 2**40), ("matrix-free", 2**23)):
+        for precision in ("ieee", "tf32x3"):
+            case = f"hard synthetic: saematch, {form}, {precision}"
+            if bench.has(seconds / 4, f"{case}, F = {F:,}"):
+
+                def solve(precision: str = precision, memory: int = memory) -> Any:
+                    return sm.assign(x, y, backend="triton", precision=precision, memory=memory)
+
+                assert bench.whole(case, sizes, solve).certified, case
+    if F > 16_384:
+        return
+    planted = layer_pair(F, D, survive=1.0, noise=0.1)
+    bench.whole("all planted: saematch, stored, ieee", sizes, lambda: sm.assign(*planted, backend="triton"))
+    if bench.has(120, "peer: lapx lapjvr, F = 16,384"):
+        import lap
+
+        M = kernels.pairwise_cost(kernels.products(torch.from_numpy(-2 * x).to(DEVICE), torch.from_numpy(y).to(DEVICE)))
+        costs = (M - M.min()).cpu().numpy()
+        bench.whole("peer: lapx lapjvr on the copied matrix", sizes, lambda: lap.lapjvr(costs))
+
+
+def main() -> int:
+    """Run, print the table, and say what was left out."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--gate", action="store_true", help="only the correctness gate")
+    parser.add_argument("--minutes", type=float, default=9.0, help="leave out what does not fit (default: 9)")
+    options = parser.parse_args()
+    if DEVICE.type != "cuda" and not (options.gate and kernels.is_interpreted()):
+        print("torch sees no CUDA GPU: nothing was measured (TRITON_INTERPRET=1 with --gate checks the kernels)")
+        return 1
+    print("gate:", torch.cuda.get_device_name() if DEVICE.type == "cuda" else "interpreted", flush=True)
+    gate()
+    print("every kernel agrees with its reference")
+    if options.gate:
+        return 0
+    bench = Bench(options.minutes)
+    rates, copy = ceilings(bench, 16_384, 2 * D)
+    passes(bench, 16_384, rates, copy)
+    whole_pairs(bench)
+    print("\n" + table(("workload", "F", "K", "median s", "rate or peak", "share"), bench.lines))
+    for what in bench.left_out:
+        print(f"left out: {what}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
