@@ -77,7 +77,7 @@ def _why_not_triton(device: torch.device) -> str | None:
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed"
     if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
-        return f"its kernels need a CUDA GPU, and the device is {device}"
+        return f"Triton's kernels need a CUDA GPU, and the device is {device}"
     return None
 
 

@@ -30,8 +30,8 @@ TILES = {
     ("sm_90", "bfloat16"): Tile(128, 128, 64, num_stages=4),
     ("sm_90", "float32"): Tile(128, 128, 32, num_stages=4),
     ("sm_90", "ieee"): Tile(128, 128, 16, num_stages=3),
-    ("sm_100", "bfloat16"): Tile(128, 128, 64, num_stages=4),
-    ("sm_100", "float32"): Tile(128, 128, 32, num_stages=4),
+    ("sm_100", "bfloat16"): Tile(128, 64, 64, num_stages=4),
+    ("sm_100", "float32"): Tile(128, 64, 32, num_stages=4),
     ("sm_100", "ieee"): Tile(128, 128, 16, num_stages=3),
 }
 STORED = Tile(64, 128, 16, num_warps=8, num_stages=1)  # memory is the limit on every chip
@@ -41,7 +41,7 @@ CHIPS = ("sm_80", "sm_90", "sm_100")
 def tile_for(chip: str, kind: str, lists: bool = False) -> Tile:
     """The tile for a chip and a `Costs.kind`; a pass that `lists` pairs needs registers for their places."""
     tile = STORED if kind == "stored" else TILES[chip, kind]
-    return tile._replace(BLOCK_M=64) if lists else tile
+    return tile._replace(BLOCK_N=64) if lists else tile
 
 
 def default_tile(device: torch.device, kind: str, lists: bool = False) -> Tile:
