@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from saematch.errors import MatchError
+from saematch.loops import fold_rows
 from saematch.sae import SAE, Scale
+from saematch.team import Team
 
 PARTS = ("encoder", "bias", "decoder")
 
@@ -29,10 +34,26 @@ def feature_rows(
         MatchError: for unknown or repeated parts, weights that are not positive, NaN in the SAE, or an impossible fold.
     """
     parts, weights = check_parts(parts, weights)
-    folded = sae.check_finite().to(torch.float64).fold(fold)
-    tensors = {"encoder": folded.W_enc.T, "bias": folded.b_enc[:, None], "decoder": folded.W_dec}
-    columns = [tensors[part].detach().cpu() * math.sqrt(weights[part]) for part in parts]
-    return torch.cat(columns, dim=1).numpy()
+    s = sae.check_finite().scale(fold, torch.float64).cpu().numpy()
+    rows = np.empty((sae.F, sum(1 if part == "bias" else sae.d for part in parts)))
+    unfolded = {"encoder": sae.W_enc.T, "bias": sae.b_enc[:, None], "decoder": sae.W_dec}
+    with Team(rows.size) as team:
+        left = 0
+        for part in parts:
+            values, factor = _array(unfolded[part]), math.sqrt(weights[part])
+            filled = rows[:, left : left + values.shape[1]]
+            team.do(
+                partial(fold_rows, values[share], s[share], part == "decoder", factor, filled[share])
+                for share in team.shares(len(rows))
+            )
+            left += values.shape[1]
+    return rows
+
+
+def _array(tensor: Tensor) -> NDArray[Any]:
+    """On the CPU, in one of the two precisions that loops are compiled for."""
+    tensor = tensor.detach().cpu()
+    return (tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.double()).numpy()
 
 
 def check_parts(parts: Sequence[str], weights: Mapping[str, float] | None) -> tuple[tuple[str, ...], dict[str, float]]:

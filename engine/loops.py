@@ -8,6 +8,21 @@ import numpy as np
 
 from saematch.compiled import compiled, compiled_sums
 
+_SQUARE = 64  # entries a side; both the source and its transpose stay in the cache
+
+
+@compiled
+def fold_rows(values: Any, scale: Any, up: Any, factor: Any, out: Any) -> None:
+    """Fills out = values_i * scale_i * factor, or values_i / scale_i * factor, in float64, in squares: either may be a
+    transposed view.
+    """
+    for top in range(0, values.shape[0], _SQUARE):
+        for left in range(0, values.shape[1], _SQUARE):
+            for i in range(top, min(top + _SQUARE, values.shape[0])):
+                for k in range(left, min(left + _SQUARE, values.shape[1])):
+                    value = np.float64(values[i, k])
+                    out[i, k] = (value * scale[i] if up else value / scale[i]) * factor
+
 
 @compiled_sums
 def centred_products(x: Any, y: Any, a: Any, b: Any, rows: Any, columns: Any, out: Any) -> None:

@@ -133,8 +133,9 @@ class SAE:
     def check_finite(self) -> SAE:
         """The SAE itself. Raises `MatchError` if a tensor holds NaN or infinity, with their count and the first."""
         for name, tensor in self.tensors().items():
-            bad = ~torch.isfinite(tensor)
-            if bad.any():
+            finite = torch.isfinite(tensor)
+            if not finite.all():
+                bad = ~finite
                 first = tuple(int(index) for index in bad.nonzero()[0])
                 raise MatchError(
                     f"{self.source}: {name} holds {int(bad.sum())} values that are NaN or infinite, the first at index "
@@ -142,9 +143,9 @@ class SAE:
                 )
         return self
 
-    def scale(self, scale: Scale) -> Tensor:
-        """The vector `(F,)` that `fold` uses. Raises `MatchError` as `fold` does."""
-        dtype, device = self.W_enc.dtype, self.W_enc.device
+    def scale(self, scale: Scale, dtype: torch.dtype | None = None) -> Tensor:
+        """The vector `(F,)` that `fold` uses, in the SAE's precision or another. Raises `MatchError` as `fold` does."""
+        dtype, device = dtype or self.W_enc.dtype, self.W_enc.device
         if not isinstance(scale, str):
             try:
                 s = torch.as_tensor(scale, dtype=dtype, device=device)
@@ -156,7 +157,7 @@ class SAE:
         if scale == "none":
             return torch.ones(self.F, dtype=dtype, device=device)
         if scale == "decoder_norm":
-            norm: Tensor = torch.linalg.vector_norm(self.W_dec, dim=1)
+            norm: Tensor = torch.linalg.vector_norm(self.W_dec, dim=1, dtype=dtype)
             return self._positive(norm, "the decoder norm", 'choose fold="none" or a scale of your own').reciprocal()
         if scale == "threshold":
             if self.threshold is None:
@@ -165,7 +166,9 @@ class SAE:
                     'choose fold="decoder_norm", fold="none" or a scale of your own'
                 )
             return self._positive(
-                self.threshold, "the threshold", 'choose fold="decoder_norm", fold="none" or a scale of your own'
+                self.threshold.to(dtype),
+                "the threshold",
+                'choose fold="decoder_norm", fold="none" or a scale of your own',
             )
         raise MatchError(f"fold {scale!r} is not known: choose one of {_list(FOLDS)}, or give a vector ({self.F},)")
 

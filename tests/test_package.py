@@ -90,8 +90,8 @@ def test_version_has_one_value():
 
 
 ROOMS = [
-    "errors", "compiled", "loops", "sae", "sources", "features", "cost", "assignment", "backend", "storage", "matching",
-    "problem", "solver", "pairs", "run_folder", "chain", "layers", "terminal", "cli", "__main__",
+    "errors", "compiled", "team", "loops", "sae", "sources", "features", "cost", "assignment", "backend", "storage",
+    "matching", "problem", "solver", "pairs", "run_folder", "chain", "layers", "terminal", "cli", "__main__",
 ]  # fmt: skip
 
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from saematch.cost.free import Free
 from saematch.cost.rounding import UNIT_32, Floats, Indices, rounded_down
 from saematch.cost.scan import Scan
-from saematch.cost.team import Team
 from saematch.loops import scan_columns, scan_rows
+from saematch.team import Team
 
 TILE = (1024, 2048)  # 8 MiB of float32: still in a CPU's cache when it is scanned
 BLOCK_BYTES = 4 * TILE[0] * TILE[1]

@@ -17,7 +17,6 @@ import torch
 from saematch.cost.base import TILE, Cost, Tile
 from saematch.cost.free import Free
 from saematch.cost.rounding import UNIT_32, UNIT_64, Floats, Indices, Rows, first_alike, gamma
-from saematch.cost.team import Team
 from saematch.loops import (
     centre_rows,
     centred_dots,
@@ -26,6 +25,7 @@ from saematch.loops import (
     square_norms,
     squared_differences,
 )
+from saematch.team import Team
 
 
 class DistanceCost(Cost):

@@ -48,7 +48,8 @@ def tensors(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as archive:
                 arrays = {name: np.asarray(archive[name]) for name in found}
-            stored = {name: torch.from_numpy(a.astype(a.dtype.newbyteorder("="))) for name, a in arrays.items()}
+            native = {name: a.astype(a.dtype.newbyteorder("="), copy=False) for name, a in arrays.items()}
+            stored = {name: torch.from_numpy(a) for name, a in native.items()}
         else:
             with safe_open(path, framework="pt") as file:
                 stored = {name: file.get_tensor(name) for name in found}
