@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from saematch.chain import Chain, Step
     from saematch.errors import MatchError
-    from saematch.layers import Progress, match_layers
+    from saematch.layers import match_layers
     from saematch.matching import Matching, NotCertified
     from saematch.pairs import assign, certify, match
     from saematch.sae import SAE
     from saematch.sources import Layers, load, load_layers
+    from saematch.stream import Progress
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "Chain": "chain", "Step": "chain", "MatchError": "errors", "NotCertified": "matching", "Progress": "layers",
+    "Chain": "chain", "Step": "chain", "MatchError": "errors", "NotCertified": "matching", "Progress": "stream",
     "match_layers": "layers", "Matching": "matching", "assign": "pairs", "certify": "pairs", "match": "pairs",
     "SAE": "sae", "Layers": "sources", "load": "sources", "load_layers": "sources",
 }  # fmt: skip

@@ -1,7 +1,5 @@
 """`python -m saematch`."""
 
-import sys
+from saematch.cli import program
 
-from saematch.cli import main
-
-sys.exit(main())
+program()

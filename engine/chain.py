@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from saematch.assignment import Margins
 from saematch.cost import squared_distances
 from saematch.errors import MatchError
+from saematch.inputs import is_unchanged
 from saematch.matching import Matching
-from saematch.problem import Comparison
-from saematch.run_folder import Pair, RunFolder
+from saematch.plan import Pair
+from saematch.problem import Comparison, RowProblem
+from saematch.run_folder import RunFolder
 from saematch.sae import SAE
+from saematch.solver import Solver
 from saematch.sources import Layers, load_layers
 
 
@@ -29,11 +34,15 @@ class Step(NamedTuple):
 
 
 class Chain(Mapping[Pair, Matching]):
-    """The matchings of a model's neighbouring layers, by (source layer, target layer).
+    """The matchings of a run by (source layer, target layer).
+
+    Paths and compositions lead from each layer to the nearest later one that it was matched with. Asking for a pair
+    that has failed raises `MatchError` with the reason.
 
     Attributes:
         layers: the layer numbers, ascending.
         folder: the run folder they live in, or None.
+        failures: pair -> why it has no matching.
     """
 
     def __init__(
@@ -41,36 +50,52 @@ class Chain(Mapping[Pair, Matching]):
         matchings: Mapping[Pair, Matching],
         inputs: Mapping[int, SAE] | None = None,
         comparison: Comparison | None = None,
+        against: Mapping[int, SAE] | None = None,
+        failures: Mapping[Pair, str] | None = None,
     ) -> None:
         self._matchings = matchings
-        self._inputs = inputs
+        self._inputs = inputs, inputs if against is None else against
         self._comparison = comparison
-        self._next = dict(matchings.keys())
+        self._run = matchings if isinstance(matchings, RunFolder) else None
+        self._two_sets = against is not None or (self._run is not None and self._run.record["against"] is not None)
+        self.failures = dict(self._run.failures if self._run else failures or {})
+        self._next: dict[int, int] = {}
+        for a, b in [] if self._two_sets else matchings:
+            self._next[a] = min(b, self._next.get(a, b))
         self.layers = sorted({layer for pair in matchings for layer in pair})
-        self.folder = matchings.path if isinstance(matchings, RunFolder) else None
+        self.folder = str(self._run.folder) if self._run else None
 
     @classmethod
-    def load(cls, run: str | os.PathLike[str], inputs: Mapping[int, SAE] | None = None) -> Chain:
-        """The chain of a run folder.
+    def load(
+        cls,
+        run: str | os.PathLike[str],
+        inputs: Mapping[int, SAE] | None = None,
+        against: Mapping[int, SAE] | None = None,
+    ) -> Chain:
+        """The chain of a run folder, or of the URL of one, each matching read when it is asked for.
 
-        `inputs`, the SAEs it was made from, are looked for where the run found them unless they are given; labels and
-        the costs of composed matchings need them. Raises `MatchError` if there is no run.
+        The SAEs it was made from, `inputs` and, for a run of two sets, `against`, are looked for where the run found
+        them unless they are given; labels, margins and the costs of composed matchings need them. Raises `MatchError`
+        if there is no run.
         """
         folder = RunFolder.open(run)
         try:
-            source, options = folder.record["inputs"]["source"], folder.record["options"]
+            options = folder.record["options"]
             checked = Comparison.checked(options["parts"], options["weights"], options["fold"], options["max_cost"])
         except (KeyError, TypeError) as error:
             raise MatchError(f"{run}: run.json does not say how the run was made") from error
-        if inputs is None and isinstance(source, str):
-            try:
-                inputs = load_layers(source)
-            except MatchError:
-                inputs = None  # moved or deleted: said when something needs them
-        return cls(folder, inputs, checked)
+        inputs = _found(folder.record["source"]) if inputs is None else inputs
+        against = _found(folder.record["against"]) if against is None else against
+        return cls(folder, inputs, checked, against)
 
     def __getitem__(self, pair: Pair) -> Matching:
-        return self._matchings[pair]
+        if pair in self.failures:
+            raise MatchError(f"layers {pair[0]} and {pair[1]} have no matching: {self.failures[pair]}")
+        matching = self._matchings[pair]
+        return matching if self._comparison is None else matching.with_margins(partial(self._margins, pair))
+
+    def __contains__(self, pair: object) -> bool:
+        return pair in self._matchings
 
     def __iter__(self) -> Iterator[Pair]:
         return iter(self._matchings)
@@ -80,13 +105,13 @@ class Chain(Mapping[Pair, Matching]):
 
     @property
     def certified(self) -> bool:
-        """Whether every pair is."""
-        return all(matching.certified for matching in self.values())
+        """Whether every matching is."""
+        return self._run.certified if self._run else all(matching.certified for matching in self.values())
 
     @property
     def complete(self) -> bool:
-        """Whether every pair of the run is finished."""
-        return not isinstance(self._matchings, RunFolder) or self._matchings.complete
+        """Whether every pair of the run has its matching."""
+        return self._run.complete if self._run else not self.failures
 
     def compose(self, source: int, target: int) -> Matching:
         """The matching between any two layers that follows from the pairs between them.
@@ -96,9 +121,9 @@ class Chain(Mapping[Pair, Matching]):
         """
         if source > target:
             return self.compose(target, source).inverse()
-        if (source, target) in self:
-            return self[source, target]
         pairs = self._pairs_between(source, target)
+        if len(pairs) == 1:
+            return self[pairs[0]]
         if not pairs:
             size = self._features(source)
             itself, nothing = torch.from_numpy(np.arange(size)), torch.from_numpy(np.zeros(size))
@@ -119,22 +144,27 @@ class Chain(Mapping[Pair, Matching]):
             raise MatchError(f"feature {feature} is not in layer {layer}, whose features are 0 to {size - 1}")
         steps = [Step(layer, feature, 0.0, self.label(layer, feature))]
         while layer in self._next:
-            matching = self[layer, self._next[layer]]
-            if feature >= len(matching.perm):
-                raise MatchError(f"the pairs of this run do not fit: layer {layer} has no feature {feature}")
-            following = int(matching.perm[feature])
+            following, cost = self._follow((layer, self._next[layer]), feature)
             if following < 0:
                 break
-            cost = float(matching.pair_cost[feature])
             layer, feature = self._next[layer], following
             steps.append(Step(layer, feature, cost, self.label(layer, feature)))
         return steps
 
     def label(self, layer: int, feature: int) -> str | None:
         """What the feature fires on, if labels lie beside its SAE."""
-        if not isinstance(self._inputs, Layers) or layer not in self._inputs:
+        layers = self._inputs[0]
+        if not isinstance(layers, Layers) or layer not in layers:
             return None
-        return self._inputs.stored[layer].labels.get(feature)
+        return layers.stored[layer].labels.get(feature)
+
+    def _follow(self, pair: Pair, feature: int) -> tuple[int, float]:
+        """The target of a feature, and the cost of the step."""
+        if feature >= self._features(pair[0]):
+            raise MatchError(f"the pairs of this run do not fit: layer {pair[0]} has no feature {feature}")
+        if self._run is not None:
+            return self._run.follow(pair, feature)
+        return int(self[pair].perm[feature]), float(self[pair].pair_cost[feature])
 
     def _pairs_between(self, source: int, target: int) -> list[Pair]:
         self._features(source), self._features(target)
@@ -147,24 +177,44 @@ class Chain(Mapping[Pair, Matching]):
         return pairs
 
     def _features(self, layer: int) -> int:
+        if self._two_sets:
+            raise MatchError("the pairs of this run lead from one set of SAEs to another: there is no way through them")
         if layer not in self.layers:
             raise MatchError(f"layer {layer} is not in this run, whose layers are {', '.join(map(str, self.layers))}")
+        if self._run is not None:
+            record = self._run.input(layer)
+            assert record is not None, "a layer of the run is a layer of one of its pairs"
+            return int(record["F"])
         if layer in self._next:
             return len(self[layer, self._next[layer]].perm)
         return next(matching.target_features for pair, matching in self.items() if pair[1] == layer)
 
     def _direct_cost(self, source: int, target: int, perm: Tensor) -> Tensor:
-        assert self._comparison is not None
-        inputs = self._inputs or {}
-        for layer in (source, target):
-            if layer not in inputs:
-                raise MatchError(f"the SAE of layer {layer}, which this cost needs, is not where it was; pass inputs=")
-            self._check_unchanged(layer)
-        x, y = (self._comparison.rows(inputs[layer]) for layer in (source, target))
-        return torch.from_numpy(squared_distances(x, y, perm.numpy()))
+        problem = self._problem((source, target))
+        return torch.from_numpy(squared_distances(problem.x, problem.y, perm.numpy()))
 
-    def _check_unchanged(self, layer: int) -> None:
-        if isinstance(self._matchings, RunFolder) and isinstance(self._inputs, Layers):
-            stored = self._inputs.stored[layer]
-            if self._matchings.record["inputs"]["layers"][str(layer)]["sha256"] != stored.sha256():
-                raise MatchError(f"{stored.path}: the SAE of layer {layer} has changed since the run")
+    def _margins(self, pair: Pair, matching: Matching) -> Margins:
+        return Solver().run(self._problem(pair), matching.perm).find_margins()
+
+    def _problem(self, pair: Pair) -> RowProblem:
+        """The rows of two layers, made again. Raises `MatchError` if an SAE is gone or has changed since the run."""
+        assert self._comparison is not None
+        for side, layer in enumerate(pair):
+            layers = self._inputs[side]
+            if layers is None or layer not in layers:
+                raise MatchError(f"the SAE of layer {layer}, which this needs, is not where it was; pass inputs=")
+            record = self._run.input(layer, side) if self._run else None
+            if record is not None and not is_unchanged(layers, layer, record):
+                raise MatchError(f"{record['path'] or 'SAE'}: the SAE of layer {layer} has changed since the run")
+        sources, targets = self._inputs
+        assert sources is not None
+        assert targets is not None
+        return self._comparison.problem(sources[pair[0]], targets[pair[1]])
+
+
+def _found(source: Any) -> Layers | None:
+    """The SAEs where a run found them; None where they were moved or deleted: said when something needs them."""
+    try:
+        return load_layers(source) if isinstance(source, str) else None
+    except MatchError:
+        return None

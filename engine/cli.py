@@ -9,13 +9,24 @@ import shutil
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import saematch
 from saematch.errors import MatchError
-from saematch.terminal import PairTable, StatusLine, cell, print_path, print_proof, printable, round_text, table
+from saematch.terminal import (
+    EventLog,
+    StatusLine,
+    cell,
+    print_path,
+    print_proof,
+    printable,
+    round_text,
+    run_output,
+    table,
+)
 
 if TYPE_CHECKING:
     from saematch import Matching
@@ -38,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except MatchError as error:
         return _complain(str(error), BAD_INPUT)
     except KeyboardInterrupt:
-        return _complain("interrupted; what was finished is kept", INTERRUPTED)
+        return _complain("interrupted; what was finished is kept, and the same command goes on from there", INTERRUPTED)
     except BrokenPipeError:  # whoever read our output has gone, for example `head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return UNFINISHED
@@ -49,6 +60,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception:
         traceback.print_exc()
         return _complain("this is a defect of ours; please report it with the lines above", DEFECT)
+
+
+def program() -> NoReturn:
+    """The program: `main`, without waiting for the passes of a run that was interrupted."""
+    code = main()
+    if code == INTERRUPTED:
+        from saematch.stream import still_at_work
+
+        if still_at_work():
+            os._exit(code)
+    sys.exit(code)
 
 
 def _complain(message: str, code: int) -> int:
@@ -63,7 +85,8 @@ def _demo(options: argparse.Namespace) -> int:
 
     _refuse_other_run(options.output)
     print("The sample: SAEs of six consecutive layers of SmolLM2-135M-Instruct, 1,024 features each.\n")
-    chain = match_layers(load_layers("sample"), options.output, overwrite=True, progress=PairTable())
+    with run_output() as output:
+        chain = match_layers(load_layers("sample"), options.output, overwrite=True, progress=output)
     print("\nSome features through the layers, with what they fire on and the cost of each step:\n")
     shown: set[str | None] = set()
     first = chain.layers[0]
@@ -156,16 +179,47 @@ def _layers(options: argparse.Namespace) -> int:
     from saematch.layers import match_layers
     from saematch.sources import load_layers
 
-    chain = match_layers(
-        load_layers(options.source), options.output, overwrite=options.overwrite, **_comparison(options),
-        method=options.method, **_limits(options), progress=None if options.json else PairTable(),
-    )  # fmt: skip
+    listeners: list[Any] = []
+
+    def tell(news: Any) -> None:
+        for listener in listeners:
+            listener(news)
+
+    with ExitStack() as held:
+        if not (options.quiet or options.json):
+            listeners.append(held.enter_context(run_output()))
+        if options.log_json:
+            listeners.append(EventLog(held.enter_context(Path(options.log_json).open("a", encoding="utf-8"))))
+        chain = match_layers(
+            load_layers(options.source), options.output, overwrite=options.overwrite, pairs=options.pairs,
+            against=load_layers(options.against) if options.against else None, shard=options.shard,
+            executor=options.executor, verify_inputs=options.verify_inputs, **_comparison(options),
+            method=options.method, **{**_limits(options), "device": _devices(options.device)}, progress=tell,
+        )  # fmt: skip
+    whole = not chain.failures if options.shard else chain.complete
     if options.json:
         pairs = [{"source": a, "target": b, **matching.scalars()} for (a, b), matching in chain.items()]
-        _print_json({"run": options.output, "layers": chain.layers, "certified": chain.certified, "pairs": pairs})
-    else:
-        print(f"\nWritten to {options.output}/")
-    return DONE if chain.certified else UNFINISHED
+        failed = [{"source": a, "target": b, "error": error} for (a, b), error in chain.failures.items()]
+        _print_json({"run": options.output, "layers": chain.layers, "complete": chain.complete,
+                     "certified": chain.certified, "pairs": pairs, "failures": failed})  # fmt: skip
+    elif not options.quiet:
+        print(f"\nWritten to {options.output}{'' if options.output.endswith('/') else '/'}")
+        for (a, b), error in chain.failures.items():
+            print(f"no matching of layers {a} and {b}: {printable(error)}")
+        if chain.failures:
+            print("The same command tries these again, and nothing else.")
+        if options.time_limit is not None:
+            print("With a time limit, answers depend on the time they had: another run may end with others.")
+    return DONE if chain.certified and whole else UNFINISHED
+
+
+def _devices(given: str | None) -> list[str] | str | None:
+    """The devices of a run: those listed, else every GPU."""
+    if given is not None:
+        return given.split(",") if "," in given else given
+    import torch
+
+    return [f"cuda:{number}" for number in range(torch.cuda.device_count())] or None
 
 
 def _path(options: argparse.Namespace) -> int:
@@ -255,8 +309,8 @@ def _refuse_other_run(output: str) -> None:
     """The demo replaces a run of the sample, and nothing else."""
     from saematch.run_folder import RunFolder, check_target
 
-    check_target(output, overwrite=True)
-    if (Path(output) / "run.json").is_file() and RunFolder.open(output).record["inputs"]["source"] != "sample":
+    check_target(output)
+    if (Path(output) / "run.json").is_file() and RunFolder.open(output).record["source"] != "sample":
         raise MatchError(f"{output}: holds a run that is not of the sample; choose another folder")
 
 
@@ -289,6 +343,11 @@ def _weights(text: str) -> dict[str, float]:
     return {name.strip(): float(value) for name, _, value in pairs}
 
 
+def _shard(text: str) -> tuple[int, int]:
+    number, _, of = text.partition("/")
+    return int(number), int(of)
+
+
 def _bytes(text: str) -> int:
     units = {"kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
     number, unit = text[:-2], text[-2:].lower()
@@ -314,8 +373,17 @@ def _parser() -> _Parser:
     info = command("info", _info, "what SAEs are there: sizes, activation, L0, precision, warnings", "source")
     match = command("match", _match, "match two SAEs", "a", "b")
     match.add_argument("-o", "--output", metavar="FILE", help="write the matching here (.safetensors)")
-    layers = command("layers", _layers, "match every layer with the next", "source")
-    layers.add_argument("-o", "--output", metavar="RUN", required=True, help="run folder, new or empty")
+    layers = command("layers", _layers, "match every layer with the next, or the pairs of your choice", "source")
+    layers.add_argument(
+        "-o", "--output", metavar="RUN", required=True, help="run folder: new, or one to go on with; a path or URL"
+    )
+    layers.add_argument("--pairs", help="adjacent (default), all, or a list like 0-12,3-5")
+    layers.add_argument("--against", metavar="SOURCE", help="match with the same layers of another set of SAEs")
+    layers.add_argument("--shard", type=_shard, metavar="I/N", help="do part I of N, from 1, of the run")
+    layers.add_argument("--executor", metavar="ray", help="run each pair as a task of a Ray cluster")
+    layers.add_argument("--verify-inputs", action="store_true", help="hash the inputs of finished pairs again")
+    layers.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    layers.add_argument("--log-json", metavar="FILE", help="append the news of the run to it, one JSON object a line")
     path = command("path", _path, "follow a feature through the layers of a run")
     path.add_argument("run_folder", metavar="RUN")
     path.add_argument("--layer", type=int, required=True)
@@ -331,7 +399,7 @@ def _parser() -> _Parser:
         added.add_argument("--max-rounds", type=int, metavar="N", help="stop after so many passes")
         added.add_argument("--time-limit", type=float, metavar="S", help="stop after so many seconds a pair")
         added.add_argument("--memory", type=_bytes, metavar="SIZE", help="for the products of all pairs, like 4GB")
-        added.add_argument("--device", help="cpu or cuda (default: a GPU if there is one)")
+        added.add_argument("--device", help="cpu or cuda (default: a GPU if there is one); layers takes several: a,b")
         added.add_argument("--backend", default="auto", help="torch, triton or auto (default: triton on a GPU)")
         precisions = "ieee (default), tf32x3, bf16x6, bf16x3, tf32, bf16"
         added.add_argument("--precision", default="ieee", help=f"of products in Triton: {precisions}")

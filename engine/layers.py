@@ -1,48 +1,43 @@
-"""A whole model: every neighbouring pair of layers, one after the other, each SAE read once."""
+"""A whole model: every pair of the plan, written as it is finished, taken up again where a run was stopped."""
 
 from __future__ import annotations
 
-import hashlib
 import os
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
-from itertools import pairwise
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from contextlib import closing, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
 
-from saematch.assignment import Round
-from saematch.backend import machine, versions
+from saematch.backend import choose_backend, free_memory, machine, versions
 from saematch.chain import Chain
-from saematch.cost import Rows
+from saematch.cost import BLOCK_BYTES
 from saematch.errors import MatchError
+from saematch.executors import RayExecutor, on_devices, through
 from saematch.features import PARTS
+from saematch.inputs import header, is_unchanged
 from saematch.matching import Matching
-from saematch.problem import Comparison, RowProblem, check_widths
-from saematch.run_folder import Pair, RunFolder, check_target
+from saematch.plan import Pair, plan_pairs, share_of
+from saematch.problem import Comparison, check_widths
+from saematch.run_folder import RunFolder, check_target, lock_run
 from saematch.sae import SAE
 from saematch.solver import Solver, require_certified
 from saematch.sources import Layers
+from saematch.stream import LANES, Outcome, Progress, Work, memory_needed, stream
 
-
-@dataclass(frozen=True)
-class Progress:
-    """News of a run: a pass over the pairs of `pair` is done, or, with `matching`, the whole pair is."""
-
-    pair: Pair
-    number: int
-    of: int
-    round: Round | None = None
-    matching: Matching | None = None
-    seconds: float = 0.0
+Device = str | torch.device | None
+RAY = "ray"
 
 
 def match_layers(
     layers: Mapping[int, SAE],
     out: str | os.PathLike[str] | None = None,
     *,
+    against: Mapping[int, SAE] | None = None,
+    pairs: str | Iterable[Pair] | None = None,
     parts: Sequence[str] = PARTS,
     weights: Mapping[str, float] | None = None,
     fold: str = "threshold",
@@ -51,114 +46,187 @@ def match_layers(
     max_rounds: int | None = None,
     time_limit: float | None = None,
     memory: int | None = None,
-    device: str | torch.device | None = None,
+    device: Device | Sequence[Device] = None,
     backend: str = "auto",
     precision: str = "ieee",
     strict: bool = False,
     overwrite: bool = False,
+    verify_inputs: bool = False,
+    shard: tuple[int, int] | None = None,
+    executor: Executor | str | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Chain:
-    """Match every layer with the next, in ascending order of their numbers, and write each pair as it is finished.
+    """Match the layers of a model, by default each with the next, and write every pair as it is finished.
 
-    Options that are not named here are those of `saematch.match`; limits are a pair's.
+    A run that was stopped, however that happened, goes on when it is called again in the same way: finished pairs are
+    kept, and the files are those of an undisturbed run to the last bit, unless there is a time limit. A pair whose SAE
+    cannot be read or compared is left out, with the reason in `failures` of what is returned, and tried again by the
+    next call. Options that are not named here are those of `saematch.match`; limits are a pair's.
 
     Args:
         layers: layer number -> SAE, from `load_layers` or a dictionary.
-        out: the run folder, new or empty; None keeps the run in memory.
-        overwrite: replace a run that `out` holds.
-        progress: called after each pass and each pair.
+        out: the run folder: a path, or a URL that fsspec knows; None keeps the run in memory.
+        against: a second set of SAEs, whose layers are the targets: another seed, width or model of the same space.
+        pairs: "adjacent", "all", "same" (the same layer of both sets), or a list of (source, target) layers.
+        memory: bytes for the products of one pair; half of what is free is shared out among the pairs in work unless
+            given, and a run that goes on keeps to what it began with.
+        device: one for all, or several: each gets a process of its own, so that a script needs its
+            `if __name__ == "__main__":`.
+        overwrite: begin anew, even if `out` holds a run.
+        verify_inputs: hash the inputs of finished pairs again, even where path, size and time are the same.
+        shard: (i, n), this call does the i-th of n parts, from 1; the calls for the others may run anywhere.
+        executor: what runs the pairs instead, one task each: "ray", or anything with the interface of
+            `concurrent.futures`. Workers that see `out` write to it.
+        progress: called with the news of the run, in the caller's thread.
 
     Raises:
-        MatchError: before the first pair, for layers that cannot be compared or a folder that cannot be written.
-        NotCertified: under `strict`, at the first pair that is not proved optimal.
+        MatchError: before the first pair, if headers show layers that cannot be compared, the folder cannot be written,
+            another process is writing it, or it holds another run. Then nothing of it is touched.
+        NotCertified: under `strict`, at the first pair that is not proved optimal; and `MatchError` at one that failed.
     """
-    began = time.perf_counter()
-    comparison = Comparison.checked(parts, weights, fold, max_cost)
-    solver = Solver(method, max_rounds, time_limit, memory, device, backend, precision)
     if not isinstance(fold, str):
         raise MatchError("match_layers folds by name; for scales of your own call match for each pair")
-    if not isinstance(layers, Mapping) or not all(isinstance(layer, int) for layer in layers):
-        raise MatchError("match_layers takes a mapping of layer numbers to SAEs; saematch.load_layers makes one")
-    if len(layers) < 2:
-        raise MatchError(f"{len(layers)} layer to match; at least two are needed")
-    if out is not None:
-        check_target(out, overwrite)
-    inputs = _check_inputs(layers, comparison)
-    finished: dict[Pair, Matching] | RunFolder = {}
-    if out is not None:
-        limits = {"max_rounds": max_rounds, "time_limit": time_limit, "memory": memory}
-        options = {**comparison.record(), "method": method, **limits}
-        record = {"inputs": inputs, "options": options, "versions": versions(), "machine": machine()}
-        finished = RunFolder.create(out, record, overwrite)
-    for pair, matching, seconds in _matched(layers, comparison, solver, progress):
-        if isinstance(finished, RunFolder):
-            finished.add(pair, matching, seconds)
-        else:
-            finished[pair] = matching
-        if strict:
-            require_certified(matching)
-    if isinstance(finished, RunFolder):
-        finished.finish(time.perf_counter() - began)
-    return Chain(finished, layers, comparison)
+    for one in (layers, against):
+        if one is not None and not (isinstance(one, Mapping) and all(isinstance(layer, int) for layer in one)):
+            raise MatchError("match_layers takes a mapping of layer numbers to SAEs; saematch.load_layers makes one")
+    devices = [device] if device is None or isinstance(device, str | torch.device) else list(device)
+    if not devices or (len(devices) > 1 and executor is not None):
+        raise MatchError("give one device or several, and several without an executor")
+    comparison = Comparison.checked(parts, weights, fold, max_cost)
+    solver = Solver(method, max_rounds, time_limit, memory, devices[0], backend, precision)
+    for other in devices[1:]:
+        choose_backend(backend, other, precision)
+    planned = plan_pairs(layers, against, pairs)
+    if shard is not None and (out is None or overwrite):
+        raise MatchError("a shard is part of a run folder: give out, and overwrite nothing")
+    mine = planned if shard is None else share_of(planned, *shard)
+    work = Work(layers, layers if against is None else against, comparison, solver)
+    _check_headers(work, planned)
+    if memory is None:
+        at_once = LANES * len(devices)
+        most = min(free_memory(choose_backend(backend, each, precision).device) for each in devices)
+        memory = max(BLOCK_BYTES, most // 2 // at_once)
+    options = {**comparison.record(), "method": method, "max_rounds": max_rounds, "time_limit": time_limit}
+    options |= {"backend": backend, "precision": precision, "memory": memory}
+    if out is None:
+        work = replace(work, solver=replace(solver, memory=memory))
+        return _run(work, mine, None, devices, executor, strict, progress)
+    record = {
+        "source": _name(layers), "against": _name(against), "pairs": [list(pair) for pair in planned],
+        "options": options, "versions": versions(), "machine": machine(),
+    }  # fmt: skip
+    check_target(out)
+    with lock_run(out, shard):
+        run = _taken_up(work, out, record, solver.memory is None, overwrite, verify_inputs)
+        if shard is None:
+            run.remove_leftovers()
+        work = replace(work, solver=replace(solver, memory=run.record["options"]["memory"]))
+        return _run(work, mine, run, devices, executor, strict, progress)
 
 
-def _matched(
-    layers: Mapping[int, SAE], comparison: Comparison, solver: Solver, progress: Callable[[Progress], None] | None
-) -> Iterator[tuple[Pair, Matching, float]]:
-    """Every neighbouring pair, its matching and seconds; each layer's rows are made once and kept for two pairs."""
+def _run(
+    work: Work, pairs: list[Pair], run: RunFolder | None, devices: Sequence[Device], executor: Executor | str | None,
+    strict: bool, progress: Callable[[Progress], None] | None,
+) -> Chain:  # fmt: skip
+    found: dict[Pair, Matching] = {}
+    failures: dict[Pair, str] = {}
+    there: Mapping[Pair, Matching] = found if run is None else run
+    todo = [pair for pair in pairs if pair not in there]
     tell = progress or (lambda _: None)
-    pairs = list(pairwise(sorted(layers)))
-    rows: dict[int, Rows] = {}
-    for number, pair in enumerate(pairs, 1):
-        began = time.perf_counter()
-        rows = {layer: kept for layer, kept in rows.items() if layer in pair}  # the others go before the next is made
-        for layer in pair:
-            if layer not in rows:
-                rows[layer] = comparison.rows(layers[layer])
-        here = Progress(pair, number, len(pairs))
-        problem = RowProblem(rows[pair[0]], rows[pair[1]], comparison.max_cost, comparison.record())
-        with_news = replace(solver, progress=partial(_tell_of_round, tell, here))
-        matching = with_news.run(problem, again=partial(_problem_of, layers, comparison, pair))
-        seconds = time.perf_counter() - began
-        yield pair, matching, seconds
-        tell(replace(here, matching=matching, seconds=seconds))
+    so_far = Progress("start", len(pairs), len(pairs) - len(todo), bytes=memory_needed(work, todo) * len(devices))
+    tell(so_far)
+    with _runner(work, todo, run, devices, executor) as events:
+        for told in events:
+            if isinstance(told, Progress):
+                tell(replace(told, of=so_far.of, finished=so_far.finished))
+                continue
+            pair, error = told.pair, told.record.get("failure")
+            if run is not None:
+                run.add(told)
+            if error is not None:
+                failures[pair] = error
+                tell(replace(so_far, stage="failed", pair=pair, error=error, bytes=0))
+                if strict:
+                    raise MatchError(error)
+                continue
+            matching = run[pair] if run is not None else told.matching
+            assert matching is not None
+            found |= {} if run is not None else {pair: matching}
+            so_far = replace(so_far, finished=so_far.finished + 1)
+            seconds = told.record["seconds"]
+            tell(replace(so_far, stage="done", pair=pair, matching=matching, seconds=seconds, bytes=0))
+            if strict:
+                require_certified(matching)
+    if failures and progress is None:
+        pair, reason = next(iter(failures.items()))
+        warnings.warn(
+            f"{len(failures)} of {len(pairs)} pairs have no matching, see .failures; {pair}: {reason}", stacklevel=3
+        )
+    against = None if work.targets is work.sources else work.targets
+    return Chain(run if run is not None else found, work.sources, work.comparison, against, failures)
 
 
-def _problem_of(layers: Mapping[int, SAE], comparison: Comparison, pair: Pair) -> RowProblem:
-    return comparison.problem(layers[pair[0]], layers[pair[1]])
+@contextmanager
+def _runner(
+    work: Work, pairs: Sequence[Pair], run: RunFolder | None, devices: Sequence[Device], executor: Executor | str | None
+) -> Iterator[Iterator[Progress | Outcome]]:
+    """What does the pairs; it is stopped on leaving."""
+    if not pairs:
+        yield iter(())
+    elif executor is None:
+        names = [str(device) for device in devices]
+        with closing(stream(work, pairs) if len(devices) == 1 else on_devices(work, pairs, names)) as events:
+            yield events
+    elif isinstance(executor, Executor):
+        with closing(through(executor, work, pairs, run)) as events:
+            yield events
+    elif executor == RAY:
+        gpu = choose_backend(work.solver.backend, work.solver.device, work.solver.precision).device.type == "cuda"
+        with RayExecutor(work, pairs, gpu) as ray, closing(through(ray, work, pairs, run)) as events:
+            yield events
+    else:
+        raise MatchError(f'executor is {executor!r}; give "ray" or a concurrent.futures.Executor')
 
 
-def _tell_of_round(tell: Callable[[Progress], None], here: Progress, news: Round) -> None:
-    tell(replace(here, round=news))
+def _taken_up(
+    work: Work, out: str | os.PathLike[str], record: dict[str, Any], any_memory: bool, overwrite: bool, verify: bool
+) -> RunFolder:
+    """The run in a folder, new or as it was left. Raises `MatchError` if an input of a finished pair has changed."""
+    run = RunFolder.start(out, record, overwrite, frozenset({"memory"} if any_memory else ()))
+    known: set[tuple[Any, str]] = set()
+    for pair in run:
+        for key, recorded in zip(work.keys(pair), run.records[pair]["inputs"], strict=True):
+            this = key, str(recorded["sha256"])
+            if this in known:
+                continue
+            known.add(this)
+            layers = work.side(key)
+            try:
+                same = key.layer in layers and is_unchanged(layers, key.layer, recorded, verify)
+            except OSError as error:
+                raise MatchError(f"{error.filename}: cannot be read ({error.strerror or error})") from error
+            if not same:
+                raise MatchError(
+                    f"{out}: the SAE of layer {key.layer} ({recorded['path'] or 'in memory'}) has changed since pair "
+                    f"{pair[0]}-{pair[1]} was matched; choose another folder, or overwrite it (--overwrite)"
+                )
+    return run
 
 
-def _check_inputs(layers: Mapping[int, SAE], comparison: Comparison) -> dict[str, Any]:
-    """What `run.json` says of the inputs. Raises `MatchError` if one is damaged or two neighbours cannot be compared.
-
-    Every SAE is read once for this alone, so that no run stops halfway over an input, and none is replaced by one.
-    """
-    found: dict[str, Any] = {}
-    previous: tuple[int, str] | None = None
-    for layer in sorted(layers):
-        sae = layers[layer]
-        if not isinstance(sae, SAE):
-            raise MatchError(f"layer {layer} is a {type(sae).__name__}, expected an SAE")
-        sae.check_finite().scale(comparison.folds[0])
-        if previous is not None:
-            check_widths(*previous, sae.d, sae.source, "d")
-        previous = (sae.d, sae.source)
-        stored = layers.stored[layer] if isinstance(layers, Layers) else None
-        found[str(layer)] = {
-            "path": str(stored.path.absolute()) if stored else None,
-            "format": stored.family.name if stored else None,
-            "sha256": stored.sha256() if stored else _tensor_hashes(sae),
-            "F": sae.F, "d": sae.d, "activation": sae.activation,
-        }  # fmt: skip
-    return {"source": layers.source if isinstance(layers, Layers) else None, "layers": found}
+def _check_headers(work: Work, pairs: Sequence[Pair]) -> None:
+    """Raise `MatchError` for what shows before weights are read: SAEs that cannot be folded or compared."""
+    seen: dict[Any, SAE | None] = {}
+    for pair in pairs:
+        for key in work.keys(pair):
+            if key not in seen:
+                seen[key] = header(work.side(key), key.layer)
+        a, b = (seen[key] for key in work.keys(pair))
+        for sae in (a, b):
+            if sae is not None:
+                sae.check_fold(str(work.comparison.folds[0]))
+        if a is not None and b is not None:
+            check_widths(a.d, a.source, b.d, b.source, "d")
 
 
-def _tensor_hashes(sae: SAE) -> dict[str, str]:
-    return {
-        name: hashlib.sha256(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
-        for name, tensor in sae.tensors().items()
-    }
+def _name(layers: Mapping[int, SAE] | None) -> str | None:
+    return None if layers is None else layers.source if isinstance(layers, Layers) else "in memory"

@@ -211,11 +211,25 @@ class Matching:
 
         Equal answers are equal bytes. A file that is there is replaced in one step. Raises `MatchError`.
         """
+        write_whole(Path(path), self.as_bytes())
+
+    def as_bytes(self) -> bytes:
+        """The content of such a file."""
         tensors = {"perm": self.perm, "pair_cost": self.pair_cost, "prices": self.prices}
         record = {"schema": SCHEMA, "target_features": self.target_features, **self.scalars(), "options": self.options}
         record["evaluation_error"] = self._evaluation_error
         metadata = {"saematch": json.dumps(record, allow_nan=False)}
-        write_whole(Path(path), save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata))
+        return save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata)
+
+    def with_margins(self, find: Callable[[Matching], Margins]) -> Matching:
+        """The same matching with a way to find its margins, if it has none."""
+        if self._find_margins is None:
+            self._find_margins = find
+        return self
+
+    def find_margins(self) -> Margins:
+        """The margins of all features, found once. Raises `MatchError` where there is no proof, or no way to them."""
+        return self._margins
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Matching:
@@ -299,6 +313,19 @@ def check_permutation(perm: Any, source_features: int, target_features: int, man
         i = np.setdiff1d(np.nonzero(array >= 0)[0], first)[0]
         raise MatchError(f"perm[{i}] is {array[i]}, which is taken already: perm is no permutation")
     return torch.from_numpy(array)
+
+
+def read_pair(path: Path, feature: int) -> tuple[int, float]:
+    """The target of one source feature, -1 for none, and their cost, from what `Matching.save` wrote: no more is read.
+
+    Raises `MatchError` if the file is damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            target, cost = (file.get_slice(name)[feature : feature + 1] for name in ("perm", "pair_cost"))
+        return int(target.item()), float(cost.item())
+    except (OSError, SafetensorError, TypeError, ValueError, RuntimeError) as error:
+        raise MatchError(f"{path}: not a matching that saematch wrote ({_first_line(error)})") from error
 
 
 def read_permutation(path: str | os.PathLike[str]) -> tuple[Any, dict[str, Any]]:

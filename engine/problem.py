@@ -194,6 +194,10 @@ class Comparison:
         folds = cast(tuple[Scale, Scale], fold if is_pair else (fold, fold))
         return cls(*check_parts(parts, weights), folds, max_cost)
 
+    def width(self, sae: SAE) -> int:
+        """K, the number of columns of the feature rows."""
+        return sum(1 if part == "bias" else sae.d for part in self.parts)
+
     def rows(self, sae: SAE, side: int = 0) -> Rows:
         """Feature rows of the source (side 0) or the target (side 1)."""
         return feature_rows(sae, self.parts, self.weights, self.folds[side])

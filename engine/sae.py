@@ -154,23 +154,26 @@ class SAE:
             if s.shape != (self.F,):
                 raise MatchError(f"{self.source}: the fold's scale has shape {tuple(s.shape)}, expected ({self.F},)")
             return self._positive(s, "the scale", "every entry must be finite and positive")
+        self.check_fold(scale)
         if scale == "none":
             return torch.ones(self.F, dtype=dtype, device=device)
+        remedy = 'choose fold="none" or a scale of your own'
         if scale == "decoder_norm":
             norm: Tensor = torch.linalg.vector_norm(self.W_dec, dim=1, dtype=dtype)
-            return self._positive(norm, "the decoder norm", 'choose fold="none" or a scale of your own').reciprocal()
-        if scale == "threshold":
-            if self.threshold is None:
-                raise MatchError(
-                    f'{self.source}: fold="threshold" needs a JumpReLU threshold, and this SAE is {self.activation}; '
-                    'choose fold="decoder_norm", fold="none" or a scale of your own'
-                )
-            return self._positive(
-                self.threshold.to(dtype),
-                "the threshold",
-                'choose fold="decoder_norm", fold="none" or a scale of your own',
+            return self._positive(norm, "the decoder norm", remedy).reciprocal()
+        assert self.threshold is not None
+        remedy = 'choose fold="decoder_norm", fold="none" or a scale of your own'
+        return self._positive(self.threshold.to(dtype), "the threshold", remedy)
+
+    def check_fold(self, name: str) -> None:
+        """Raise `MatchError` for a fold that no values could make possible."""
+        if name not in FOLDS:
+            raise MatchError(f"fold {name!r} is not known: choose one of {_list(FOLDS)}, or give a vector ({self.F},)")
+        if name == "threshold" and self.threshold is None:
+            raise MatchError(
+                f'{self.source}: fold="threshold" needs a JumpReLU threshold, and this SAE is {self.activation}; '
+                'choose fold="decoder_norm", fold="none" or a scale of your own'
             )
-        raise MatchError(f"fold {scale!r} is not known: choose one of {_list(FOLDS)}, or give a vector ({self.F},)")
 
     def _check_last(self, values: Tensor, size: int, what: str) -> None:
         if not isinstance(values, Tensor) or values.shape[-1:] != (size,):

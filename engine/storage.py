@@ -1,11 +1,15 @@
-"""Files of our own: written aside and renamed, so that a reader sees the old content or the new, never a part."""
+"""Files of our own: a reader sees the old content of a name or the new, never a part of either."""
 
 from __future__ import annotations
 
 import json
 import os
 import secrets
-from pathlib import Path
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from saematch.errors import MatchError
@@ -24,9 +28,150 @@ def write_whole(path: Path, content: bytes) -> None:
         finally:
             aside.unlink(missing_ok=True)
     except OSError as error:
-        raise MatchError(f"{path}: cannot be written ({error.strerror or error})") from error
+        raise _unwritable(path, error) from error
 
 
 def as_json(content: Any) -> bytes:
     """JSON for people and programs: indented, ASCII, no NaN."""
     return (json.dumps(content, indent=1, allow_nan=False) + "\n").encode()
+
+
+class Folder(ABC):
+    """A folder on a disk of this machine or in somebody's store. Names are relative, with slashes.
+
+    Everything raises `MatchError` where the disk or the store refuses.
+    """
+
+    @abstractmethod
+    def names(self, inside: str = ".") -> set[str]:
+        """The names of the files in the folder itself, or in one of its folders; none where it does not exist."""
+
+    @abstractmethod
+    def read(self, name: str) -> bytes:
+        """The content of a small file."""
+
+    @abstractmethod
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file in one step, and the folder it lies in."""
+
+    @abstractmethod
+    def remove(self, name: str) -> None:
+        """Remove a file that is there."""
+
+    @abstractmethod
+    def local(self, name: str) -> AbstractContextManager[Path]:
+        """A file on this machine with that content, for as long as the context lasts."""
+
+
+class LocalFolder(Folder):
+    """A folder of a file system, mounted ones included."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def names(self, inside: str = ".") -> set[str]:
+        """See `Folder`."""
+        try:
+            return {entry.name for entry in os.scandir(self.path / inside) if entry.is_file()}
+        except FileNotFoundError:
+            return set()
+        except OSError as error:
+            raise MatchError(f"{self.path / inside}: cannot be read ({error.strerror or error})") from error
+
+    def read(self, name: str) -> bytes:
+        """See `Folder`."""
+        try:
+            return (self.path / name).read_bytes()
+        except OSError as error:
+            raise MatchError(f"{self.path / name}: cannot be read ({error.strerror or error})") from error
+
+    def write(self, name: str, content: bytes) -> None:
+        """See `Folder`."""
+        path = self.path / name
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _unwritable(path.parent, error) from error
+        write_whole(path, content)
+
+    def remove(self, name: str) -> None:
+        """See `Folder`."""
+        try:
+            (self.path / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise _unwritable(self.path / name, error) from error
+
+    def local(self, name: str) -> AbstractContextManager[Path]:
+        """See `Folder`."""
+        return nullcontext(self.path / name)
+
+
+class RemoteFolder(Folder):
+    """A folder that fsspec reaches: s3://, gs://, memory:// and so on. Stores replace an object in one step."""
+
+    def __init__(self, url: str) -> None:
+        from fsspec.core import url_to_fs
+
+        self.url = url.rstrip("/")
+        with self._refusals("cannot be reached"):
+            self._fs, self._root = url_to_fs(self.url)
+
+    def __str__(self) -> str:
+        return self.url
+
+    def names(self, inside: str = ".") -> set[str]:
+        """See `Folder`."""
+        with self._refusals("cannot be read"):
+            self._fs.invalidate_cache()
+            try:
+                listed = self._fs.ls(self._path(inside), detail=True)
+            except FileNotFoundError:
+                return set()
+            return {PurePosixPath(entry["name"]).name for entry in listed if entry["type"] == "file"}
+
+    def read(self, name: str) -> bytes:
+        """See `Folder`."""
+        with self._refusals("cannot be read", name):
+            return bytes(self._fs.cat_file(self._path(name)))
+
+    def write(self, name: str, content: bytes) -> None:
+        """See `Folder`."""
+        with self._refusals("cannot be written", name):
+            self._fs.makedirs(str(PurePosixPath(self._path(name)).parent), exist_ok=True)
+            self._fs.pipe_file(self._path(name), content)
+
+    def remove(self, name: str) -> None:
+        """See `Folder`."""
+        with self._refusals("cannot be written", name):
+            self._fs.rm_file(self._path(name))
+
+    @contextmanager
+    def local(self, name: str) -> Iterator[Path]:
+        """See `Folder`."""
+        with tempfile.TemporaryDirectory(prefix="saematch-") as folder:
+            path = Path(folder) / PurePosixPath(name).name
+            path.write_bytes(self.read(name))
+            yield path
+
+    def _path(self, name: str) -> str:
+        return str(PurePosixPath(self._root) / name)
+
+    @contextmanager
+    def _refusals(self, what: str, name: str = "") -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # whatever the client of a store may raise, a missing client among it
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise MatchError(f"{self.url}{'/' if name else ''}{name}: {what} ({reason})") from error
+
+
+def folder_at(where: str | os.PathLike[str]) -> Folder:
+    """The folder of a path, or of a URL."""
+    return RemoteFolder(where) if isinstance(where, str) and "://" in where else LocalFolder(where)
+
+
+def _unwritable(path: Path, error: OSError) -> MatchError:
+    return MatchError(f"{path}: cannot be written ({error.strerror or error})")

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import sys
+import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from saematch.assignment import Round
     from saematch.chain import Step
-    from saematch.layers import Progress
     from saematch.matching import Matching
+    from saematch.plan import Pair
+    from saematch.stream import Progress
 
 
 def row(cells: Sequence[str], widths: Sequence[int]) -> str:
@@ -87,22 +91,129 @@ def round_text(news: Round) -> str:
     return f"pass {news.number}, {news.edges:,} candidate pairs{share}"
 
 
-class PairTable:
-    """Prints a row a pair as it is finished, with the pass in progress below it."""
+class RunLog:
+    """Prints a row a pair as it is finished: plain lines, for a log or a pipe."""
 
     _widths = (10, 14, 9, 9, 9, 7)
 
     def __init__(self) -> None:
-        self._status = StatusLine()
-        self._status.show("reading the SAEs; a first run also compiles its loops")
+        self._rows = 0
+
+    def __enter__(self) -> RunLog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass
 
     def __call__(self, news: Progress) -> None:
         """Take the news of a run."""
+        if news.stage == "start" and news.finished == news.of:
+            self._say(f"{_count(news.of, 'pair')} of layers, finished before.")
+        elif news.stage == "start":
+            kept = f", {news.finished:,} of them finished before" if news.finished else ""
+            self._say(
+                f"{_count(news.of, 'pair')} of layers{kept}; at most {size(news.bytes)} of memory for the rest.\n"
+            )
+        if news.pair is None:
+            return
         name = f"{news.pair[0]} -> {news.pair[1]}"
-        if news.round is not None:
-            self._status.show(f"pair {news.number} of {news.of}, {name}: {round_text(news.round)}")
         if news.matching is not None:
-            self._status.clear()
-            if news.number == 1:
-                print(row(("layers", *PROOF_HEAD, "seconds"), self._widths))
-            print(row((name, *proof_cells(news.matching), f"{news.seconds:.2f}"), self._widths), flush=True)
+            if not self._rows:
+                self._say(row(("layers", *PROOF_HEAD, "seconds"), self._widths))
+            self._rows += 1
+            self._say(row((name, *proof_cells(news.matching), f"{news.seconds:.2f}"), self._widths))
+        elif news.error is not None:
+            self._say(f"{name:10}  no matching: {printable(news.error)}")
+
+    def _say(self, text: str) -> None:
+        print(text, flush=True)
+
+
+class RunDisplay(RunLog):
+    """The same on a terminal, above a bar with what is done and left, and the pairs in work with their stage."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        from rich.console import Console, Group
+        from rich.live import Live
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.text import Text
+
+        console = Console(highlight=False, markup=False, soft_wrap=True)
+        self._bar = Progress(
+            TextColumn("pairs"), BarColumn(bar_width=30), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"),
+            TextColumn("left:"), TimeRemainingColumn(), console=console,
+        )  # fmt: skip
+        self._whole = self._bar.add_task("", total=None, rate="")
+        self._stages: dict[Pair, str] = {}
+        self._began, self._before = time.monotonic(), 0
+        self._live = Live(
+            get_renderable=lambda: Group(self._bar, *(Text(line) for line in list(self._stages.values()))),
+            console=console, transient=True,
+        )  # fmt: skip
+
+    def __enter__(self) -> RunDisplay:
+        self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._live.stop()
+
+    def __call__(self, news: Progress) -> None:
+        """Take the news of a run."""
+        super().__call__(news)
+        if news.stage == "start":
+            self._began, self._before = time.monotonic(), news.finished
+        self._bar.update(self._whole, total=news.of, completed=news.finished, rate=self._rate(news.finished))
+        if news.stage in ("done", "failed"):
+            self._stages.pop(news.pair or (0, 0), None)
+        elif news.pair is not None:
+            stage = round_text(news.round) if news.round else "reading the SAEs; a first run also compiles its loops"
+            self._stages[news.pair] = f"  {news.pair[0]} -> {news.pair[1]}: {stage}"
+
+    def _rate(self, finished: int) -> str:
+        passed = time.monotonic() - self._began
+        return f"{60 * (finished - self._before) / passed:.1f} a minute" if finished > self._before else ""
+
+    def _say(self, text: str) -> None:
+        self._live.console.print(text)
+
+
+class EventLog:
+    """Writes the news of a run as lines of JSON, each on disk before the next."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+
+    def __call__(self, news: Progress) -> None:
+        """Take the news of a run."""
+        event: dict[str, Any] = {"time": time.time(), "event": news.stage, "of": news.of, "finished": news.finished}
+        if news.pair is not None:
+            event |= {"source": news.pair[0], "target": news.pair[1]}
+        if news.stage == "start":
+            event["bytes"] = news.bytes
+        if news.round is not None:
+            event |= {"pass": news.round.number, "edges": news.round.edges, "gap": news.round.certificate.gap}
+        if news.matching is not None:
+            event |= {**news.matching.scalars(), "seconds": news.seconds}
+        if news.error is not None:
+            event["error"] = news.error
+        print(json.dumps(event, allow_nan=False), file=self._file, flush=True)
+
+
+def run_output() -> RunLog:
+    """What fits where the output goes."""
+    return RunDisplay() if sys.stdout.isatty() else RunLog()
+
+
+def size(number: float) -> str:
+    """Bytes, for eyes."""
+    return f"{number / 1e9:,.1f} GB" if number >= 1e9 else f"{number / 1e6:,.0f} MB"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"

@@ -109,7 +109,51 @@ def test_layers_and_path(run, model, tmp_path):
     path = parsed(saematch("path", run, "--layer", 3, "--feature", 7, "--json"))["path"]
     assert [(step["layer"], step["feature"]) for step in path] == [step[:2] for step in sm.Chain.load(run).path(3, 7)]
     assert saematch("path", run, "--layer", 3, "--feature", 7).stdout.count("\n") == 4
-    assert_refused(saematch("layers", model, "-o", run), "holds a run already", "--overwrite")
+    again = saematch("layers", model, "-o", run)
+    assert (again.returncode, again.stderr) == (0, "")
+    assert "3 pairs of layers, finished before." in again.stdout
+    assert_refused(
+        saematch("layers", model, "-o", run, "--fold", "none"), 'fold was "threshold", is "none"', "--overwr"
+    )
+
+
+def test_a_run_with_a_layer_that_cannot_be_read_has_exit_code_3_and_a_summary(model, tmp_path):
+    shutil.copytree(model, tmp_path / "model")
+    (tmp_path / "model" / "layer_11" / "params.npz").write_bytes(b"PK")
+    done = saematch("layers", tmp_path / "model", "-o", tmp_path / "run")
+    assert (done.returncode, done.stderr) == (3, "")
+    assert done.stdout.count("  yes ") == 2
+    assert "no matching of layers 5 and 11: " in done.stdout
+    assert "layer_11/params.npz: cannot be read" in done.stdout
+    assert "The same command tries these again" in done.stdout
+    shutil.copy(model / "layer_11" / "params.npz", tmp_path / "model" / "layer_11")
+    again = parsed(saematch("layers", tmp_path / "model", "-o", tmp_path / "run", "--json"))
+    assert (again["complete"], again["failures"], len(again["pairs"])) == (True, [], 3)
+
+
+def test_pairs_and_shards_from_the_command_line(model, tmp_path):
+    run = tmp_path / "run"
+    listed = ("layers", model, "-o", run, "--pairs", "3-11,4-5", "--quiet")
+    done = saematch(*listed, "--shard", "1/2", "--log-json", tmp_path / "log")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert list(sm.Chain.load(run)) == [(3, 11)]
+    events = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    assert [event["event"] for event in events if event["event"] != "pass"] == ["start", "reading", "done"]
+    assert (events[-1]["source"], events[-1]["target"], events[-1]["certified"]) == (3, 11, True)
+    assert saematch(*listed, "--shard", "2/2").returncode == 0
+    assert sm.Chain.load(run).complete
+    assert_refused(saematch(*listed, "--shard", "3/2"), "shard 3/2: give i/n")
+    assert_refused(saematch("layers", model, "-o", tmp_path / "x", "--pairs", "3-4,5"), "'3-4,5' are neither")
+
+
+def test_one_set_of_saes_against_another(model, tmp_path):
+    write_model(tmp_path / "other", layers=(4, 5, 6), F=15)
+    content = parsed(saematch("layers", model, "--against", tmp_path / "other", "-o", tmp_path / "run", "--json"))
+    assert [(pair["source"], pair["target"]) for pair in content["pairs"]] == [(4, 4), (5, 5)]
+    chain = sm.Chain.load(tmp_path / "run")
+    direct = sm.match(sm.load(model / "layer_04"), sm.load(tmp_path / "other" / "layer_04"))
+    assert chain[4, 4].perm.tolist() == direct.perm.tolist()
+    assert_refused(saematch("path", tmp_path / "run", "--layer", 4, "--feature", 1), "from one set of SAEs to another")
 
 
 def test_unfinished_proof_has_exit_code_3(tmp_path):
@@ -157,21 +201,20 @@ def test_read_only_folder(model, tmp_path):
 
 
 def test_interrupted_run_exits_with_130_and_keeps_what_is_finished(tmp_path):
-    for layer in range(8):
+    for layer in range(30):
         write_npz(tmp_path / "model" / f"layer_{layer}", made_up(F=1500, d=64, seed=layer))
     command = [sys.executable, "-m", "saematch", "layers", str(tmp_path / "model"), "-o", str(tmp_path / "run")]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
-    record = tmp_path / "run" / "run.json"
-    while not (record.exists() and json.loads(record.read_text())["pairs"]) and time.monotonic() < deadline:
+    while not list((tmp_path / "run").glob("pairs/*.json")) and time.monotonic() < deadline:
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert (process.returncode, errors.count("\n")) == (130, 1)
     chain = sm.Chain.load(tmp_path / "run")
     assert chain.certified
-    assert len(chain) >= 1
-    assert not list((tmp_path / "run").rglob(".*"))
+    assert 1 <= len(chain) < 29
+    assert not list((tmp_path / "run" / "pairs").glob(".*"))
 
 
 def test_output_is_checked_before_any_work(model, tmp_path):
@@ -202,11 +245,10 @@ def test_a_reader_that_leaves_early_does_not_make_it_look_finished(model, tmp_pa
 
 
 def test_a_path_through_an_incomplete_run_says_so(run, tmp_path):
-    record = json.loads((run / "run.json").read_text())
     stopped = tmp_path / "stopped"
     shutil.copytree(run, stopped)
-    record.update(complete=False, pairs=record["pairs"][:1])
-    (stopped / "run.json").write_text(json.dumps(record))
+    for pair in ("4-5", "5-11"):
+        (stopped / "pairs" / f"{pair}.json").unlink()
     done = saematch("path", stopped, "--layer", 3, "--feature", 7)
     assert done.returncode == 3
     assert "The run is not complete" in done.stdout

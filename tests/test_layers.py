@@ -1,4 +1,5 @@
 import json
+import os
 
 import numpy as np
 import pytest
@@ -26,42 +27,54 @@ def test_every_pair_is_matched_written_and_read_again(model, tmp_path):
     for pair, matching in again.items():
         assert torch.equal(matching.perm, chain[pair].perm)
     assert {path.name for path in (tmp_path / "run").rglob("*")} == {
-        "run.json", "pairs", "3-4.safetensors", "4-5.safetensors", "5-11.safetensors"
+        "run.json", "pairs", *(f"{pair}.{kind}" for pair in ("3-4", "4-5", "5-11") for kind in ("safetensors", "json")),
+        ".lock", ".lock-start",
     }  # fmt: skip
 
 
-def test_run_json_says_what_was_done(model, tmp_path):
+def test_the_records_say_what_was_done(model, tmp_path):
     sm.match_layers(model, tmp_path / "run", parts=["decoder"], fold="none")
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["schema"] == 1
-    assert record["complete"] is True
+    assert (record["source"], record["against"]) == (str(tmp_path / "model"), None)
+    assert record["pairs"] == [[3, 4], [4, 5], [5, 11]]
     assert record["options"]["parts"] == ["decoder"]
     assert record["options"]["fold"] == "none"
     assert record["options"]["time_limit"] is None
-    assert record["inputs"]["layers"]["3"]["sha256"]["params.npz"] == model.stored[3].sha256()["params.npz"]
-    assert [row["certified"] for row in record["pairs"]] == [True] * 3
     assert record["options"]["method"] == "optimal"
-    for row in record["pairs"]:
-        assert {"backend", "device", "costs", "precision", "rounds", "edges", "seconds", "stages"} == set(row["stats"])
-        assert set(row["stats"]["stages"]) == {"candidates", "sparse optimum", "passes"}
+    assert record["options"]["memory"] > 2**20
     assert {"torch", "lapx", "numpy", "python"} <= set(record["versions"])
     assert record["machine"]["cores"] >= 1
+    row = json.loads((tmp_path / "run" / "pairs" / "3-4.json").read_text())
+    assert row["certified"] is True
+    assert row["inputs"][0]["path"] == str(tmp_path / "model" / "layer_03" / "params.npz")
+    assert [each["sha256"] for each in row["inputs"]] == [model.stored[layer].sha256() for layer in (3, 4)]
+    assert [row["inputs"][0][name] for name in ("F", "d", "activation")] == [12, 8, "jumprelu"]
+    assert {"backend", "device", "costs", "precision", "rounds", "edges", "seconds", "stages"} == set(row["stats"])
+    assert set(row["stats"]["stages"]) == {"candidates", "sparse optimum", "passes"}
 
 
 def test_equal_runs_write_equal_pairs(model, tmp_path):
     sm.match_layers(model, tmp_path / "a")
     sm.match_layers({layer: model[layer] for layer in model}, tmp_path / "b")
-    for file in (tmp_path / "a" / "pairs").iterdir():
+    for file in (tmp_path / "a" / "pairs").glob("*.safetensors"):
         assert file.read_bytes() == (tmp_path / "b" / "pairs" / file.name).read_bytes()
 
 
 def test_progress_tells_of_every_pair(model):
     news = []
     sm.match_layers(model, progress=news.append)
-    assert [(one.pair, one.number, one.of) for one in news if one.matching] == [
-        ((3, 4), 1, 3), ((4, 5), 2, 3), ((5, 11), 3, 3)
-    ]  # fmt: skip
-    assert any(one.round for one in news)
+    assert (news[0].stage, news[0].of, news[0].finished) == ("start", 3, 0)
+    assert news[0].bytes > 0
+    done = [one for one in news if one.stage == "done"]
+    assert sorted(one.pair for one in done) == [(3, 4), (4, 5), (5, 11)]
+    assert [(one.of, one.finished) for one in done] == [(3, 1), (3, 2), (3, 3)]
+    assert all(one.matching.certified and one.seconds > 0 for one in done)
+    for pair in [(3, 4), (4, 5), (5, 11)]:
+        stages = [one.stage for one in news if one.pair == pair]
+        assert stages[0] == "reading"
+        assert stages[-1] == "done"
+        assert set(stages[1:-1]) == {"pass"}
 
 
 def test_layers_of_different_widths_and_features_left_out(tmp_path):
@@ -79,24 +92,21 @@ def test_layers_of_different_widths_and_features_left_out(tmp_path):
     assert len(complete[1, 2].unmatched_targets) == 1
 
 
-def test_layers_are_read_once_to_be_checked_and_once_to_be_matched(model, monkeypatch):
-    reads = []
-    read = type(model).__getitem__
-    monkeypatch.setattr(type(model), "__getitem__", lambda self, layer: reads.append(layer) or read(self, layer))
-    sm.match_layers(model)
-    assert reads == [3, 4, 5, 11] * 2
-
-
-def test_a_run_that_stops_keeps_its_finished_pairs(model, tmp_path):
+def test_a_run_that_stops_keeps_its_finished_pairs_and_goes_on(model, tmp_path):
     def stop(news):
-        if news.number == 2:
+        if news.stage == "done":
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         sm.match_layers(model, tmp_path / "run", progress=stop)
     chain = sm.Chain.load(tmp_path / "run")
-    assert list(chain) == [(3, 4)]
-    assert json.loads((tmp_path / "run" / "run.json").read_text())["complete"] is False
+    assert len(chain) == 1
+    assert not chain.complete
+    news = []
+    assert sm.match_layers(model, tmp_path / "run", progress=news.append).complete
+    assert (news[0].of, news[0].finished) == (3, 1)
+    assert [one.pair for one in news if one.stage == "done"] != list(chain)
+    assert len([one for one in news if one.stage == "done"]) == 2
 
 
 def test_strict_raises_after_the_pair_is_written(tmp_path):
@@ -106,17 +116,30 @@ def test_strict_raises_after_the_pair_is_written(tmp_path):
     assert sm.Chain.load(tmp_path / "run")[0, 1].status == "round_limit"
 
 
-def test_a_folder_in_use_is_refused_and_nothing_of_it_is_touched(model, tmp_path):
+def test_another_run_is_refused_with_the_difference_and_left_as_it_was(model, tmp_path):
     run = tmp_path / "run"
     sm.match_layers(model, run)
     (run / "notes.txt").write_text("mine")
-    before = (run / "run.json").read_bytes()
-    with pytest.raises(sm.MatchError, match="holds a run already; choose another folder, or overwrite"):
+    before = {path: path.read_bytes() for path in run.rglob("*.*") if path.is_file() and path.name[0] != "."}
+    for options, difference in (
+        ({"fold": "none"}, 'fold was "threshold", is "none"'),
+        (
+            {"max_cost": 9.0, "parts": ["bias"]},
+            r'max_cost was null, is 9.0; parts was \["encoder", "bias", "decoder"\]',
+        ),
+        ({"pairs": "all"}, r"pairs were \[\[3, 4\], \[4, 5\], \[5, 11\]\], are \[\[3, 4\], \[3, 5\]"),
+        ({"against": model}, 'against was null, is "/'),
+        ({"memory": 2**24}, "memory was [0-9]+, is 16777216"),
+    ):
+        with pytest.raises(sm.MatchError, match=f"holds another run: {difference}"):
+            sm.match_layers(model, run, **options)
+    write_npz(tmp_path / "model" / "layer_04", made_up(seed=77))
+    with pytest.raises(sm.MatchError, match=r"layer 4 .* has changed since pair 3-4 was matched; choose another"):
         sm.match_layers(model, run)
-    assert (run / "run.json").read_bytes() == before
+    assert {path: path.read_bytes() for path in before} == before
     sm.match_layers({3: model[3], 4: model[4]}, run, overwrite=True)
     assert list(sm.Chain.load(run)) == [(3, 4)]
-    assert [path.name for path in (run / "pairs").iterdir()] == ["3-4.safetensors"]
+    assert {path.name for path in (run / "pairs").iterdir()} == {"3-4.safetensors", "3-4.json"}
     assert (run / "notes.txt").read_text() == "mine"
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").write_text("precious")
@@ -124,20 +147,53 @@ def test_a_folder_in_use_is_refused_and_nothing_of_it_is_touched(model, tmp_path
         sm.match_layers(model, tmp_path / "other", overwrite=True)
 
 
-def test_bad_input_in_the_last_layer_leaves_an_earlier_run_as_it_was(model, tmp_path):
-    run = tmp_path / "run"
-    sm.match_layers(model, run)
-    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-    write_npz(tmp_path / "model" / "layer_11", made_up(seed=1), W_dec=np.full((12, 8), np.nan))
-    with pytest.raises(sm.MatchError, match="W_dec holds 96 values that are NaN"):
-        sm.match_layers(model, run, overwrite=True)
+def test_inputs_are_trusted_by_path_size_and_time_unless_they_are_to_be_verified(model, tmp_path):
+    path = tmp_path / "model" / "layer_04" / "params.npz"
+    sm.match_layers(model, tmp_path / "run")
+    stat, content = path.stat(), bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert sm.match_layers(model, tmp_path / "run").complete
+    with pytest.raises(sm.MatchError, match=r"layer 4 .* has changed"):
+        sm.match_layers(model, tmp_path / "run", verify_inputs=True)
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)  # as it was, at another time
+    assert sm.match_layers(model, tmp_path / "run").complete
+    (tmp_path / "model").rename(tmp_path / "moved")
+    assert sm.match_layers(sm.load_layers(tmp_path / "moved"), tmp_path / "run").complete
+
+
+def test_a_layer_that_cannot_be_read_costs_its_pairs_and_the_next_run_tries_just_them(model, tmp_path):
+    good = model[5]
+    write_npz(tmp_path / "model" / "layer_05", made_up(seed=1), W_dec=np.full((12, 8), np.nan))
+    news = []
+    chain = sm.match_layers(model, tmp_path / "run", progress=news.append)
+    assert list(chain) == [(3, 4)]
+    assert set(chain.failures) == {(4, 5), (5, 11)}
+    assert all("W_dec holds 96 values that are NaN" in reason for reason in chain.failures.values())
+    assert {one.pair for one in news if one.stage == "failed"} == set(chain.failures)
+    assert not chain.complete
+    with pytest.raises(sm.MatchError, match=r"layers 4 and 5 have no matching: .*NaN"):
+        _ = sm.Chain.load(tmp_path / "run")[4, 5]
+    with pytest.raises(sm.MatchError, match="NaN"):
+        sm.match_layers(model, strict=True)
+    with pytest.warns(UserWarning, match="2 of 3 pairs have no matching"):
+        sm.match_layers(model)
+    write_npz(tmp_path / "model" / "layer_05", good)
+    news.clear()
+    again = sm.match_layers(model, tmp_path / "run", progress=news.append)
+    assert {one.pair for one in news if one.stage == "done"} == {(4, 5), (5, 11)}
+    assert (again.complete, again.failures) == (True, {})
+
+
+def test_a_damaged_file_and_an_impossible_fold_cost_their_pairs(model, tmp_path):
+    (tmp_path / "model" / "layer_03" / "params.npz").write_bytes(b"PK")
     write_npz(tmp_path / "model" / "layer_11", made_up(seed=1), threshold=np.zeros(12))
-    with pytest.raises(sm.MatchError, match="threshold is not finite and positive for 12 of 12"):
-        sm.match_layers(model, run, overwrite=True)
-    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
-    with pytest.raises(sm.MatchError):
-        sm.match_layers(model, tmp_path / "new")
-    assert not (tmp_path / "new").exists()
+    chain = sm.match_layers(model, progress=lambda news: None)
+    assert list(chain) == [(4, 5)]
+    assert "layer_03" in chain.failures[3, 4]
+    assert "threshold is not finite and positive for 12 of 12" in chain.failures[5, 11]
 
 
 def test_a_folder_that_cannot_be_written_is_refused_before_any_work(model, tmp_path):
@@ -236,10 +292,18 @@ def test_a_chain_says_what_it_lacks(chain, tmp_path):
     (tmp_path / "model").rename(tmp_path / "moved")
     moved = sm.Chain.load(tmp_path / "run")
     assert moved.path(3, 7)[1].label is None
-    with pytest.raises(sm.MatchError, match="layer 3, which this cost needs, is not where it was; pass inputs="):
+    with pytest.raises(sm.MatchError, match="layer 3, which this needs, is not where it was; pass inputs="):
         _ = moved.compose(3, 5).cost
     given = sm.Chain.load(tmp_path / "run", sm.load_layers(tmp_path / "moved"))
     assert given.compose(3, 5).cost > 0
+
+
+def test_a_loaded_chain_finds_margins(chain, model):
+    loaded, fresh = chain[3, 4], sm.match(model[3], model[4])
+    assert torch.equal(loaded.perm, fresh.perm)
+    everyone = torch.arange(12)
+    torch.testing.assert_close(loaded.exact_margin(everyone), fresh.exact_margin(everyone), rtol=1e-9, atol=1e-9)
+    assert (loaded.margin <= loaded.exact_margin(everyone) + 1e-9).all()
 
 
 def test_inputs_that_changed_since_the_run_are_not_used_for_costs(chain, tmp_path):
@@ -251,7 +315,7 @@ def test_inputs_that_changed_since_the_run_are_not_used_for_costs(chain, tmp_pat
 def test_what_is_no_run_is_refused(tmp_path):
     with pytest.raises(sm.MatchError, match=r"not a run of saematch: there is no run\.json"):
         sm.Chain.load(tmp_path)
-    loop = '{"schema": 1, "pairs": [{"source": 3, "target": 3}]}'
+    loop = '{"schema": 1, "against": null, "pairs": [[3, 3]]}'
     for content in (
         "[]",
         "{}",

@@ -91,7 +91,8 @@ def test_version_has_one_value():
 
 ROOMS = [
     "errors", "compiled", "team", "loops", "sae", "sources", "features", "cost", "assignment", "backend", "storage",
-    "matching", "problem", "solver", "pairs", "run_folder", "chain", "layers", "terminal", "cli", "__main__",
+    "lock", "matching", "problem", "solver", "pairs", "plan", "inputs", "stream", "run_folder", "executors", "chain",
+    "layers", "terminal", "cli", "__main__",
 ]  # fmt: skip
 
 

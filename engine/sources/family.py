@@ -38,6 +38,8 @@ class Description:
 class Family:
     """A file format; each function takes the path of the file with the weights and may raise `MatchError`.
 
+    They are functions of a module, so that a family, and what is stored in it, can be sent to another process.
+
     Attributes:
         name: for messages and records.
         recognises: whether that file is an SAE of this family, by content.

@@ -37,11 +37,19 @@ def _sae(path: Path, found: dict[str, Tensor]) -> SAE:
     return SAE(**weights, activation="jumprelu", source=str(path))
 
 
+def _files(path: Path) -> list[Path]:
+    return [path]
+
+
+def _layer(_: Path) -> None:
+    return None
+
+
 GEMMA_SCOPE = Family(
     name="gemma_scope",
     recognises=_recognises,
-    files=lambda path: [path],
-    layer=lambda _: None,
+    files=_files,
+    layer=_layer,
     describe=_describe,
     read=_read,
 )

@@ -40,8 +40,13 @@ class StoredSAE:
         return self.family.describe(self.path)
 
     def sha256(self) -> dict[str, str]:
-        """Hash of each of its files, by name."""
+        """Hash of each of its files, by name. Raises `OSError`."""
         return {file.name: sha256(file) for file in self.family.files(self.path)}
+
+    def stamps(self) -> dict[str, list[int]]:
+        """Size in bytes and time of the last change in nanoseconds of each file, by name. Raises `OSError`."""
+        found = {file.name: file.stat() for file in self.family.files(self.path)}
+        return {name: [stat.st_size, stat.st_mtime_ns] for name, stat in found.items()}
 
     @cached_property
     def labels(self) -> dict[int, str]:

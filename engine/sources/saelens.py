@@ -108,10 +108,14 @@ def _activation(path: Path, config: dict[str, Any]) -> tuple[str, int | None]:
     )
 
 
+def _files(path: Path) -> list[Path]:
+    return [_config_file(path), path]
+
+
 SAELENS = Family(
     name="saelens",
     recognises=_recognises,
-    files=lambda path: [_config_file(path), path],
+    files=_files,
     layer=_layer,
     describe=_describe,
     read=_read,

@@ -1,0 +1,146 @@
+"""Pairs in other processes: a worker for each device of this machine, or whatever an executor reaches."""
+
+from __future__ import annotations
+
+import multiprocessing
+import multiprocessing.connection
+from collections.abc import Generator, Sequence
+from concurrent.futures import Executor, Future, as_completed
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from saematch.errors import MatchError
+from saematch.plan import Pair, share_of
+from saematch.run_folder import RunFolder
+from saematch.stream import Outcome, Progress, Work, match_pair, memory_needed, stream
+
+_CONTEXT = multiprocessing.get_context("spawn")  # a forked process cannot use CUDA, nor torch's threads
+
+
+def on_devices(work: Work, pairs: Sequence[Pair], devices: Sequence[str]) -> Generator[Progress | Outcome, None, None]:
+    """`stream` in one process a device, each with its own share of the pairs.
+
+    A worker that dies costs the pairs it had not finished.
+    """
+    shares = [share_of(list(pairs), number, len(devices)) for number in range(1, len(devices) + 1)]
+    threads = max(1, torch.get_num_threads() // sum(torch.device(device).type == "cpu" for device in devices) or 1)
+    news: Any = _CONTEXT.SimpleQueue()
+    unfinished = {number: list(share) for number, share in enumerate(shares) if share}
+    workers = {}
+    for number in unfinished:
+        there = replace(work, solver=replace(work.solver, device=devices[number]))
+        arguments = (number, there, shares[number], threads, news)
+        workers[number] = _CONTEXT.Process(target=_work_on_device, args=arguments, daemon=True)
+    try:
+        for worker in workers.values():
+            worker.start()
+        while unfinished:
+            # A queue does not say when its writer has died, so both are waited for.
+            ended = [worker.sentinel for number, worker in workers.items() if number in unfinished]
+            multiprocessing.connection.wait([news._reader, *ended])
+            while not news.empty():
+                number, told = news.get()
+                if isinstance(told, BaseException):
+                    raise told
+                if isinstance(told, Outcome):
+                    unfinished[number].remove(told.pair)
+                yield told
+            for number in [number for number in unfinished if not unfinished[number] or not workers[number].is_alive()]:
+                if news.empty():  # else it may have said more before it died
+                    for pair in unfinished.pop(number):
+                        why = f"the worker on {devices[number]} ended with exit code {workers[number].exitcode}"
+                        yield Outcome.failed(pair, f"{why}: killed, perhaps for want of memory")
+    finally:
+        for worker in workers.values():
+            worker.terminate()
+            worker.join()
+
+
+def _work_on_device(number: int, work: Work, pairs: Sequence[Pair], threads: int, news: Any) -> None:
+    torch.set_num_threads(threads)
+    try:
+        for told in stream(work, pairs):
+            news.put((number, told))
+    except KeyboardInterrupt:
+        pass  # the caller was interrupted too, and says so
+    except Exception as error:
+        news.put((number, error))
+
+
+def through(
+    executor: Executor, work: Work, pairs: Sequence[Pair], run: RunFolder | None
+) -> Generator[Outcome, None, None]:
+    """One task a pair. A worker that sees the run folder writes its answer there; others send it back.
+
+    A task that is lost, and not tried again by its executor, costs its pair.
+    """
+    where, id = (str(run.folder), run.record["id"]) if run is not None else (None, None)
+    tasks: dict[Future[Outcome], Pair] = {}
+    try:
+        for pair in pairs:
+            tasks[executor.submit(run_task, work, pair, where, id)] = pair
+        for task in as_completed(tasks):
+            try:
+                yield task.result()
+            except Exception as error:  # of the executor, or of the worker: one pair's worth
+                yield Outcome.failed(tasks[task], f"{type(error).__name__}: {str(error).strip() or 'no reason given'}")
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+def run_task(work: Work, pair: Pair, where: str | None, id: str | None) -> Outcome:
+    """What a worker does with a pair: match it, and write it if `where` is the folder of the run from here too."""
+    outcome = match_pair(work, pair)
+    if where is not None:
+        try:
+            run = RunFolder.open(where)
+        except MatchError:
+            return outcome  # the worker has a disk of its own
+        if run.record["id"] == id:
+            run.add(outcome)
+            return replace(outcome, matching=None)
+    return outcome
+
+
+class RayExecutor(Executor):
+    """Tasks on a Ray cluster, whose address Ray finds in its own environment (`RAY_ADDRESS`), else on this machine.
+
+    Each task asks for its memory, and for a GPU if its passes run on one; Ray repeats it where a worker or a node dies.
+    Ray's own setting of threads, one a CPU asked for, holds inside of them.
+
+    Raises:
+        MatchError: if ray is not installed, or its cluster cannot be reached.
+    """
+
+    def __init__(self, work: Work, pairs: Sequence[Pair], gpu: bool, retries: int = 3) -> None:
+        try:
+            import ray
+        except ImportError as error:
+            raise MatchError("--executor ray needs the package ray: pip install 'saematch[ray]'") from error
+        self._mine = not ray.is_initialized()
+        if self._mine:
+            try:
+                ray.init(log_to_driver=False, configure_logging=False, include_dashboard=False)
+            except (ConnectionError, ValueError, RuntimeError) as error:
+                raise MatchError(f"Ray cannot be reached: {error}") from error
+        memory = max(memory_needed(work, [pair]) for pair in pairs)
+        resources = {"num_cpus": 1, "num_gpus": 1 if gpu else 0, "memory": memory, "max_retries": retries}
+        self._task = ray.remote(run_task).options(**resources)
+        self._work = ray.put(work)  # sent once, however many pairs there are
+
+    def submit(self, task: Any, /, *arguments: Any, **options: Any) -> Future[Any]:
+        """Start `run_task`, with a work that was given when the executor was made."""
+        assert task is run_task
+        assert not options
+        future: Future[Any] = self._task.remote(self._work, *arguments[1:]).future()
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: ARG002
+        """Leave the cluster, if this executor joined it."""
+        import ray
+
+        if self._mine:
+            ray.shutdown()

@@ -1,0 +1,67 @@
+from itertools import pairwise
+
+import pytest
+
+import saematch as sm
+from saematch.plan import plan_pairs, share_of
+
+LAYERS = [11, 3, 5, 4]
+
+
+@pytest.mark.parametrize(
+    ("targets", "pairs", "planned"),
+    [
+        (None, None, [(3, 4), (4, 5), (5, 11)]),
+        (None, "adjacent", [(3, 4), (4, 5), (5, 11)]),
+        (None, "all", [(3, 4), (3, 5), (3, 11), (4, 11), (4, 5), (5, 11)]),
+        (None, "3-11, 3-4", [(3, 4), (3, 11)]),
+        (None, [(5, 11), (3, 4), (5, 11)], [(3, 4), (5, 11)]),
+        ([4, 5, 6], None, [(4, 4), (5, 5)]),
+        ([4, 5, 6], "same", [(4, 4), (5, 5)]),
+        ([1, 2], "all", [(3, 1), (3, 2), (4, 2), (4, 1), (5, 1), (5, 2), (11, 2), (11, 1)]),
+        ([1, 2], "11-1", [(11, 1)]),
+    ],
+)
+def test_which_pairs_are_matched(targets, pairs, planned):
+    assert plan_pairs(LAYERS, targets, pairs) == planned
+
+
+def test_neighbours_in_a_plan_of_all_pairs_share_a_layer():
+    planned = plan_pairs(range(9), None, "all")
+    assert sorted(planned) == [(a, b) for a in range(9) for b in range(a + 1, 9)]
+    assert all(set(one) & set(other) for one, other in pairwise(planned))
+
+
+@pytest.mark.parametrize(
+    ("layers", "targets", "pairs", "message"),
+    [
+        ([], None, None, "0 layer to match; at least two"),
+        ([1], None, None, "1 layer to match; at least two"),
+        ([1, 2], [3], None, "no layer in common: 1, 2 and 3"),
+        ([1, 2], None, "same", "make no sense with one set"),
+        ([1, 2], [1], "adjacent", "make no sense with two sets"),
+        ([1, 2], None, "1-7", "pair 1-7: there is no layer 7; there are 1, 2"),
+        ([1, 2], None, "2-1", "the earlier layer first"),
+        ([1, 2], None, "1-1", "the earlier layer first"),
+        ([1, 2], None, "some", "are neither"),
+        ([1, 2], None, [1, 2], "are no list of"),
+        ([1, 2], None, 7, "are no list of"),
+    ],
+)
+def test_plans_that_make_no_sense_are_refused(layers, targets, pairs, message):
+    with pytest.raises(sm.MatchError, match=message):
+        plan_pairs(layers, targets, pairs)
+
+
+@pytest.mark.parametrize("of", [1, 2, 3, 7, 40])
+def test_shards_are_the_plan_in_order_and_of_even_size(of):
+    planned = plan_pairs(range(26))
+    shares = [share_of(planned, number, of) for number in range(1, of + 1)]
+    assert [pair for share in shares for pair in share] == planned
+    assert {len(share) for share in shares} <= {25 // of, 25 // of + 1}
+
+
+@pytest.mark.parametrize(("number", "of"), [(0, 2), (3, 2), (1, 0), (1.0, 2), (True, 2)])
+def test_shards_that_do_not_exist_are_refused(number, of):
+    with pytest.raises(sm.MatchError, match="give i/n"):
+        share_of([(1, 2)], number, of)

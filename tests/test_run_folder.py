@@ -1,0 +1,188 @@
+"""Runs that are stopped, refused, killed, and short of disk."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+import saematch as sm
+from saematch.run_folder import RunFolder, lock_run
+from saematch.storage import folder_at
+from saes import made_up, write_model, write_npz
+
+
+def program(*arguments):
+    return [sys.executable, "-m", "saematch", *map(str, arguments)]
+
+
+def answers(run):
+    return {file.name: file.read_bytes() for file in (run / "pairs").glob("*.safetensors")}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    for layer in range(12):
+        write_npz(folder / f"layer_{layer}", made_up(F=500, d=32, seed=layer))
+    return folder
+
+
+def test_killed_at_any_moment_a_run_goes_on_to_the_same_bytes(model, tmp_path):
+    undisturbed = sm.match_layers(sm.load_layers(model), tmp_path / "whole")
+    moments = random.Random(0)
+    killed = finished_twice = 0
+    finished = {}
+    for _ in range(60):
+        process = subprocess.Popen(program("layers", model, "-o", tmp_path / "run", "--quiet"), stderr=subprocess.PIPE)
+        deadline = time.monotonic() + 60  # from the start of the work on, not of the interpreter
+        before = len(finished)
+        while not (tmp_path / "run" / ".lock").exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.001)
+        while len(list((tmp_path / "run" / "pairs").glob("*.json"))) <= before and process.poll() is None:
+            time.sleep(0.001)
+        time.sleep(moments.uniform(0, 0.15))
+        process.kill()
+        _, errors = process.communicate()
+        assert errors == b""
+        now = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "run" / "pairs").glob("*.json")}
+        finished_twice += sum(now[name] != when for name, when in finished.items())
+        killed += process.returncode == -signal.SIGKILL
+        finished = now
+        chain = sm.Chain.load(tmp_path / "run")  # readable at any moment
+        assert chain.certified
+        if process.returncode == 0:
+            break
+    assert process.returncode == 0
+    assert killed >= 3
+    assert finished_twice == 0
+    assert answers(tmp_path / "run") == answers(tmp_path / "whole")
+    assert len(undisturbed) == 11
+    leftovers = [path.name for path in (tmp_path / "run").rglob(".*") if not path.name.startswith(".lock")]
+    assert leftovers == []
+
+
+def test_the_second_writer_is_refused_and_told_who_the_first_is(model, tmp_path):
+    run = tmp_path / "run"
+    with lock_run(run):
+        done = subprocess.run(program("layers", model, "-o", run), capture_output=True, text=True, check=False)
+        assert done.returncode == 2
+        assert f"process {os.getpid()} on {socket.gethostname()}" in done.stderr
+        with pytest.raises(sm.MatchError, match="is writing it; wait for it"):
+            sm.match_layers(sm.load_layers(model), run, pairs="0-1", shard=(1, 2))
+    assert sm.match_layers(sm.load_layers(model), run, pairs="0-1").complete
+
+
+def test_shards_write_together_but_not_the_same_one_nor_beside_a_whole_run(model, tmp_path):
+    layers = sm.load_layers(model)
+    run = tmp_path / "run"
+    with lock_run(run, (1, 2)):
+        with pytest.raises(sm.MatchError, match="shard 1/2: process"):
+            sm.match_layers(layers, run, pairs="0-1,5-6", shard=(1, 2))
+        with pytest.raises(sm.MatchError, match="is writing it"):
+            sm.match_layers(layers, run, pairs="0-1,5-6")
+        second = sm.match_layers(layers, run, pairs="0-1,5-6", shard=(2, 2))
+        assert list(second) == [(5, 6)]
+        assert not second.complete
+    assert sm.match_layers(layers, run, pairs="0-1,5-6", shard=(1, 2)).complete
+    for options in ({"out": None}, {"out": run, "overwrite": True}):
+        with pytest.raises(sm.MatchError, match="a shard is part of a run folder"):
+            sm.match_layers(layers, shard=(1, 2), **options)
+
+
+def test_the_lock_of_a_process_that_was_killed_is_nobodys(tmp_path):
+    code = f"from saematch.run_folder import lock_run\nwith lock_run({str(tmp_path)!r}): print(flush=True); input()"
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    process.stdout.readline()
+    with pytest.raises(sm.MatchError, match=f"process {process.pid} on"), lock_run(tmp_path):
+        pass
+    process.kill()
+    process.communicate()
+    with lock_run(tmp_path):
+        assert json.loads((tmp_path / ".lock").read_text())["pid"] == os.getpid()
+
+
+def test_a_full_disk_is_a_clear_error_and_leaves_earlier_pairs_intact(model, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    script = f"mount -t tmpfs -o size=48k none {disk} && {{ {' '.join(program('layers', model, '-o', disk / 'run'))};"
+    script += f" code=$?; cp -r {disk}/run {tmp_path}/kept; exit $code; }}"
+    isolated = ["unshare", "--map-root-user", "--mount", "sh", "-c"]
+    if shutil.which("unshare") is None or subprocess.run([*isolated, "true"], check=False).returncode:
+        pytest.skip("no file system can be mounted here")
+    done = subprocess.run([*isolated, script], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "No space left on device" in done.stderr
+    assert done.stderr.count("\n") == 1
+    whole = sm.match_layers(sm.load_layers(model), tmp_path / "whole")
+    chain = sm.Chain.load(tmp_path / "kept")
+    assert 1 <= len(chain) < len(whole)
+    for pair, matching in chain.items():
+        assert torch.equal(matching.perm, whole[pair].perm)
+    assert sm.match_layers(sm.load_layers(model), tmp_path / "kept").complete  # with room, it goes on
+    assert answers(tmp_path / "kept") == answers(tmp_path / "whole")
+
+
+def test_damaged_records_are_named(tmp_path):
+    sm.match_layers(sm.load_layers(write_model(tmp_path / "model")), tmp_path / "run")
+    path = tmp_path / "run" / "pairs" / "3-4.json"
+    for content in ("{", "[]", '{"source": 4, "target": 5}'):
+        path.write_text(content)
+        with pytest.raises(sm.MatchError, match=r"3-4\.json|run\.json"):
+            sm.Chain.load(tmp_path / "run")
+
+
+def test_a_path_reads_no_whole_matching_and_a_composition_keeps_none(tmp_path, monkeypatch):
+    sm.match_layers(sm.load_layers(write_model(tmp_path / "model")), tmp_path / "run")
+    chain = sm.Chain.load(tmp_path / "run")
+    by_hand = {pair: sm.Chain.load(tmp_path / "run")[pair] for pair in chain}
+    with monkeypatch.context() as patched:
+        patched.setattr(sm.Matching, "load", lambda path: pytest.fail("a path needs a row of it"))
+        path = chain.path(3, 7)
+    assert [step.feature for step in path[1:]] == [
+        int(by_hand[3, 4].perm[7]), int(by_hand[4, 5].perm[path[1].feature]), int(by_hand[5, 11].perm[path[2].feature])
+    ]  # fmt: skip
+    assert chain.compose(3, 11).perm.tolist() == by_hand[5, 11].perm[by_hand[4, 5].perm[by_hand[3, 4].perm]].tolist()
+    assert len(chain._run._read) == 0
+
+
+def test_with_all_pairs_paths_lead_from_layer_to_layer(tmp_path):
+    model = sm.load_layers(write_model(tmp_path / "model"))
+    chain = sm.match_layers(model, tmp_path / "run", pairs="all")
+    assert len(chain) == 6
+    assert [step.layer for step in chain.path(3, 0)] == [3, 4, 5, 11]
+    composed = chain[5, 11].perm[chain[4, 5].perm[chain[3, 4].perm]]
+    assert chain.compose(3, 11).perm.tolist() == composed.tolist()
+    assert chain[3, 11].certified
+
+
+@pytest.mark.parametrize("scheme", ["memory", "file"])
+def test_a_run_in_a_store_is_that_of_a_disk(tmp_path, scheme):
+    model = sm.load_layers(write_model(tmp_path / "model"))
+    url = f"{scheme}://{tmp_path}/store"
+    stored = sm.match_layers(model, url, pairs="3-4")
+    local = sm.match_layers(model, tmp_path / "run", pairs="3-4")
+    assert folder_at(url).read("pairs/3-4.safetensors") == (tmp_path / "run" / "pairs" / "3-4.safetensors").read_bytes()
+    again = sm.Chain.load(url)
+    assert again.path(3, 5) == local.path(3, 5)
+    assert again.complete
+    assert stored.folder == url
+    with pytest.raises(sm.MatchError, match="holds another run"):
+        sm.match_layers(model, url)
+    assert sm.match_layers(model, url, overwrite=True).complete
+    assert RunFolder.open(url).planned == [(3, 4), (4, 5), (5, 11)]
+
+
+def test_a_store_that_cannot_be_reached_is_named(tmp_path):
+    model = sm.load_layers(write_model(tmp_path / "model"))
+    with pytest.raises(sm.MatchError, match="nowhere://x: cannot be reached"):
+        sm.match_layers(model, "nowhere://x")
+    with pytest.raises(sm.MatchError, match="not a run of saematch"):
+        sm.Chain.load("memory://nothing/here")

@@ -1,0 +1,122 @@
+import threading
+import time
+
+import pytest
+
+import saematch as sm
+from saematch import stream as module
+from saematch.inputs import read_input
+from saematch.plan import plan_pairs
+from saematch.problem import Comparison
+from saematch.solver import Solver
+from saematch.stream import Outcome, Work, memory_needed, stream
+from saes import made_up
+
+COMPARISON = Comparison.checked(("encoder", "bias", "decoder"), None, "threshold", None)
+
+
+def work_on(layers, against=None, **options):
+    return Work(layers, layers if against is None else against, COMPARISON, Solver(**options))
+
+
+@pytest.fixture
+def model():
+    return {layer: made_up(F=40, seed=layer) for layer in range(6)}
+
+
+@pytest.fixture
+def held(monkeypatch):
+    """The layers that a stream reads, and the most that it held at any time."""
+    counts = {"most": 0, "read": []}
+    read = module._Shelf._read
+
+    def counted(shelf, key):
+        counts["read"].append(key.layer)
+        counts["most"] = max(counts["most"], len(shelf._layers))
+        time.sleep(0.01)
+        return read(shelf, key)
+
+    monkeypatch.setattr(module._Shelf, "_read", counted)
+    return counts
+
+
+def outcomes(work, pairs):
+    return {told.pair: told for told in stream(work, pairs) if isinstance(told, Outcome)}
+
+
+def test_adjacent_layers_are_read_once_and_at_most_three_are_held(model, held):
+    pairs = plan_pairs(model)
+    found = outcomes(work_on(model), pairs)
+    assert sorted(held["read"]) == list(range(6))
+    assert held["most"] <= 3
+    for (a, b), outcome in found.items():
+        assert outcome.matching.perm.tolist() == sm.match(model[a], model[b]).perm.tolist()
+
+
+@pytest.mark.parametrize("pairs", ["all", "0-1,2-3,4-5", "0-5,1-4,2-3"])
+def test_any_plan_holds_at_most_three_layers(model, held, pairs):
+    planned = plan_pairs(model, None, pairs)
+    assert set(outcomes(work_on(model), planned)) == set(planned)
+    assert held["most"] <= 3
+    assert len(held["read"]) <= (len(planned) + 2 if pairs == "all" else 2 * len(planned))
+
+
+def test_two_pairs_are_in_work_at_once(model, monkeypatch):
+    together = threading.Barrier(2, timeout=30)
+    monkeypatch.setattr(module, "_matched", lambda work, shelf, pair, tell: (together.wait(), pair)[1])
+    assert len(list(stream(work_on(model), plan_pairs(model)[:4]))) == 4
+
+
+def test_equal_layers_of_two_sets_are_two_saes(model):
+    other = {layer: made_up(F=50, seed=100 + layer) for layer in range(3)}
+    for (a, b), outcome in outcomes(work_on(model, other), plan_pairs(model, other)).items():
+        assert outcome.matching.perm.tolist() == sm.match(model[a], other[b]).perm.tolist()
+
+
+def test_a_layer_that_cannot_be_read_costs_its_pairs_and_is_tried_once(model, monkeypatch):
+    tried = []
+
+    def read(layers, layer):
+        if layer == 2:
+            tried.append(layer)
+            raise OSError(5, "Input/output error", "layer_2")
+        return read_input(layers, layer)
+
+    monkeypatch.setattr(module, "read_input", read)
+    found = outcomes(work_on(model), plan_pairs(model))
+    assert {pair for pair, outcome in found.items() if outcome.matching is None} == {(1, 2), (2, 3)}
+    assert found[1, 2].record == {"source": 1, "target": 2, "failure": "layer_2: Input/output error"}
+    assert tried == [2]
+
+
+def test_want_of_memory_costs_a_pair(model, monkeypatch):
+    monkeypatch.setattr(Comparison, "rows", lambda comparison, sae, side=0: [].__getitem__(MemoryError()))
+    monkeypatch.setattr(module, "read_input", lambda layers, layer: (_ for _ in ()).throw(MemoryError()))
+    assert "not enough memory" in outcomes(work_on(model), [(0, 1)])[0, 1].record["failure"]
+
+
+def test_a_defect_is_not_taken_for_a_failure(model, monkeypatch):
+    monkeypatch.setattr(module, "read_input", lambda layers, layer: 1 // 0)
+    with pytest.raises(ZeroDivisionError):
+        list(stream(work_on(model), plan_pairs(model)))
+
+
+def test_whoever_stops_asking_stops_the_work(model):
+    news = stream(work_on(model), plan_pairs(model))
+    next(news)
+    news.close()
+    deadline = time.monotonic() + 30
+    while module.still_at_work() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not module.still_at_work()
+
+
+def test_memory_counts_three_saes_two_pairs_and_products_that_are_kept(model):
+    pairs = plan_pairs(model)
+    nothing = memory_needed(work_on(model, memory=2**23), [])
+    assert nothing == module._FIXED
+    rows, products = 40 * 17, 4 * 40 * 40
+    lane = 4 * 2 * rows + module._PER_FEATURE * 80 + products
+    read = 4 * (40 * 16 + 40 + 40 + 8)
+    assert memory_needed(work_on(model, memory=2**23), pairs) == nothing + 3 * 8 * rows + 2 * read + 2 * lane
+    assert memory_needed(work_on(model, memory=2**23), pairs[:1]) == nothing + 2 * 8 * rows + 2 * read + lane
