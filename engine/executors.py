@@ -80,15 +80,23 @@ def through(
     tasks: dict[Future[Outcome], Pair] = {}
     try:
         for pair in pairs:
-            tasks[executor.submit(run_task, work, pair, where, id)] = pair
+            try:
+                tasks[executor.submit(run_task, work, pair, where, id)] = pair
+            except RuntimeError as error:  # the executor is broken: no other takes its pairs
+                yield _lost(pair, error)
         for task in as_completed(tasks):
             try:
-                yield task.result()
+                outcome = task.result()
             except Exception as error:  # of the executor, or of the worker: one pair's worth
-                yield Outcome.failed(tasks[task], f"{type(error).__name__}: {str(error).strip() or 'no reason given'}")
+                outcome = _lost(tasks[task], error)
+            yield outcome
     finally:
         for task in tasks:
             task.cancel()
+
+
+def _lost(pair: Pair, error: Exception) -> Outcome:
+    return Outcome.failed(pair, f"{type(error).__name__}: {str(error).strip() or 'no reason given'}")
 
 
 def run_task(work: Work, pair: Pair, where: str | None, id: str | None) -> Outcome:

@@ -268,9 +268,16 @@ class Matching:
             raise MatchError(f"{path}: not a matching that saematch wrote ({_first_line(error)})") from error
 
     def __getstate__(self) -> dict[str, Any]:
-        state = {**self.__dict__, "_measure": self.pair_cost, "_find_margins": None}
-        state.pop("_margins", None)
-        return state
+        """As arrays: torch would send tensors by handles, which die with the process that made them."""
+        state = {**self.__dict__, "_measure": self.pair_cost.numpy(), "_find_margins": None}
+        for name in ("_margins", "pair_cost"):
+            state.pop(name, None)
+        return state | {"perm": self.perm.numpy(), "prices": self.prices.numpy()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # Copied: what a store of shared objects hands out cannot be written.
+        tensors = {name: torch.from_numpy(np.array(state[name])) for name in ("perm", "prices", "_measure")}
+        self.__dict__.update(state | tensors)
 
     def __repr__(self) -> str:
         known = (
