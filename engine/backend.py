@@ -14,6 +14,7 @@ import torch
 
 from saematch.errors import MatchError
 
+_TRUE = ("1", "true", "yes", "on", "y")  # as Triton reads its environment
 BACKENDS = ("auto", "torch", "triton")
 PACKAGES = ("saematch", "torch", "numpy", "lapx", "numba", "safetensors", "triton")
 
@@ -76,7 +77,7 @@ def choose_backend(name: str = "auto", device: str | torch.device | None = None,
 def _why_not_triton(device: torch.device) -> str | None:
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed"
-    if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+    if device.type != "cuda" and os.environ.get("TRITON_INTERPRET", "").lower() not in _TRUE:
         return f"Triton's kernels need a CUDA GPU, and the device is {device}"
     return None
 

@@ -10,7 +10,7 @@ from saematch.kernels.costs import Costs, is_interpreted, products, stored
 from saematch.kernels.exact_pairs.launch import exact_pairs, exact_products
 from saematch.kernels.pairs_below.launch import TooManyPairsError, pairs_below
 from saematch.kernels.pairwise_cost.launch import pairwise_cost
-from saematch.kernels.precision import PRECISIONS, Precision, precision_named
+from saematch.kernels.precision import PRECISIONS, Precision, precision_named, split
 from saematch.kernels.reduced_minima.launch import reduced_minima
 from saematch.kernels.reduced_minima.reference import Minima
 from saematch.kernels.soft_minima.launch import soft_minima
@@ -19,5 +19,5 @@ from saematch.kernels.tiles import Tile
 __all__ = [
     "PRECISIONS", "Costs", "Lists", "Minima", "Precision", "Tile", "TooManyPairsError", "candidates", "exact_pairs",
     "exact_products", "is_interpreted", "pairs_below", "pairwise_cost", "precision_named", "products",
-    "reduced_minima", "soft_minima", "stored",
+    "reduced_minima", "soft_minima", "split", "stored",
 ]  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor
 from saematch.errors import MatchError
 from saematch.kernels.precision import PRECISIONS, Precision, precision_named, split
 
-LARGEST = 2**31 - 1  # features: indices are int32, offsets into memory int64
+LARGEST = 2**31 - 2**10  # features: indices, up to the end of the last tile, are int32; offsets into memory int64
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,8 @@ class Costs:
 def products(x: Tensor, y: Tensor, precision: str = "ieee") -> Costs:
     """M_ij = <x_i, y_j> for float32 rows `x (F_A, K)` and `y (F_B, K)`, made again in every pass.
 
-    Raises `MatchError` unless these are float32 matrices of one width on one device.
+    Rows are finite, as `Precision.error` says. Raises `MatchError` unless these are float32 matrices of one width on
+    one device.
     """
     chosen = precision_named(precision)
     check_matrix(x, "x", torch.float32)
@@ -75,8 +77,16 @@ def products(x: Tensor, y: Tensor, precision: str = "ieee") -> Costs:
     return Costs(split(x, chosen, 0), split(y, chosen, 1), chosen)
 
 
+def launch(kernel: Any, grid: tuple[int, ...], device: torch.device, **arguments: Any) -> None:
+    """Start a kernel where its tensors are: Triton takes the current device, which may be another."""
+    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+        kernel[grid](**arguments)
+
+
 def stored(matrix: Tensor) -> Costs:
-    """M as a float32 `matrix (F_A, F_B)` of any strides. Raises `MatchError` for anything else."""
+    """M as a float32 `matrix (F_A, F_B)` of any strides, without NaN and -inf. Raises `MatchError` for anything else
+    that is no such matrix; entries are not looked at.
+    """
     check_matrix(matrix, "matrix", torch.float32)
     check_device(matrix.device)
     return Costs(matrix, None, PRECISIONS["ieee"])

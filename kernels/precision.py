@@ -8,6 +8,7 @@ passes.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -44,20 +45,24 @@ class Precision:
         return "ieee" if self.is_proved else "tf32"
 
     def error(self, width: int) -> float:
-        """Bound on |product - <x, y>| / (|x| |y|) for float32 rows of `width` columns; underflow aside.
+        """Bound on |product - <x, y>| / (|x| |y|) for float32 rows of `width` columns, of numbers between 2^-100 and
+        2^100 in size or 0; inf where there are too many columns for one.
 
+        `ieee` rounds by the standard: gamma(width) in 2^-24, in any order.
         Splitting, with u = 2^-bits: P parts leave u^P of each row, and the P - 1 pairs left out whose numbers add up to
-        P are u^P each; in all (P + 1) u^P (1 + 4 u), and nothing for float32.
-        Summing n = width * pairs products in float32, in any order: gamma(n), of sums that parts make (1 + u)^2 larger.
-        `ieee` rounds by the standard with unit 2^-24. Tensor cores truncate while they sum; twice that unit is a model
-        of them, which is tested and not proved.
+        P are u^P each; in all (P + 1) u^P (1 + 4 u). Part a of a row is at most (1 + u) u^a of it.
+        Summing in float32, small products first: those of parts a and b, u^(a + b) of the whole, pass through as many
+        additions as there are columns in them and in all that come behind them, and in the blocks at their ends. Tensor
+        cores truncate while they sum: twice the unit, 2^-23, for blocks in the order of their columns is a model of
+        them, which is tested and not proved.
         """
-        terms = (width * len(self.pairs) + 8) * (2.0**-24 if self.is_proved else 2.0**-23)
-        gamma = terms / (1 - terms)
         if self.is_proved:
-            return gamma
+            return _gamma((width + 8) * 2.0**-24)
         unit: float = 2.0**-self.bits
-        return (self.parts + 1) * unit**self.parts * (1 + 4 * unit) + gamma * (1 + unit) ** 2
+        sums = [sum(pair) for pair in self.pairs]
+        behind = {size: width * sum(other <= size for other in sums) + 2 * ALIGNED + 8 for size in sums}
+        summed = math.fsum(_gamma(behind[size] * 2.0**-23) * unit**size for size in sums)
+        return (self.parts + 1) * unit**self.parts * (1 + 4 * unit) + summed * (1 + unit) ** 2
 
     def round(self, values: Tensor) -> Tensor:
         """Float32 values with no more significant bits than a part holds, rounded to nearest even."""
@@ -68,7 +73,8 @@ class Precision:
             return values
         bits = values.view(torch.int32)
         last = (bits >> dropped) & 1
-        return ((bits + ((1 << (dropped - 1)) - 1) + last) & -(1 << dropped)).view(torch.float32)
+        rounded = ((bits + ((1 << (dropped - 1)) - 1) + last) & -(1 << dropped)).view(torch.float32)
+        return torch.where(values.isfinite(), rounded, values)
 
 
 PRECISIONS = {
@@ -84,6 +90,10 @@ PRECISIONS = {
 }
 
 
+def _gamma(terms: float) -> float:
+    return terms / (1 - terms) if terms < 1 else math.inf
+
+
 def precision_named(name: str) -> Precision:
     """Raises `MatchError` for one that is not known."""
     if name not in PRECISIONS:
@@ -93,7 +103,7 @@ def precision_named(name: str) -> Precision:
 
 def split(rows: Tensor, precision: Precision, side: int) -> Tensor:
     """The operand `(F, pairs * K, padded with zeros)` of float32 `rows (F, K)`, as left (0) or right (1) factor."""
-    width = rows.shape[1]
+    rows, width = rows.detach(), rows.shape[1]
     length = -(-width * len(precision.pairs) // ALIGNED) * ALIGNED
     operand = torch.zeros((len(rows), length), dtype=precision.dtype, device=rows.device)
     left = rows

@@ -105,6 +105,25 @@ def test_a_device_without_room_for_the_products_is_said_to_be(monkeypatch):
     assert found.stats["costs"] == "matrix-free (0.0 GB of products did not fit)"
     np.testing.assert_array_equal(found.perm, planted)
     monkeypatch.setattr(kernels, "pairwise_cost", pairwise_cost)
+    candidates, attempts = kernels.candidates, []
+
+    def crowded(costs, *given):
+        attempts.append((costs.is_stored, given[-1]))
+        return full() if len(attempts) < 3 else candidates(costs, *given)
+
+    monkeypatch.setattr(kernels, "candidates", crowded)
+    found = sm.assign(x, y, backend="triton")
+    assert attempts[:3] == [(True, 2**30), (False, 2**30), (False, 2**27)]
+    assert set(attempts[3:]) <= {(False, 2**27)}
+    assert found.stats["costs"] == (
+        "matrix-free (0.0 GB of products did not fit) (in smaller stripes: the device has little room)"
+    )
+    np.testing.assert_array_equal(found.perm, planted)
+    for operation in ("candidates", "exact_products", "split"):
+        with monkeypatch.context() as patched:
+            patched.setattr(kernels, operation, full)
+            with pytest.raises(sm.MatchError, match="not enough memory on cpu: rows and their parts in ieee take"):
+                sm.assign(x, y, backend="triton")
     monkeypatch.setattr(kernels, "candidates", full)
     with pytest.raises(sm.MatchError, match="not enough memory on cpu: rows and their parts in ieee take"):
         sm.assign(x, y, backend="triton")

@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 
 from saematch import MatchError, kernels
 from saematch.kernels import PRECISIONS, Tile
+from saematch.kernels import costs as costs_module
 from saematch.kernels.candidates import launch as candidates_launch
 from saematch.kernels.candidates.reference import candidates as candidates_reference
 from saematch.kernels.exact_pairs import reference as exact_reference
@@ -183,6 +185,81 @@ def test_products_are_as_good_as_torch_makes_them_and_within_their_bound(precisi
     assert (error <= PRECISIONS[precision].error(200) * x.norm(dim=1)[:, None] * y.norm(dim=1)).all()
 
 
+def test_more_parts_have_a_smaller_bound_and_too_many_columns_none():
+    for width in (1, 100, 4_609, 2**14 + 1):
+        bounds = {name: chosen.error(width) for name, chosen in PRECISIONS.items()}
+        assert bounds["bf16x6"] <= bounds["bf16x3"] <= bounds["bf16"]
+        assert bounds["tf32x3"] <= bounds["tf32"]
+        assert bounds["ieee"] == min(bounds.values())
+    assert {chosen.error(2**24) for chosen in PRECISIONS.values()} == {np.inf}
+
+
+@pytest.mark.parametrize("precision", [name for name in PRECISIONS if name != "ieee"])
+def test_the_bound_of_the_sum_covers_the_size_of_the_parts(precision):
+    """Entries that round up, so that parts are as large as they can be and of both signs."""
+    chosen = PRECISIONS[precision]
+    unit = 2.0**-chosen.bits
+    x = torch.full((1, 64), 1 + unit * (1 + 2.0**-9))
+    costs = kernels.products(x, x, precision)
+    products = costs.left.double().abs() * costs.right.double().abs()
+    others = sum(unit ** sum(pair) for pair in chosen.pairs if sum(pair))
+    size = float(products.sum()) / float((x.double() ** 2).sum())
+    assert size <= (1 + others) * (1 + unit) ** 2
+    assert size >= 1 + unit  # it says something: parts are larger than their sum
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_what_is_not_finite_does_not_become_a_number(precision):
+    x = torch.tensor([0x7FFFFFFF, -1, 0x7F800000], dtype=torch.int32).view(torch.float32)[:, None]
+    operand = kernels.split(x, PRECISIONS[precision], 0)
+    assert not operand.isfinite().all(dim=1).any()
+
+
+def test_offsets_into_memory_are_as_wide_as_memory(tmp_path):
+    """Rows 4 GiB apart, in a file with holes: their places do not fit into 32 bits."""
+    apart = 2**30
+    cells = torch.from_numpy(np.memmap(tmp_path / "sparse", np.float32, "w+", shape=(3 * apart + 64,)))
+    view = cells.as_strided((4, 64), (apart, 1))
+    x = integers(4, 64)
+    view.copy_(x)
+    expected, zeros = x @ x.T, torch.zeros(64)
+    made = kernels.pairwise_cost(kernels.Costs(view, view, PRECISIONS["ieee"]), tile=SMALL)
+    same([made], [expected])
+    for matrix in (view, view.T):
+        rows, columns = (torch.zeros(length) for length in matrix.shape)
+        found = kernels.reduced_minima(kernels.stored(matrix), rows, columns, tile=SMALL)
+        whole = x if matrix is view else x.T
+        expected = reduced_minima_reference(whole, torch.arange(len(whole)), rows, columns)
+        same(itertools.chain(*found), itertools.chain(*expected))
+    view.zero_()
+    kernels.pairwise_cost(kernels.stored(x), None, torch.zeros(4), zeros, out=view, tile=SMALL)
+    same([view], [x])
+
+
+def test_kernels_start_on_the_device_of_their_tensors(monkeypatch):
+    entered = []
+
+    class Guard:
+        def __init__(self, device):
+            self.device = device
+
+        def __enter__(self):
+            entered.append(self.device)
+
+        def __exit__(self, *error):
+            entered.append("left")
+
+    class Kernel:
+        def __getitem__(self, grid):
+            return lambda **arguments: entered.append((grid, arguments))
+
+    monkeypatch.setattr(torch.cuda, "device", Guard)
+    costs_module.launch(Kernel(), (3,), torch.device("cuda:1"), M=1)
+    assert entered == [torch.device("cuda:1"), ((3,), {"M": 1}), "left"]
+    for path in (ROOT / "kernels").glob("*/launch.py"):
+        assert not re.search(r"_kernel\[", path.read_text()), path
+
+
 @pytest.mark.parametrize("precision", [name for name in PRECISIONS if name != "ieee"])
 def test_the_bound_of_a_split_holds_for_bad_rows_and_is_within_reach(precision):
     """Rows of one entry again and again, so that nothing cancels, for entries all over [1, 2)."""
@@ -293,13 +370,21 @@ BAD = {
     "K = 3 and y has K = 2": lambda: kernels.products(X, Y[:, :2]),
     "y lies on meta and the costs on cpu": lambda: kernels.products(X, Y.to("meta")),
     "precision 'fp8' is not known": lambda: kernels.products(X, Y, "fp8"),
-    "sides up to 2,147,483,647": lambda: kernels.stored(torch.zeros(1).expand(1, 2**31)),
+    "sides up to 2,147,482,624": lambda: kernels.stored(torch.zeros(1).expand(1, 2**31)),
     "k is 65": lambda: kernels.candidates(kernels.products(X, Y), ROW, COLUMN, 65),
     "row_offset is a torch.float32 tensor": lambda: kernels.reduced_minima(kernels.products(X, Y), COLUMN, COLUMN),
     "column_offset is a torch.float64": lambda: kernels.reduced_minima(kernels.products(X, Y), ROW, COLUMN.double()),
     "rows reach from 0 to 4": lambda: kernels.pairwise_cost(kernels.products(X, Y), torch.arange(5)),
     "expected a vector of indices": lambda: kernels.pairwise_cost(kernels.products(X, Y), torch.ones(2)),
     "out is torch.float64": lambda: kernels.pairwise_cost(kernels.products(X, Y), out=torch.zeros(4, 5).double()),
+    "k is 2.5": lambda: kernels.candidates(kernels.products(X, Y), ROW, COLUMN, 2.5),
+    "out is a list": lambda: kernels.pairwise_cost(kernels.products(X, Y), out=[1]),
+    "rows apart": lambda: kernels.pairwise_cost(kernels.products(X, Y), out=torch.zeros(1, 5).expand(4, 5)),
+    "capacity is -1": lambda: kernels.pairs_below(kernels.products(X, Y), ROW, COLUMN, ROW, COLUMN, capacity=-1),
+    "temperature is 'hot'": lambda: kernels.soft_minima(kernels.products(X, Y), ROW, COLUMN, "hot"),
+    "temperature is 1e-39": lambda: kernels.soft_minima(kernels.products(X, Y), ROW, COLUMN, 1e-39),
+    "x is a list": lambda: kernels.exact_pairs([[1.0]], Y, torch.tensor([0]), torch.tensor([0])),
+    "rows is a NoneType": lambda: kernels.exact_pairs(X, Y, None, torch.tensor([0])),
     "temperature is 0": lambda: kernels.soft_minima(kernels.products(X, Y), ROW, COLUMN, 0),
     "temperature is nan": lambda: kernels.soft_minima(kernels.products(X, Y), ROW, COLUMN, float("nan")),
     "columns reach from 5 to 5": lambda: kernels.exact_pairs(X, Y, torch.tensor([0]), torch.tensor([5])),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -30,78 +31,113 @@ class KernelCost(DistanceCost):
 
         self._kernels, self._precision = kernels, kernels.precision_named(precision)
         super().__init__(x, y, torch.device("cpu"), memory=memory)
-        self.device, self._not_kept = device, ""
+        self.device, self._stripe, self._notes = device, STRIPE_BYTES, ""
         model = "" if self._precision.is_proved else ", trusting a model of how tensor cores round"
         self.precision = f"{precision} chooses, float64 proves{model}"
         self.backend = "triton, interpreted" if kernels.is_interpreted() else "triton"
         self._centres = self._tensor(self._x.centre), self._tensor(self._y.centre)
-        self._costs = self._within_memory(self._made)
+        self._on_device = self._or_refuse(lambda: (self._tensor(self._x.rows), self._tensor(self._y.rows)))
+        self._costs = self._or_refuse(self._products)
+        if self.stored:
+            try:
+                self._costs = kernels.stored(kernels.pairwise_cost(self._costs))
+            except torch.OutOfMemoryError:
+                self._keep_nothing()
 
     @property
     def form(self) -> str:
         """See `Cost`."""
-        return super().form + self._not_kept
+        return super().form + self._notes
 
     def _product_error(self, width: int) -> float:
         """The rows are rounded to float32 before they are split: 2^-24 each, and eight roundings to spare."""
         return self._precision.error(width) + 8 * 2.0**-24
 
-    def _made(self) -> Costs:
-        """The operands, or the products where they are to be kept and fit."""
-        self._on_device = self._tensor(self._x.rows), self._tensor(self._y.rows)
-        x, y = self._x.working.to(self.device), self._y.working.to(self.device)
-        costs = self._kernels.products(x, y, self._precision.name)
-        del x, y, self._x.working, self._y.working  # from here on there are parts
-        if self.stored:
-            try:
-                return self._kernels.stored(self._kernels.pairwise_cost(costs))
-            except torch.OutOfMemoryError:
-                self.stored = False
-                self._not_kept = f" ({4 * self.shape[0] * self.shape[1] / 1e9:.1f} GB of products did not fit)"
-        return costs
+    def _products(self) -> Costs:
+        """One side after the other: from here on there are parts, and no working copies."""
+        parts = []
+        for number, side in enumerate((self._x, self._y)):
+            parts.append(self._kernels.split(side.working.to(self.device), self._precision, number))
+            del side.working
+        return self._kernels.Costs(parts[0], parts[1], self._precision)
 
-    def _within_memory(self, run: Callable[[], T]) -> T:
+    def _keep_nothing(self) -> None:
+        """From here on products are made again in every pass."""
+        self.stored = False
+        self._notes += f" ({4 * self.shape[0] * self.shape[1] / 1e9:.1f} GB of products did not fit)"
+
+    def _let_go(self) -> None:
+        """Drop the products that were kept, for want of room beside them."""
+        self._keep_nothing()
+        del self._costs
+        self._x.prepare(self._x.scale, -2.0, torch.device("cpu"))
+        self._y.prepare(self._y.scale, 1.0, torch.device("cpu"))
+        self._costs = self._or_refuse(self._products)
+
+    def _with_room(self, run: Callable[[], T]) -> T:
+        """What `run` returns: without the products that are kept if there is no room, then in smaller stripes."""
+        remedies = [self._let_go] * self.stored + [self._narrow] * (self._stripe == STRIPE_BYTES)
+        for remedy in remedies:
+            # The remedy comes after the exception, which holds on to what did not fit.
+            with suppress(torch.OutOfMemoryError):
+                return run()
+            remedy()
+        return self._or_refuse(run)
+
+    def _narrow(self) -> None:
+        self._stripe //= 8
+        self._notes += " (in smaller stripes: the device has little room)"
+
+    def _or_refuse(self, run: Callable[[], T]) -> T:
         try:
             return run()
         except torch.OutOfMemoryError as error:
             K = self._x.rows.shape[1]
-            rows = sum(self.shape) * K * (self._x.rows.itemsize + 4 * len(self._precision.pairs))
+            parts = self._precision.dtype.itemsize * len(self._precision.pairs)
+            rows = sum(self.shape) * K * (self._x.rows.itemsize + parts)
             raise MatchError(
                 f"not enough memory on {self.device}: rows and their parts in {self._precision.name} take "
-                f'{rows / 1e9:.1f} GB, passes about {4 * STRIPE_BYTES / 1e9:.0f} GB more; give backend="torch", a '
+                f'{rows / 1e9:.1f} GB, passes about {4 * self._stripe / 1e9:.1f} GB more; give backend="torch", a '
                 "precision of fewer parts, or a larger GPU"
             ) from error
 
     def exact(self, rows: Indices, columns: Indices) -> Floats:
         """See `Cost`."""
-        x, y = self._on_device
-        products = self._kernels.exact_products(x, y, self._tensor(rows), self._tensor(columns), *self._centres)
-        exact: Floats = products.cpu().numpy() * (-2 * self.scale)
+
+        def run() -> Tensor:
+            listed = self._tensor(rows), self._tensor(columns)
+            products: Tensor = self._kernels.exact_products(*self._on_device, *listed, *self._centres)
+            return products.cpu()
+
+        exact: Floats = self._with_room(run).numpy() * (-2 * self.scale)
         return exact
+
+    def block(self, rows: Indices, columns: Indices) -> Floats:
+        """See `Cost`."""
+        return self._with_room(lambda: super(KernelCost, self).block(rows, columns))
 
     def soft_minima(self, prices: Floats, potentials: Floats, temperature: float) -> tuple[Floats, Floats]:
         """See `Cost`."""
-        u, v = (self._tensor(-each.astype(np.float32)) for each in (potentials, prices))
-        by_row, by_column = self._kernels.soft_minima(self._costs, u, v, temperature)
-        return by_row.cpu().numpy(), by_column.cpu().numpy()
+
+        def run() -> list[Tensor]:
+            u, v = (self._tensor(-each.astype(np.float32)) for each in (potentials, prices))
+            return [each.cpu() for each in self._kernels.soft_minima(self._costs, u, v, temperature)]
+
+        by_row, by_column = self._with_room(run)
+        return by_row.numpy(), by_column.numpy()
 
     def _cheapest(
         self, rows: Indices, constant: NDArray[np.float32], offset: NDArray[np.float32], limit: NDArray[np.float32],
         k: int,
     ) -> tuple[Lists, Lists]:  # fmt: skip
-        def run(stripe_bytes: int) -> list[Tensor]:
+        def run() -> list[NDArray[Any]]:
             found = self._kernels.candidates(
                 self._costs, self._tensor(-offset), self._tensor(constant), k, self._tensor(limit), self._tensor(rows),
-                stripe_bytes,
+                self._stripe,
             )  # fmt: skip
-            return [each for lists in found for each in lists]
+            return [each.cpu().numpy() for lists in found for each in lists]
 
-        try:
-            found = run(STRIPE_BYTES)
-        except torch.OutOfMemoryError:
-            self._not_kept += " (in smaller stripes: the device has little room)"
-            found = self._within_memory(lambda: run(STRIPE_BYTES // 8))
-        row_values, row_partners, column_values, column_partners = (each.cpu().numpy() for each in found)
+        row_values, row_partners, column_values, column_partners = self._with_room(run)
         return Lists(row_values, row_partners), Lists(column_values, column_partners)
 
     def _tensor(self, values: NDArray[np.generic]) -> Tensor:

@@ -45,8 +45,8 @@ def candidates(
 
     Raises `MatchError` unless 1 <= k <= 64, and for arguments of another shape, type or device.
     """
-    if not 1 <= k <= MOST:
-        raise MatchError(f"k is {k}; lists hold 1 to {MOST}")
+    if not (isinstance(k, int) and 1 <= k <= MOST):
+        raise MatchError(f"k is {k!r}; lists hold 1 to {MOST}")
     rows = check_rows(rows, costs)
     R, N = len(rows), costs.shape[1]
     unlimited = torch.full((N,), torch.inf, dtype=torch.float32, device=costs.device)
@@ -87,13 +87,16 @@ def _of_stripe(
             most=most, tile=look,
         )  # fmt: skip
     except TooManyPairsError:
-        if R * N <= SORTED or R == 1:
+        step = min(SORTED // N, R // 2)
+        if R * N <= SORTED or step == 0:
             return by_sorting(costs.left, rows, row_offset, column_offset, k, limit)
-        half = R // 2
-        upper = _of_stripe(costs, rows[:half], row_offset[:half], column_offset, k, limit, tile)
-        lower = _of_stripe(costs, rows[half:], row_offset[half:], column_offset, k, limit, tile)
-        by_row = Lists(*(torch.cat(both) for both in zip(upper[0], lower[0], strict=True)))
-        return by_row, _merged(upper[1], lower[1], half)
+        by_row, least = _empty(R, k, costs.device), _empty(N, k, costs.device)
+        for start in range(0, R, step):  # parts of a size to sort, or that now hold fewer
+            part = slice(start, start + step)
+            lists, new = _of_stripe(costs, rows[part], row_offset[part], column_offset, k, limit, tile)
+            by_row.values[part], by_row.indices[part] = lists
+            least = _merged(least, new, start)
+        return by_row, least
     places, columns, values = found
     by_column = values + row_offset[places]
     listed = by_column < limit[columns]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from saematch.errors import MatchError
-from saematch.kernels.costs import check_device, check_matrix, check_vector
+from saematch.kernels.costs import check_device, check_matrix, check_vector, launch
 from saematch.kernels.exact_pairs.kernel import exact_pairs_kernel
 
 BLOCK_E, BLOCK_K = 8, 128  # the sum's order, and with it the last digit, depends on BLOCK_K alone
@@ -25,6 +25,7 @@ def exact_pairs(
 
     Raises `MatchError` for arguments of another shape, type or device, or parts that do not add up to K.
     """
+    check_matrix(x, "x", *FLOATS)
     widths = [x.shape[-1]] if parts is None else list(parts)
     if sum(widths) != x.shape[-1] or min(widths, default=0) < 0:
         raise MatchError(f"parts are {widths}; they must add up to the {x.shape[-1]} columns of x")
@@ -38,6 +39,7 @@ def exact_products(
 
     Off by at most gamma(K + 2) in 2^-53 of |x_i - a| |y_j - b|. Raises `MatchError` as `exact_pairs` does.
     """
+    check_matrix(x, "x", *FLOATS)
     return _launch(x, y, rows, columns, [x.shape[-1]], (a, b), block_k)[:, 0]
 
 
@@ -45,14 +47,13 @@ def _launch(
     x: Tensor, y: Tensor, rows: Tensor, columns: Tensor, widths: list[int], centres: tuple[Tensor, Tensor] | None,
     block_k: int,
 ) -> Tensor:  # fmt: skip
-    check_matrix(x, "x", *FLOATS)
     check_matrix(y, "y", *FLOATS)
     check_device(x.device, y=y)
     if x.shape[1] != y.shape[1]:
         raise MatchError(f"x has K = {x.shape[1]} and y has K = {y.shape[1]}: such rows have no distance")
     x, y = (each if each.stride(1) == 1 else each.contiguous() for each in (x, y))
     for given, name, features in ((rows, "rows", len(x)), (columns, "columns", len(y))):
-        check_vector(given, name, len(rows), x.device, torch.int64)
+        check_vector(given, name, len(rows) if isinstance(rows, Tensor) else 0, x.device, torch.int64)
         if len(given) and not (int(given.min()) >= 0 and int(given.max()) < features):
             raise MatchError(f"{name} reach from {int(given.min())} to {int(given.max())}; there are {features:,}")
     a, b = centres or (x.new_zeros(0, dtype=torch.float64),) * 2
@@ -61,7 +62,8 @@ def _launch(
     out = torch.zeros((len(rows), len(widths)), dtype=torch.float64, device=x.device)
     if out.numel():
         ends = torch.tensor(widths, device=x.device).cumsum(0).int()
-        exact_pairs_kernel[(-(-len(rows) // BLOCK_E), len(widths))](
+        launch(
+            exact_pairs_kernel, (-(-len(rows) // BLOCK_E), len(widths)), x.device,
             x_ptr=x, y_ptr=y, a_ptr=a.contiguous(), b_ptr=b.contiguous(), rows_ptr=rows.contiguous(),
             columns_ptr=columns.contiguous(), ends_ptr=ends, out_ptr=out, E=len(rows), stride_xm=x.stride(0),
             stride_yn=y.stride(0), BLOCK_E=BLOCK_E, BLOCK_K=block_k, PRODUCT=centres is not None,

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from saematch.errors import MatchError
-from saematch.kernels.costs import Costs, check_rows, check_vector
+from saematch.kernels.costs import Costs, check_rows, check_vector, launch
 from saematch.kernels.pairs_below.kernel import pairs_below_kernel
 from saematch.kernels.tiles import Tile, default_tile
 
@@ -44,6 +44,9 @@ def pairs_below(
             check_vector(vector, name, length, costs.device, torch.float32)
     chosen = tile or default_tile(costs.device, costs.kind, lists=True)
     grid = (-(-R // chosen.BLOCK_M) * -(-N // chosen.BLOCK_N),)
+    for given, name in ((capacity, "capacity"), (most, "most")):
+        if not (given is None and name == "capacity") and not (isinstance(given, int) and given > 0):
+            raise MatchError(f"{name} is {given!r}; give a number of pairs, at least 1")
     room = min(most, 16 * (R + N) if capacity is None else capacity)
     while True:
         count = torch.zeros(1, dtype=torch.int64, device=costs.device)
@@ -51,7 +54,8 @@ def pairs_below(
         values = torch.empty(room, dtype=torch.float32, device=costs.device)
         if 0 not in (R, N):
             vectors = {f"{name}_ptr": vector.contiguous() for name, vector in (by_row | by_column).items()}
-            pairs_below_kernel[grid](
+            launch(
+                pairs_below_kernel, grid, costs.device,
                 **costs.arguments(), **vectors, rows_ptr=rows, count_ptr=count, places_ptr=places, columns_ptr=columns,
                 values_ptr=values, M=R, N=N, capacity=room, **chosen.arguments(),
             )  # fmt: skip

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from saematch.errors import MatchError
-from saematch.kernels.costs import Costs, check_device, check_rows, check_vector
+from saematch.kernels.costs import Costs, check_device, check_matrix, check_rows, check_vector, launch
 from saematch.kernels.pairwise_cost.kernel import pairwise_cost_kernel
 from saematch.kernels.tiles import Tile, default_tile
 
@@ -36,14 +36,16 @@ def pairwise_cost(
     check_vector(q, "column_constant", size[1], device, float32)
     if out is None:
         out = torch.empty(size, dtype=float32, device=device)
-    if out.shape != size or out.dtype != float32 or out.stride(1) != 1:
-        raise MatchError(f"out is {out.dtype} {tuple(out.shape)}; expected float32 {size} with columns side by side")
+    check_matrix(out, "out", float32)
+    if out.shape != size or out.stride(1) != 1 or out.stride(0) < size[1]:
+        raise MatchError(f"out is {tuple(out.shape)}; expected {size} with columns side by side and rows apart")
     check_device(device, out=out)
     if 0 in size:
         return out
     chosen = tile or default_tile(device, costs.kind)
     grid = (-(-size[0] // chosen.BLOCK_M) * -(-size[1] // chosen.BLOCK_N),)
-    pairwise_cost_kernel[grid](
+    launch(
+        pairwise_cost_kernel, grid, device,
         **costs.arguments(), rows_ptr=rows, row_constant_ptr=p.contiguous(), column_constant_ptr=q.contiguous(),
         out_ptr=out, M=size[0], N=size[1], stride_om=out.stride(0), **chosen.arguments(),
     )  # fmt: skip

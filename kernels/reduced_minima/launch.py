@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from saematch.kernels.costs import Costs, check_rows, check_vector
+from saematch.kernels.costs import Costs, check_rows, check_vector, launch
 from saematch.kernels.reduced_minima.kernel import reduced_minima_kernel
 from saematch.kernels.reduced_minima.reference import Minima
 from saematch.kernels.tiles import Tile, default_tile
@@ -55,7 +55,8 @@ def tile_minima(
     R, N = len(rows), costs.shape[1]
     tiles_m, tiles_n = -(-R // tile.BLOCK_M), -(-N // tile.BLOCK_N)
     by_row, by_column = _space((tiles_n, R), costs.device), _space((tiles_m, N), costs.device)
-    reduced_minima_kernel[(tiles_m * tiles_n,)](
+    launch(
+        reduced_minima_kernel, (tiles_m * tiles_n,), costs.device,
         **costs.arguments(), rows_ptr=rows, row_offset_ptr=row_offset.contiguous(),
         column_offset_ptr=column_offset.contiguous(), row_value_ptr=by_row.value, row_index_ptr=by_row.where,
         row_second_ptr=by_row.second, column_value_ptr=by_column.value, column_index_ptr=by_column.where,
@@ -72,7 +73,7 @@ def _least(value: Tensor, index: Tensor, second: Tensor) -> Minima:
 
 
 def _marked(minima: Minima) -> Minima:
-    return minima._replace(where=minima.where.masked_fill(minima.value.isinf(), -1).long())
+    return minima._replace(where=minima.where.masked_fill(minima.value == torch.inf, -1).long())
 
 
 def _space(size: tuple[int, ...], device: torch.device) -> Minima:

@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 
 from saematch.errors import MatchError
-from saematch.kernels.costs import Costs, check_rows, check_vector
+from saematch.kernels.costs import Costs, check_rows, check_vector, launch
 from saematch.kernels.soft_minima.kernel import soft_minima_kernel
 from saematch.kernels.tiles import Tile, default_tile
 
+COLDEST, HOTTEST = 1e-30, 1e30  # float32 holds its inverse too
+Number = int | float
 PARTIAL_BYTES = 2**28  # of what tiles find, for either side, before it is put together
 
 
@@ -28,10 +30,11 @@ def soft_minima(
     In float64, from float32 sums within tiles; `temperature` t is in units of M. Between the minimum less t log n, of n
     entries, and the minimum; below it by the rounding of M and a few float32 roundings of it more. Offsets are float32.
 
-    Raises `MatchError` for a temperature that is not positive, or arguments of another shape, type or device.
+    Raises `MatchError` for a temperature that is not positive or leaves float32, and for arguments of another shape,
+    type or device.
     """
-    if not (temperature > 0 and math.isfinite(temperature)):
-        raise MatchError(f"temperature is {temperature}; give one above 0, in units of the costs")
+    if not (isinstance(temperature, Number) and COLDEST <= temperature <= HOTTEST):
+        raise MatchError(f"temperature is {temperature!r}; give one above 0, in units of the costs, of ordinary size")
     rows = check_rows(rows, costs)
     R, N = len(rows), costs.shape[1]
     check_vector(row_offset, "row_offset", R, costs.device, torch.float32)
@@ -49,7 +52,8 @@ def soft_minima(
         tiles_m = -(-length // chosen.BLOCK_M)
         row_least, row_sum = torch.empty((2, tiles_n, length), dtype=torch.float32, device=costs.device)
         column_least, column_sum = torch.empty((2, tiles_m, N), dtype=torch.float32, device=costs.device)
-        soft_minima_kernel[(tiles_m * tiles_n,)](
+        launch(
+            soft_minima_kernel, (tiles_m * tiles_n,), costs.device,
             **costs.arguments(), rows_ptr=rows[part], row_offset_ptr=row_offset[part].contiguous(),
             column_offset_ptr=column_offset.contiguous(), row_least_ptr=row_least, row_sum_ptr=row_sum,
             column_least_ptr=column_least, column_sum_ptr=column_sum, M=length, N=N,
