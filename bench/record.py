@@ -22,7 +22,11 @@ def commit() -> str:
     here = RESULTS.parent.parent
 
     def git(*command: str) -> str:
-        return subprocess.run(["git", *command], capture_output=True, text=True, check=False, cwd=here).stdout.strip()
+        try:
+            done = subprocess.run(["git", *command], capture_output=True, text=True, check=False, cwd=here)
+        except FileNotFoundError:
+            return ""
+        return done.stdout.strip()
 
     changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!bench/results")
     return (git("rev-parse", "--short=12", "HEAD") or "unknown") + ("-dirty" if changed else "")
