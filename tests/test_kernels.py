@@ -1,5 +1,6 @@
 """Every kernel, in Triton's interpreter, against its float64 reference; and as the compiler sees it, for every chip."""
 
+import contextlib
 import itertools
 import json
 import os
@@ -333,7 +334,34 @@ def test_exact_pairs_of_none():
     assert kernels.exact_pairs(reals(3, 0), reals(3, 0), nobody + 0, nobody, []).shape == (0, 0)
 
 
-def test_a_hosts_settings_change_no_bit():
+def _set_default_dtype(stack):
+    stack.callback(torch.set_default_dtype, torch.get_default_dtype())
+    torch.set_default_dtype(torch.float64)
+
+
+def _set_matmul_precision(stack):
+    stack.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
+    torch.set_float32_matmul_precision("medium")
+
+
+def _allow_tf32(stack):
+    stack.callback(setattr, torch.backends.cuda.matmul, "allow_tf32", torch.backends.cuda.matmul.allow_tf32)
+    torch.backends.cuda.matmul.allow_tf32 = True
+
+
+def _autocast(stack):
+    stack.enter_context(torch.autocast("cpu", dtype=torch.bfloat16))
+
+
+def _inference_mode(stack):
+    stack.enter_context(torch.inference_mode())
+
+
+SETTINGS = [_set_default_dtype, _set_matmul_precision, _allow_tf32, _autocast, _inference_mode]
+
+
+@pytest.mark.parametrize("change", SETTINGS)
+def test_a_hosts_settings_change_no_bit(change):
     x, y, u, v = reals(20, 30), reals(25, 30, seed=9), reals(20, seed=3), reals(25, seed=4)
 
     def everything():
@@ -348,15 +376,9 @@ def test_a_hosts_settings_change_no_bit():
         ]
 
     before = everything()
-    precision = torch.get_float32_matmul_precision()
-    try:
-        torch.set_default_dtype(torch.float64)
-        torch.set_float32_matmul_precision("medium")
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            after = everything()
-    finally:
-        torch.set_default_dtype(torch.float32)
-        torch.set_float32_matmul_precision(precision)
+    with contextlib.ExitStack() as stack:
+        change(stack)
+        after = everything()
     for one, other in zip(before, after, strict=True):
         assert torch.equal(one, other)
         assert one.dtype == other.dtype
