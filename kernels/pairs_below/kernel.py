@@ -33,11 +33,10 @@ def pairs_below_kernel(
     below |= (tile + row_offset <= column_limit) & (row_offset < inf)
     below &= valid
     hits = below.to(tl.int32)
-    in_rows = tl.sum(hits, axis=1)
-    total = tl.sum(in_rows, axis=0)
-    if total > 0:  # most tiles have none
-        first = tl.atomic_add(count_ptr, total.to(tl.int64))  # one for the tile; there may be more than 2^31 in all
-        slots = first + (tl.cumsum(in_rows, axis=0) - in_rows)[:, None] + (tl.cumsum(hits, axis=1) - hits)
+    if tl.max(hits) > 0:  # most tiles have none
+        in_row = tl.sum(hits, axis=1).to(tl.int64)  # one atomic a row; there may be more than 2^31 pairs in all
+        first = tl.atomic_add(count_ptr + tl.zeros_like(in_row), in_row, mask=in_row > 0)
+        slots = first[:, None] + tl.cumsum(hits, axis=1) - hits
         kept = below & (slots < capacity)
         tl.store(places_ptr + slots, tl.broadcast_to(offs_m[:, None], (BLOCK_M, BLOCK_N)), mask=kept)
         tl.store(columns_ptr + slots, tl.broadcast_to(offs_n[None, :], (BLOCK_M, BLOCK_N)), mask=kept)
