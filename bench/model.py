@@ -1,8 +1,10 @@
 """A whole model, end to end: 12 layers of 8,192 features in Gemma Scope layout, against the sum of its parts.
 
-    python bench/model.py                everything, some minutes; rows are appended to bench/results/cpu.jsonl
-    python bench/model.py --kill 50      kill -9 at that many random moments, resume, and compare with a whole run
-    python bench/model.py --smaller      256 features, to try the script itself
+    python bench/model.py                 everything, some minutes; rows are appended to bench/results/cpu.jsonl
+    python bench/model.py --kill 50       kill -9 at that many random moments, resume, and compare with a whole run
+    python bench/model.py --model FOLDER  SAEs of your own
+    python bench/model.py --gpu           26 layers of 16,384 features, d = 2,304, on a GPU: from the page cache to
+                                          certified matchings, with the share of time that the GPU was busy
 
 P is the time of the passes on all cores, S that of the sparse problems on one, both from the pairs done one after the
 other. With two pairs in work at once the ideal is P + S / 2.
@@ -13,10 +15,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import random
-import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,24 +33,22 @@ from saematch import stream
 from saematch.features import feature_rows
 from saematch.plan import plan_pairs
 
-LAYERS, D = 12, 576
 
-
-def write_model(folder: Path, features: int) -> None:
+def write_model(folder: Path, layers: int, features: int, d: int) -> None:
     """Layers of which each shares 60 % of its features, with noise, with the one before, in another order."""
     r = np.random.default_rng(0)
-    spectrum = np.arange(1, D + 1, dtype=np.float32) ** -0.5
+    spectrum = np.arange(1, d + 1, dtype=np.float32) ** -0.5
 
     def unit(count: int) -> np.ndarray:
-        v = r.standard_normal((count, D), dtype=np.float32) * spectrum
+        v = r.standard_normal((count, d), dtype=np.float32) * spectrum
         return v / np.linalg.norm(v, axis=1, keepdims=True)
 
     decoder = unit(features)
-    for layer in range(LAYERS):
+    for layer in range(layers):
         threshold = np.exp(r.normal(0, 0.5, features)).astype(np.float32) * np.float32(1.05) ** layer
         arrays = {
             "W_enc": np.ascontiguousarray((decoder + 0.5 * unit(features)).T), "W_dec": decoder, "threshold": threshold,
-            "b_enc": r.standard_normal(features, dtype=np.float32), "b_dec": np.zeros(D, np.float32),
+            "b_enc": r.standard_normal(features, dtype=np.float32), "b_dec": np.zeros(d, np.float32),
         }  # fmt: skip
         where = folder / f"layer_{layer}" / "width_8k" / "average_l0_50"
         where.mkdir(parents=True)
@@ -74,10 +74,13 @@ def timed(run: object) -> tuple[object, float]:
     return answer, time.perf_counter() - began
 
 
-def throughput(model: Path, scratch: Path, features: int) -> None:
-    layers = sm.load_layers(model)
-    pairs = plan_pairs(layers)
-    sizes = {"F_A": features, "F_B": features, "K": 2 * D + 1}
+def sizes_of(layers: sm.Layers) -> dict[str, int]:
+    about = layers.stored[min(layers)].describe().sae
+    return {"F_A": about.F, "F_B": about.F, "K": 2 * about.d + 1, "layers": len(layers)}
+
+
+def throughput(layers: sm.Layers, scratch: Path, name: str) -> None:
+    pairs, sizes = plan_pairs(layers), sizes_of(layers)
     sm.match_layers(layers, pairs=pairs[:1])  # compiles the loops, fills the page cache
 
     def bare() -> list[sm.Matching]:
@@ -97,41 +100,58 @@ def throughput(model: Path, scratch: Path, features: int) -> None:
         lambda: peak_bytes(lambda: sm.match_layers(layers, scratch / "run", progress=told.append))
     )
     assert chain.certified
-    stages = [matching.stats["stages"] for matching in answers]
-    S = sum(stage["sparse optimum"] for stage in stages)
+    S = sum(matching.stats["stages"]["sparse optimum"] for matching in answers)
     P = alone - S
-    share = (P + S) / seconds / ((P + S) / (P + S / 2))
-    append("model: pairs one after the other, nothing written", sizes, [alone], passes=round(P, 2), sparse=round(S, 2))
-    append(
-        "model: streamed and written, one pair at a time", sizes, [one_lane], overhead=round(one_lane / alone - 1, 3)
-    )
-    append("model: streamed and written", sizes, [seconds], peak_bytes=peak, stated_bytes=told[0].bytes,
-           share_of_ideal_gain=round(share, 3))  # fmt: skip
+    share, overhead, stated = (P + S / 2) / seconds, one_lane / alone - 1, told[0].bytes
+    parts = {"passes": round(P, 2), "sparse": round(S, 2)}
+    append(f"{name}: pairs one after the other, nothing written", sizes, [alone], **parts)
+    append(f"{name}: streamed and written, one at a time", sizes, [one_lane], overhead=round(overhead, 3))
+    more = {"stated_bytes": stated, "share_of_ideal_gain": round(share, 3)}
+    append(f"{name}: streamed and written", sizes, [seconds], peak_bytes=peak, **more)
     print(f"one after the other {alone:.2f} s: passes P {P:.2f}, sparse problems S {S:.2f}")
-    print(f"streamed and written, one pair at a time {one_lane:.2f} s: overhead {one_lane / alone - 1:+.1%}")
+    print(f"streamed and written, one pair at a time {one_lane:.2f} s: overhead {overhead:+.1%}")
     print(f"streamed and written, two at a time {seconds:.2f} s: {share:.0%} of the ideal gain")
-    print(f"memory: {peak / 1e6:,.0f} MB at the peak, {told[0].bytes / 1e6:,.0f} MB stated")
+    print(f"memory: {peak / 1e6:,.0f} MB at the peak, {stated / 1e6:,.0f} MB stated")
 
 
-def against_scipy(model: Path, features: int, pairs: int) -> None:
-    """What one would write: torch's distances and SciPy, of which a few pairs are enough."""
-    layers = sm.load_layers(model)
+def against_scipy(layers: sm.Layers, name: str) -> None:
+    """What one would write: torch's distances and SciPy, of which one pair is enough."""
 
-    def loop() -> None:
-        for layer in range(pairs):
-            x, y = (torch.from_numpy(feature_rows(layers[layer + side])) for side in (0, 1))
-            squares = (x**2).sum(1)[:, None] + (y**2).sum(1) - 2 * x @ y.T
-            linear_sum_assignment(squares.numpy())
+    def pair() -> None:
+        x, y = (torch.from_numpy(feature_rows(layers[layer])) for layer in list(layers)[:2])
+        squares = (x**2).sum(1)[:, None] + (y**2).sum(1) - 2 * x @ y.T
+        linear_sum_assignment(squares.numpy())
 
-    _, seconds = timed(loop)
-    whole = seconds / pairs * (LAYERS - 1)
-    append(
-        "model: a Python loop over SciPy", {"F_A": features, "F_B": features, "K": 2 * D + 1}, [whole], measured=pairs
-    )
-    print(f"a Python loop over SciPy: {whole:.0f} s ({pairs} of {LAYERS - 1} pairs measured)")
+    _, seconds = timed(pair)
+    whole = seconds * (len(layers) - 1)
+    append(f"{name}: a Python loop over SciPy", sizes_of(layers), [whole], measured=1)
+    print(f"a Python loop over SciPy: {whole:.1f} s (one of {len(layers) - 1} pairs measured)")
 
 
-def killed(model: Path, scratch: Path, features: int, kills: int) -> None:
+def on_a_gpu(layers: sm.Layers, scratch: Path) -> None:
+    busy: list[int] = []
+    done = threading.Event()
+
+    def sample() -> None:
+        query = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"]
+        while not done.wait(0.2):
+            busy.append(int(subprocess.run(query, capture_output=True, text=True, check=True).stdout.split()[0]))
+
+    sm.match_layers(layers, pairs=plan_pairs(layers)[:1], backend="triton")
+    sampler = threading.Thread(target=sample)
+    sampler.start()
+    try:
+        chain, seconds = timed(lambda: sm.match_layers(layers, scratch / "run", backend="triton"))
+    finally:
+        done.set()
+        sampler.join()
+    assert chain.certified
+    share = round(sum(busy) / 100 / max(1, len(busy)), 3)
+    append("model on a GPU: streamed and written", sizes_of(layers), [seconds], file="gpu.jsonl", busy=share)
+    print(f"{len(chain)} pairs in {seconds:.2f} s, GPU busy {share:.0%} of the time")
+
+
+def killed(model: Path, scratch: Path, kills: int) -> None:
     """Runs that are killed at random moments and go on, until so many kills are through: no pair twice, equal bytes."""
     moments = random.Random(0)
     command = [sys.executable, "-m", "saematch", "layers", str(model), "--quiet", "-o"]
@@ -154,8 +174,8 @@ def killed(model: Path, scratch: Path, features: int, kills: int) -> None:
             assert {path.name: path.read_bytes() for path in (run / "pairs").glob("*.safetensors")} == expected
             runs += 1
             run, finished = scratch / str(runs), {}
-    sizes = {"F_A": features, "F_B": features, "K": 2 * D + 1}
-    append("model: killed and resumed", sizes, [length], kills=count, whole_runs=runs, pairs_computed_twice=twice)
+    found = {"kills": count, "whole_runs": runs, "pairs_computed_twice": twice}
+    append("model: killed and resumed", sizes_of(sm.load_layers(model)), [length], **found)
     print(f"{count} kills, {runs} runs carried to their end with equal bytes, {twice} finished pairs computed again")
     assert twice == 0
 
@@ -163,19 +183,27 @@ def killed(model: Path, scratch: Path, features: int, kills: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kill", type=int, default=0)
-    parser.add_argument("--smaller", action="store_true")
-    options = parser.parse_args()
-    features = 256 if options.smaller else 8192
-    scratch = Path(tempfile.mkdtemp(prefix="saematch-bench-"))
-    try:
-        write_model(scratch / "model", features)
-        if options.kill:
-            killed(scratch / "model", scratch, features, options.kill)
+    parser.add_argument("--model")
+    parser.add_argument("--gpu", action="store_true")
+    parser.add_argument("--layers", type=int)
+    parser.add_argument("--features", type=int)
+    parser.add_argument("--d", type=int)
+    given = parser.parse_args()
+    usual = (26, 16_384, 2_304) if given.gpu else (12, 8_192, 576)
+    shape = [asked or other for asked, other in zip((given.layers, given.features, given.d), usual, strict=True)]
+    with tempfile.TemporaryDirectory(prefix="saematch-bench-") as folder:
+        scratch = Path(folder)
+        model = Path(given.model) if given.model else scratch / "model"
+        if not given.model:
+            write_model(model, *shape)
+        layers, name = sm.load_layers(model), Path(given.model).name if given.model else "model"
+        if given.kill:
+            killed(model, scratch, given.kill)
+        elif given.gpu:
+            on_a_gpu(layers, scratch)
         else:
-            throughput(scratch / "model", scratch, features)
-            against_scipy(scratch / "model", features, 1)
-    finally:
-        shutil.rmtree(scratch)
+            throughput(layers, scratch, name)
+            against_scipy(layers, name)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from saematch.assignment import Margins
 from saematch.cost import squared_distances
 from saematch.errors import MatchError
 from saematch.inputs import is_unchanged
-from saematch.matching import Matching
+from saematch.matching import SCALARS, Matching
 from saematch.plan import Pair
 from saematch.problem import Comparison, RowProblem
 from saematch.run_folder import RunFolder
@@ -102,6 +102,12 @@ class Chain(Mapping[Pair, Matching]):
 
     def __len__(self) -> int:
         return len(self._matchings)
+
+    def scalars(self) -> dict[Pair, dict[str, Any]]:
+        """The numbers of every matching, see `Matching.scalars`; of a run folder, without reading a matching."""
+        if self._run is None:
+            return {pair: matching.scalars() for pair, matching in self.items()}
+        return {pair: {name: self._run.records[pair][name] for name in SCALARS} for pair in self}
 
     @property
     def certified(self) -> bool:

@@ -198,7 +198,7 @@ def _layers(options: argparse.Namespace) -> int:
         )  # fmt: skip
     whole = not chain.failures if options.shard else chain.complete
     if options.json:
-        pairs = [{"source": a, "target": b, **matching.scalars()} for (a, b), matching in chain.items()]
+        pairs = [{"source": a, "target": b, **numbers} for (a, b), numbers in chain.scalars().items()]
         failed = [{"source": a, "target": b, "error": error} for (a, b), error in chain.failures.items()]
         _print_json({"run": options.output, "layers": chain.layers, "complete": chain.complete,
                      "certified": chain.certified, "pairs": pairs, "failures": failed})  # fmt: skip

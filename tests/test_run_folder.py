@@ -23,6 +23,14 @@ def program(*arguments):
     return [sys.executable, "-m", "saematch", *map(str, arguments)]
 
 
+def isolated():
+    """A shell with mounts of its own."""
+    command = ["unshare", "--map-root-user", "--mount", "sh", "-c"]
+    if shutil.which("unshare") is None or subprocess.run([*command, "true"], check=False).returncode:
+        pytest.skip("no file system can be mounted here")
+    return command
+
+
 def answers(run):
     return {file.name: file.read_bytes() for file in (run / "pairs").glob("*.safetensors")}
 
@@ -114,10 +122,7 @@ def test_a_full_disk_is_a_clear_error_and_leaves_earlier_pairs_intact(model, tmp
     disk.mkdir()
     script = f"mount -t tmpfs -o size=48k none {disk} && {{ {' '.join(program('layers', model, '-o', disk / 'run'))};"
     script += f" code=$?; cp -r {disk}/run {tmp_path}/kept; exit $code; }}"
-    isolated = ["unshare", "--map-root-user", "--mount", "sh", "-c"]
-    if shutil.which("unshare") is None or subprocess.run([*isolated, "true"], check=False).returncode:
-        pytest.skip("no file system can be mounted here")
-    done = subprocess.run([*isolated, script], capture_output=True, text=True, check=False)
+    done = subprocess.run([*isolated(), script], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "No space left on device" in done.stderr
     assert done.stderr.count("\n") == 1
@@ -128,6 +133,22 @@ def test_a_full_disk_is_a_clear_error_and_leaves_earlier_pairs_intact(model, tmp
         assert torch.equal(matching.perm, whole[pair].perm)
     assert sm.match_layers(sm.load_layers(model), tmp_path / "kept").complete  # with room, it goes on
     assert answers(tmp_path / "kept") == answers(tmp_path / "whole")
+
+
+def test_a_read_only_disk_is_a_clear_error(model, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    sm.match_layers(sm.load_layers(model), disk / "run", pairs="0-1")
+    command = " ".join(program("layers", model, "--pairs", "0-1,1-2", "-o"))
+    script = f"mount --bind {disk} {disk} && mount -o remount,bind,ro {disk} && {{ {command} {disk}/new; "
+    script += f"{command} {disk}/run; }}"
+    done = subprocess.run([*isolated(), script], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    first, second = done.stderr.splitlines()
+    assert f"{disk}/new: cannot be written" in first
+    assert f"{disk}/run" in second
+    assert "cannot be written" in second
+    assert sm.Chain.load(disk / "run").complete
 
 
 def test_damaged_records_are_named(tmp_path):

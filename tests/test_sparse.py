@@ -1,3 +1,7 @@
+import threading
+import time
+
+import lap
 import numpy as np
 import pytest
 from scipy.optimize import linear_sum_assignment
@@ -43,3 +47,20 @@ def test_settling_a_wrong_permutation_finds_the_optimum(seed):
     best = linear_sum_assignment(np.where(np.isfinite(dense), dense, 1e9))[1]
     np.testing.assert_array_equal(wrong, best)
     np.testing.assert_array_equal(matched, dense[np.arange(30), best])
+
+
+def test_lapx_lets_other_threads_run():
+    """What lets the passes of one pair go on while the sparse problem of another is solved."""
+    n, r = 6000, np.random.default_rng(0)
+    columns = np.sort([np.append(r.choice(np.delete(np.arange(n), i), 10, replace=False), i) for i in range(n)], axis=1)
+    costs, starts = r.random(n * 11) * 1000, np.arange(0, n * 11 + 1, 11)
+    solver = threading.Thread(
+        target=lap.lapmod, args=(n, costs, starts.astype(np.int32), columns.ravel().astype(np.int32))
+    )
+    began = last = time.perf_counter()
+    longest = 0.0
+    solver.start()
+    while solver.is_alive():
+        now = time.perf_counter()
+        longest, last = max(longest, now - last), now
+    assert longest < (last - began) / 2

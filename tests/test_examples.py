@@ -1,0 +1,28 @@
+"""What lies in `examples/` runs as it is."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import saematch as sm
+from saes import write_model
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def test_a_job_array_completes_a_run(tmp_path):
+    model, run = write_model(tmp_path / "model"), tmp_path / "run"
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    jobs = [
+        subprocess.Popen(
+            ["bash", EXAMPLES / "array.sbatch", model, run], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env={**os.environ, "PATH": path, "SLURM_ARRAY_TASK_ID": str(task), "SLURM_ARRAY_TASK_COUNT": "2"},
+        )
+        for task in (1, 2)
+    ]  # fmt: skip
+    for job in jobs:
+        _, errors = job.communicate(timeout=120)
+        assert (job.returncode, errors) == (0, "")
+    assert sm.Chain.load(run).complete
+    assert {path.name for path in tmp_path.glob("*.jsonl")} == {"run-1.jsonl", "run-2.jsonl"}
