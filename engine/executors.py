@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import multiprocessing
-import multiprocessing.connection
+import pickle
 from collections.abc import Generator, Sequence
 from concurrent.futures import Executor, Future, as_completed
 from dataclasses import replace
-from typing import Any
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any, NamedTuple
 
 import torch
 
@@ -25,48 +27,62 @@ def on_devices(work: Work, pairs: Sequence[Pair], devices: Sequence[str]) -> Gen
     A worker that dies costs the pairs it had not finished.
     """
     shares = [share_of(list(pairs), number, len(devices)) for number in range(1, len(devices) + 1)]
-    threads = max(1, torch.get_num_threads() // sum(torch.device(device).type == "cpu" for device in devices) or 1)
-    news: Any = _CONTEXT.SimpleQueue()
-    unfinished = {number: list(share) for number, share in enumerate(shares) if share}
-    workers = {}
-    for number in unfinished:
-        there = replace(work, solver=replace(work.solver, device=devices[number]))
-        arguments = (number, there, shares[number], threads, news)
-        workers[number] = _CONTEXT.Process(target=_work_on_device, args=arguments, daemon=True)
+    threads = max(1, torch.get_num_threads() // max(1, sum(torch.device(device).type == "cpu" for device in devices)))
+    workers: dict[Connection, _Worker] = {}
     try:
-        for worker in workers.values():
-            worker.start()
-        while unfinished:
-            # A queue does not say when its writer has died, so both are waited for.
-            ended = [worker.sentinel for number, worker in workers.items() if number in unfinished]
-            multiprocessing.connection.wait([news._reader, *ended])
-            while not news.empty():
-                number, told = news.get()
+        for device, share in zip(devices, shares, strict=True):
+            if share:
+                there = replace(work, solver=replace(work.solver, device=device))
+                # A pipe each: a queue's lock would stay locked for all when a worker is killed while it holds it.
+                ours, theirs = _CONTEXT.Pipe(duplex=False)
+                process = _CONTEXT.Process(target=_work_on_device, args=(there, share, threads, theirs), daemon=True)
+                process.start()
+                theirs.close()  # the worker's copy is the only one, so that the pipe ends with it
+                workers[ours] = _Worker(device, process, list(share))
+        while workers:
+            for ours in [end for end in wait(list(workers)) if isinstance(end, Connection)]:
+                worker = workers[ours]
+                try:
+                    told = pickle.loads(ours.recv_bytes())
+                except (EOFError, OSError):  # it has ended, perhaps in the middle of a sentence
+                    ours.close()
+                    del workers[ours]
+                    worker.process.join()
+                    for pair in worker.unfinished:
+                        why = f"the worker on {worker.device} ended with exit code {worker.process.exitcode}"
+                        yield Outcome.failed(pair, f"{why}: killed, perhaps for want of memory")
+                    continue
                 if isinstance(told, BaseException):
                     raise told
                 if isinstance(told, Outcome):
-                    unfinished[number].remove(told.pair)
+                    worker.unfinished.remove(told.pair)
                 yield told
-            for number in [number for number in unfinished if not unfinished[number] or not workers[number].is_alive()]:
-                if news.empty():  # else it may have said more before it died
-                    for pair in unfinished.pop(number):
-                        why = f"the worker on {devices[number]} ended with exit code {workers[number].exitcode}"
-                        yield Outcome.failed(pair, f"{why}: killed, perhaps for want of memory")
     finally:
-        for worker in workers.values():
-            worker.terminate()
-            worker.join()
+        for ours, worker in workers.items():
+            ours.close()
+            worker.process.terminate()
+            worker.process.join()
 
 
-def _work_on_device(number: int, work: Work, pairs: Sequence[Pair], threads: int, news: Any) -> None:
+class _Worker(NamedTuple):
+    device: str
+    process: BaseProcess
+    unfinished: list[Pair]
+
+
+def _work_on_device(work: Work, pairs: Sequence[Pair], threads: int, news: Connection) -> None:
+    def tell(told: Progress | Outcome | Exception) -> None:
+        # Plain pickle copies tensors; multiprocessing's own would leave them in memory that goes when the worker does.
+        news.send_bytes(pickle.dumps(told))
+
     torch.set_num_threads(threads)
     try:
         for told in stream(work, pairs):
-            news.put((number, told))
-    except KeyboardInterrupt:
-        pass  # the caller was interrupted too, and says so
+            tell(told)
+    except (KeyboardInterrupt, BrokenPipeError):
+        pass  # the caller was interrupted too, and says so; or it is gone
     except Exception as error:
-        news.put((number, error))
+        tell(error)
 
 
 def through(
