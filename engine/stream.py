@@ -115,8 +115,8 @@ def stream(work: Work, pairs: Sequence[Pair]) -> Generator[Progress | Outcome, N
         except BaseException as error:  # whatever it is, the caller must hear of it
             news.put(error)
 
-    # Daemons: an interrupted program need not wait for a pass to end.
-    lanes = [threading.Thread(target=lane, name=_THREAD, daemon=True) for _ in range(min(LANES, len(pairs)))]
+    # No daemons: compiled code that is left running while the interpreter ends aborts the process.
+    lanes = [threading.Thread(target=lane, name=_THREAD) for _ in range(min(LANES, len(pairs)))]
     try:
         for each in lanes:
             each.start()

@@ -45,36 +45,37 @@ def model(tmp_path_factory):
 
 def test_killed_at_any_moment_a_run_goes_on_to_the_same_bytes(model, tmp_path):
     undisturbed = sm.match_layers(sm.load_layers(model), tmp_path / "whole")
+    assert len(undisturbed) == 11
     moments = random.Random(0)
-    killed = finished_twice = 0
-    finished = {}
-    for _ in range(60):
-        process = subprocess.Popen(program("layers", model, "-o", tmp_path / "run", "--quiet"), stderr=subprocess.PIPE)
-        deadline = time.monotonic() + 60  # from the start of the work on, not of the interpreter
-        before = len(finished)
-        while not (tmp_path / "run" / ".lock").exists() and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.001)
-        while len(list((tmp_path / "run" / "pairs").glob("*.json"))) <= before and process.poll() is None:
+    killed = 0
+    for number in range(20):  # a busy machine may let a run come to its end between two kills: then there is another
+        run = tmp_path / f"run{number}"
+        killed += kill_until_it_ends(run, model, moments)
+        assert answers(run) == answers(tmp_path / "whole")
+        assert [path.name for path in run.rglob(".*") if not path.name.startswith(".lock")] == []
+        if killed >= 5:
+            break
+    assert killed >= 5
+
+
+def kill_until_it_ends(run, model, moments):
+    """Start a run again and again, and kill it at some moment after each pair; returns how often it was killed."""
+    killed, finished = 0, {}
+    while True:
+        process = subprocess.Popen(program("layers", model, "-o", run, "--quiet"), stderr=subprocess.PIPE)
+        while len(list((run / "pairs").glob("*.json"))) <= len(finished) and process.poll() is None:
             time.sleep(0.001)
         time.sleep(moments.uniform(0, 0.15))
         process.kill()
         _, errors = process.communicate()
         assert errors == b""
-        now = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "run" / "pairs").glob("*.json")}
-        finished_twice += sum(now[name] != when for name, when in finished.items())
-        killed += process.returncode == -signal.SIGKILL
-        finished = now
-        chain = sm.Chain.load(tmp_path / "run")  # readable at any moment
-        assert chain.certified
+        now = {path.name: path.stat().st_mtime_ns for path in (run / "pairs").glob("*.json")}
+        assert now == now | finished  # no pair was done again
+        assert sm.Chain.load(run).certified  # readable at any moment
         if process.returncode == 0:
-            break
-    assert process.returncode == 0
-    assert killed >= 3
-    assert finished_twice == 0
-    assert answers(tmp_path / "run") == answers(tmp_path / "whole")
-    assert len(undisturbed) == 11
-    leftovers = [path.name for path in (tmp_path / "run").rglob(".*") if not path.name.startswith(".lock")]
-    assert leftovers == []
+            return killed
+        assert process.returncode == -signal.SIGKILL
+        killed, finished = killed + 1, now
 
 
 def test_the_second_writer_is_refused_and_told_who_the_first_is(model, tmp_path):
