@@ -14,7 +14,7 @@ from torch import Tensor
 from saematch.assignment import Margins
 from saematch.cost import squared_distances
 from saematch.errors import MatchError
-from saematch.inputs import is_unchanged
+from saematch.inputs import is_unchanged, read_input
 from saematch.matching import SCALARS, Matching
 from saematch.plan import Pair
 from saematch.problem import Comparison, RowProblem
@@ -115,6 +115,21 @@ class Chain(Mapping[Pair, Matching]):
         return self._run.certified if self._run else all(matching.certified for matching in self.values())
 
     @property
+    def options(self) -> dict[str, Any]:
+        """Parts, weights, fold and max_cost of the run. Raises `MatchError` for a chain that was put together."""
+        if self._comparison is None:
+            raise MatchError("this chain was put together from matchings: how they were made is not known")
+        return self._comparison.record()
+
+    @property
+    def inputs(self) -> Mapping[int, SAE]:
+        """The SAEs of the sources, of all layers in a run of one set. Raises `MatchError` if they are gone."""
+        layers = self._inputs[0]
+        if layers is None:
+            raise MatchError("the SAEs of the run, which this needs, are not where they were; pass inputs=")
+        return layers
+
+    @property
     def complete(self) -> bool:
         """Whether every pair of the run has its matching."""
         return self._run.complete if self._run else not self.failures
@@ -156,6 +171,31 @@ class Chain(Mapping[Pair, Matching]):
             layer, feature = self._next[layer], following
             steps.append(Step(layer, feature, cost, self.label(layer, feature)))
         return steps
+
+    def way_from(self, layer: int) -> list[int]:
+        """The layers that a path from `layer` goes through, itself the first."""
+        way = [layer]
+        while way[-1] in self._next:
+            way.append(self._next[way[-1]])
+        return way
+
+    def sae(self, layer: int, side: int = 0) -> SAE:
+        """The SAE of a layer, of the sources (side 0) or another set of targets (1), read again.
+
+        Raises `MatchError` if it is gone or has changed since the run.
+        """
+        layers = self._inputs[side]
+        if layers is None or layer not in layers:
+            raise MatchError(f"the SAE of layer {layer}, which this needs, is not where it was; pass inputs=")
+        record = self._run.input(layer, side) if self._run else None
+        if record is not None and not is_unchanged(layers, layer, record):
+            raise MatchError(f"{record['path'] or 'SAE'}: the SAE of layer {layer} has changed since the run")
+        return layers[layer]
+
+    def hashes(self, layer: int) -> dict[str, str]:
+        """What the SAE of a layer is known by: as the run recorded it, else found by reading it."""
+        record = self._run.input(layer) if self._run else None
+        return dict((read_input(self.inputs, layer)[1] if record is None else record)["sha256"])
 
     def label(self, layer: int, feature: int) -> str | None:
         """What the feature fires on, if labels lie beside its SAE."""
@@ -203,19 +243,8 @@ class Chain(Mapping[Pair, Matching]):
         return Solver().run(self._problem(pair), matching.perm).find_margins()
 
     def _problem(self, pair: Pair) -> RowProblem:
-        """The rows of two layers, made again. Raises `MatchError` if an SAE is gone or has changed since the run."""
         assert self._comparison is not None
-        for side, layer in enumerate(pair):
-            layers = self._inputs[side]
-            if layers is None or layer not in layers:
-                raise MatchError(f"the SAE of layer {layer}, which this needs, is not where it was; pass inputs=")
-            record = self._run.input(layer, side) if self._run else None
-            if record is not None and not is_unchanged(layers, layer, record):
-                raise MatchError(f"{record['path'] or 'SAE'}: the SAE of layer {layer} has changed since the run")
-        sources, targets = self._inputs
-        assert sources is not None
-        assert targets is not None
-        return self._comparison.problem(sources[pair[0]], targets[pair[1]])
+        return self._comparison.problem(self.sae(pair[0]), self.sae(pair[1], 1))
 
 
 def _found(source: Any) -> Layers | None:

@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import saematch
+from saematch.arguments import BAD_INPUT, parser
 from saematch.errors import MatchError
 from saematch.terminal import (
     EventLog,
     StatusLine,
     cell,
+    decimal,
     print_path,
     print_proof,
     printable,
@@ -31,7 +33,7 @@ from saematch.terminal import (
 if TYPE_CHECKING:
     from saematch import Matching
 
-DONE, DEFECT, BAD_INPUT, UNFINISHED, INTERRUPTED = 0, 1, 2, 3, 130
+DONE, DEFECT, UNFINISHED, INTERRUPTED = 0, 1, 3, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     (verify) not optimal; 130 interrupted.
     """
     try:
-        options = _parser().parse_args(arguments)
+        options = parser(COMMANDS, saematch.__version__).parse_args(arguments)
         try:
             return int(options.run(options))
         finally:
@@ -237,6 +239,38 @@ def _path(options: argparse.Namespace) -> int:
     return DONE if chain.complete else UNFINISHED
 
 
+def _evaluate(options: argparse.Namespace) -> int:
+    from saematch.evaluation.command import evaluation_of, figures_of, summary_of
+
+    quiet = options.quiet or options.json
+    status = StatusLine()
+
+    def tell(what: str, news: Any) -> None:
+        if not quiet:
+            more = f"{what}: {news.finished} of {news.of} pairs" if news is not None and news.of else what
+            status.show(more)
+
+    try:
+        evaluation, chain = evaluation_of(options, tell)
+        status.show("figures")
+        undrawn = figures_of(evaluation, chain, options.beside)
+    finally:
+        status.clear()
+    rows = summary_of(evaluation)
+    left = evaluation.left | {f"figure {name}": reason for name, reason in undrawn.items()}
+    if options.json:
+        _print_json({"out": evaluation.folder, "fold": evaluation.fold, "summary": rows, "left": left,
+                     "tables": sorted(evaluation.tables), "unfinished": evaluation.unfinished})  # fmt: skip
+    elif not quiet:
+        print(table(tuple(rows[0]), [[decimal(value) for value in row.values()] for row in rows]))
+        print(f"\nWritten to {evaluation.folder}/: {len(evaluation.tables)} tables, defined in tables.json; figures/")
+        for name, reason in left.items():
+            print(f"  not there: {name} ({reason})")
+        if evaluation.unfinished:
+            print(f"Unfinished: {printable(evaluation.unfinished)}. The same command goes on from there.")
+    return UNFINISHED if evaluation.unfinished else DONE
+
+
 def _verify(options: argparse.Namespace) -> int:
     from saematch.matching import read_permutation
     from saematch.pairs import certify
@@ -331,83 +365,7 @@ def _limits(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-class _Parser(argparse.ArgumentParser):
-    """argparse, with usage errors in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(BAD_INPUT, f"{self.prog}: {message}; see {self.prog} --help\n")
-
-
-def _weights(text: str) -> dict[str, float]:
-    pairs = [item.partition("=") for item in text.split(",")]
-    return {name.strip(): float(value) for name, _, value in pairs}
-
-
-def _shard(text: str) -> tuple[int, int]:
-    number, _, of = text.partition("/")
-    return int(number), int(of)
-
-
-def _bytes(text: str) -> int:
-    units = {"kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
-    number, unit = text[:-2], text[-2:].lower()
-    return int(float(number) * units[unit]) if unit in units else int(text)
-
-
-def _parser() -> _Parser:
-    parser = _Parser(prog="saematch", description="Match SAE features across layers: exact, and proved.")
-    parser.add_argument("--version", action="version", version=f"saematch {saematch.__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
-
-    def command(name: str, run: Any, text: str, *arguments: str) -> argparse.ArgumentParser:
-        added = commands.add_parser(name, help=text, description=text)
-        for argument in arguments:
-            added.add_argument(argument)
-        added.set_defaults(run=run)
-        return added
-
-    demo = command("demo", _demo, "match the sample that ships with the package")
-    demo.add_argument(
-        "-o", "--output", default="saematch-demo", metavar="RUN", help="run folder (default: %(default)s)"
-    )
-    info = command("info", _info, "what SAEs are there: sizes, activation, L0, precision, warnings", "source")
-    match = command("match", _match, "match two SAEs", "a", "b")
-    match.add_argument("-o", "--output", metavar="FILE", help="write the matching here (.safetensors)")
-    layers = command("layers", _layers, "match every layer with the next, or the pairs of your choice", "source")
-    layers.add_argument(
-        "-o", "--output", metavar="RUN", required=True, help="run folder: new, or one to go on with; a path or URL"
-    )
-    layers.add_argument("--pairs", help="adjacent (default), all, or a list like 0-12,3-5")
-    layers.add_argument("--against", metavar="SOURCE", help="match with the same layers of another set of SAEs")
-    layers.add_argument("--shard", type=_shard, metavar="I/N", help="do part I of N, from 1, of the run")
-    layers.add_argument("--executor", metavar="ray", help="run each pair as a task of a Ray cluster")
-    layers.add_argument("--verify-inputs", action="store_true", help="hash the inputs of finished pairs again")
-    layers.add_argument("--quiet", action="store_true", help="print nothing but errors")
-    layers.add_argument("--log-json", metavar="FILE", help="append the news of the run to it, one JSON object a line")
-    path = command("path", _path, "follow a feature through the layers of a run")
-    path.add_argument("run_folder", metavar="RUN")
-    path.add_argument("--layer", type=int, required=True)
-    path.add_argument("--feature", type=int, required=True)
-    verify = command("verify", _verify, "prove or refute that somebody's permutation is optimal", "a", "b", "matching")
-    env = command("env", _env, "versions, devices, and what would run the passes")
-
-    for added in (match, layers, verify):
-        added.add_argument("--parts", type=lambda text: tuple(text.split(",")), help="default: encoder,bias,decoder")
-        added.add_argument("--weights", type=_weights, help="for example encoder=1,decoder=2 (default: 1 each)")
-        added.add_argument("--fold", help="threshold (default), decoder_norm or none")
-        added.add_argument("--max-cost", type=float, metavar="C", help="make no pair dearer than this")
-        added.add_argument("--max-rounds", type=int, metavar="N", help="stop after so many passes")
-        added.add_argument("--time-limit", type=float, metavar="S", help="stop after so many seconds a pair")
-        added.add_argument("--memory", type=_bytes, metavar="SIZE", help="for the products of all pairs, like 4GB")
-        added.add_argument("--device", help="cpu or cuda (default: a GPU if there is one); layers takes several: a,b")
-        added.add_argument("--backend", default="auto", help="torch, triton or auto (default: triton on a GPU)")
-        precisions = "ieee (default), tf32x3, bf16x6, bf16x3, tf32, bf16"
-        added.add_argument("--precision", default="ieee", help=f"of products in Triton: {precisions}")
-    for added in (match, layers):
-        added.add_argument(
-            "--method", default="optimal", help="optimal (default), or a baseline: greedy, mutual_nearest, nearest"
-        )
-        added.add_argument("--overwrite", action="store_true", help="replace what is there")
-    for added in (info, match, layers, path, verify, env):
-        added.add_argument("--json", action="store_true", help="one JSON object on stdout")
-    return parser
+COMMANDS = {
+    "demo": _demo, "info": _info, "match": _match, "layers": _layers, "path": _path, "evaluate": _evaluate,
+    "verify": _verify, "env": _env,
+}  # fmt: skip

@@ -35,6 +35,11 @@ def cell(value: str | float | None) -> str:
     return "-" if value is None else value if isinstance(value, str) else f"{value:,}"
 
 
+def decimal(value: str | float | None) -> str:
+    """A value as a table of measurements shows it."""
+    return f"{value:.4g}" if isinstance(value, float) else cell(value)
+
+
 PROOF_HEAD = ("cost", "of random", "proof gap", "certified")
 
 

@@ -17,11 +17,13 @@ class Description:
         sae: the SAE with tensors that have shape and stored precision, but no data (torch's meta device).
         l0: mean number of active features, where it is known.
         notes: what loading changes, or what a reader should know.
+        hook: where in the model it reads, as its configuration names it.
     """
 
     sae: SAE
     l0: float | None = None
     notes: tuple[str, ...] = ()
+    hook: str | None = None
 
     @property
     def dtype(self) -> str:

@@ -39,7 +39,8 @@ def _layer(path: Path) -> int | None:
 def _describe(path: Path) -> Description:
     config = _config(path)
     notes = ("b_dec is subtracted from the input: folded into b_enc",) if _shifts_input(config) else ()
-    return Description(_sae(path, config, headers(path)), notes=notes)
+    hook = config.get("hook_name")
+    return Description(_sae(path, config, headers(path)), notes=notes, hook=hook if isinstance(hook, str) else None)
 
 
 def _read(path: Path) -> SAE:
