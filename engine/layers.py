@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import closing, contextmanager
+from copy import copy
 from dataclasses import replace
 from typing import Any
 
@@ -100,7 +101,8 @@ def match_layers(
     if shard is not None and (out is None or overwrite):
         raise MatchError("a shard is part of a run folder: give out, and overwrite nothing")
     mine = planned if shard is None else share_of(planned, *shard)
-    work = Work(layers, layers if against is None else against, comparison, solver)
+    # A set that is matched with itself is two sets all the same: its pairs are no steps from layer to layer.
+    work = Work(layers, layers if against is None else copy(against), comparison, solver)
     _check_headers(work, planned)
     if memory is None:
         at_once = LANES * len(devices)

@@ -328,3 +328,11 @@ def test_what_is_no_run_is_refused(tmp_path):
         (tmp_path / "run.json").write_text(content)
         with pytest.raises(sm.MatchError, match=r"run\.json"):
             sm.Chain.load(tmp_path)
+
+
+def test_a_set_that_is_matched_with_itself_is_two_sets():
+    same = {layer: made_up(seed=layer) for layer in (0, 1)}
+    chain = sm.match_layers(same, against=same)
+    assert [matching.perm.tolist() for matching in chain.values()] == [list(range(12))] * 2
+    with pytest.raises(sm.MatchError, match="there is no way through them"):
+        chain.path(0, 0)

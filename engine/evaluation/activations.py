@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from saematch.cost import Floats, Indices
 from saematch.errors import MatchError
@@ -21,7 +21,7 @@ from saematch.sae import SAE
 
 BATCH = 2048  # tokens at a time
 OUTLIERS = 10.0  # medians of the norm from which on a token is an attention sink, not text
-_DISTINCT = 0.98  # of the distance of rows drawn at random: nearer are those of one token
+_DISTINCT = 0.95  # of the distance of rows drawn at random: nearer are those of one token
 
 
 class Source(Protocol):
@@ -182,7 +182,8 @@ class Survey:
         for a, b in zip(self.layers[:-1], self.layers[1:], strict=True):
             near = far = 0.0
             for _, found in self.batches([a, b], torch.device("cpu")):
-                x, y = (each.double() - each.double().mean(dim=0) for each in found)
+                # Directions from the mean, so that a few large rows do not decide.
+                x, y = (nn.functional.normalize((each - each.mean(dim=0)).double()) for each in found)
                 near += float((x - y).square().sum())
                 far += float(x.square().sum() + y.square().sum())
             if far > 0 and near >= _DISTINCT * far:

@@ -101,6 +101,10 @@ def _activations(options: argparse.Namespace, chain: Chain, device: Any) -> Sour
         return None
     if options.texts is None:
         raise MatchError("--model needs --texts, what it is to read")
+    if find_spec("transformers") is not None:
+        from transformers.utils.logging import disable_progress_bar
+
+        disable_progress_bar()  # type: ignore[no-untyped-call] # ours says what is being done
     hooks = options.hook or hooks_of(chain.inputs)
     return LanguageModel(
         options.model, Texts.read(options.texts), context=options.context, tokens=options.tokens, hooks=hooks,

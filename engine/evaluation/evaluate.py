@@ -89,6 +89,7 @@ def evaluate(
     study = _Study(chain, LocalFolder(out), progress or (lambda _, __: None), torch.device(device))
     if activations is not None:
         study.check(activations)
+    study.match_baselines()
     study.weights()
     study.distances(distance)
     if activations is not None:
@@ -114,12 +115,16 @@ class _Study:
         self._ledger = Ledger(folder)
         self._rows: dict[str, list[Row]] = {}
         self.left: dict[str, str] = {}
-        self._chains = baselines(chain, self._pairs, folder.path / "runs", self._listen)
+        self._chains: dict[str, Chain] = {}
 
     def check(self, source: Source) -> None:
         """Raise `MatchError` unless the source has activations for every SAE."""
         for layer in self._layers:
             source.check(layer, self._sae(layer))
+
+    def match_baselines(self) -> None:
+        """The same pairs by other methods, to compare with."""
+        self._chains = baselines(self._chain, self._pairs, self._folder.path / "runs", self._listen)
 
     def weights(self) -> None:
         """Errors, cosines, norms, margins, lifetimes."""
@@ -247,11 +252,17 @@ def hooks_of(layers: Mapping[int, SAE]) -> dict[int, str | None]:
 
 def _pairs_of(chain: Chain) -> list[Pair]:
     """The steps of the run's paths. Raises `MatchError` for a run that has none."""
+    _ = chain.options  # of a chain that was put together they are not known
     pairs = [pair for pair in chain if chain.way_from(pair[0])[1:2] == [pair[1]]]
     if not chain:
         raise MatchError("the run has no finished pair to evaluate")
     if not pairs:
         raise MatchError("a run of two sets of SAEs cannot be evaluated: its pairs are no layers of one model")
+    gone = sorted({layer for pair in pairs for layer in pair} - set(chain.inputs))
+    if gone:
+        raise MatchError(
+            f"the SAEs of layers {', '.join(map(str, gone))} are not where they were; say where (inputs=, --inputs)"
+        )
     return pairs
 
 

@@ -128,7 +128,8 @@ def _mse(tables: Tables) -> Figure:
     for panel, part in zip(panels, parts, strict=True):
         for number, method in enumerate(methods):
             _line(panel, table.where(part=part, method=method), "mse", method, number)
-        panel.set_yscale("log")
+        if any(row["mse"] for row in table.where(part=part)):
+            panel.set_yscale("log")
         _label(panel, "pair of layers", f"MSE, {part} (folded weights² an element)")
     _legend(figure, panels)
     return figure
@@ -282,12 +283,14 @@ def _gates(tables: Tables) -> Figure:
     for panel, name, label in zip(panels, ("explained_variance", "delta_loss"),
                                   ("explained variance", "loss added (nats a token)"), strict=False):  # fmt: skip
         table = _table(tables, name)
-        rows = [row for row in table.where(method=MATCHED, stand_in="carried") if row["folded"] is not True]
+        folded = any(row["folded"] for row in table.rows)
+        rows = table.where(method=MATCHED, stand_in="carried", folded=folded)
         for number, pair in enumerate(dict.fromkeys((row["source"], row["target"]) for row in rows)):
             these = sorted((row for row in rows if (row["source"], row["target"]) == pair), key=lambda r: r["gate"])
             panel.plot(_column(these, "gate"), _column(these, "value"), color=_colour(number), ls=_dash(number),
                        marker=_marker(number), ms=4, label=f"{pair[0]} → {pair[1]}")  # fmt: skip
-        _label(panel, "quantile of pair costs up to which\npairs are carried", f"{label}, {_UNFOLDED}")
+        text = f"{label}, {_FOLDED if folded else _UNFOLDED}"
+        _label(panel, "quantile of pair costs up to which\npairs are carried", text)
     panels[0].legend(fontsize=7, title="layers")
     return figure
 

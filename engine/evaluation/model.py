@@ -324,12 +324,12 @@ def measure_loss(
 
 
 def _is_asked(way: StandIn, folded: bool) -> bool:
-    """Each takes a forward pass: one random permutation, and codes folded, but for the 2 x 2 of folds."""
+    """Each takes a forward pass: one random permutation, and folded codes but for the 2 x 2 of folds."""
     if way.matched is None:
         return True
     if way.matched.seed > 0:
         return False
-    return way.folded == folded or way.matched.method in (MATCHED, "unfolded")
+    return way.folded == folded or (way.matched.method in (MATCHED, "unfolded") and way.gate == 1.0)
 
 
 def _cut(tokenizer: Any, documents: Sequence[str], context: int, most: int | None) -> list[tuple[list[int], int, int]]:

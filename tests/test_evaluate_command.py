@@ -1,0 +1,129 @@
+"""`saematch evaluate` as a user meets it: tables, figures, what is missing, bad input."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+import saematch as sm
+from endpoint import Endpoint
+from language_models import WIDTH, documents, write_language_model
+from planted import World
+from saematch.cli import main
+from saematch.evaluation import StoredActivations, evaluate
+from saematch.evaluation.figures import draw_all
+from saes import made_up, write_npz
+
+FIGURES = {
+    "layers", "mse", "mse_histogram", "mse_by_grade", "meaning", "distances", "explained_variance", "delta_loss",
+    "parts", "folds", "gates", "l0", "persistence", "paths",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Three layers with hostile labels, their run, and activations of a language model as wide as they are."""
+    home = tmp_path_factory.mktemp("home")
+    for layer in (0, 1, 2):
+        folder = write_npz(home / "saes" / f"layer_{layer}", made_up(24, WIDTH, seed=layer))
+        features = [{"feature": i, "tokens": ["$x^2", "<script>\x1b[31m", f"w{i}"]} for i in range(20)]
+        (folder / "labels.json").write_text(json.dumps({"features": features}))
+    sm.match_layers(sm.load_layers(home / "saes"), home / "run")
+    write_language_model(home / "model")
+    (home / "texts.txt").write_text("\n\n".join(documents()))
+    return home
+
+
+def test_everything_at_once_and_again(run, capsys):
+    command = ["evaluate", str(run / "run"), "--model", str(run / "model"), "--texts", str(run / "texts.txt")]
+    assert main(command) == 0
+    shown = capsys.readouterr().out
+    assert "layers" in shown.splitlines()[0]
+    assert {"0 -> 1", "1 -> 2"} <= {line[:6] for line in shown.splitlines()}
+    assert "not there: figure l0 (no evaluation of SAEs at other L0s was given (--beside))" in shown
+    out = run / "run" / "evaluation"
+    drawn = {path.stem for path in (out / "figures").glob("*.png")}
+    assert drawn == {path.stem for path in (out / "figures").glob("*.svg")} == FIGURES - {"l0"}
+    before = {path.name: path.read_bytes() for path in out.glob("*.csv")}
+    assert main([*command, "--json", "--beside", str(out)]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert {path.name: path.read_bytes() for path in out.glob("*.csv")} == before
+    assert f"{said['tables'][0]}.csv" in before
+    assert said["summary"][0]["layers"] == "0 -> 1"
+    assert (out / "figures" / "l0.png").is_file()
+    assert b"<script>\x1b" not in (out / "figures" / "paths.svg").read_bytes()
+
+
+def test_a_judge_that_refuses_ends_with_3_and_says_why(run, capsys, tmp_path):
+    given = ["evaluate", str(run / "run"), "-o", str(tmp_path / "out"), "--judge-model", "m", "--judged", "3"]
+    with Endpoint(lambda _: (403, "not today")) as endpoint:
+        assert main([*given, "--judge", endpoint.address]) == 3
+    shown = capsys.readouterr().out
+    assert "not today" in shown
+    assert "The same command goes on from there" in shown
+    with Endpoint(lambda _: "SAME") as endpoint:
+        assert main([*given, "--judge", endpoint.address, "--quiet"]) == 0
+        assert len(endpoint.asked) <= 12
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        (["--model", "{run}/model"], "--model needs --texts"),
+        (["--judge", "http://127.0.0.1:9"], "--judge needs --judge-model"),
+        (["--activations", "{run}/nowhere"], "no such folder"),
+        (["--model", "x", "--activations", "y"], "not allowed with argument"),
+        (["--human", "{run}/texts.txt"], "no grades can be read"),
+        (["--explanations", "{run}/texts.txt"], "not lines of JSON"),
+        (["--inputs", "{run}/model"], "no SAE in a known format"),
+        (["--beside", "{run}/model"], "explained_variance.csv: cannot be read"),
+        (["--device", "abacus"], "abacus"),
+        (["--hook", "hook_z", "--model", "{run}/model", "--texts", "{run}/texts.txt"], "is not a residual stream"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(run, capsys, tmp_path, arguments, match):
+    given = [argument.format(run=run) for argument in arguments]
+    try:
+        code = main(["evaluate", str(run / "run"), "-o", str(tmp_path / "out"), *given])
+    except SystemExit as exit:
+        code = exit.code
+    assert code == 2
+    error = capsys.readouterr().err
+    assert match in error
+    assert error.count("\n") == 1
+
+
+def test_a_folder_that_is_no_run(tmp_path, capsys):
+    assert main(["evaluate", str(tmp_path)]) == 2
+    assert "not a run of saematch" in capsys.readouterr().err
+    assert main(["evaluate", "memory://somewhere"]) == 2
+
+
+def test_without_matplotlib_or_pyarrow_there_are_tables_all_the_same(run, capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("saematch.evaluation.command.find_spec", lambda _: None)
+    monkeypatch.setattr("saematch.evaluation.tables.find_spec", lambda _: None)
+    assert main(["evaluate", str(run / "run"), "-o", str(tmp_path)]) == 0
+    assert "matplotlib is not installed: pip install 'saematch[evaluate]'" in capsys.readouterr().out
+    assert (tmp_path / "mse.csv").is_file()
+    assert not list(tmp_path.glob("*.parquet"))
+
+
+def test_saes_that_were_moved_are_given(run, tmp_path, capsys):
+    moved = shutil.copytree(run / "saes", tmp_path / "moved")
+    assert main(["evaluate", str(run / "run"), "-o", str(tmp_path / "out"), "--inputs", str(moved), "--quiet"]) == 0
+    (moved / "layer_1" / "params.npz").write_bytes((moved / "layer_2" / "params.npz").read_bytes())
+    assert main(["evaluate", str(run / "run"), "-o", str(tmp_path / "new"), "--inputs", str(moved), "--quiet"]) == 2
+    assert "has changed" in capsys.readouterr().err
+
+
+def test_figures_of_a_world_without_labels(tmp_path):
+    world = World()
+    chain = sm.match_layers({0: world.a, 1: world.b})
+    source = StoredActivations(world.write_activations(tmp_path / "activations"))
+    left = draw_all(evaluate(chain, tmp_path / "out", activations=source), chain)
+    assert set(left) == {"mse_by_grade", "meaning", "delta_loss", "l0", "distances", "paths"}
+    images = [path.read_bytes() for path in (tmp_path / "out" / "figures").glob("*.png")]
+    assert len(images) == len(FIGURES) - len(left)
+    assert all(np.frombuffer(image[16:24], ">u4").min() > 300 for image in images)  # pixels
