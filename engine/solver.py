@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -55,6 +56,16 @@ class Solver:
 
         Raises `NotCertified` under `strict`, and `MatchError` if there is no matching that the problem allows.
         """
+        try:
+            return self._run(problem, perm, again)
+        except torch.OutOfMemoryError as error:
+            sources, targets = problem.shape
+            raise MatchError(
+                f"not enough memory on {self.device or 'the GPU'} for {sources:,} x {targets:,} features: "
+                f'{str(error).splitlines()[0]}; give a smaller memory, or device="cpu"'
+            ) from error
+
+    def _run(self, problem: Problem, perm: Tensor | None, again: Callable[[], Problem] | None) -> Matching:
         began = time.perf_counter()
         cost, free = self._prepared(problem)
         given = None if perm is None else perm.numpy()
@@ -69,7 +80,8 @@ class Solver:
             "backend": cost.backend,
             "device": str(cost.device),
             "costs": cost.form,
-            "precision": cost.precision,
+            # Where all pairs were in the graph, no pass has chosen among them.
+            "precision": "float64" if solution.edges == math.prod(problem.shape) else cost.precision,
             "rounds": solution.rounds,
             "edges": solution.edges,
             "seconds": time.perf_counter() - began,

@@ -13,6 +13,7 @@ from saematch.errors import MatchError
 from saematch.kernels.precision import PRECISIONS, Precision, precision_named, split
 
 LARGEST = 2**31 - 2**10  # features: indices, up to the end of the last tile, are int32; offsets into memory int64
+GRID = (2**31 - 1, 2**16 - 1)  # programs of one launch along each axis, CUDA C++ guide, table 29
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,12 @@ def products(x: Tensor, y: Tensor, precision: str = "ieee") -> Costs:
 
 
 def launch(kernel: Any, grid: tuple[int, ...], device: torch.device, **arguments: Any) -> None:
-    """Start a kernel where its tensors are: Triton takes the current device, which may be another."""
+    """Start a kernel where its tensors are: Triton takes the current device, which may be another.
+
+    Raises `MatchError` for more programs than CUDA starts at once.
+    """
+    if any(size > most for size, most in zip(grid, GRID, strict=False)):
+        raise MatchError(f"{grid} tiles, and one launch takes {GRID} at most: give fewer rows at once")
     with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
         kernel[grid](**arguments)
 
@@ -96,6 +102,7 @@ def check_matrix(given: Tensor, name: str, *dtypes: torch.dtype) -> None:
     """Raise `MatchError` unless `given` is a dense matrix of one of the dtypes, with sizes that indices can hold."""
     if not isinstance(given, Tensor) or given.ndim != 2 or given.layout != torch.strided:
         raise MatchError(f"{name} is {_what(given)}; expected a dense matrix")
+    _check_plain(given, name)
     if given.dtype not in dtypes:
         raise MatchError(f"{name} is {given.dtype}; expected {' or '.join(map(str, dtypes))}")
     if max(given.shape) > LARGEST:
@@ -106,7 +113,13 @@ def check_vector(given: Tensor, name: str, length: int, device: torch.device, dt
     """Raise `MatchError` unless `given` is a vector `(length,)` of the dtype on the device."""
     if not isinstance(given, Tensor) or given.shape != (length,) or given.dtype != dtype:
         raise MatchError(f"{name} is {_what(given)}; expected a {dtype} vector of {length:,}")
+    _check_plain(given, name)
     check_device(device, **{name: given})
+
+
+def _check_plain(given: Tensor, name: str) -> None:
+    if given.is_neg():  # the sign is not in memory, where a kernel reads
+        raise MatchError(f"{name} is a view that torch negates as it reads it; give {name}.resolve_neg()")
 
 
 def check_device(device: torch.device, **tensors: Tensor) -> None:

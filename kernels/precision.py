@@ -54,7 +54,7 @@ class Precision:
         Summing in float32, small products first: those of parts a and b, u^(a + b) of the whole, pass through as many
         additions as there are columns in them and in all that come behind them, and in the blocks at their ends. Tensor
         cores truncate while they sum: twice the unit, 2^-23, for blocks in the order of their columns is a model of
-        them, which is tested and not proved.
+        them, not proved; the gate of `bench/gpu.py` tests it on the chip at hand.
         """
         if self.is_proved:
             return _gamma((width + 8) * 2.0**-24)

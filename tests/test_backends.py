@@ -146,6 +146,20 @@ def test_a_backend_that_cannot_run_is_named_and_nothing_stands_in_for_it(monkeyp
         sm.assign(x, x, backend="triton")
 
 
+def test_where_no_pass_chose_the_run_says_so(dense_route):
+    x = np.random.default_rng(0).standard_normal((60, 4))
+    assert sm.assign(x, x[::-1].copy(), backend="triton", precision="bf16").stats["precision"] == "float64"
+
+
+def test_a_device_without_room_is_an_error_with_numbers(monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB\nand more")
+
+    monkeypatch.setattr("saematch.cost.distances.float32_product", full)
+    with pytest.raises(sm.MatchError, match=r"not enough memory on .* for 40 x 40 features: CUDA out of memory"):
+        sm.assign(np.eye(40), np.eye(40))
+
+
 def test_unknown_precisions_and_costs_of_your_own_are_refused():
     with pytest.raises(sm.MatchError, match="precision 'fp8' is not known; choose one of ieee, tf32x3"):
         sm.assign(np.eye(3), np.eye(3), backend="triton", precision="fp8")

@@ -1,6 +1,7 @@
 """Every kernel, in Triton's interpreter, against its float64 reference; and as the compiler sees it, for every chip."""
 
 import contextlib
+import importlib
 import itertools
 import json
 import os
@@ -9,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import aot
 import numpy as np
 import pytest
 import torch
@@ -385,6 +387,7 @@ def test_a_hosts_settings_change_no_bit(change):
 
 
 X, Y, ROW, COLUMN = reals(4, 3), reals(5, 3), torch.zeros(4), torch.zeros(5)
+NEGATED = torch.complex(reals(4, 4), reals(4, 4)).conj().imag  # its sign is not in memory
 BAD = {
     "x is torch.float64": lambda: kernels.products(X.double(), Y),
     "x is a torch.float32 tensor": lambda: kernels.products(X[0], Y),
@@ -412,6 +415,14 @@ BAD = {
     "columns reach from 5 to 5": lambda: kernels.exact_pairs(X, Y, torch.tensor([0]), torch.tensor([5])),
     "rows is a torch.int32": lambda: kernels.exact_pairs(X, Y, torch.tensor([0]).int(), torch.tensor([0])),
     "parts are": lambda: kernels.exact_pairs(X, Y, torch.tensor([0]), torch.tensor([0]), [1, 1]),
+    "whole numbers that add up": lambda: kernels.exact_pairs(X, Y, torch.tensor([0]), torch.tensor([0]), [1.5, 1.5]),
+    "matrix is a view that torch negates": lambda: kernels.stored(NEGATED),
+    "row_constant is a view that torch negates": lambda: kernels.pairwise_cost(
+        kernels.products(X, Y), row_constant=NEGATED[0]
+    ),
+    "one launch takes": lambda: kernels.pairs_below(
+        kernels.stored(torch.zeros(1).expand(2**22, 2**22)), *[torch.zeros(1).expand(2**22)] * 4, capacity=1
+    ),
     "such rows have no distance": lambda: kernels.exact_pairs(X, Y[:, :2], torch.tensor([0]), torch.tensor([0])),
 }
 
@@ -443,6 +454,30 @@ def compiled():
     done = without_the_interpreter(str(ROOT / "bench" / "aot.py"), "--json")
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
+
+
+def test_what_is_launched_by_default_is_what_is_compiled_and_reported(monkeypatch):
+    launched = set()
+
+    def recorded(kernel, grid, device, **given):
+        tile = Tile(**{name: given[name] for name in Tile._fields})
+        kind = "stored" if given["STORED"] else "ieee" if given["PRECISION"] == "ieee" else str(given["left_ptr"].dtype)
+        launched.add((kernel.fn.__name__.removesuffix("_kernel"), kind.removeprefix("torch."), tile))
+        costs_module.launch(kernel, grid, device, **given)
+
+    for room in ("pairs_below", "pairwise_cost", "reduced_minima", "soft_minima"):
+        monkeypatch.setattr(importlib.import_module(f"saematch.kernels.{room}.launch"), "launch", recorded)
+    x, y = reals(70, 5), reals(65, 5)
+    u, v = torch.zeros(70), torch.zeros(65)
+    for costs in (kernels.stored(reals(70, 65)), *(kernels.products(x, y, name) for name in ("ieee", "tf32", "bf16"))):
+        kernels.candidates(costs, u, v, 3)
+        kernels.reduced_minima(costs, u, v)
+        kernels.soft_minima(costs, u, v, 1.0)
+        kernels.pairs_below(costs, u, v, u - 9, v - 9)
+        kernels.pairwise_cost(costs)
+    assert {operation for operation, _, _ in launched} == set(aot.PASSES)
+    for operation, kind, tile in launched:  # of the chip that the interpreter takes itself for
+        assert tile == aot.tile_for("sm_90", kind, operation == "pairs_below"), operation
 
 
 def test_every_kernel_compiles_for_every_chip_without_spills_and_within_its_limits(compiled):

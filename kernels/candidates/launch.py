@@ -81,10 +81,11 @@ def _of_stripe(
     row_limit = _kth(row_tiles, k)
     column_bound = torch.minimum(_kth(column_tiles, k), limit)
     most = CROWDED * (k + 8) * (R + N)
+    listing = tile or default_tile(costs.device, "stored", lists=True)
     try:
         found = pairs_below(
             costs, row_offset, column_offset, row_limit, column_bound, rows, capacity=min(most, 2 * k * (R + N)),
-            most=most, tile=look,
+            most=most, tile=listing,
         )  # fmt: skip
     except TooManyPairsError:
         step = min(SORTED // N, R // 2)

@@ -27,8 +27,8 @@ def exact_pairs(
     """
     check_matrix(x, "x", *FLOATS)
     widths = [x.shape[-1]] if parts is None else list(parts)
-    if sum(widths) != x.shape[-1] or min(widths, default=0) < 0:
-        raise MatchError(f"parts are {widths}; they must add up to the {x.shape[-1]} columns of x")
+    if not all(isinstance(width, int) and width >= 0 for width in widths) or sum(widths) != x.shape[-1]:
+        raise MatchError(f"parts are {widths}; give whole numbers that add up to the {x.shape[-1]} columns of x")
     return _launch(x, y, rows, columns, widths, None, block_k)
 
 
