@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping
-from typing import NoReturn
+from typing import Any, NoReturn
 
 BAD_INPUT = 2
 Command = Callable[[argparse.Namespace], int]
@@ -15,6 +15,18 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(BAD_INPUT, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def _read(convert: Callable[[str], Any], example: str) -> Callable[[str], Any]:
+    """A converter whose complaint shows what it takes."""
+
+    def read(text: str) -> Any:
+        try:
+            return convert(text)
+        except (ValueError, KeyError, OverflowError) as error:
+            raise argparse.ArgumentTypeError(f"{text!r} is not like {example}") from error
+
+    return read
 
 
 def _weights(text: str) -> dict[str, float]:
@@ -59,7 +71,7 @@ def parser(commands: Mapping[str, Command], version: str) -> argparse.ArgumentPa
     )
     layers.add_argument("--pairs", help="adjacent (default), all, or a list like 0-12,3-5")
     layers.add_argument("--against", metavar="SOURCE", help="match with the same layers of another set of SAEs")
-    layers.add_argument("--shard", type=_shard, metavar="I/N", help="do part I of N, from 1, of the run")
+    layers.add_argument("--shard", type=_read(_shard, "2/8"), metavar="I/N", help="do part I of N, from 1, of the run")
     layers.add_argument("--executor", metavar="ray", help="run each pair as a task of a Ray cluster")
     layers.add_argument("--verify-inputs", action="store_true", help="hash the inputs of finished pairs again")
     layers.add_argument("--quiet", action="store_true", help="print nothing but errors")
@@ -88,12 +100,18 @@ def parser(commands: Mapping[str, Command], version: str) -> argparse.ArgumentPa
 def _add_comparison(added: argparse.ArgumentParser) -> None:
     """How two SAEs are compared, and what it may take."""
     added.add_argument("--parts", type=lambda text: tuple(text.split(",")), help="default: encoder,bias,decoder")
-    added.add_argument("--weights", type=_weights, help="for example encoder=1,decoder=2 (default: 1 each)")
+    added.add_argument(
+        "--weights",
+        type=_read(_weights, "encoder=1,decoder=2"),
+        help="for example encoder=1,decoder=2 (default: 1 each)",
+    )
     added.add_argument("--fold", help="threshold (default), decoder_norm or none")
     added.add_argument("--max-cost", type=float, metavar="C", help="make no pair dearer than this")
     added.add_argument("--max-rounds", type=int, metavar="N", help="stop after so many passes")
     added.add_argument("--time-limit", type=float, metavar="S", help="stop after so many seconds a pair")
-    added.add_argument("--memory", type=_bytes, metavar="SIZE", help="for the products of all pairs, like 4GB")
+    added.add_argument(
+        "--memory", type=_read(_bytes, "4GB"), metavar="SIZE", help="for the products of all pairs, like 4GB"
+    )
     added.add_argument("--device", help="cpu or cuda (default: a GPU if there is one); layers takes several: a,b")
     added.add_argument("--backend", default="auto", help="torch, triton or auto (default: triton on a GPU)")
     precisions = "ieee (default), tf32x3, bf16x6, bf16x3, tf32, bf16"

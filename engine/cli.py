@@ -6,7 +6,9 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -60,18 +62,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         return _complain(f"{error.filename or 'output'}: {error.strerror or error}", BAD_INPUT)
     except Exception:
+        if _interrupted.is_set():  # in the middle of an import, from which anything may come
+            return _complain("interrupted before anything was done", INTERRUPTED)
         traceback.print_exc()
         return _complain("this is a defect of ours; please report it with the lines above", DEFECT)
 
 
+_interrupted = threading.Event()
+
+
 def program() -> NoReturn:
     """The program: `main`, without waiting for the passes of a run that was interrupted."""
-    code = main()
-    if code == INTERRUPTED:
-        from saematch.stream import still_at_work
 
-        if still_at_work():
-            os._exit(code)
+    def interrupt(number: int, frame: object) -> NoReturn:  # noqa: ARG001
+        _interrupted.set()
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        code = main()
+    except KeyboardInterrupt:  # once more, while the first was being dealt with
+        code = INTERRUPTED
+    if code == INTERRUPTED:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
     sys.exit(code)
 
 
@@ -181,7 +196,13 @@ def _layers(options: argparse.Namespace) -> int:
     from saematch.layers import match_layers
     from saematch.sources import load_layers
 
-    listeners: list[Any] = []
+    failures: dict[tuple[int, int], str] = {}  # of this call: a shard's own
+
+    def note(news: Any) -> None:
+        if news.stage == "failed":
+            failures[news.pair] = news.error
+
+    listeners: list[Any] = [note]
 
     def tell(news: Any) -> None:
         for listener in listeners:
@@ -196,29 +217,35 @@ def _layers(options: argparse.Namespace) -> int:
             load_layers(options.source), options.output, overwrite=options.overwrite, pairs=options.pairs,
             against=load_layers(options.against) if options.against else None, shard=options.shard,
             executor=options.executor, verify_inputs=options.verify_inputs, **_comparison(options),
-            method=options.method, **{**_limits(options), "device": _devices(options.device)}, progress=tell,
+            method=options.method, **(_limits(options) | {"device": _devices(options.device, options.executor)}),
+            progress=tell,
         )  # fmt: skip
-    whole = not chain.failures if options.shard else chain.complete
+    whole = not failures if options.shard else chain.complete
     if options.json:
         pairs = [{"source": a, "target": b, **numbers} for (a, b), numbers in chain.scalars().items()]
-        failed = [{"source": a, "target": b, "error": error} for (a, b), error in chain.failures.items()]
+        failed = [{"source": a, "target": b, "error": error} for (a, b), error in failures.items()]
         _print_json({"run": options.output, "layers": chain.layers, "complete": chain.complete,
                      "certified": chain.certified, "pairs": pairs, "failures": failed})  # fmt: skip
     elif not options.quiet:
         print(f"\nWritten to {options.output}{'' if options.output.endswith('/') else '/'}")
-        for (a, b), error in chain.failures.items():
+        for (a, b), error in failures.items():
             print(f"no matching of layers {a} and {b}: {printable(error)}")
-        if chain.failures:
+        if failures:
             print("The same command tries these again, and nothing else.")
         if options.time_limit is not None:
             print("With a time limit, answers depend on the time they had: another run may end with others.")
+    else:
+        for (a, b), error in failures.items():
+            _complain(f"no matching of layers {a} and {b}: {error}", UNFINISHED)
     return DONE if chain.certified and whole else UNFINISHED
 
 
-def _devices(given: str | None) -> list[str] | str | None:
-    """The devices of a run: those listed, else every GPU."""
+def _devices(given: str | None, executor: str | None) -> list[str] | str | None:
+    """The devices of a run: those listed, else every GPU; an executor's workers find their own."""
     if given is not None:
         return given.split(",") if "," in given else given
+    if executor is not None:
+        return None
     import torch
 
     return [f"cuda:{number}" for number in range(torch.cuda.device_count())] or None

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import multiprocessing
 import pickle
-from collections.abc import Generator, Sequence
+import signal
+import threading
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Executor, Future, as_completed
+from contextlib import contextmanager
 from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -36,7 +39,8 @@ def on_devices(work: Work, pairs: Sequence[Pair], devices: Sequence[str]) -> Gen
                 # A pipe each: a queue's lock would stay locked for all when a worker is killed while it holds it.
                 ours, theirs = _CONTEXT.Pipe(duplex=False)
                 process = _CONTEXT.Process(target=_work_on_device, args=(there, share, threads, theirs), daemon=True)
-                process.start()
+                with _deaf_to_interrupts():
+                    process.start()
                 theirs.close()  # the worker's copy is the only one, so that the pipe ends with it
                 workers[ours] = _Worker(device, process, list(share))
         while workers:
@@ -49,8 +53,9 @@ def on_devices(work: Work, pairs: Sequence[Pair], devices: Sequence[str]) -> Gen
                     del workers[ours]
                     worker.process.join()
                     for pair in worker.unfinished:
-                        why = f"the worker on {worker.device} ended with exit code {worker.process.exitcode}"
-                        yield Outcome.failed(pair, f"{why}: killed, perhaps for want of memory")
+                        code = worker.process.exitcode or 0
+                        why = ": killed, perhaps for want of memory" if code < 0 else "; what it printed says why"
+                        yield Outcome.failed(pair, f"the worker on {worker.device} ended with exit code {code}{why}")
                     continue
                 if isinstance(told, BaseException):
                     raise told
@@ -62,6 +67,19 @@ def on_devices(work: Work, pairs: Sequence[Pair], devices: Sequence[str]) -> Gen
             ours.close()
             worker.process.terminate()
             worker.process.join()
+
+
+@contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """Ctrl-C is for the caller alone, who ends its workers: a process started in here never hears of it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 class _Worker(NamedTuple):
@@ -79,8 +97,8 @@ def _work_on_device(work: Work, pairs: Sequence[Pair], threads: int, news: Conne
     try:
         for told in stream(work, pairs):
             tell(told)
-    except (KeyboardInterrupt, BrokenPipeError):
-        pass  # the caller was interrupted too, and says so; or it is gone
+    except BrokenPipeError:
+        pass  # the caller is gone
     except Exception as error:
         tell(error)
 
@@ -151,6 +169,14 @@ class RayExecutor(Executor):
             except (ConnectionError, ValueError, RuntimeError) as error:
                 raise MatchError(f"Ray cannot be reached: {error}") from error
         memory = max(memory_needed(work, [pair]) for pair in pairs)
+        nodes = ray.nodes()  # type: ignore[no-untyped-call]
+        most = max((node["Resources"].get("memory", 0) for node in nodes if node["Alive"]), default=0)
+        if memory > most:
+            self.shutdown()
+            raise MatchError(
+                f"a pair needs {memory / 1e9:.1f} GB, and no node of the Ray cluster offers more than {most / 1e9:.1f} "
+                "GB; give a smaller memory (--memory), or larger nodes"
+            )
         resources = {"num_cpus": 1, "num_gpus": 1 if gpu else 0, "memory": memory, "max_retries": retries}
         self._task = ray.remote(run_task).options(**resources)
         self._work = ray.put(work)  # sent once, however many pairs there are

@@ -90,6 +90,11 @@ def match_layers(
     for one in (layers, against):
         if one is not None and not (isinstance(one, Mapping) and all(isinstance(layer, int) for layer in one)):
             raise MatchError("match_layers takes a mapping of layer numbers to SAEs; saematch.load_layers makes one")
+    if not (executor is None or executor == RAY or isinstance(executor, Executor)):
+        raise MatchError(f'executor is {executor!r}; give "ray" or a concurrent.futures.Executor')
+    on_gpu = executor is not None and str(device or "").startswith("cuda") and not torch.cuda.is_available()
+    if on_gpu and backend == "auto":
+        device = None  # the workers have GPUs, this process has none: they find theirs
     devices = [device] if device is None or isinstance(device, str | torch.device) else list(device)
     if not devices or (len(devices) > 1 and executor is not None):
         raise MatchError("give one device or several, and several without an executor")
@@ -112,7 +117,7 @@ def match_layers(
     options |= {"backend": backend, "precision": precision, "memory": memory}
     if out is None:
         work = replace(work, solver=replace(solver, memory=memory))
-        return _run(work, mine, None, devices, executor, strict, progress)
+        return _run(work, mine, None, devices, executor, on_gpu, strict, progress)
     record = {
         "source": _name(layers), "against": _name(against), "pairs": [list(pair) for pair in planned],
         "options": options, "versions": versions(), "machine": machine(),
@@ -123,12 +128,12 @@ def match_layers(
         if shard is None:
             run.remove_leftovers()
         work = replace(work, solver=replace(solver, memory=run.record["options"]["memory"]))
-        return _run(work, mine, run, devices, executor, strict, progress)
+        return _run(work, mine, run, devices, executor, on_gpu, strict, progress)
 
 
 def _run(
     work: Work, pairs: list[Pair], run: RunFolder | None, devices: Sequence[Device], executor: Executor | str | None,
-    strict: bool, progress: Callable[[Progress], None] | None,
+    on_gpu: bool, strict: bool, progress: Callable[[Progress], None] | None,
 ) -> Chain:  # fmt: skip
     found: dict[Pair, Matching] = {}
     failures: dict[Pair, str] = {}
@@ -137,7 +142,7 @@ def _run(
     tell = progress or (lambda _: None)
     so_far = Progress("start", len(pairs), len(pairs) - len(todo), bytes=memory_needed(work, todo) * len(devices))
     tell(so_far)
-    with _runner(work, todo, run, devices, executor) as events:
+    with _runner(work, todo, run, devices, executor, on_gpu) as events:
         for told in events:
             if isinstance(told, Progress):
                 tell(replace(told, of=so_far.of, finished=so_far.finished))
@@ -170,8 +175,9 @@ def _run(
 
 @contextmanager
 def _runner(
-    work: Work, pairs: Sequence[Pair], run: RunFolder | None, devices: Sequence[Device], executor: Executor | str | None
-) -> Iterator[Iterator[Progress | Outcome]]:
+    work: Work, pairs: Sequence[Pair], run: RunFolder | None, devices: Sequence[Device],
+    executor: Executor | str | None, on_gpu: bool,
+) -> Iterator[Iterator[Progress | Outcome]]:  # fmt: skip
     """What does the pairs; it is stopped on leaving."""
     if not pairs:
         yield iter(())
@@ -182,12 +188,10 @@ def _runner(
     elif isinstance(executor, Executor):
         with closing(through(executor, work, pairs, run)) as events:
             yield events
-    elif executor == RAY:
-        gpu = choose_backend(work.solver.backend, work.solver.device, work.solver.precision).device.type == "cuda"
-        with RayExecutor(work, pairs, gpu) as ray, closing(through(ray, work, pairs, run)) as events:
-            yield events
     else:
-        raise MatchError(f'executor is {executor!r}; give "ray" or a concurrent.futures.Executor')
+        gpu = choose_backend(work.solver.backend, work.solver.device, work.solver.precision).device.type == "cuda"
+        with RayExecutor(work, pairs, gpu or on_gpu) as ray, closing(through(ray, work, pairs, run)) as events:
+            yield events
 
 
 def _taken_up(
@@ -195,6 +199,7 @@ def _taken_up(
 ) -> RunFolder:
     """The run in a folder, new or as it was left. Raises `MatchError` if an input of a finished pair has changed."""
     run = RunFolder.start(out, record, overwrite, frozenset({"memory"} if any_memory else ()))
+    run.forget_damaged()
     known: set[tuple[Any, str]] = set()
     for pair in run:
         for key, recorded in zip(work.keys(pair), run.records[pair]["inputs"], strict=True):

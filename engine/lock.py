@@ -43,16 +43,32 @@ def locked(path: Path, what: str, shared: bool = False, wait: bool = False) -> I
         yield
 
 
+_held: set[int] = set()
+
+
+def _let_go_in_child() -> None:
+    """A forked process shares the lock, and would hold it on when its parent is gone."""
+    for file in _held:
+        os.close(file)
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_let_go_in_child)
+
+
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[int]:
     try:
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
         raise MatchError(f"{path}: cannot be written ({error.strerror or error})") from error
+    _held.add(file)
     try:
         yield file
     finally:
-        os.close(file)
+        if file in _held:
+            _held.remove(file)
+            os.close(file)
 
 
 def _owner(file: int) -> str:

@@ -322,6 +322,17 @@ def check_permutation(perm: Any, source_features: int, target_features: int, man
     return torch.from_numpy(array)
 
 
+def check_matching(path: Path) -> None:
+    """Raise `MatchError` unless the file is whole, and holds the tensors of a matching: its header says so."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            missing = {"perm", "pair_cost", "prices"} - set(file.keys())
+    except (OSError, SafetensorError) as error:
+        raise MatchError(f"{path}: not a matching that saematch wrote ({_first_line(error)})") from error
+    if missing:
+        raise MatchError(f"{path}: not a matching that saematch wrote: no {', '.join(sorted(missing))}")
+
+
 def read_pair(path: Path, feature: int) -> tuple[int, float]:
     """The target of one source feature, -1 for none, and their cost, from what `Matching.save` wrote: no more is read.
 

@@ -192,6 +192,7 @@ class Comparison:
         """Raises `MatchError` for parts or weights that make no sense."""
         is_pair = isinstance(fold, tuple) and len(fold) == 2 and not any(isinstance(one, int | float) for one in fold)
         folds = cast(tuple[Scale, Scale], fold if is_pair else (fold, fold))
+        _check_max_cost(max_cost, sys.float_info.max)
         return cls(*check_parts(parts, weights), folds, max_cost)
 
     def width(self, sae: SAE) -> int:

@@ -18,7 +18,7 @@ from typing import Any
 
 from saematch.errors import MatchError
 from saematch.lock import locked
-from saematch.matching import Matching, read_pair
+from saematch.matching import Matching, check_matching, read_pair
 from saematch.plan import Pair
 from saematch.sources.files import read_json
 from saematch.storage import Folder, LocalFolder, as_json, folder_at
@@ -81,6 +81,8 @@ class RunFolder(Mapping[Pair, Matching]):
                     raise MatchError(f"{where}/run.json: its pairs do not lead from each layer to a later one")
             run.refresh()
             return run
+        except MatchError:
+            raise
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise MatchError(f"{where}/run.json: not the record of a run") from error
 
@@ -93,6 +95,19 @@ class RunFolder(Mapping[Pair, Matching]):
                 if (record.get("source"), record.get("target")) != pair:
                     raise MatchError(f"{self.folder}/pairs/{_name(pair)}.json: not the record of that pair")
                 self.records[pair] = record
+
+    def forget_damaged(self) -> None:
+        """Drop the records of pairs whose answer is gone or cut short: they are done again."""
+        there = self.folder.names("pairs")
+        for pair in list(self):
+            try:
+                if f"{_name(pair)}.safetensors" not in there:
+                    raise MatchError("gone")
+                if isinstance(self.folder, LocalFolder):  # of a store, not without fetching it whole
+                    with self.folder.local(f"pairs/{_name(pair)}.safetensors") as path:
+                        check_matching(path)
+            except MatchError:
+                del self.records[pair]
 
     @property
     def planned(self) -> list[Pair]:

@@ -44,7 +44,7 @@ class Solver:
             raise MatchError(f"method is {self.method!r}; choose one of {', '.join(METHODS)}")
         if self.max_rounds is not None and not (isinstance(self.max_rounds, int | np.integer) and self.max_rounds >= 1):
             raise MatchError(f"max_rounds is {self.max_rounds!r}; give a whole number, at least 1, or none")
-        if self.time_limit is not None and not (isinstance(self.time_limit, Number) and self.time_limit > 0):
+        if self.time_limit is not None and not (isinstance(self.time_limit, Number) and 0 < self.time_limit < math.inf):
             raise MatchError(f"time_limit is {self.time_limit!r}; give seconds above 0, or none")
         if self.memory is not None and not (isinstance(self.memory, int | np.integer) and self.memory >= BLOCK_BYTES):
             raise MatchError(f"memory is {self.memory!r}; give bytes, at least {BLOCK_BYTES} for one block of products")

@@ -170,7 +170,9 @@ class RemoteFolder(Folder):
 
 def folder_at(where: str | os.PathLike[str]) -> Folder:
     """The folder of a path, or of a URL."""
-    return RemoteFolder(where) if isinstance(where, str) and "://" in where else LocalFolder(where)
+    if isinstance(where, str) and "://" in where and not where.startswith("file://"):
+        return RemoteFolder(where)
+    return LocalFolder(where.removeprefix("file://") if isinstance(where, str) else where)
 
 
 def _unwritable(path: Path, error: OSError) -> MatchError:

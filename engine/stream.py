@@ -165,11 +165,6 @@ def memory_needed(work: Work, pairs: Sequence[Pair]) -> int:
     return _FIXED + rows + 2 * read + lanes
 
 
-def still_at_work() -> bool:
-    """Whether threads of a run that was interrupted have not come to the end of their pass."""
-    return any(thread.name == _THREAD and thread.is_alive() for thread in threading.enumerate())
-
-
 class _Stopped(Exception):
     """The caller has gone."""
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import saematch as sm
+from saematch.cli import main
 from saes import made_up, write_model, write_npz
 
 
@@ -280,3 +281,39 @@ def test_labels_cannot_steer_the_terminal(tmp_path):
     shown = saematch("path", tmp_path / "run", "--layer", 3, "--feature", 1).stdout
     assert "gone" in shown
     assert "\x1b" not in shown
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "match"),
+    [
+        ("--memory", "infGB", "'infGB' is not like 4GB"),
+        ("--memory", "much", "'much' is not like 4GB"),
+        ("--shard", "a/b", "'a/b' is not like 2/8"),
+        ("--weights", "encoder", "'encoder' is not like encoder=1,decoder=2"),
+        ("--time-limit", "inf", "give seconds above 0"),
+        ("--max-cost", "nan", "max_cost is nan"),
+        ("--max-cost", "-1", "max_cost is -1.0"),
+        ("--executor", "foo", "executor is 'foo'; give \"ray\""),
+    ],
+)
+def test_nonsense_is_refused_before_anything_is_written(tmp_path, capsys, option, value, match):
+    try:
+        code = main(["layers", "sample", "-o", str(tmp_path / "run"), option, value])
+    except SystemExit as stopped:
+        code = stopped.code
+    error = capsys.readouterr().err
+    assert code == 2
+    assert match in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_quiet_runs_say_what_failed_and_a_shard_answers_for_its_own_part(tmp_path, capsys):
+    model = write_model(tmp_path / "model", (1, 2, 3, 4))
+    file = model / "layer_01" / "params.npz"
+    file.write_bytes(file.read_bytes()[:-100])
+    run = str(tmp_path / "run")
+    assert main(["layers", str(model), "-o", run, "--quiet", "--shard", "1/3"]) == 3
+    assert "no matching of layers 1 and 2" in capsys.readouterr().err
+    assert main(["layers", str(model), "-o", run, "--quiet", "--shard", "2/3"]) == 0
+    assert capsys.readouterr().err == ""

@@ -195,7 +195,7 @@ def test_a_run_in_a_store_is_that_of_a_disk(tmp_path, scheme):
     again = sm.Chain.load(url)
     assert again.path(3, 5) == local.path(3, 5)
     assert again.complete
-    assert stored.folder == url
+    assert stored.folder == url.removeprefix("file://")
     with pytest.raises(sm.MatchError, match="holds another run"):
         sm.match_layers(model, url)
     assert sm.match_layers(model, url, overwrite=True).complete
@@ -208,3 +208,59 @@ def test_a_store_that_cannot_be_reached_is_named(tmp_path):
         sm.match_layers(model, "nowhere://x")
     with pytest.raises(sm.MatchError, match="not a run of saematch"):
         sm.Chain.load("memory://nothing/here")
+
+
+def test_an_answer_that_is_gone_or_cut_short_is_made_again(model, tmp_path):
+    layers = sm.load_layers(model)
+    sm.match_layers(layers, tmp_path / "run", pairs="0-1,1-2,2-3")
+    before = answers(tmp_path / "run")
+    (tmp_path / "run" / "pairs" / "0-1.safetensors").unlink()
+    cut = tmp_path / "run" / "pairs" / "1-2.safetensors"
+    cut.write_bytes(cut.read_bytes()[:-5])
+    news = []
+    assert sm.match_layers(layers, tmp_path / "run", pairs="0-1,1-2,2-3", progress=news.append).complete
+    assert [one.pair for one in news if one.stage == "done"] == [(0, 1), (1, 2)]
+    assert answers(tmp_path / "run") == before
+
+
+def test_a_forked_child_does_not_hold_the_lock_of_a_parent_that_is_gone(tmp_path):
+    code = f"""
+import os, time
+from saematch.run_folder import lock_run
+with lock_run({str(tmp_path)!r}):
+    if os.fork() == 0:
+        print(os.getpid(), flush=True)
+        time.sleep(60)
+    time.sleep(60)
+"""
+    process = subprocess.Popen([sys.executable, "-W", "ignore", "-c", code], stdout=subprocess.PIPE, text=True)
+    child = int(process.stdout.readline())
+    try:
+        process.kill()
+        process.wait()
+        with lock_run(tmp_path):
+            pass
+    finally:
+        os.kill(child, signal.SIGKILL)
+        process.stdout.close()
+
+
+def test_a_file_url_is_a_folder_with_its_lock(model, tmp_path):
+    with lock_run(tmp_path / "run"), pytest.raises(sm.MatchError, match="is writing it"):
+        sm.match_layers(sm.load_layers(model), f"file://{tmp_path}/run", pairs="0-1")
+
+
+@pytest.mark.parametrize("after", [0.2, 0.6, 1.0, 1.5, 2.5])
+def test_interrupted_at_any_moment_it_says_so_in_a_line(model, tmp_path, after):
+    command = program("layers", model, "-o", tmp_path / "run", "--quiet", "--device", "cpu,cpu")
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    time.sleep(after)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    if process.returncode == 0:  # it was done before
+        assert errors == ""
+    elif "interrupted" in errors:
+        assert process.returncode == 130
+        assert errors.count("\n") == 1
+    else:  # before the program had begun, while Python itself was starting
+        assert after < 1

@@ -265,7 +265,7 @@ def _parts(tables: Tables) -> Figure:
 def _folds(tables: Tables) -> Figure:
     """Folded or not when finding, folded or not at inference."""
     table = _table(tables, "explained_variance")
-    figure, (panel,) = _panels(1)
+    figure, (panel,) = _panels(1, 6.0)
     for number, (method, found) in enumerate(((MATCHED, "folded"), ("unfolded", "unfolded"))):
         for folded, ls in ((False, "--"), (True, "-")):
             rows = table.where(method=method, folded=folded, gate=1.0)
@@ -273,7 +273,7 @@ def _folds(tables: Tables) -> Figure:
                 text = f"found {found}, {_FOLDED if folded else _UNFOLDED}"
                 _line(panel, rows, "value", text, number, ls)
     _label(panel, "pair of layers", "explained variance, 95 % interval")
-    panel.legend(fontsize=7)
+    _legend(figure, [panel])
     return figure
 
 
