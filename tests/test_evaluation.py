@@ -160,6 +160,14 @@ def test_an_interval_knows_documents(tmp_path):
     assert (found.high - found.low) / 2 == pytest.approx(1.96 * np.sqrt(0.25 / 200), rel=0.1)
 
 
+def test_an_interval_lies_around_its_value_even_where_features_fire_in_few_documents():
+    r = np.random.default_rng(0)
+    below = r.integers(1, 20, (30, 500)) * (r.random((30, 500)) < 0.05)  # each in one or two documents of thirty
+    above = below * r.random((30, 500))
+    found = interval(lambda x, y: mean_ratio(np.sqrt(x), np.sqrt(y)), above, below, draws=draws(30))
+    assert found.low < found.value < found.high
+
+
 def test_far_layers_composed_and_exact(world, tmp_path):
     order = torch.randperm(F, generator=torch.Generator().manual_seed(1))
     third = sm.SAE(world.b.W_enc[:, order], world.b.b_enc[order], world.b.W_dec[order], world.b.b_dec,

@@ -15,8 +15,8 @@ _AT_ONCE = 50  # draws whose sums over features are in memory together
 
 COLUMNS = {
     "documents": f"drawn again, {DRAWS} times, for the interval; more than {UNITS} are drawn in {UNITS} groups",
-    "low": f"lower end of the {LEVEL:.0%} bootstrap interval",
-    "high": f"upper end of the {LEVEL:.0%} bootstrap interval",
+    "low": f"lower end of the {LEVEL:.0%} bootstrap interval, its mean moved onto the value",
+    "high": f"upper end of the {LEVEL:.0%} bootstrap interval, its mean moved onto the value",
 }
 
 
@@ -38,6 +38,9 @@ def draws(units: int, seed: int = 0) -> Floats:
 def interval(statistic: Callable[..., Floats], *sums: Floats, draws: Floats) -> Interval:
     """`statistic(*sums)` of sums over all units, and how it varies where units are drawn again.
 
+    The draws are moved onto the value: a mean over features is biased in them, since what fires in few documents is in
+    some draws not there at all.
+
     Args:
         statistic: takes sums `(n,)` or `(n, F)` of some draws, each in a row of its own, and returns `(n,)`.
         sums: of each unit, `(units,)` or `(units, F)`.
@@ -48,8 +51,8 @@ def interval(statistic: Callable[..., Floats], *sums: Floats, draws: Floats) -> 
     drawn = np.concatenate([statistic(*(part @ each for each in sums)) for part in parts])
     known = drawn[np.isfinite(drawn)]
     edge = (1 - LEVEL) / 2
-    low, high = np.quantile(known, (edge, 1 - edge)) if len(known) else (np.nan, np.nan)
-    return Interval(float(value), float(low), float(high))
+    low, high = np.quantile(known - known.mean(), (edge, 1 - edge)) if len(known) else (np.nan, np.nan)
+    return Interval(float(value), float(value + low), float(value + high))
 
 
 def mean_ratio(above: Floats, below: Floats) -> Floats:
