@@ -26,16 +26,12 @@ HOME = RESULTS / "paper"
 
 def main() -> None:
     options = arguments()
-    began = time.perf_counter()
-    seconds = {}
 
     def evaluation(name, source, beside=(), **given):
-        started = time.perf_counter()
         chain = sm.match_layers(sm.load_layers(source), options.work / name / "run")
         found = evaluate(chain, options.work / name / "evaluation", progress=say, **given)
         left = draw_all(found, chain, beside) | found.left
         publish(Path(found.folder), HOME / name, left)
-        seconds[name] = round(time.perf_counter() - started, 1)
         return found.tables
 
     activations = StoredActivations(options.activations, options.document_length)
@@ -45,9 +41,9 @@ def main() -> None:
     evaluation("sample", "sample", activations=activations)
     model = LanguageModel(options.model, Texts.read(options.texts), tokens=options.tokens)
     evaluation("model", options.saes, activations=model, distance=1)
-    record = {"commit": commit(), "versions": versions(), "machine": machine(), "seconds": seconds}
+    record = {"commit": commit(), "versions": versions(), "machine": machine()}
     (HOME / "record.json").write_text(json.dumps(record, indent=1) + "\n")
-    print(f"\n{time.perf_counter() - began:,.0f} s; tables and figures in {HOME}")
+    print(f"\nTables and figures are in {HOME}")
 
 
 def publish(folder: Path, home: Path, left: dict[str, str]) -> None:

@@ -10,7 +10,7 @@ import saematch as sm
 from planted import COSINE, DOCUMENTS, LENGTH, PERSIST, SPLIT, VANISH, D, F, World
 from saematch.evaluation import StoredActivations, Table, evaluate
 from saematch.evaluation.activations import Survey
-from saematch.evaluation.evaluate import SCHEMAS
+from saematch.evaluation.study import SCHEMAS
 from saematch.evaluation.uncertainty import draws, interval, mean_ratio
 from saematch.storage import LocalFolder
 from saes import made_up, write_model

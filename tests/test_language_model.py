@@ -12,8 +12,8 @@ import saematch as sm
 from language_models import BLOCKS, KINDS, WIDTH, documents, write_language_model
 from saematch.evaluation import LanguageModel, Texts, evaluate
 from saematch.evaluation.activations import Survey
-from saematch.evaluation.evaluate import hooks_of
 from saematch.evaluation.model import hook_block
+from saematch.evaluation.study import hooks_of
 from saes import made_up, write_npz, write_saelens
 
 NATS = 1e-4  # float32 sums over a few hundred terms around 1, in another order

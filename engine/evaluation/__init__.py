@@ -2,10 +2,10 @@
 
 from saematch.evaluation.activations import StoredActivations
 from saematch.evaluation.endpoint import EndpointJudge
-from saematch.evaluation.evaluate import Evaluation, evaluate
 from saematch.evaluation.figures import draw_all
 from saematch.evaluation.meaning import TokenOverlap, read_explanations, read_grades
 from saematch.evaluation.model import LanguageModel, Texts
+from saematch.evaluation.study import Evaluation, evaluate
 from saematch.evaluation.tables import Table
 
 __all__ = [

@@ -15,11 +15,11 @@ from saematch.errors import MatchError
 from saematch.evaluation.activations import Source, StoredActivations
 from saematch.evaluation.codes import VARIANCE
 from saematch.evaluation.endpoint import EndpointJudge
-from saematch.evaluation.evaluate import Evaluation, evaluate, hooks_of
 from saematch.evaluation.figures import draw_all
 from saematch.evaluation.meaning import read_explanations, read_grades
 from saematch.evaluation.methods import MATCHED, RANDOM
 from saematch.evaluation.model import LanguageModel, Texts
+from saematch.evaluation.study import Evaluation, evaluate, hooks_of
 from saematch.evaluation.tables import Row, Table
 from saematch.evaluation.weights import COSINE
 from saematch.sources import load_layers

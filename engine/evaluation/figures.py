@@ -11,9 +11,9 @@ import numpy as np
 
 from saematch.chain import Chain
 from saematch.errors import MatchError
-from saematch.evaluation.evaluate import Evaluation
 from saematch.evaluation.meaning import Grade
 from saematch.evaluation.methods import MATCHED, RANDOM
+from saematch.evaluation.study import Evaluation
 from saematch.evaluation.tables import Row, Table
 from saematch.storage import LocalFolder
 from saematch.terminal import printable

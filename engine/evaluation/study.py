@@ -15,9 +15,10 @@ from saematch.chain import Chain
 from saematch.errors import MatchError
 from saematch.evaluation import codes, meaning, weights
 from saematch.evaluation.activations import OUTLIERS, Source, Survey
+from saematch.evaluation.loss import LOSS, measure_loss
 from saematch.evaluation.meaning import Grade, Judge, PairOfFeatures, TokenOverlap
 from saematch.evaluation.methods import ABOUT, MATCHED, RANDOM, Matched, baselines, matchings
-from saematch.evaluation.model import LOSS, LanguageModel, measure_loss
+from saematch.evaluation.model import LanguageModel
 from saematch.evaluation.tables import Ledger, Row, Schema, Table, same
 from saematch.layers import match_layers
 from saematch.matching import Matching
