@@ -39,6 +39,7 @@ _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
 _DASHES = ("-", "--", "-.", ":")
 _UNFOLDED, _FOLDED = "codes as they are", "codes folded"
 _EXAMPLES = 5
+_NATS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 
 Tables = Mapping[str, Table]
 
@@ -189,13 +190,13 @@ def _meaning(tables: Tables) -> Figure:
     _label(
         panels[0], "pair of layers", f"mean grade by {table.rows[0]['judge']}\n(1 different … 3 same), 95 % interval"
     )
-    panels[0].legend(fontsize=7)
+    _legend_above(panels[0])
     if len(panels) > 1:
         scores = tables["matching_score"]
         for number, score in enumerate(dict.fromkeys(row["score"] for row in scores.rows)):
             _line(panels[1], scores.where(method=MATCHED, score=score), "value", score, number)
         _label(panels[1], "pair of layers", "matching score, mean over features, 95 % interval")
-        panels[1].legend(fontsize=7)
+        _legend_above(panels[1])
     return figure
 
 
@@ -219,7 +220,7 @@ def _distances(tables: Tables) -> Figure:
                        label=name)  # fmt: skip
         panel.set_xticks(steps)
         _label(panel, "distance (steps of the run)", f"{label},\nmean over pairs")
-        panel.legend(fontsize=7)
+        _legend_above(panel)
     return figure
 
 
@@ -244,6 +245,7 @@ def _by_layer(tables: Tables, name: str, label: str) -> Figure:
         panels[0].set_ylim(-0.6, 1)
     else:
         panels[0].set_yscale("symlog", linthresh=1.0)
+        panels[0].set_yticks(_NATS, [f"{tick:g}" for tick in _NATS])
     _label(panels[0], "pair of layers", f"{label}, 95 % interval")
     _legend(figure, panels)
     return figure
@@ -258,7 +260,7 @@ def _parts(tables: Tables) -> Figure:
         _line(panels[1], variance.where(method=method, folded=False, gate=1.0), "value", method, number)
     _label(panels[0], "pair of layers", "mean decoder cosine")
     _label(panels[1], "pair of layers", f"explained variance, {_UNFOLDED}, 95 % interval")
-    panels[0].legend(fontsize=7)
+    _legend_above(panels[0])
     return figure
 
 
@@ -291,7 +293,7 @@ def _gates(tables: Tables) -> Figure:
                        marker=_marker(number), ms=4, label=f"{pair[0]} → {pair[1]}")  # fmt: skip
         text = f"{label}, {_FOLDED if folded else _UNFOLDED}"
         _label(panel, "quantile of pair costs up to which\npairs are carried", text)
-    panels[0].legend(fontsize=7, title="layers")
+    _legend_above(panels[0])
     return figure
 
 
@@ -314,7 +316,7 @@ def _l0(sets: Sequence[Tables]) -> Figure:
             panel.plot(l0, values, color=_colour(number), ls=_dash(number), marker=_marker(number), ms=4,
                        label=f"from layer {source}")  # fmt: skip
         _label(panel, "L0 of the target (mean active features a token)", label)
-    panels[0].legend(fontsize=7)
+    _legend_above(panels[0])
     return figure
 
 
@@ -331,7 +333,7 @@ def _persistence(tables: Tables) -> Figure:
     panels[1].set_yscale("log")
     _label(panels[0], "pair of layers", "share of source features whose\npartner is the same feature")
     _label(panels[1], "lifetime (layers)", "features")
-    panels[0].legend(fontsize=7, title="the same from")
+    _legend_above(panels[0])
     return figure
 
 
@@ -352,7 +354,7 @@ def _paths(chain: Chain) -> Figure:
     panel.set_axis_off()
     cells = [[f"{step.feature}: {_short(step.label)}" + (f"\ncost {step.cost:.2f}" if n else "\n") for n, step in
               enumerate(path)] for path in chosen]  # fmt: skip
-    table = panel.table(cells, colLabels=[f"layer {layer}" for layer in way], loc="center", cellLoc="left")
+    table = panel.table(cells, colLabels=[f"layer {layer}" for layer in way], loc="upper left", cellLoc="left")
     table.auto_set_font_size(False)
     table.set_fontsize(6)
     table.scale(1, 2.4)
@@ -409,6 +411,11 @@ def _legend(figure: Figure, panels: Sequence[Axes]) -> None:
     """One for all panels, beside them."""
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right upper", fontsize=7)
+
+
+def _legend_above(panel: Axes) -> None:
+    """Where it hides no line."""
+    panel.legend(fontsize=7, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.2)
 
 
 def _short(text: str | None, most: int = 34) -> str:
