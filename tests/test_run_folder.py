@@ -53,9 +53,9 @@ def test_killed_at_any_moment_a_run_goes_on_to_the_same_bytes(model, tmp_path):
         killed += kill_until_it_ends(run, model, moments)
         assert answers(run) == answers(tmp_path / "whole")
         assert [path.name for path in run.rglob(".*") if not path.name.startswith(".lock")] == []
-        if killed >= 5:
+        if killed >= 3:
             break
-    assert killed >= 5
+    assert killed >= 3
 
 
 def kill_until_it_ends(run, model, moments):
@@ -250,7 +250,7 @@ def test_a_file_url_is_a_folder_with_its_lock(model, tmp_path):
         sm.match_layers(sm.load_layers(model), f"file://{tmp_path}/run", pairs="0-1")
 
 
-@pytest.mark.parametrize("after", [0.2, 0.6, 1.0, 1.5, 2.5])
+@pytest.mark.parametrize("after", [0.3, 1.0, 2.0])
 def test_interrupted_at_any_moment_it_says_so_in_a_line(model, tmp_path, after):
     command = program("layers", model, "-o", tmp_path / "run", "--quiet", "--device", "cpu,cpu")
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
