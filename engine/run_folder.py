@@ -100,14 +100,17 @@ class RunFolder(Mapping[Pair, Matching]):
         """Drop the records of pairs whose answer is gone or cut short: they are done again."""
         there = self.folder.names("pairs")
         for pair in list(self):
-            try:
-                if f"{_name(pair)}.safetensors" not in there:
-                    raise MatchError("gone")
-                if isinstance(self.folder, LocalFolder):  # of a store, not without fetching it whole
-                    with self.folder.local(f"pairs/{_name(pair)}.safetensors") as path:
-                        check_matching(path)
-            except MatchError:
+            if f"{_name(pair)}.safetensors" not in there or not self._is_whole(pair):
                 del self.records[pair]
+
+    def _is_whole(self, pair: Pair) -> bool:
+        if not isinstance(self.folder, LocalFolder):
+            return True  # of a store it shows only once it is fetched
+        try:
+            check_matching(self.folder.path / "pairs" / f"{_name(pair)}.safetensors")
+        except MatchError:
+            return False
+        return True
 
     @property
     def planned(self) -> list[Pair]:

@@ -214,23 +214,22 @@ class LanguageModel:
 
     def _check_replacing(self) -> None:
         """Raise `MatchError` unless hidden states put in the place of the same ones leave the loss as it is."""
-        returned: list[Any] = []
-        handle = self._blocks[0].register_forward_hook(lambda _, __, out: returned.append(out))
-        contexts = next(self._batches())
-        with torch.inference_mode():
-            logits = self._model(contexts.ids, use_cache=False).logits
-        handle.remove()
-        self._returns_tuple = isinstance(returned[0], tuple)
-        expected = nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), contexts.ids[:, 1:].flatten())
         middle = len(self._blocks) // 2
-        found: list[Tensor] = []
-        handle = self._blocks[middle].register_forward_hook(lambda _, __, out: found.append(_hidden_of(out).clone()))
+        returned: list[tuple[bool, Tensor]] = []
+        keep = lambda _, __, out: returned.append((isinstance(out, tuple), _hidden_of(out).clone()))  # noqa: E731
+        handle = self._blocks[middle].register_forward_hook(keep)
+        contexts = next(self._batches())
+
+        def loss() -> Tensor:
+            logits = self._model(contexts.ids, use_cache=False).logits
+            return nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), contexts.ids[:, 1:].flatten())
+
         with torch.inference_mode():
-            self._model(contexts.ids, use_cache=False)
+            expected = loss()
             handle.remove()
-            with self._replaced(middle, found[0]):
-                logits = self._model(contexts.ids, use_cache=False).logits
-        again = nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), contexts.ids[:, 1:].flatten())
+            self._returns_tuple, hidden = returned[0]
+            with self._replaced(middle, hidden):
+                again = loss()
         if not abs(float(again - expected)) <= _LOSS_TOLERANCE:
             raise MatchError(
                 f"{self.name}: its blocks pass on more than hidden states, so that these cannot be replaced (loss "
