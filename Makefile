@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 INPUTS := pyproject.toml setup.py constraints.txt
 
-.PHONY: demo test test-old lint bench bench-large aot clean
+.PHONY: demo test test-old test-formats lint bench bench-large aot clean
 
 demo: $(VENV)/.installed  ## match the sample that ships with the package
 	@$(BIN)/saematch demo
@@ -20,6 +20,9 @@ lint: $(VENV)/.installed-test
 # The oldest triton and numpy that are supported. Oldest torch: GPU machines have it; its CPU build is not everywhere.
 test-old: .venv-old/.installed
 	.venv-old/bin/python -m pytest
+
+test-formats: .venv-formats/.installed  ## read the SAEs that other packages write, beside those packages
+	.venv-formats/bin/python -m pytest tests/test_their_packages.py
 
 bench: $(VENV)/.installed-bench  ## measure, append to bench/results, print the table
 	$(BIN)/python bench/certify_memory.py
@@ -40,7 +43,7 @@ aot: $(VENV)/.installed-test  ## compile every kernel for every chip, write benc
 	$(BIN)/python bench/aot.py --write
 
 clean:
-	rm -rf $(VENV) .venv-old build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis saematch-demo
+	rm -rf $(VENV) .venv-old .venv-formats build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis saematch-demo
 
 $(VENV)/.created:
 	@$(PYTHON) -c 'import sys; (3, 11) <= sys.version_info[:2] <= (3, 13) or sys.exit(f"Python 3.11 to 3.13 is needed, this is {sys.version.split()[0]}; try: make PYTHON=python3.11")'
@@ -60,4 +63,11 @@ $(VENV)/.installed-test: $(VENV)/.installed $(INPUTS)
 	@test -d .venv-old || $(PYTHON) -m venv .venv-old
 	@grep -v '^numpy' constraints.txt > .venv-old/constraints.txt
 	@.venv-old/bin/python -m pip install --quiet --disable-pip-version-check -c .venv-old/constraints.txt -e '.[test]' 'triton==3.6.*' 'numpy<2.4'
+	@touch $@
+
+# Without what dictionary-learning needs to run and plot models: an old nnsight among it.
+.venv-formats/.installed: $(INPUTS)
+	@test -d .venv-formats || $(PYTHON) -m venv .venv-formats
+	@.venv-formats/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]' sae-lens==6.54.12 eai-sparsify==1.3.3
+	@.venv-formats/bin/python -m pip install --quiet --disable-pip-version-check --no-deps dictionary-learning==0.1.0
 	@touch $@

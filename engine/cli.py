@@ -34,6 +34,7 @@ from saematch.terminal import (
 
 if TYPE_CHECKING:
     from saematch import Matching
+    from saematch.sources import StoredSAE
 
 DONE, DEFECT, UNFINISHED, INTERRUPTED = 0, 1, 3, 130
 
@@ -123,34 +124,56 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _info(options: argparse.Namespace) -> int:
-    from saematch.sources import find
+    from saematch.sources import search
 
-    rows: list[dict[str, Any]] = []
-    unreadable = []
-    for stored in find(options.source):
-        try:
-            about = stored.describe()
-        except MatchError as error:
-            unreadable.append(str(error))
-            continue
-        sizes = {"F": about.sae.F, "d": about.sae.d, "activation": about.sae.activation, "l0": about.l0}
-        bulk = {"dtype": about.dtype, "bytes": about.bytes, "format": stored.family.name, "path": str(stored.path)}
-        rows.append({"layer": stored.layer, **sizes, **bulk, "notes": list(about.notes)})
+    found, _ = search(options.source)
+    rows, unreadable = _described(found)
     warnings = unreadable + _warnings(rows)
     if options.json:
         _print_json({"source": options.source, "layers": rows, "warnings": warnings})
         return UNFINISHED if unreadable else DONE
-    shown = ("layer", "F", "d", "activation", "l0", "dtype", "bytes", "format")
-    print(table(shown, [[cell(row[name]) for name in shown] for row in rows]))
+    _print_described(rows)
     for warning in warnings:
         print(f"warning: {printable(warning)}")
     return UNFINISHED if unreadable else DONE
 
 
+def _described(found: Sequence[StoredSAE]) -> tuple[list[dict[str, Any]], list[str]]:
+    """What the headers of SAEs say, and why those of others say nothing."""
+    rows: list[dict[str, Any]] = []
+    unreadable = []
+    for stored in found:
+        try:
+            about, sae = stored.describe(), stored.describe().sae
+            rows.append({
+                "layer": stored.layer, "F": sae.F, "d": sae.d, "activation": sae.activation, "l0": stored.l0,
+                "dtype": about.dtype, "bytes": about.bytes, "format": stored.family.name, "path": stored.at.shown,
+                "notes": list(sae.notes),
+            })  # fmt: skip
+        except MatchError as error:
+            unreadable.append(str(error))
+    return rows, unreadable
+
+
+def _print_described(rows: Sequence[dict[str, Any]]) -> None:
+    """A table of SAEs, with their paths, and what was changed in each."""
+    head = ("layer", "F", "d", "activation", "l0", "dtype", "bytes", "format")
+    paths = [printable(row["path"]) for row in rows]
+    start = os.path.commonpath(paths) if len(paths) > 1 else os.path.dirname(paths[0]) if paths else ""
+    lines = table(head, [[cell(row[name]) for name in head] for row in rows]).splitlines()
+    ends = ["path", "----", *(path[len(start) :].lstrip("/") for path in paths)]
+    print("\n".join(f"{line}  {end}" for line, end in zip(lines, ends, strict=True)))
+    if start:
+        print(f"paths are below {start}")
+    for note in dict.fromkeys(note for row in rows for note in row["notes"]):
+        those = [row["layer"] for row in rows if note in row["notes"]]
+        where = "" if len(those) == len(rows) else f"layer {', '.join(map(cell, those))}: "
+        print(f"changed: {where}{printable(note)}")
+
+
 def _warnings(rows: list[dict[str, Any]]) -> list[str]:
     """What a reader should know before matching these layers."""
-    found = [f"layer {row['layer']}: {note}" for row in rows for note in row["notes"]]
-    found += [
+    found = [
         f"layer {row['layer']}: no threshold ({row['activation']}), choose --fold decoder_norm or none"
         for row in rows
         if row["activation"] != "jumprelu"

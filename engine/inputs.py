@@ -15,7 +15,7 @@ from saematch.sources import Layers, StoredSAE
 
 
 def read_input(layers: Mapping[int, SAE], layer: int) -> tuple[SAE, dict[str, Any]]:
-    """The SAE of a layer and its record: path, format, size and time of its files, hashes, F, d, activation.
+    """The SAE of a layer and its record: where, in which format, files with size and time, hashes, what it is and was.
 
     Files are hashed while they are read, so that they come from the disk once.
 
@@ -28,12 +28,15 @@ def read_input(layers: Mapping[int, SAE], layer: int) -> tuple[SAE, dict[str, An
         sae = _sae(layers, layer)
         about: dict[str, Any] = {"path": None, "format": None, "files": None, "sha256": _tensor_hashes(sae)}
     else:
-        about = {"path": str(stored.path.absolute()), "format": stored.family.name, "files": stored.stamps()}
+        about = {
+            "path": _path(stored), "format": stored.family.name, "options": dict(stored.at.options),
+            "files": stored.stamps(),
+        }  # fmt: skip
         with ThreadPoolExecutor(1) as beside:
             hashes = beside.submit(stored.sha256)
             sae = stored.read()
             about["sha256"] = hashes.result()
-    return sae, {**about, "F": sae.F, "d": sae.d, "activation": sae.activation}
+    return sae, {**about, "F": sae.F, "d": sae.d, "activation": sae.activation, "notes": list(sae.notes)}
 
 
 def is_unchanged(layers: Mapping[int, SAE], layer: int, record: Mapping[str, Any], verify: bool = False) -> bool:
@@ -44,7 +47,9 @@ def is_unchanged(layers: Mapping[int, SAE], layer: int, record: Mapping[str, Any
     stored = _stored(layers, layer)
     if stored is None:
         return bool(_tensor_hashes(_sae(layers, layer)) == record["sha256"])
-    at_rest = bool(record["path"] == str(stored.path.absolute()) and record["files"] == stored.stamps())
+    if record.get("options", {}) != stored.at.options:
+        return False
+    at_rest = bool(record["path"] == _path(stored) and record["files"] == stored.stamps())
     return (at_rest and not verify) or bool(stored.sha256() == record["sha256"])
 
 
@@ -64,6 +69,10 @@ def header(layers: Mapping[int, SAE], layer: int) -> SAE | None:
 
 def _stored(layers: Mapping[int, SAE], layer: int) -> StoredSAE | None:
     return layers.stored[layer] if isinstance(layers, Layers) else None
+
+
+def _path(stored: StoredSAE) -> str:
+    return stored.at.place.address(stored.at.name)
 
 
 def _sae(layers: Mapping[int, SAE], layer: int) -> SAE:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ import torch
 from torch import Tensor
 
 from saematch.errors import MatchError
+from saematch.saving import save
 
 ACTIVATIONS = ("jumprelu", "relu", "topk")
 FOLDS = ("threshold", "decoder_norm", "none")
@@ -30,6 +33,7 @@ class SAE:
         threshold: `(F,)`, with `"jumprelu"`.
         k: with `"topk"`.
         source: where it was read from, for messages.
+        notes: what was changed to bring it into this form, and what to know before it is compared.
 
     Raises:
         MatchError: if the shapes do not fit each other, or the activation lacks its parameter.
@@ -43,6 +47,7 @@ class SAE:
     threshold: Tensor | None = None
     k: int | None = None
     source: str = "SAE"
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("W_enc", "b_enc", "W_dec", "b_dec", "threshold"):
@@ -129,6 +134,22 @@ class SAE:
             W_dec=self.W_dec * s[:, None],
             threshold=None if self.threshold is None else self.threshold / s,
         )
+
+    def save(
+        self, path: str | os.PathLike[str], format: str = "saelens", *, hook: str | None = None, overwrite: bool = False
+    ) -> None:
+        """Write it into a folder, for other tools to read: it is for raw activations, and its encoder sees x itself.
+
+        Args:
+            path: the folder, which is made.
+            format: `"saelens"` (`sae_weights.safetensors`, `cfg.json`) or `"gemma_scope"` (`params.npz`; no TopK).
+            hook: where in the model it reads, for SAELens' configuration.
+            overwrite: replace weights that are there.
+
+        Raises:
+            MatchError: if the format is not known or cannot hold it, or the folder cannot be written.
+        """
+        save(Path(path), format, self.tensors(), self.activation, self.k, hook, overwrite)
 
     def check_finite(self) -> SAE:
         """The SAE itself. Raises `MatchError` if a tensor holds NaN or infinity, with their count and the first."""

@@ -17,12 +17,21 @@ from saematch.errors import MatchError
 
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file, replacing what is there in one step. Raises `MatchError` where it cannot be written."""
+    with replacing(path) as aside:
+        aside.write_bytes(content)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Where to write a file that then takes the place of another in one step; nothing is left of it after an error.
+
+    Raises `MatchError` where it cannot be written.
+    """
     aside = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
     try:
         try:
-            with aside.open("xb") as file:
-                file.write(content)
-                file.flush()
+            yield aside
+            with aside.open("rb") as file:
                 os.fsync(file.fileno())
             aside.replace(path)
         finally:

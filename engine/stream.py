@@ -151,7 +151,7 @@ def memory_needed(work: Work, pairs: Sequence[Pair]) -> int:
         sae = header(work.side(key), key.layer)
         if sae is not None:
             sizes[key], features[key] = work.comparison.width(sae) * sae.F, sae.F
-            read = max(read, 4 * sum(tensor.numel() for tensor in sae.tensors().values()))
+            read = max(read, sum(tensor.nbytes for tensor in sae.tensors().values()))
     rows = 8 * sum(sorted(sizes.values())[-ROOM:])
 
     def lane(pair: Pair) -> int:

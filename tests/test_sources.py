@@ -60,10 +60,10 @@ def test_saelens_topk_has_its_k(tmp_path, config):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"architecture": "gated"}, "'gated' .* is not supported; supported are standard"),
+        ({"architecture": "temporal"}, "'temporal' .* is not supported; supported are standard"),
+        ({"architecture": "gated"}, "lacks b_gate, b_mag, r_mag and holds b_enc"),
         ({"normalize_activations": "layer_norm"}, "normalize_activations is 'layer_norm': .* cannot be compared"),
         ({"architecture": "topk"}, "TopK SAE without its k"),
-        ({"architecture": "topk", "k": 3, "rescale_acts_by_decoder_norm": True}, "rescale_acts_by_decoder_norm"),
         ([1], "expected a JSON object, got list"),
     ],
 )
@@ -84,7 +84,7 @@ def test_layers_are_found_flat_or_nested_and_sorted_as_numbers(tmp_path):
         write_npz(tmp_path / f"layer_{layer}" / "width_2k" / f"average_l0_{layer + 30}", made_up())
     layers = sm.load_layers(tmp_path)
     assert list(layers) == [2, 9, 10]
-    assert layers.stored[9].describe().l0 == 39
+    assert layers.stored[9].l0 == 39
     assert list(sm.load_layers(write_model(tmp_path / "flat"))) == [3, 4, 5, 11]
     assert layers[9] is not layers[9]
 
@@ -170,8 +170,8 @@ def bad_inputs(folder):
         "pickle": (pickled, "W_dec is a pickled object; it is not opened"),
         "lying header": (lying, r"W_dec is not as large as its shape \(99, 99\) says"),
         "bomb": (bomb, "expands 50-fold or more"),
-        "empty": (saes / "empty", "no SAE in a known format; known are params.npz"),
-        "text": (saes / "text.npz", "no SAE in a known format"),
+        "empty": (saes / "empty", "no SAE in a known format; known are Gemma Scope: params.npz;"),
+        "text": (saes / "text.npz", "cannot be read .* not what its name says"),
         "several": (model, "4 SAEs in it, name one of them"),
         "empty layer": (model, "layer_06: the folder of a layer without an SAE"),
         "two for one layer": (twice, "two SAEs for layer 4, .*; choose a folder that holds one"),

@@ -1,5 +1,7 @@
-"""Where SAEs come from: one file a family, and the way from a path to one SAE a layer."""
+"""Where SAEs come from: one file a family, and the way from an address to one SAE a layer."""
 
-from saematch.sources.layers import Layers, StoredSAE, find, load, load_layers
+from saematch.sources.layers import Layers, load, load_layers
+from saematch.sources.search import search
+from saematch.sources.stored import StoredSAE
 
-__all__ = ["Layers", "StoredSAE", "find", "load", "load_layers"]
+__all__ = ["Layers", "StoredSAE", "load", "load_layers", "search"]

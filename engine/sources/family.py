@@ -1,59 +1,178 @@
-"""What a file format of SAEs has to answer. A new family is one file with a `Family`, and its entry in `layers.py`."""
+"""What a file format of SAEs has to say: how it is recognised, and what canonical form its tensors have.
+
+A new family is one file with a `Family`, and its entry in `families.py`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
+import torch
+from torch import Tensor
+
+from saematch.errors import MatchError
 from saematch.sae import SAE
+from saematch.sources.checkpoint import Checkpoint
+
+Tensors = Mapping[str, Any]
+Config = Mapping[str, Any]
+_ATTENTION = re.compile(r"hook_z|attn_out|o_proj|self_attn|(?:^|[-_./])att(?:n|ention)?(?:[-_./]|$)", re.IGNORECASE)
+_OTHER_SPACES = re.compile(r"transcoder|crosscoder|(?:^|[-_./])(?:clt|tc)(?:[-_./]|$)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
-class Description:
-    """What can be said of a stored SAE before its weights are read.
+class Entry:
+    """An SAE in canonical form, and what else its files say.
 
     Attributes:
-        sae: the SAE with tensors that have shape and stored precision, but no data (torch's meta device).
-        l0: mean number of active features, where it is known.
-        notes: what loading changes, or what a reader should know.
+        sae: with tensors that have shape and precision but no data, where only headers were read.
         hook: where in the model it reads, as its configuration names it.
+        layer: the layer that the files themselves name.
+        l0: mean number of active features.
     """
 
     sae: SAE
-    l0: float | None = None
-    notes: tuple[str, ...] = ()
     hook: str | None = None
-
-    @property
-    def dtype(self) -> str:
-        """Precision in which the encoder is stored."""
-        return str(self.sae.W_enc.dtype).removeprefix("torch.")
-
-    @property
-    def bytes(self) -> int:
-        """Size of the stored tensors."""
-        return sum(tensor.nbytes for tensor in self.sae.tensors().values())
+    layer: int | None = None
+    l0: float | None = None
 
 
 @dataclass(frozen=True)
 class Family:
-    """A file format; each function takes the path of the file with the weights and may raise `MatchError`.
-
-    They are functions of a module, so that a family, and what is stored in it, can be sent to another process.
+    """A file format. Its functions are a module's, so that a family can be sent to another process.
 
     Attributes:
-        name: for messages and records.
-        recognises: whether that file is an SAE of this family, by content.
-        files: all files that make up the SAE.
-        layer: the layer that the files themselves name, or None.
-        describe: what headers and configuration say.
-        read: the SAE in canonical form, on the CPU.
+        name: for messages, records and `?family=`.
+        title: for people: who publishes it, and how its files are called.
+        suffixes: of the file with the weights.
+        weights: names under which that file is published, as a regular expression.
+        config: names of its configuration, relative to the weights; the first that is there counts.
+        needs_config: whether weights without a configuration cannot be read.
+        has: whether tensors of these names are of this family.
+        entry: canonical form of the tensors, with or without data, given the configuration; it may raise `MatchError`.
     """
 
     name: str
-    recognises: Callable[[Path], bool]
-    files: Callable[[Path], list[Path]]
-    layer: Callable[[Path], int | None]
-    describe: Callable[[Path], Description]
-    read: Callable[[Path], SAE]
+    title: str
+    suffixes: tuple[str, ...]
+    weights: str
+    has: Callable[[set[str]], bool]
+    entry: Callable[[Checkpoint, Tensors, Config], Entry]
+    config: tuple[str, ...] = ()
+    needs_config: bool = False
+
+    def configured(self, at: Checkpoint) -> str | None:
+        """The name of its configuration in the place of the weights. Raises `MatchError` where one is missing."""
+        name = at.beside(*self.config)
+        if name is None and self.needs_config:
+            raise MatchError(
+                f"{at.shown}: its {self.config[0]} is not there, which says how these weights are to be read"
+            )
+        return name
+
+    def of(self, at: Checkpoint, found: Tensors) -> Entry:
+        """`entry`, with the configuration that lies beside the weights. Raises `MatchError`."""
+        return self.entry(at, found, at.config(self.configured(at)))
+
+
+def take(at: Checkpoint, found: Tensors, *expected: str, optional: tuple[str, ...] = ()) -> list[Tensor]:
+    """The tensors of these names. Raises `MatchError` if one is missing, or one is there that the format lacks."""
+    missing = [name for name in expected if not isinstance(found.get(name), Tensor)]
+    extra = [name for name in found if isinstance(found[name], Tensor) and name not in {*expected, *optional}]
+    if missing or extra:
+        wrong = [f"lacks {', '.join(sorted(missing))}"] * bool(missing)
+        wrong += [f"holds {', '.join(sorted(extra))}, which this format does not know"] * bool(extra)
+        raise MatchError(f"{at.shown}: {' and '.join(wrong)}; expected {', '.join(sorted(expected))}")
+    for name in expected:
+        if not found[name].is_floating_point():
+            stored = str(found[name].dtype).removeprefix("torch.")
+            raise MatchError(
+                f"{at.shown}: {name} is stored as {stored}; expected float16, bfloat16, float32 or float64"
+            )
+    return [found[name] for name in expected]
+
+
+def canonical(
+    at: Checkpoint,
+    *,
+    W_enc: Tensor,
+    b_enc: Tensor,
+    W_dec: Tensor,
+    b_dec: Tensor,
+    activation: str = "relu",
+    threshold: Tensor | None = None,
+    k: Any = None,
+    subtracts: bool = False,
+    scales: tuple[Any, Any] | None = None,
+    norm: str = "",
+    hook: str | None = None,
+    writes: str | None = None,
+    notes: tuple[str, ...] = (),
+) -> SAE:
+    """An SAE in raw activation units from tensors in canonical orientation. Raises `MatchError`.
+
+    What is changed is computed, and kept, in float64: rounding it would change the problem that is solved and proved.
+
+    Args:
+        subtracts: the encoder sees x - b_dec.
+        scales: (c_in, c_out), the weights are for activations times c_in, and write activations times c_out.
+        norm: "gate", the gate (threshold or choice of the k largest) sees codes times the norm of their decoder row as
+            it is stored; "code", so does the decoder, whose rows are then divided by it.
+        hook: what it reads.
+        writes: what it reconstructs, where that is something else.
+    """
+    notes += _check_space(at, hook, writes)
+    if b_enc.ndim == b_dec.ndim == 1 and W_enc.shape == W_dec.shape[::-1] == (len(b_dec), len(b_enc)):
+        if subtracts:
+            b_enc = b_enc.double() - b_dec.double() @ W_enc.double()
+            notes += ("b_dec is subtracted from the input: folded into b_enc",)
+        if scales is not None:
+            c_in, c_out = scales
+            W_enc, W_dec, b_dec = W_enc.double() * c_in, W_dec.double() / c_out, b_dec.double() / c_out
+            notes += ("weights are for normalised activations: scaled to raw ones",)
+        size = W_dec.double().norm(dim=1).clamp(min=1e-30) if norm else torch.ones(())
+        if norm == "code" or (norm == "gate" and activation == "topk"):
+            W_enc, b_enc, W_dec = W_enc.double() * size, b_enc.double() * size, W_dec.double() / size[:, None]
+            threshold = threshold if threshold is None or scales is None else threshold.double() / scales[1]
+            notes += ("the gate sees code x decoder norm: codes are in units of that norm",)
+        elif norm == "gate" and threshold is not None:
+            threshold = threshold.double() / (size if scales is None else size * scales[1])
+            notes += ("the threshold is compared with code x decoder norm: divided by it",)
+    return SAE(W_enc, b_enc, W_dec, b_dec, activation, threshold, k, at.shown, notes)
+
+
+def gated_as_jumprelu(W_enc: Tensor, b_gate: Tensor, b_mag: Tensor, r_mag: Tensor) -> dict[str, Any]:
+    """A gated encoder as the JumpReLU that it is (arXiv 2404.16014): both gates see the same projection.
+
+    z = exp(r_mag) x W_enc + b_mag passes where x W_enc + b_gate > 0, that is where z > b_mag - exp(r_mag) b_gate.
+    """
+    grow = r_mag.double().exp()
+    threshold = (b_mag.double() - grow * b_gate.double()).clamp(min=0)
+    note = "gated: the same as JumpReLU with W_enc exp(r_mag), b_mag, and threshold b_mag - exp(r_mag) b_gate"
+    return {
+        "W_enc": W_enc.double() * grow, "b_enc": b_mag, "activation": "jumprelu", "threshold": threshold,
+        "notes": (note,),
+    }  # fmt: skip
+
+
+def everywhere(threshold: Tensor, like: Tensor) -> Tensor:
+    """One threshold for all features, or one for each; where it is not set (-1), the JumpReLU is a ReLU: 0."""
+    return threshold.clamp(min=0).expand(like.shape).contiguous() if threshold.ndim == 0 else threshold.clamp(min=0)
+
+
+def _check_space(at: Checkpoint, hook: str | None, writes: str | None) -> tuple[str, ...]:
+    """What is not the residual stream, or some other one basis of all layers, is refused unless it is asked for."""
+    where = hook or f"{at.place.title}/{at.name}"
+    notes = []
+    if _ATTENTION.search(where):
+        at.refuse_unless_allowed("attention", f"it reads attention ({where}): every layer has a basis of its own there")
+        notes.append("attention: every layer has a basis of its own")
+    if (writes is not None and writes != hook) or _OTHER_SPACES.search(where):
+        at.refuse_unless_allowed(
+            "transcoder", f"a transcoder: it reads {hook or 'one place'} and writes {writes or 'another'}"
+        )
+        notes.append(f"a transcoder: decoder and b_dec write {writes or 'another place'} than the encoder reads")
+    return tuple(notes)

@@ -1,61 +1,70 @@
-"""Tensors out of strangers' files: headers first, nothing unpickled, sizes checked before memory is taken."""
+"""Tensors out of strangers' files: headers first, nothing unpickled but tensors, sizes checked before memory is taken.
+
+What is read from a header needs a file that can be sought, here or far away; weights are read from files that are here.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
 from saematch.errors import MatchError
 
 _DTYPES = {
-    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
-    "float64": torch.float64, "float32": torch.float32, "float16": torch.float16,
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
+    "I32": torch.int32, "BOOL": torch.bool, "float64": torch.float64, "float32": torch.float32,
+    "float16": torch.float16, "bfloat16": torch.bfloat16, "int64": torch.int64, "int32": torch.int32,
+    "bool": torch.bool,
 }  # fmt: skip
 _MOST_JSON_BYTES = 64 * 2**20
+_MOST_PICKLE_BYTES = 2**20  # of a dictionary of tensors, without their values
+_MOST_MEMBERS = 10_000
 _MOST_EXPANSION = 50  # float weights hardly compress; a member that grows more than this is no weights
+_BLOCK_BYTES = 2**24  # of what is widened at a time
+SUFFIXES = (".npz", ".safetensors", ".pt", ".pth")
 
 
-def names(path: Path) -> set[str]:
-    """The names of the tensors in a file; none if it is no archive of tensors."""
+def headers(file: BinaryIO, shown: str) -> dict[str, Any]:
+    """Name -> tensor without data (on torch's meta device) of a `.npz`, `.safetensors`, `.pt` or `.pth` file.
+
+    In the latter, what is no tensor (a number, a name, a small dictionary of these) is there as it is. `shown` names
+    the file in messages, and its suffix decides. Raises `MatchError`.
+    """
+    read = {".npz": _npz_headers, ".safetensors": _safetensors_headers}.get(Path(shown).suffix, _torch_headers)
     try:
-        if path.suffix == ".npz":
-            with zipfile.ZipFile(path) as archive:
-                return {name.removesuffix(".npy") for name in archive.namelist()}
-        with safe_open(path, framework="pt") as file:
-            return set(file.keys())
-    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile, SafetensorError):
-        return set()
-
-
-def headers(path: Path) -> dict[str, Tensor]:
-    """Name -> tensor without data (on torch's meta device) of a `.npz` or `.safetensors` file. Raises `MatchError`."""
-    return _npz_headers(path) if path.suffix == ".npz" else _safetensors_headers(path)
-
-
-def tensors(path: Path) -> dict[str, Tensor]:
-    """Name -> tensor, in float32 (float64 where it was stored so). Raises `MatchError`."""
-    found = headers(path)
-    try:
-        if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as archive:
-                arrays = {name: np.asarray(archive[name]) for name in found}
-            native = {name: a.astype(a.dtype.newbyteorder("="), copy=False) for name, a in arrays.items()}
-            stored = {name: torch.from_numpy(a) for name, a in native.items()}
-        else:
-            with safe_open(path, framework="pt") as file:
-                stored = {name: file.get_tensor(name) for name in found}
+        return read(file, shown)
+    except MatchError:
+        raise
     except Exception as error:  # whatever a parser of damaged or hostile bytes may raise, down to its decompressor
-        raise _damaged(path, error) from error
-    return {name: t if t.dtype == torch.float64 else t.to(torch.float32) for name, t in stored.items()}
+        raise damaged(shown, error) from error
+
+
+def tensors(path: Path, shown: str | None = None) -> dict[str, Any]:
+    """What `headers` names, with values: in float32, or float64 where it was stored so. Raises `MatchError`."""
+    shown = shown or str(path)
+    try:
+        with path.open("rb") as file:
+            found = headers(file, shown)
+        return _READERS.get(path.suffix, _torch_tensors)(path, found)
+    except MatchError:
+        raise
+    except Exception as error:  # as in `headers`
+        raise damaged(shown, error) from error
+
+
+def widened(value: Any) -> Any:
+    """A tensor as `tensors` gives it; anything else as it is."""
+    narrow = isinstance(value, Tensor) and value.is_floating_point() and value.dtype != torch.float64
+    return value.to(torch.float32) if narrow else value
 
 
 def read_json(path: Path) -> Any:
@@ -67,7 +76,7 @@ def read_json(path: Path) -> Any:
     except MatchError:
         raise
     except (OSError, ValueError, RecursionError) as error:
-        raise _damaged(path, error) from error
+        raise damaged(str(path), error) from error
 
 
 def sha256(path: Path) -> str:
@@ -76,64 +85,140 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def expect_keys(path: Path, found: Mapping[str, Tensor], expected: set[str], optional: set[str] | None = None) -> None:
-    """Raise `MatchError`, naming them, if a tensor is missing or one is there that the format does not know."""
-    missing, extra = expected - set(found), set(found) - expected - (optional or set())
-    if missing or extra:
-        wrong = [f"lacks {', '.join(sorted(missing))}"] * bool(missing)
-        wrong += [f"holds {', '.join(sorted(extra))}, which this format does not know"] * bool(extra)
-        raise MatchError(f"{path}: {' and '.join(wrong)}; expected {', '.join(sorted(expected))}")
+def damaged(shown: str, error: Exception) -> MatchError:
+    """The error for a file that some parser refused."""
+    if isinstance(error, FileNotFoundError):
+        return MatchError(f"{shown}: no such file")
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return MatchError(f"{shown}: cannot be read ({reason}); the file may be truncated or not what its name says")
 
 
-def _npz_headers(path: Path) -> dict[str, Tensor]:
+def _npz_headers(file: BinaryIO, shown: str) -> dict[str, Any]:
     found = {}
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for member in archive.infolist():
-                name = member.filename.removesuffix(".npy")
-                with archive.open(member) as file:
-                    first = np.lib.format.read_magic(file) == (1, 0)
-                    read = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
-                    shape, _, dtype = read(file)
-                    start = file.tell()
-                if dtype.hasobject:
-                    raise MatchError(
-                        f"{path}: {name} is a pickled object; it is not opened, since unpickling runs code. "
-                        "Save plain float arrays with numpy.savez"
-                    )
-                found[name] = _header(path, name, shape, dtype.name)
-                if start + found[name].nbytes != member.file_size:
-                    raise MatchError(f"{path}: {name} is not as large as its shape {shape} says")
-                if member.file_size > _MOST_EXPANSION * max(1, member.compress_size):
-                    raise MatchError(f"{path}: {name} expands {_MOST_EXPANSION}-fold or more: these are no weights")
-    except MatchError:
-        raise
-    except Exception as error:  # as in `tensors`
-        raise _damaged(path, error) from error
+    with zipfile.ZipFile(file) as archive:
+        for member in _members(archive, shown):
+            name = member.filename.removesuffix(".npy")
+            with archive.open(member) as inside:
+                first = np.lib.format.read_magic(inside) == (1, 0)
+                read = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
+                shape, _, dtype = read(inside)
+                start = inside.tell()
+            if dtype.hasobject:
+                raise MatchError(
+                    f"{shown}: {name} is a pickled object; it is not opened, since unpickling runs code. "
+                    "Save plain float arrays with numpy.savez"
+                )
+            found[name] = _header(shown, name, shape, dtype.name)
+            if start + found[name].nbytes != member.file_size:
+                raise MatchError(f"{shown}: {name} is not as large as its shape {shape} says")
+            if member.file_size > _MOST_EXPANSION * max(1, member.compress_size):
+                raise MatchError(f"{shown}: {name} expands {_MOST_EXPANSION}-fold or more: these are no weights")
     return found
 
 
-def _safetensors_headers(path: Path) -> dict[str, Tensor]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-            return {name: _header(path, name, part.get_shape(), part.get_dtype()) for name, part in slices.items()}
-    except MatchError:
-        raise
-    except Exception as error:  # as in `tensors`
-        raise _damaged(path, error) from error
+def _npz_tensors(path: Path, found: Mapping[str, Any]) -> dict[str, Any]:
+    with np.load(path, allow_pickle=False) as archive:
+        arrays = {name: np.asarray(archive[name]) for name in found}
+    native = {name: a.astype(a.dtype.newbyteorder("="), copy=False) for name, a in arrays.items()}
+    return {name: widened(torch.from_numpy(a)) for name, a in native.items()}
 
 
-def _header(path: Path, name: str, shape: Sequence[int], dtype: str) -> Tensor:
+def _safetensors_headers(file: BinaryIO, shown: str) -> dict[str, Any]:
+    size = file.seek(0, 2)
+    file.seek(0)
+    length = int.from_bytes(file.read(8), "little")
+    if not 2 <= length <= min(_MOST_JSON_BYTES, size - 8):
+        raise MatchError(f"{shown}: cannot be read (no safetensors header); the file may be truncated")
+    entries = json.loads(file.read(length))
+    found, ends = {}, 8 + length
+    for name, entry in entries.items():
+        if name == "__metadata__":
+            continue
+        found[name] = _header(shown, name, entry["shape"], entry["dtype"])
+        start, end = entry["data_offsets"]
+        if end - start != found[name].nbytes:
+            raise MatchError(f"{shown}: {name} is not as large as its shape {tuple(entry['shape'])} says")
+        ends = max(ends, 8 + length + end)
+    if ends != size:
+        raise MatchError(f"{shown}: cannot be read ({size} bytes, its header says {ends}); the file may be truncated")
+    return found
+
+
+def _safetensors_tensors(path: Path, found: Mapping[str, Any]) -> dict[str, Any]:
+    with safe_open(path, framework="pt") as file:
+        return {name: _sliced(file, name, header) for name, header in found.items()}
+
+
+def _sliced(file: Any, name: str, header: Tensor) -> Tensor:
+    """A tensor, widened a slice of rows at a time, so that its narrow form is never there as a whole."""
+    wanted = widened(header).dtype
+    if wanted == header.dtype or not header.numel() or not header.ndim:
+        stored: Tensor = file.get_tensor(name)
+        return stored.to(wanted)
+    out, part = torch.empty(header.shape, dtype=wanted), file.get_slice(name)
+    step = max(1, _BLOCK_BYTES // max(1, header.nbytes // len(header)))
+    for row in range(0, len(header), step):
+        out[row : row + step] = part[row : row + step]
+    return out
+
+
+def _torch_headers(file: BinaryIO, shown: str) -> dict[str, Any]:
+    """Torch never compresses, and its unpickler for weights makes tensors and plain values only."""
+    size = file.seek(0, 2)
+    if not zipfile.is_zipfile(file):
+        raise MatchError(
+            f"{shown}: cannot be read (no archive as torch.save writes it since version 1.6); the file may be "
+            "truncated, or is older: load it where you trust it, and save it again"
+        )
+    with zipfile.ZipFile(file) as archive:
+        for member in _members(archive, shown):
+            if member.compress_type != zipfile.ZIP_STORED or member.file_size > size:
+                raise MatchError(f"{shown}: {member.filename} is compressed, or larger than the file: not torch's")
+            if member.filename.endswith("/data.pkl") and member.file_size > _MOST_PICKLE_BYTES:
+                raise MatchError(f"{shown}: {member.filename} has {member.file_size} bytes: no dictionary of tensors")
+    file.seek(0)
+    found = _weights_only(shown, file, map_location="meta")  # reads no values
+    total = 0
+    for name, value in found.items():
+        if isinstance(value, Tensor):
+            _header(shown, name, tuple(value.shape), str(value.dtype).removeprefix("torch."))
+            total += value.nbytes
+            if value.nbytes > value.untyped_storage().nbytes():
+                raise MatchError(f"{shown}: {name} claims the shape {tuple(value.shape)}, more than is stored of it")
+    if total > size:
+        raise MatchError(f"{shown}: its tensors claim {total} bytes, and the file has {size}")
+    return found
+
+
+def _torch_tensors(path: Path, _: Mapping[str, Any]) -> dict[str, Any]:
+    found = _weights_only(str(path), path, map_location="cpu", mmap=True)
+    copied = {name: value.clone() if isinstance(value, Tensor) else value for name, value in found.items()}
+    return {name: widened(value) for name, value in copied.items()}
+
+
+def _weights_only(shown: str, file: Any, **options: Any) -> dict[str, Any]:
+    found = torch.load(file, weights_only=True, **options)
+    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
+        raise MatchError(f"{shown}: holds a {type(found).__name__}; expected a dictionary of named tensors")
+    return {name: value.detach() if isinstance(value, Tensor) else value for name, value in found.items()}
+
+
+_READERS: dict[str, Callable[[Path, Mapping[str, Any]], dict[str, Any]]] = {
+    ".npz": _npz_tensors, ".safetensors": _safetensors_tensors,
+}  # fmt: skip
+
+
+def _members(archive: zipfile.ZipFile, shown: str) -> list[zipfile.ZipInfo]:
+    """The files in an archive, which is never unpacked to disk."""
+    members = archive.infolist()
+    if len(members) > _MOST_MEMBERS:
+        raise MatchError(f"{shown}: {len(members)} files in it, more than any SAE has")
+    return members
+
+
+def _header(shown: str, name: str, shape: Sequence[int], dtype: str) -> Tensor:
     if dtype not in _DTYPES:
-        raise MatchError(f"{path}: {name} is stored as {dtype}; expected float16, bfloat16, float32 or float64")
+        raise MatchError(f"{shown}: {name} is stored as {dtype}; expected float16, bfloat16, float32 or float64")
     if not all(type(size) is int and 0 <= size < 2**40 for size in shape):
-        raise MatchError(f"{path}: {name} claims the shape {tuple(shape)}")
+        raise MatchError(f"{shown}: {name} claims the shape {tuple(shape)}")
     return torch.empty(tuple(shape), dtype=_DTYPES[dtype], device="meta")
-
-
-def _damaged(path: Path, error: Exception) -> MatchError:
-    if isinstance(error, FileNotFoundError):
-        return MatchError(f"{path}: no such file")
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return MatchError(f"{path}: cannot be read ({reason}); the file may be truncated or not what its name says")

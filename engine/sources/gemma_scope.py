@@ -1,55 +1,32 @@
 """Gemma Scope: `params.npz` with a JumpReLU SAE on raw activations; everything else is in the path.
 
-`W_enc (d, F)`, `W_dec (F, d)`, `b_enc (F,)`, `b_dec (d,)`, `threshold (F,)`: already canonical.
+`W_enc (d, F)`, `W_dec (F, d)`, `b_enc (F,)`, `b_dec (d,)`, `threshold (F,)`: already canonical. Attention SAEs and
+transcoders have the same file, in repositories that say so.
 """
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
-from typing import Any
+from saematch.sources.checkpoint import Checkpoint
+from saematch.sources.family import Config, Entry, Family, Tensors, canonical, take
 
-from torch import Tensor
-
-from saematch.sae import SAE
-from saematch.sources.family import Description, Family
-from saematch.sources.files import expect_keys, headers, names, tensors
-
-KEYS = {"W_enc", "W_dec", "b_enc", "b_dec", "threshold"}
+KEYS = ("W_enc", "W_dec", "b_enc", "b_dec", "threshold")
 
 
-def _recognises(path: Path) -> bool:
-    return path.suffix == ".npz" and (path.name == "params.npz" or bool(KEYS & names(path)))
+def _entry(at: Checkpoint, found: Tensors, _: Config) -> Entry:
+    W_enc, W_dec, b_enc, b_dec, threshold = take(at, found, *KEYS)
+    return Entry(canonical(at, W_enc=W_enc, b_enc=b_enc, W_dec=W_dec, b_dec=b_dec, activation="jumprelu",
+                           threshold=threshold))  # fmt: skip
 
 
-def _describe(path: Path) -> Description:
-    l0 = re.findall(r"average_l0_(\d+(?:\.\d+)?)", path.as_posix())
-    return Description(_sae(path, headers(path)), float(l0[-1]) if l0 else None)
-
-
-def _read(path: Path) -> SAE:
-    return _sae(path, tensors(path)).check_finite()
-
-
-def _sae(path: Path, found: dict[str, Tensor]) -> SAE:
-    expect_keys(path, found, KEYS)
-    weights: dict[str, Any] = dict(found)
-    return SAE(**weights, activation="jumprelu", source=str(path))
-
-
-def _files(path: Path) -> list[Path]:
-    return [path]
-
-
-def _layer(_: Path) -> None:
-    return None
+def _has(names: set[str]) -> bool:
+    return {"W_enc", "W_dec"} <= names
 
 
 GEMMA_SCOPE = Family(
     name="gemma_scope",
-    recognises=_recognises,
-    files=_files,
-    layer=_layer,
-    describe=_describe,
-    read=_read,
+    title="Gemma Scope: params.npz",
+    suffixes=(".npz",),
+    weights=r"params\.npz",
+    has=_has,
+    entry=_entry,
 )

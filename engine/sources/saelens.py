@@ -1,123 +1,136 @@
 """SAELens: a folder with `cfg.json` (nested since version 6, flat before) and `sae_weights.safetensors`.
 
-`W_enc (d, F)`, `W_dec (F, d)`; with `apply_b_dec_to_input` the encoder sees x - b_dec, which canonical form moves into
-`b_enc`.
+`W_enc (d, F)`, `W_dec (F, d)`; with `apply_b_dec_to_input` the encoder sees x - b_dec. Training checkpoints of
+BatchTopK and Matryoshka SAEs hold one `topk_threshold`, which is the JumpReLU threshold at inference.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from saematch.errors import MatchError
-from saematch.sae import SAE
-from saematch.sources.family import Description, Family
-from saematch.sources.files import expect_keys, headers, names, read_json, tensors
+from saematch.sources.checkpoint import Checkpoint
+from saematch.sources.family import Config, Entry, Family, Tensors, canonical, everywhere, gated_as_jumprelu, take
 
-KEYS = {"W_enc", "W_dec", "b_enc", "b_dec"}
-_IN_UNITS_OF_ACTIVATIONS = {"normalize_activations": "none", "reshape_activations": "none"}
-
-
-def _recognises(path: Path) -> bool:
-    if path.suffix != ".safetensors" or not _config_file(path).is_file():
-        return False
-    return path.name == "sae_weights.safetensors" or bool(KEYS & names(path))
+_OLD_NAMES = {"hook_point": "hook_name", "activation_fn_str": "activation_fn", "hook_point_layer": "hook_layer"}
+_BY_BATCH = ("batchtopk", "matryoshka_batchtopk")
 
 
-def _layer(path: Path) -> int | None:
-    config = _config(path)
+def _entry(at: Checkpoint, found: Tensors, config: Config) -> Entry:
+    config = _current(config)
+    hook = str(config["hook_name"]) if "hook_name" in config else None
+    architecture = _architecture(at, config)
+    transcoder = "transcoder" in architecture
+    architecture = re.sub(r"_?(skip_)?transcoder", "", architecture) or "standard"
+    writes = str(config.get("hook_name_out", "another place")) if transcoder else None
+    common: dict[str, Any] = {
+        "subtracts": bool(config.get("apply_b_dec_to_input", not transcoder)), "scales": _scales(at, config),
+        "norm": "code" if config.get("rescale_acts_by_decoder_norm") else "", "hook": hook, "writes": writes,
+    }  # fmt: skip
+    if config.get("reshape_activations") == "hook_z":
+        common["hook"] = hook or "hook_z"
+    optional = ("scaling_factor", "W_skip") if transcoder else ("scaling_factor",)
+    if architecture == "gated":
+        names = ("W_enc", "W_dec", "b_dec", "b_gate", "b_mag", "r_mag")
+        W_enc, W_dec, b_dec, b_gate, b_mag, r_mag = take(at, found, *names, optional=optional)
+        common |= gated_as_jumprelu(W_enc, b_gate, b_mag, r_mag)
+    else:
+        limits = {"jumprelu": ("threshold",)}.get(architecture, ())
+        if architecture in _BY_BATCH:
+            limits = ("threshold",) if "threshold" in found else ("topk_threshold",)
+        W_enc, W_dec, b_enc, b_dec, *threshold = take(
+            at, found, "W_enc", "W_dec", "b_enc", "b_dec", *limits, optional=optional
+        )
+        common |= {"W_enc": W_enc, "b_enc": b_enc, "activation": "jumprelu" if threshold else "relu"}
+        if threshold:
+            common["threshold"] = everywhere(threshold[0], b_enc)
+        elif architecture == "topk":
+            arguments = config.get("activation_fn_kwargs")
+            k = at.k(config.get("k"), arguments.get("k") if isinstance(arguments, dict) else None)
+            common |= {"activation": "topk", "k": k}
+    return Entry(canonical(at, W_dec=_scaled(at, config, found, W_dec), b_dec=b_dec, **common), hook, _layer(config))
+
+
+def _current(config: Config) -> Config:
+    """A configuration with the nested `metadata` of version 6 beside the rest, in the names of version 6."""
+    metadata = config.get("metadata")
+    whole = {**metadata, **config} if isinstance(metadata, dict) else dict(config)
+    return {_OLD_NAMES.get(name, name): value for name, value in whole.items()}
+
+
+def _layer(config: Config) -> int | None:
     if isinstance(config.get("hook_layer"), int):
         return int(config["hook_layer"])
-    found = re.search(r"\bblocks\.(\d+)\.", str(config.get("hook_name", "")))
+    found = re.search(r"\b(?:blocks|layers)\.(\d+)\b", str(config.get("hook_name", "")))
     return int(found[1]) if found else None
 
 
-def _describe(path: Path) -> Description:
-    config = _config(path)
-    notes = ("b_dec is subtracted from the input: folded into b_enc",) if _shifts_input(config) else ()
-    hook = config.get("hook_name")
-    return Description(_sae(path, config, headers(path)), notes=notes, hook=hook if isinstance(hook, str) else None)
+def _architecture(at: Checkpoint, config: Config) -> str:
+    architecture, function = str(config.get("architecture", "standard")), config.get("activation_fn", "relu")
+    if architecture == "standard" and function == "topk":
+        return "topk"
+    known = re.fullmatch(r"(standard|jumprelu|topk|gated|batchtopk|matryoshka_batchtopk|((jumprelu|topk)_)?"
+                         r"(skip_)?transcoder)", architecture)  # fmt: skip
+    if known is None or (architecture == "standard" and function != "relu"):
+        raise MatchError(
+            f"{at.shown}: architecture {architecture!r} with activation {function!r} is not supported; supported are "
+            "standard (ReLU), jumprelu, topk, batchtopk, matryoshka_batchtopk and gated"
+        )
+    return architecture
 
 
-def _read(path: Path) -> SAE:
-    config, found = _config(path), tensors(path)
-    scaling = found.get("scaling_factor")
-    if scaling is not None and not bool((scaling == 1).all()):
-        raise MatchError(f"{path}: scaling_factor is not 1; this fine-tuned SAE cannot be put in canonical form")
-    sae = _sae(path, config, found).check_finite()
-    if not _shifts_input(config):
-        return sae
-    # In float64, and kept so: rounding it would change the problem that is solved and proved.
-    return replace(sae, b_enc=sae.b_enc.double() - sae.b_dec.double() @ sae.W_enc.double())
+def _scales(at: Checkpoint, config: Config) -> tuple[float, float] | None:
+    """The scale of the activations that the weights are for; None for raw ones."""
+    normalised = config.get("normalize_activations")
+    if isinstance(normalised, bool):
+        normalised = "expected_average_only_in" if normalised else None
+    scale = at.scale()
+    if scale is not None:
+        return scale, scale
+    if normalised in (None, "none"):
+        return None
+    if normalised == "expected_average_only_in":
+        known = at.missing_scale(
+            "normalize_activations is 'expected_average_only_in': its weights are for activations times a scale that "
+            "its files do not say"
+        )
+        return None if known is None else (known, known)
+    if normalised in ("layer_norm", "constant_norm_rescale", "covariance_whitening"):
+        at.refuse_unless_allowed(
+            normalised, f"normalize_activations is {normalised!r}: its input is no linear map of the raw activations"
+        )
+    else:
+        raise MatchError(f"{at.shown}: normalize_activations is {normalised!r}, which this format does not know")
+    return None
 
 
-def _sae(path: Path, config: dict[str, Any], found: dict[str, Tensor]) -> SAE:
-    activation, k = _activation(path, config)
-    expect_keys(path, found, KEYS | ({"threshold"} if activation == "jumprelu" else set()), optional={"scaling_factor"})
-    kept: dict[str, Any] = {name: tensor for name, tensor in found.items() if name != "scaling_factor"}
-    return SAE(**kept, activation=activation, k=k, source=str(path))
+def _scaled(at: Checkpoint, config: Config, found: Tensors, W_dec: Tensor) -> Tensor:
+    """The decoder, with the factors that old fine-tuned SAEs apply to the codes before it."""
+    factors = found.get("scaling_factor")
+    if not isinstance(factors, Tensor):
+        return W_dec
+    if config.get("finetuning_scaling_factor"):
+        return W_dec.double() * factors.double()[:, None]
+    if not factors.is_meta and not bool((factors == torch.ones_like(factors)).all()):
+        raise MatchError(f"{at.shown}: scaling_factor is not 1, and its configuration does not say that it is used")
+    return W_dec
 
 
-def _config_file(path: Path) -> Path:
-    return path.parent / "cfg.json"
-
-
-def _config(path: Path) -> dict[str, Any]:
-    """`cfg.json`, with the nested `metadata` of version 6 beside the rest."""
-    where = _config_file(path)
-    config = read_json(where)
-    if not isinstance(config, dict):
-        raise MatchError(f"{where}: expected a JSON object, got {type(config).__name__}")
-    metadata = config.get("metadata")
-    return {**metadata, **config} if isinstance(metadata, dict) else config
-
-
-def _shifts_input(config: dict[str, Any]) -> bool:
-    return bool(config.get("apply_b_dec_to_input", True))
-
-
-def _activation(path: Path, config: dict[str, Any]) -> tuple[str, int | None]:
-    """The activation and, for TopK, its k. Refuses what cannot be compared in weight space as it is."""
-    where = _config_file(path)
-    for key, plain in _IN_UNITS_OF_ACTIVATIONS.items():
-        if config.get(key, plain) not in (plain, None):
-            raise MatchError(
-                f"{where}: {key} is {config[key]!r}: the weights are not in units of the raw activations, so they "
-                "cannot be compared with another layer's as they are"
-            )
-    architecture = config.get("architecture", "standard")
-    function = config.get("activation_fn_str", "relu")
-    if architecture == "jumprelu":
-        return "jumprelu", None
-    if architecture == "standard" and function == "relu":
-        return "relu", None
-    if architecture == "topk" or (architecture == "standard" and function == "topk"):
-        if config.get("rescale_acts_by_decoder_norm"):
-            raise MatchError(f"{where}: rescale_acts_by_decoder_norm is not supported for TopK SAEs")
-        arguments = config.get("activation_fn_kwargs")
-        k = config.get("k", arguments.get("k") if isinstance(arguments, dict) else None)
-        if not isinstance(k, int):
-            raise MatchError(f"{where}: a TopK SAE without its k")
-        return "topk", k
-    raise MatchError(
-        f"{where}: architecture {architecture!r} with activation {function!r} is not supported; supported are standard "
-        "(ReLU), jumprelu and topk"
-    )
-
-
-def _files(path: Path) -> list[Path]:
-    return [_config_file(path), path]
+def _has(names: set[str]) -> bool:
+    return {"W_enc", "W_dec"} <= names
 
 
 SAELENS = Family(
     name="saelens",
-    recognises=_recognises,
-    files=_files,
-    layer=_layer,
-    describe=_describe,
-    read=_read,
+    title="SAELens: sae_weights.safetensors, cfg.json",
+    suffixes=(".safetensors",),
+    weights=r"sae_weights\.safetensors",
+    has=_has,
+    entry=_entry,
+    config=("cfg.json",),
+    needs_config=True,
 )

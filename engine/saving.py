@@ -1,0 +1,57 @@
+"""SAEs in the formats of other tools."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from saematch.errors import MatchError
+from saematch.storage import as_json, replacing, write_whole
+
+WEIGHTS = {"saelens": "sae_weights.safetensors", "gemma_scope": "params.npz"}
+
+
+def save(
+    folder: Path, format: str, tensors: Mapping[str, Tensor], activation: str, k: int | None, hook: str | None,
+    overwrite: bool,
+) -> None:  # fmt: skip
+    """Write an SAE in one of the formats of `WEIGHTS` into a folder, which is made. Raises `MatchError`."""
+    if format not in WEIGHTS:
+        raise MatchError(f"format {format!r} is not known; known are {', '.join(WEIGHTS)}")
+    if format == "gemma_scope" and activation == "topk":
+        raise MatchError('the format of Gemma Scope has no TopK; choose format="saelens"')
+    weights = folder / WEIGHTS[format]
+    if weights.exists() and not overwrite:
+        raise MatchError(f"{weights}: is there already; choose another folder, or overwrite it (overwrite=True)")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MatchError(f"{folder}: cannot be made ({error.strerror or error})") from error
+    here = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    if format == "saelens":
+        write_whole(folder / "cfg.json", as_json(_saelens_config(here, activation, k, hook)))
+        with replacing(weights) as aside:
+            save_file(here, aside)
+        return
+    here.setdefault("threshold", torch.zeros_like(here["b_enc"]))  # of a ReLU
+    arrays = {name: (each.float() if each.dtype == torch.bfloat16 else each).numpy() for name, each in here.items()}
+    with replacing(weights) as aside, aside.open("wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
+
+
+def _saelens_config(tensors: Mapping[str, Tensor], activation: str, k: int | None, hook: str | None) -> dict[str, Any]:
+    """As SAELens 6 writes it."""
+    F, d = tensors["W_dec"].shape
+    return {
+        "architecture": "standard" if activation == "relu" else activation, "d_in": d, "d_sae": F,
+        "dtype": str(tensors["W_dec"].dtype).removeprefix("torch."), "device": "cpu", "apply_b_dec_to_input": False,
+        "normalize_activations": "none", "reshape_activations": "none",
+        **({"k": k, "rescale_acts_by_decoder_norm": False} if activation == "topk" else {}),
+        "metadata": {} if hook is None else {"hook_name": hook},
+    }  # fmt: skip

@@ -1,0 +1,112 @@
+"""One file with the weights of an SAE, wherever it lies, with what lies beside it and how it was asked to be read."""
+
+from __future__ import annotations
+
+import math
+import posixpath
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from saematch.errors import MatchError
+from saematch.sources.files import headers, read_json, tensors
+from saematch.sources.places import Place
+
+ALLOWABLE = (
+    "attention", "constant_norm_rescale", "covariance_whitening", "layer_norm", "signed", "token-wise", "batch-wise",
+    "transcoder", "unknown_scale",
+)  # fmt: skip
+_L0 = re.compile(r"(?:^|[^a-z0-9])l0[_-](\d+(?:\.\d+)?|[a-z]+)", re.IGNORECASE)
+_WIDTH = re.compile(r"(?:width[_-]|(?:^|[-_/])W)(\d+(?:\.\d+)?[km]?)(?![a-z0-9])", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The file `name` of a place, to be read with the options that its address gave (`READING` in `address.py`).
+
+    `registered` is the scale that a registry knows, for files that need one and do not say it.
+    """
+
+    place: Place
+    name: str
+    options: Mapping[str, str] = field(default_factory=dict)
+    registered: float | None = None
+
+    @property
+    def shown(self) -> str:
+        """What it is called in messages and records: a path, or the address of a file at a commit."""
+        return self.place.shown(self.name)
+
+    @property
+    def l0(self) -> str | None:
+        """The L0 that its path names last, as it is written: "71", or "small"."""
+        named = _L0.findall(f"{self.place.title}/{self.name}")
+        return named[-1].lower() if named else None
+
+    @property
+    def width(self) -> str | None:
+        """The number of features that its path names last, as it is written: "16k"."""
+        named = _WIDTH.findall(f"{self.place.title}/{self.name}")
+        return named[-1].lower() if named else None
+
+    def headers(self) -> dict[str, Any]:
+        """Name -> tensor without data. Raises `MatchError`."""
+        with self.place.open(self.name) as file:
+            return headers(file, self.shown)
+
+    def tensors(self) -> dict[str, Any]:
+        """Name -> tensor, on the CPU. Raises `MatchError`."""
+        return tensors(self.place.fetch(self.name), self.shown)
+
+    def beside(self, *names: str) -> str | None:
+        """The first of these files that is there, relative to the folder of the weights."""
+        folder = posixpath.dirname(self.name)
+        there = (posixpath.normpath(posixpath.join(folder, name)) for name in names)
+        return next((name for name in there if not name.startswith("..") and self.place.has(name)), None)
+
+    def config(self, name: str | None) -> dict[str, Any]:
+        """The JSON object in this file of the place; empty for None. Raises `MatchError`."""
+        if name is None:
+            return {}
+        found = read_json(self.place.fetch(name))
+        if not isinstance(found, dict):
+            raise MatchError(f"{self.place.shown(name)}: expected a JSON object, got {type(found).__name__}")
+        return found
+
+    def refuse_unless_allowed(self, reason: str, why: str) -> None:
+        """Raise `MatchError`, with the way to read it all the same, unless its address allows this."""
+        assert reason in ALLOWABLE
+        if reason not in self.options.get("allow", "").split(","):
+            raise MatchError(
+                f"{self.shown}: {why}, so its weights cannot be compared with another layer's as they are; to read it "
+                f"all the same, write ?allow={reason} after its path"
+            )
+
+    def scale(self) -> float | None:
+        """The scale of the activations that the weights are for, if the address says it. Raises `MatchError`."""
+        asked = self.options.get("scale")
+        if asked is None:
+            return None
+        try:
+            scale = float(asked)
+        except ValueError:
+            scale = math.nan
+        if not 0 < scale < math.inf:
+            raise MatchError(f"{self.shown}: ?scale={asked}: give a positive number")
+        return scale
+
+    def missing_scale(self, why: str) -> float | None:
+        """The scale that a registry knows; without one, None if that is allowed. Raises `MatchError`."""
+        if self.registered is None:
+            self.refuse_unless_allowed("unknown_scale", f"{why} (?scale=… says it)")
+        return self.registered
+
+    def k(self, *stored: Any) -> int:
+        """The k of a TopK SAE: what the address says, else the first that is stored. Raises `MatchError`."""
+        asked = self.options.get("k")
+        found = [asked] if asked else [value for value in stored if value is not None]
+        try:
+            return int(found[0])
+        except (IndexError, TypeError, ValueError, RuntimeError) as error:
+            raise MatchError(f"{self.shown}: a TopK SAE without its k; write ?k=… after its path") from error

@@ -1,0 +1,75 @@
+"""llamascopium: `sae_weights.safetensors` and `config.json`; `W_E (d, F)`, `W_D (F, d)`, `b_E`, `b_D`.
+
+Weights are for activations of mean norm sqrt(d), whose norms are in the file, unless `norm_activation` is "inference".
+With `sparsity_include_decoder_norm` the gate sees codes times the norm of their decoder row.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+import torch
+
+from saematch.errors import MatchError
+from saematch.sources.checkpoint import Checkpoint
+from saematch.sources.family import Config, Entry, Family, Tensors, canonical, take
+from saematch.sources.llama_scope import NORMS
+
+_LIMIT = "activation_function.log_jumprelu_threshold"
+
+
+def _entry(at: Checkpoint, found: Tensors, config: Config) -> Entry:
+    kind, function = config.get("sae_type", "sae"), config.get("act_fn", "relu")
+    if kind != "sae" or config.get("use_glu_encoder"):
+        what = "an encoder with a GLU" if kind == "sae" else f"a {kind}"
+        raise MatchError(f"{at.shown}: {what} has no one encoder and decoder row for each feature; sae is supported")
+    if function not in ("relu", "jumprelu", "topk"):
+        raise MatchError(f"{at.shown}: act_fn {function!r} is not supported; supported are relu, jumprelu and topk")
+    bias = ("b_D",) if config.get("use_decoder_bias", True) else ()
+    limits = (_LIMIT,) if function == "jumprelu" else ()
+    norms = tuple(name for name in found if name.startswith(NORMS))
+    W_enc, W_dec, b_enc, *rest = take(at, found, "W_E", "W_D", "b_E", *bias, *limits, optional=norms)
+    b_dec = rest.pop(0) if bias else torch.zeros_like(W_dec[0])
+    hook, writes = config.get("hook_point_in"), config.get("hook_point_out")
+    layer = re.search(r"\bblocks\.(\d+)\.", str(hook))
+    sae = canonical(
+        at, W_enc=W_enc, b_enc=b_enc, W_dec=W_dec, b_dec=b_dec, activation=function,
+        threshold=rest[0].double().exp() if rest else None, k=at.k(config.get("top_k")) if function == "topk" else None,
+        scales=_scales(at, config, found, hook, writes or hook), hook=hook, writes=writes,
+        norm="gate" if config.get("sparsity_include_decoder_norm", True) else "",
+    )  # fmt: skip
+    return Entry(sae, hook, int(layer[1]) if layer else None)
+
+
+def _scales(at: Checkpoint, config: Config, found: Tensors, hook: Any, writes: Any) -> Any:
+    asked, way = at.scale(), config.get("norm_activation", "dataset-wise")
+    if asked is not None:
+        return asked, asked
+    if way == "inference":
+        return None
+    if way in ("token-wise", "batch-wise"):
+        at.refuse_unless_allowed(way, f"norm_activation is {way!r}: its input is no linear map of the raw activations")
+        return None
+    points, d = [f"{NORMS}{point}" for point in (hook, writes)], config.get("d_model")
+    if isinstance(d, int) and set(points) <= set(found):
+        return tuple(math.sqrt(d) / found[point].double() for point in points)
+    known = at.missing_scale("its weights are for normalised activations, and its file does not say their norm")
+    return None if known is None else (known, known)
+
+
+def _has(names: set[str]) -> bool:
+    return {"W_E", "W_D"} <= names
+
+
+LLAMASCOPIUM = Family(
+    name="llamascopium",
+    title="llamascopium: sae_weights.safetensors, config.json",
+    suffixes=(".safetensors",),
+    weights=r"sae_weights\.safetensors",
+    has=_has,
+    entry=_entry,
+    config=("config.json",),
+    needs_config=True,
+)

@@ -1,0 +1,55 @@
+"""What an installed sae-lens knows of public SAEs: releases, where they are published, their L0."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from saematch.errors import MatchError
+
+_FILE = "pretrained_saes.yaml"
+
+
+class Registered(NamedTuple):
+    """One SAE of a release: its id, its path in the repository, what else is known of it."""
+
+    id: str
+    path: str
+    l0: float | None
+    scale: float | None
+
+
+def release(name: str) -> tuple[str, list[Registered]]:
+    """The repository of a release, and its SAEs. Raises `MatchError`, with names that are close, if there is none."""
+    found = _table().get(name)
+    if not isinstance(found, dict):
+        close = difflib.get_close_matches(name, list(_table()), 4, 0.4)
+        raise MatchError(
+            f"saelens://{name}: sae-lens knows no such release; names like it: {', '.join(close) or 'none'}"
+        )
+    return str(found["repo_id"]), [
+        Registered(str(each["id"]), str(each["path"]), each.get("l0"), each.get("norm_scaling_factor"))
+        for each in found["saes"]
+    ]
+
+
+@functools.cache
+def _table() -> dict[str, Any]:
+    """Read as a file: importing sae-lens, with all that it trains with, takes many seconds."""
+    spec = find_spec("sae_lens")
+    if spec is None or spec.origin is None:
+        raise MatchError("saelens:// asks sae-lens, which is not installed: pip install 'saematch[saelens]'")
+    file = Path(spec.origin).with_name(_FILE)
+    try:
+        with file.open(encoding="utf-8") as text:
+            table = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise MatchError(f"{file}: cannot be read; install sae-lens again") from error
+    if not isinstance(table, dict):
+        raise MatchError(f"{file}: holds no releases; this sae-lens is newer than what is known of it here")
+    return table

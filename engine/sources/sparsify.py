@@ -1,0 +1,54 @@
+"""sparsify (EleutherAI): `sae.safetensors` and `cfg.json`; TopK, the encoder sees x - b_dec unless it is a transcoder.
+
+`encoder.weight (F, d)` is turned; `W_dec (F, d)` is not.
+"""
+
+from __future__ import annotations
+
+from saematch.errors import MatchError
+from saematch.sources.checkpoint import Checkpoint
+from saematch.sources.family import Config, Entry, Family, Tensors, canonical, take
+
+
+def _entry(at: Checkpoint, found: Tensors, config: Config) -> Entry:
+    W_enc, b_enc, W_dec, b_dec = take(
+        at, found, "encoder.weight", "encoder.bias", "W_dec", "b_dec", optional=("W_skip",)
+    )
+    d, F = config.get("d_in"), _features(config)
+    if (d is not None and d != len(b_dec)) or (F is not None and len(b_enc) != F):
+        raise MatchError(f"{at.shown}: cfg.json says F = {F}, d = {d}; its biases have {len(b_enc)} and {len(b_dec)}")
+    if config.get("activation", "topk") != "topk":
+        raise MatchError(f"{at.shown}: activation {config['activation']!r} is not supported; supported is topk")
+    notes: tuple[str, ...] = ()
+    if config.get("signed"):
+        at.refuse_unless_allowed("signed", "signed: it chooses the k largest in size and keeps their sign")
+        notes += ("signed: read as if it were not",)
+    transcodes = bool(config.get("transcode")) or "W_skip" in found
+    notes += ("its skip connection is left out",) if "W_skip" in found else ()
+    return Entry(canonical(
+        at, W_enc=W_enc.T, b_enc=b_enc, W_dec=W_dec, b_dec=b_dec, activation="topk", k=at.k(config.get("k")),
+        subtracts=not config.get("transcode"), writes="the output of its module" if transcodes else None, notes=notes,
+    ))  # fmt: skip
+
+
+def _features(config: Config) -> int | None:
+    d, factor = config.get("d_in"), config.get("expansion_factor")
+    if config.get("num_latents"):
+        return int(config["num_latents"])
+    return d * factor if isinstance(d, int) and isinstance(factor, int) else None
+
+
+def _has(names: set[str]) -> bool:
+    return {"encoder.weight", "W_dec"} <= names
+
+
+SPARSIFY = Family(
+    name="sparsify",
+    title="sparsify: sae.safetensors, cfg.json",
+    suffixes=(".safetensors",),
+    weights=r"sae\.safetensors",
+    has=_has,
+    entry=_entry,
+    config=("cfg.json",),
+    needs_config=True,
+)

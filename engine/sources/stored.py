@@ -1,0 +1,129 @@
+"""One SAE where it lies: what its name and headers say of it, and the way to its weights."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from saematch.errors import MatchError
+from saematch.sae import SAE
+from saematch.sources.checkpoint import Checkpoint
+from saematch.sources.families import identify
+from saematch.sources.family import Entry, Family
+from saematch.sources.files import read_json, sha256, widened
+
+LAYER = re.compile(
+    r"(?:^|[^a-z])(?:layers?|blocks?)[._-]?(\d+)|(?:^|-)L(\d+)(?:R|A|M|TC)(?:-\d+x)?$", re.IGNORECASE
+)  # the second is Llama Scope's
+_UNIT = 0.01  # of a norm: float16 rows that were unit are within it
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Description(Entry):
+    """What the headers of an SAE say, its tensors without data. `dtype` and `bytes` are those of its file."""
+
+    dtype: str = ""
+    bytes: int = 0
+
+
+@dataclass(frozen=True)
+class StoredSAE:
+    """An SAE that was found: its file, and what the pattern or the registry that found it says: layer, L0, names."""
+
+    at: Checkpoint
+    said: Mapping[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def family(self) -> Family:
+        """The format that it is in. Raises `MatchError` if it is in none."""
+        return identify(self.at)
+
+    @cached_property
+    def layer(self) -> int | None:
+        """The number in the innermost folder or file name that has one, else in the files; None if none is legible."""
+        if "layer" in self.said:
+            return int(self.said["layer"])
+        for part in reversed(f"{self.at.place.title}/{self.at.name}".split("/")):
+            numbers = LAYER.findall(part)
+            if numbers:
+                return int(numbers[-1][0] or numbers[-1][1])
+        try:
+            return self.describe().layer
+        except MatchError:
+            return None
+
+    @property
+    def l0(self) -> float | None:
+        """The mean number of active features that its path, registry or configuration says."""
+        try:
+            return float(self.said.get("l0") or self.at.l0 or "")
+        except ValueError:
+            return self.describe().l0
+
+    def read(self) -> SAE:
+        """The SAE on the CPU, in float32, or float64 where it was stored or computed so. Raises `MatchError`."""
+        sae = self._entry(self.at.tensors()).sae.check_finite()
+        norms = torch.linalg.vector_norm(sae.W_dec, dim=1)
+        low, high = float(norms.min()), float(norms.max())
+        if max(high - 1, 1 - low) < _UNIT:
+            return sae
+        note = f"decoder rows are not unit: norms from {low:.3g} to {high:.3g}"
+        _log.info("%s: %s", self.at.shown, note)
+        return replace(sae, notes=(*sae.notes, note))
+
+    def describe(self) -> Description:
+        """What its headers and configuration say, without its weights. Raises `MatchError`."""
+        return self._described
+
+    @cached_property
+    def _described(self) -> Description:
+        stored = self.at.headers()
+        tensors = [each for each in stored.values() if isinstance(each, Tensor)]
+        entry = self._entry({name: widened(each) for name, each in stored.items()})
+        largest = max(tensors, key=lambda tensor: tensor.numel())
+        return Description(
+            entry.sae, entry.hook, entry.layer, entry.l0, str(largest.dtype).removeprefix("torch."),
+            sum(tensor.nbytes for tensor in tensors),
+        )  # fmt: skip
+
+    def _entry(self, found: Mapping[str, Any]) -> Entry:
+        entry = self.family.of(self.at, found)
+        asked = tuple(f"read with {name}={value}" for name, value in self.at.options.items())
+        return replace(entry, sae=replace(entry.sae, notes=entry.sae.notes + asked))
+
+    def files(self) -> list[str]:
+        """The names of the files that it is read from. Raises `MatchError`."""
+        return [self.at.name, *filter(None, [self.family.configured(self.at)])]
+
+    def sha256(self) -> dict[str, str]:
+        """Hash of each of its files, by name. Raises `OSError`, `MatchError`."""
+        return {name.rpartition("/")[2]: sha256(self.at.place.fetch(name)) for name in self.files()}
+
+    def stamps(self) -> dict[str, list[int] | str]:
+        """What changes when a file does, by name: size and time of its last change, or a commit. Raises `OSError`."""
+        return {name.rpartition("/")[2]: self.at.place.stamp(name) for name in self.files()}
+
+    @cached_property
+    def labels(self) -> dict[int, str]:
+        """What features fire on, from a `labels.json` beside the weights; empty where there is none."""
+        name = self.at.beside("labels.json")
+        if name is None:
+            return {}
+        path = self.at.place.fetch(name)
+        try:
+            tokens = {int(row["feature"]): row["tokens"] for row in read_json(path)["features"]}
+            if not all(isinstance(listed, list) for listed in tokens.values()):
+                raise TypeError("tokens is no list")
+        except (TypeError, KeyError, ValueError, OverflowError) as error:
+            if isinstance(error, MatchError):
+                raise
+            raise MatchError(f'{path}: expected {{"features": [{{"feature": 0, "tokens": ["…"]}}, …]}}') from error
+        return {feature: ", ".join(map(str, listed)) for feature, listed in tokens.items() if listed}

@@ -1,0 +1,247 @@
+"""SAEs written by the packages that people train them with, read here, compared with those packages' own passes.
+
+`make test-formats` installs the packages; elsewhere these tests are skipped.
+"""
+
+import importlib
+import json
+import sys
+from importlib.util import find_spec
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+import saematch as sm
+from saes import made_up
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # the packages' own: at import, and about models that are not there
+
+
+def needs(package, module):
+    return pytest.mark.skipif(find_spec(module) is None, reason=f"needs {package}: make test-formats")
+
+
+needs_sae_lens = needs("sae-lens", "sae_lens")
+needs_sparsify = needs("eai-sparsify", "sparsify")
+needs_dictionary_learning = needs("dictionary-learning", "dictionary_learning")
+
+SIZES = [(12, 8), (8, 8)]  # F = d: a matrix that should be turned, and is not, still fits
+LAYER, HOOK = 3, "blocks.3.hook_resid_post"
+
+
+def randomised(module, threshold=None):
+    """The module with every parameter drawn anew: tied weights, unit decoders and zero biases would hide mistakes."""
+    r = np.random.default_rng(0)
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            drawn = torch.from_numpy(r.standard_normal(tuple(parameter.shape)))
+            parameter.copy_(drawn.exp() if name == "threshold" else drawn)
+        for name, buffer in module.named_buffers():
+            if name.endswith("threshold") and threshold is not None:
+                buffer.fill_(threshold)
+    return module
+
+
+def assert_same_pass(found, theirs):
+    """Both compute in float64 from the numbers in one file: no more is between them than the order of their sums.
+
+    With a dozen terms that add up to less than 1000 in size, that is below 12 x 1e-16 x 1000, about 1e-12. A bias that
+    is folded, or a threshold that is rounded, in float32 would be 1e-6 off.
+    """
+    found = found.to(torch.float64)
+    r = torch.Generator().manual_seed(0)
+    x = torch.randn(64, found.d, generator=r, dtype=torch.float64)
+    codes = torch.rand(64, found.F, generator=r, dtype=torch.float64)
+    with torch.no_grad():
+        expected = theirs.encode(x)
+        assert 0.05 < (expected > 0).double().mean() < 0.95
+        for ours, other in [
+            (found.encode(x), expected),
+            (found.decode(codes), theirs.decode(codes)),
+            (found.decode(found.encode(x)), theirs.decode(expected)),
+        ]:
+            torch.testing.assert_close(ours, other, rtol=1e-11, atol=1e-11)
+
+
+def only_sae(folder):
+    """The one SAE below a folder, whose files say which layer it is of."""
+    assert list(sm.load_layers(folder)) == [LAYER]
+    return sm.load(folder)
+
+
+LENS = {
+    "standard": ("standard", {}),
+    "jumprelu": ("jumprelu", {}),
+    "gated": ("gated", {}),
+    "topk": ("topk", {"k": 3}),
+    "topk by norm": ("topk", {"k": 3, "rescale_acts_by_decoder_norm": True}),
+}
+TRAINED = {"topk": 3, "batchtopk": 2.5, "matryoshka_batchtopk": 2.5}  # k, which may be a mean
+
+
+def lens(architecture, F, d, training=False, threshold=None, **config):
+    from sae_lens.registry import get_sae_class, get_sae_training_class
+    from sae_lens.saes.sae import SAEMetadata
+
+    made, configured = (get_sae_training_class if training else get_sae_class)(architecture)
+    metadata = SAEMetadata(model_name="gpt2", hook_name=HOOK)
+    return randomised(made(configured(d_in=d, d_sae=F, metadata=metadata, **config)), threshold)
+
+
+def lens_reads(folder, training=False):
+    import sae_lens
+
+    return (sae_lens.TrainingSAE if training else sae_lens.SAE).load_from_disk(folder, dtype="float64")
+
+
+@needs_sae_lens
+@pytest.mark.parametrize("name", LENS)
+@pytest.mark.parametrize("subtracts", [True, False])
+@pytest.mark.parametrize(("F", "d"), SIZES)
+def test_sae_lens(tmp_path, name, subtracts, F, d):
+    architecture, config = LENS[name]
+    lens(architecture, F, d, apply_b_dec_to_input=subtracts, **config).save_model(tmp_path)
+    assert_same_pass(only_sae(tmp_path), lens_reads(tmp_path))
+
+
+@needs_sae_lens
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
+@pytest.mark.parametrize("name", LENS)
+def test_sae_lens_in_other_precisions(tmp_path, name, dtype):
+    architecture, config = LENS[name]
+    lens(architecture, 12, 8, dtype=dtype, **config).save_model(tmp_path)
+    assert_same_pass(only_sae(tmp_path), lens_reads(tmp_path))
+
+
+@needs_sae_lens
+@pytest.mark.parametrize("name", LENS)
+@pytest.mark.parametrize("subtracts", [True, False])
+def test_sae_lens_for_scaled_activations(tmp_path, name, subtracts):
+    """The package folds the scale that it was trained with as `?scale=` does: weights for raw activations."""
+    architecture, config = LENS[name]
+    config = {**config, "apply_b_dec_to_input": subtracts, "normalize_activations": "expected_average_only_in"}
+    lens(architecture, 12, 8, **config).save_model(tmp_path)
+    theirs = lens_reads(tmp_path)
+    theirs.fold_activation_norm_scaling_factor(0.375)
+    assert_same_pass(sm.load(f"{tmp_path}?scale=0.375"), theirs)
+
+
+@needs_sae_lens
+@pytest.mark.parametrize("architecture", TRAINED)
+@pytest.mark.parametrize("by_norm", [True, False])
+@pytest.mark.parametrize("subtracts", [True, False])
+@pytest.mark.parametrize(("F", "d"), SIZES)
+class TestSAELensTraining:
+    """BatchTopK SAEs become JumpReLU ones at inference; a checkpoint is to be read as what the package makes of it."""
+
+    @staticmethod
+    def made(architecture, by_norm, subtracts, F, d):
+        config = {"rescale_acts_by_decoder_norm": by_norm, "apply_b_dec_to_input": subtracts}
+        if architecture == "matryoshka_batchtopk":
+            config["matryoshka_widths"] = [3, F]
+        return lens(architecture, F, d, training=True, threshold=0.7, k=TRAINED[architecture], **config)
+
+    def test_checkpoint(self, tmp_path, architecture, by_norm, subtracts, F, d):
+        self.made(architecture, by_norm, subtracts, F, d).save_model(tmp_path / "checkpoint")
+        widened = lens_reads(tmp_path / "checkpoint", training=True)  # so that the package folds norms in float64 too
+        widened.save_inference_model(tmp_path / "inference")
+        assert_same_pass(only_sae(tmp_path / "checkpoint"), lens_reads(tmp_path / "inference"))
+
+    def test_inference_model(self, tmp_path, architecture, by_norm, subtracts, F, d):
+        self.made(architecture, by_norm, subtracts, F, d).save_inference_model(tmp_path)
+        assert_same_pass(only_sae(tmp_path), lens_reads(tmp_path))
+
+
+@needs_sae_lens
+@pytest.mark.parametrize("activation", ["jumprelu", "relu", "topk"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("F", "d"), SIZES)
+def test_sae_lens_reads_what_is_saved_for_it(tmp_path, activation, dtype, F, d):
+    sae = made_up(F, d, activation).to(dtype)
+    sae.save(tmp_path / "layer_3", format="saelens")
+    assert_same_pass(sae, lens_reads(tmp_path / "layer_3"))
+
+
+@needs_sparsify
+@pytest.mark.parametrize("k", [1, 3])
+@pytest.mark.parametrize("width", [{"num_latents": 12}, {"num_latents": 8}, {"expansion_factor": 2}])
+def test_sparsify(tmp_path, width, k):
+    from sparsify import SparseCoder, SparseCoderConfig, sparse_coder
+    from sparsify.utils import eager_decode
+
+    folder = tmp_path / "layers.3"
+    randomised(SparseCoder(8, SparseCoderConfig(k=k, **width))).save_to_disk(folder)
+    coder = SparseCoder.load_from_disk(folder).double()
+
+    def encode(x):
+        acts, chosen, _ = coder.encode(x)
+        return x.new_zeros(len(x), coder.num_latents).scatter(-1, chosen, acts)
+
+    def decode(codes):
+        every = torch.arange(coder.num_latents).expand(codes.shape)
+        with pytest.MonkeyPatch.context() as patch:  # the kernel that it prefers is for GPUs
+            patch.setattr(sparse_coder, "decoder_impl", eager_decode)
+            return coder.decode(codes, every)
+
+    assert_same_pass(only_sae(tmp_path), SimpleNamespace(encode=encode, decode=decode))
+
+
+DICTIONARIES = {
+    "AutoEncoder": ("standard", "StandardTrainer", {}),
+    "AutoEncoderNew": ("standard", "StandardTrainerAprilUpdate", {}),  # which writes that it is an AutoEncoder
+    "GatedAutoEncoder": ("gdm", "GatedSAETrainer", {}),
+    "JumpReluAutoEncoder": ("jumprelu", "JumpReluTrainer", {}),
+    "AutoEncoderTopK": ("top_k", "TopKTrainer", {"k": 3}),
+    "BatchTopKSAE": ("batch_top_k", "BatchTopKTrainer", {"k": 3}),
+    "MatryoshkaBatchTopKSAE": (
+        "matryoshka_batch_top_k",
+        "MatryoshkaBatchTopKTrainer",
+        {"k": 3, "group_fractions": [0.25, 0.75]},
+    ),
+}
+SET_LATE = ("AutoEncoderTopK", "BatchTopKSAE", "MatryoshkaBatchTopKSAE")  # their threshold is -1 for 1000 steps
+
+
+@pytest.fixture(scope="module")
+def modules():
+    """The package's modules by name, without its `__init__`, which imports an old nnsight to run models with."""
+    package = ModuleType("dictionary_learning")
+    package.__path__ = list(find_spec("dictionary_learning").submodule_search_locations)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "dictionary_learning", package)
+        yield lambda name: importlib.import_module(f"dictionary_learning.{name}")
+
+
+def trained(modules, name, F, d, threshold):
+    module, trainer, config = DICTIONARIES[name]
+    described = {"layer": LAYER, "lm_name": "EleutherAI/pythia-70m-deduped", "submodule_name": "resid_post_layer_3"}
+    if name == "AutoEncoderNew":
+        config = {"dict_class": modules("dictionary").AutoEncoderNew}
+    made = getattr(modules(f"trainers.{module}"), trainer)(
+        steps=100_000, activation_dim=d, dict_size=F, device="cpu", **described, **config
+    )
+    assert type(made.ae).__name__ == name
+    randomised(made.ae, threshold)
+    return made
+
+
+def write_dictionary(folder, trainer, weights="ae.pt"):
+    """As `trainSAE` of the package does; `weights` is `checkpoints/ae_{step}.pt` during training."""
+    (folder / weights).parent.mkdir(parents=True)
+    config = {"trainer": trainer.config, "buffer": {"d_submodule": 8, "ctx_len": 128}}
+    (folder / "config.json").write_text(json.dumps(config, indent=4))
+    torch.save({name: tensor.cpu() for name, tensor in trainer.ae.state_dict().items()}, folder / weights)
+    return trainer.ae.double()
+
+
+@needs_dictionary_learning
+@pytest.mark.parametrize(
+    ("name", "threshold"), [(name, None) for name in DICTIONARIES] + [(name, 0.7) for name in SET_LATE]
+)
+@pytest.mark.parametrize("weights", ["ae.pt", "checkpoints/ae_5000.pt"])
+@pytest.mark.parametrize(("F", "d"), SIZES)
+def test_dictionary_learning(tmp_path, modules, name, threshold, weights, F, d):
+    theirs = write_dictionary(tmp_path / "trainer_0", trained(modules, name, F, d, threshold), weights)
+    assert_same_pass(only_sae(tmp_path), theirs)
