@@ -219,7 +219,7 @@ def test_an_answer_that_is_gone_or_cut_short_is_made_again(model, tmp_path):
     cut.write_bytes(cut.read_bytes()[:-5])
     news = []
     assert sm.match_layers(layers, tmp_path / "run", pairs="0-1,1-2,2-3", progress=news.append).complete
-    assert [one.pair for one in news if one.stage == "done"] == [(0, 1), (1, 2)]
+    assert sorted(one.pair for one in news if one.stage == "done") == [(0, 1), (1, 2)]  # two are in work at once
     assert answers(tmp_path / "run") == before
 
 
