@@ -66,9 +66,8 @@ def parser(commands: Mapping[str, Command], version: str) -> argparse.ArgumentPa
     match = command("match", "match two SAEs", "a", "b")
     match.add_argument("-o", "--output", metavar="FILE", help="write the matching here (.safetensors)")
     layers = command("layers", "match every layer with the next, or the pairs of your choice", "source")
-    layers.add_argument(
-        "-o", "--output", metavar="RUN", required=True, help="run folder: new, or one to go on with; a path or URL"
-    )
+    layers.add_argument("-o", "--output", metavar="RUN", help="run folder: new, or one to go on with; a path or URL")
+    layers.add_argument("--dry-run", action="store_true", help="show the SAEs, from headers alone, and the pairs")
     layers.add_argument("--pairs", help="adjacent (default), all, or a list like 0-12,3-5")
     layers.add_argument("--against", metavar="SOURCE", help="match with the same layers of another set of SAEs")
     layers.add_argument("--shard", type=_read(_shard, "2/8"), metavar="I/N", help="do part I of N, from 1, of the run")

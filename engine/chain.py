@@ -54,7 +54,7 @@ class Chain(Mapping[Pair, Matching]):
         failures: Mapping[Pair, str] | None = None,
     ) -> None:
         self._matchings = matchings
-        self._inputs = inputs, inputs if against is None else against
+        self._inputs: list[Mapping[int, SAE] | str | None] = [inputs, inputs if against is None else against]
         self._comparison = comparison
         self._run = matchings if isinstance(matchings, RunFolder) else None
         self._two_sets = against is not None or (self._run is not None and self._run.record["against"] is not None)
@@ -84,9 +84,10 @@ class Chain(Mapping[Pair, Matching]):
             checked = Comparison.checked(options["parts"], options["weights"], options["fold"], options["max_cost"])
         except (KeyError, TypeError) as error:
             raise MatchError(f"{run}: run.json does not say how the run was made") from error
-        inputs = _found(folder.record["source"]) if inputs is None else inputs
-        against = _found(folder.record["against"]) if against is None else against
-        return cls(folder, inputs, checked, against)
+        chain = cls(folder, inputs, checked, against)
+        there = folder.record["source"], folder.record["against"] or folder.record["source"]
+        chain._inputs = [where if given is None else given for given, where in zip(chain._inputs, there, strict=True)]
+        return chain
 
     def __getitem__(self, pair: Pair) -> Matching:
         if pair in self.failures:
@@ -124,10 +125,7 @@ class Chain(Mapping[Pair, Matching]):
     @property
     def inputs(self) -> Mapping[int, SAE]:
         """The SAEs of the sources, of all layers in a run of one set. Raises `MatchError` if they are gone."""
-        layers = self._inputs[0]
-        if layers is None:
-            raise MatchError("the SAEs of the run, which this needs, are not where they were; pass inputs=")
-        return layers
+        return self._saes(0)
 
     @property
     def complete(self) -> bool:
@@ -184,8 +182,8 @@ class Chain(Mapping[Pair, Matching]):
 
         Raises `MatchError` if it is gone or has changed since the run.
         """
-        layers = self._inputs[side]
-        if layers is None or layer not in layers:
+        layers = self._saes(side)
+        if layer not in layers:
             raise MatchError(f"the SAE of layer {layer}, which this needs, is not where it was; pass inputs=")
         record = self._run.input(layer, side) if self._run else None
         if record is not None and not is_unchanged(layers, layer, record):
@@ -199,10 +197,28 @@ class Chain(Mapping[Pair, Matching]):
 
     def label(self, layer: int, feature: int) -> str | None:
         """What the feature fires on, if labels lie beside its SAE."""
-        layers = self._inputs[0]
+        if isinstance(self._inputs[0], str) and "://" in self._inputs[0]:
+            return None  # labels are no reason to ask the network
+        try:
+            layers = self._saes(0)
+        except MatchError:
+            return None
         if not isinstance(layers, Layers) or layer not in layers:
             return None
         return layers.stored[layer].labels.get(feature)
+
+    def _saes(self, side: int) -> Mapping[int, SAE]:
+        """Those that were given, else where the run found them, looked for when they are needed."""
+        given = self._inputs[side]
+        if given is None:
+            raise MatchError("the SAEs of this chain are not known, and this needs them; pass inputs=")
+        if isinstance(given, str):
+            try:
+                given = self._inputs[side] = load_layers(given)
+            except MatchError as error:
+                gone = "the SAEs of the run, which this needs, are not where they were; pass inputs="
+                raise MatchError(f"{gone} ({error})") from error
+        return given
 
     def _follow(self, pair: Pair, feature: int) -> tuple[int, float]:
         """The target of a feature, and the cost of the step."""
@@ -245,11 +261,3 @@ class Chain(Mapping[Pair, Matching]):
     def _problem(self, pair: Pair) -> RowProblem:
         assert self._comparison is not None
         return self._comparison.problem(self.sae(pair[0]), self.sae(pair[1], 1))
-
-
-def _found(source: Any) -> Layers | None:
-    """The SAEs where a run found them; None where they were moved or deleted: said when something needs them."""
-    try:
-        return load_layers(source) if isinstance(source, str) else None
-    except MatchError:
-        return None

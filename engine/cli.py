@@ -22,13 +22,14 @@ from saematch.errors import MatchError
 from saematch.terminal import (
     EventLog,
     StatusLine,
-    cell,
     decimal,
     print_path,
     print_proof,
+    print_saes,
     printable,
     round_text,
     run_output,
+    size,
     table,
 )
 
@@ -132,7 +133,7 @@ def _info(options: argparse.Namespace) -> int:
     if options.json:
         _print_json({"source": options.source, "layers": rows, "warnings": warnings})
         return UNFINISHED if unreadable else DONE
-    _print_described(rows)
+    print_saes(rows)
     for warning in warnings:
         print(f"warning: {printable(warning)}")
     return UNFINISHED if unreadable else DONE
@@ -153,22 +154,6 @@ def _described(found: Sequence[StoredSAE]) -> tuple[list[dict[str, Any]], list[s
         except MatchError as error:
             unreadable.append(str(error))
     return rows, unreadable
-
-
-def _print_described(rows: Sequence[dict[str, Any]]) -> None:
-    """A table of SAEs, with their paths, and what was changed in each."""
-    head = ("layer", "F", "d", "activation", "l0", "dtype", "bytes", "format")
-    paths = [printable(row["path"]) for row in rows]
-    start = os.path.commonpath(paths) if len(paths) > 1 else os.path.dirname(paths[0]) if paths else ""
-    lines = table(head, [[cell(row[name]) for name in head] for row in rows]).splitlines()
-    ends = ["path", "----", *(path[len(start) :].lstrip("/") for path in paths)]
-    print("\n".join(f"{line}  {end}" for line, end in zip(lines, ends, strict=True)))
-    if start:
-        print(f"paths are below {start}")
-    for note in dict.fromkeys(note for row in rows for note in row["notes"]):
-        those = [row["layer"] for row in rows if note in row["notes"]]
-        where = "" if len(those) == len(rows) else f"layer {', '.join(map(cell, those))}: "
-        print(f"changed: {where}{printable(note)}")
 
 
 def _warnings(rows: list[dict[str, Any]]) -> list[str]:
@@ -219,6 +204,12 @@ def _layers(options: argparse.Namespace) -> int:
     from saematch.layers import match_layers
     from saematch.sources import load_layers
 
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # they would run into the run's own
+    if options.dry_run:
+        return _dry_run(options)
+    if options.output is None:
+        raise MatchError("nowhere to write the run: give -o RUN, or --dry-run to see what it would be of")
+
     failures: dict[tuple[int, int], str] = {}  # of this call: a shard's own
 
     def note(news: Any) -> None:
@@ -261,6 +252,44 @@ def _layers(options: argparse.Namespace) -> int:
         for (a, b), error in failures.items():
             _complain(f"no matching of layers {a} and {b}: {error}", UNFINISHED)
     return DONE if chain.certified and whole else UNFINISHED
+
+
+def _dry_run(options: argparse.Namespace) -> int:
+    """What a run would be of, from headers alone."""
+    from saematch.features import PARTS
+    from saematch.layers import check_headers, share_of_memory
+    from saematch.plan import plan_pairs, share_of
+    from saematch.problem import Comparison
+    from saematch.solver import Solver
+    from saematch.sources import load_layers
+    from saematch.stream import Work, memory_needed
+
+    layers = load_layers(options.source)
+    against = load_layers(options.against) if options.against else None
+    pairs = plan_pairs(layers, against, options.pairs)
+    pairs = share_of(pairs, *options.shard) if options.shard else pairs
+    devices = _devices(options.device, options.executor)
+    several = devices if isinstance(devices, list) else [devices]
+    memory = options.memory or share_of_memory(several, options.backend, options.precision)
+    comparison = Comparison.checked(**({"parts": PARTS, "weights": None, "fold": "threshold"} | _comparison(options)))
+    work = Work(layers, layers if against is None else against, comparison, Solver(memory=memory))
+    check_headers(work, pairs)
+    most = memory_needed(work, pairs) * len(several)
+    sets = [(one.source, *_described(list(one.stored.values()))) for one in (layers, against) if one is not None]
+    unreadable = [error for _, _, errors in sets for error in errors]
+    if options.json:
+        found = [{"source": source, "layers": rows, "warnings": errors} for source, rows, errors in sets]
+        _print_json({"sets": found, "pairs": [list(pair) for pair in pairs], "bytes": most})
+        return UNFINISHED if unreadable else DONE
+    for source, rows, _ in sets:
+        print(printable(source))
+        print_saes(rows)
+        print()
+    named = ", ".join(f"{a}-{b}" for a, b in pairs[:12]) + (f" and {len(pairs) - 12:,} more" if len(pairs) > 12 else "")
+    print(f"{len(pairs):,} pairs: {named}; at most {size(most)} of memory. Nothing was matched: this was a dry run.")
+    for error in unreadable:
+        print(f"warning: {printable(error)}")
+    return UNFINISHED if unreadable else DONE
 
 
 def _devices(given: str | None, executor: str | None) -> list[str] | str | None:

@@ -108,11 +108,8 @@ def match_layers(
     mine = planned if shard is None else share_of(planned, *shard)
     # A set that is matched with itself is two sets all the same: its pairs are no steps from layer to layer.
     work = Work(layers, layers if against is None else copy(against), comparison, solver)
-    _check_headers(work, planned)
-    if memory is None:
-        at_once = LANES * len(devices)
-        most = min(free_memory(choose_backend(backend, each, precision).device) for each in devices)
-        memory = max(BLOCK_BYTES, most // 2 // at_once)
+    check_headers(work, planned)
+    memory = share_of_memory(devices, backend, precision) if memory is None else memory
     options = {**comparison.record(), "method": method, "max_rounds": max_rounds, "time_limit": time_limit}
     options |= {"backend": backend, "precision": precision, "memory": memory}
     if out is None:
@@ -129,6 +126,12 @@ def match_layers(
             run.remove_leftovers()
         work = replace(work, solver=replace(solver, memory=run.record["options"]["memory"]))
         return _run(work, mine, run, devices, executor, on_gpu, strict, progress)
+
+
+def share_of_memory(devices: Sequence[Device], backend: str = "auto", precision: str = "ieee") -> int:
+    """Bytes for the products of one pair: half of what is free, shared out among the pairs in work."""
+    most = min(free_memory(choose_backend(backend, each, precision).device) for each in devices)
+    return max(BLOCK_BYTES, most // 2 // (LANES * len(devices)))
 
 
 def _run(
@@ -220,7 +223,7 @@ def _taken_up(
     return run
 
 
-def _check_headers(work: Work, pairs: Sequence[Pair]) -> None:
+def check_headers(work: Work, pairs: Sequence[Pair]) -> None:
     """Raise `MatchError` for what shows before weights are read: SAEs that cannot be folded or compared."""
     seen: dict[Any, SAE | None] = {}
     for pair in pairs:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -94,6 +95,23 @@ def round_text(news: Round) -> str:
     proof = news.certificate
     share = f", at most {proof.gap / proof.scale:.1e} from the optimum" if proof.scale > 0 else ""
     return f"pass {news.number}, {news.edges:,} candidate pairs{share}"
+
+
+def print_saes(rows: Sequence[dict[str, Any]]) -> None:
+    """A table of SAEs, with their paths, and what was changed in each."""
+    head = ("layer", "F", "d", "activation", "l0", "dtype", "bytes", "format")
+    paths = [printable(row["path"]) for row in rows]
+    start = os.path.commonpath(paths) if len(paths) > 1 else os.path.dirname(paths[0]) if paths else ""
+    lines = table(head, [[cell(row[name]) for name in head] for row in rows]).splitlines()
+    ends = ["path", "----", *(path[len(start) :].lstrip("/") for path in paths)]
+    for line, end in zip(lines, ends, strict=True):
+        print(f"{line}  {end}")
+    if start:
+        print(f"paths are below {start}")
+    for note in dict.fromkeys(note for row in rows for note in row["notes"]):
+        those = [row["layer"] for row in rows if note in row["notes"]]
+        where = "" if len(those) == len(rows) else f"layer {', '.join(map(cell, those))}: "
+        print(f"note: {where}{printable(note)}")
 
 
 class RunLog:

@@ -179,7 +179,7 @@ def test_env_says_what_runs_and_why():
     [
         ([], ["COMMAND"]),
         (["frobnicate"], ["frobnicate", "--help"]),
-        (["layers", "sample"], ["-o/--output"]),
+        (["layers", "sample"], ["-o RUN"]),
         (["match", "nowhere", "sample"], ["nowhere: no such file or folder"]),
         (["match", "sample", "sample"], ["6 SAEs in it, name one of them"]),
         (["info", "."], ["no SAE in a known format"]),
