@@ -294,7 +294,7 @@ def test_a_chain_says_what_it_lacks(chain, tmp_path):
     assert moved.path(3, 7)[1].label is None
     with pytest.raises(
         sm.MatchError,
-        match="the SAEs of the run, which this needs, are not where they were; pass inputs= .*no such file",
+        match=r"the SAEs of the run, which this needs, are not where they were; pass inputs= .*no such file",
     ):
         _ = moved.compose(3, 5).cost
     given = sm.Chain.load(tmp_path / "run", sm.load_layers(tmp_path / "moved"))

@@ -25,6 +25,10 @@ READING = {
     "k": "of a TopK SAE whose files do not say it",
     "scale": "of the activations that the weights are for, relative to raw ones",
 }
+ALLOWABLE = (
+    "attention", "batch-wise", "constant_norm_rescale", "covariance_whitening", "layer_norm", "signed", "token-wise",
+    "transcoder", "unknown_scale",
+)  # fmt: skip
 CHOOSING = {
     "layer": "layers, like 8-13 or 8,9",
     "l0": "one SAE a layer by its L0: a number or name, near:100, min or max",
@@ -59,6 +63,9 @@ class Address:
         unknown = [name for name in options if name not in known]
         if unknown:
             raise MatchError(f"{source}: there is no option {unknown[0]!r}; there are {', '.join(known)}")
+        strange = [name for name in options.get("allow", ALLOWABLE[0]).split(",") if name not in ALLOWABLE]
+        if strange:
+            raise MatchError(f"{source}: allow={strange[0]} is not known; known are {', '.join(ALLOWABLE)}")
         return cls(where if "://" in where else os.path.expanduser(where), options)
 
     def __str__(self) -> str:

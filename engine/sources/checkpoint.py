@@ -10,13 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from saematch.errors import MatchError
+from saematch.sources.address import ALLOWABLE
 from saematch.sources.files import headers, read_json, tensors
 from saematch.sources.places import Place
 
-ALLOWABLE = (
-    "attention", "constant_norm_rescale", "covariance_whitening", "layer_norm", "signed", "token-wise", "batch-wise",
-    "transcoder", "unknown_scale",
-)  # fmt: skip
 _L0 = re.compile(r"(?:^|[^a-z0-9])l0[_-](\d+(?:\.\d+)?|[a-z]+)", re.IGNORECASE)
 _WIDTH = re.compile(r"(?:width[_-]|(?:^|[-_/])W)(\d+(?:\.\d+)?[km]?)(?![a-z0-9])", re.IGNORECASE)
 
@@ -97,10 +94,11 @@ class Checkpoint:
         return scale
 
     def missing_scale(self, why: str) -> float | None:
-        """The scale that a registry knows; without one, None if that is allowed. Raises `MatchError`."""
-        if self.registered is None:
+        """The scale that the address or a registry says; without one, None if that is allowed. Raises `MatchError`."""
+        found = self.scale() or self.registered
+        if found is None:
             self.refuse_unless_allowed("unknown_scale", f"{why} (?scale=… says it)")
-        return self.registered
+        return found
 
     def k(self, *stored: Any) -> int:
         """The k of a TopK SAE: what the address says, else the first that is stored. Raises `MatchError`."""

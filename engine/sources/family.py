@@ -125,6 +125,10 @@ def canonical(
         writes: what it reconstructs, where that is something else.
     """
     notes += _check_space(at, hook, writes)
+    asked = at.scale()
+    scales = scales if asked is None else (asked, asked)
+    if "k" in at.options and activation != "topk":
+        raise MatchError(f"{at.shown}: ?k= is for TopK SAEs, and this one is {activation}")
     if b_enc.ndim == b_dec.ndim == 1 and W_enc.shape == W_dec.shape[::-1] == (len(b_dec), len(b_enc)):
         if subtracts:
             b_enc = b_enc.double() - b_dec.double() @ W_enc.double()

@@ -63,7 +63,7 @@ def load_layers(source: str | os.PathLike[str]) -> Layers:
             pattern with `*`, `**`, `{layer}`, `{l0}`; `hf://organisation/name/path`; `saelens://release`; a YAML list
             of these. `?l0=near:100&layer=8-13&width=16k` after it chooses among several of a layer. `"sample"` names
             the SAEs that ship with the package. A layer's number is read from the innermost folder or file name that
-            holds one, else from the SAE's configuration.
+            holds one, else from the SAE's configuration. `docs/formats.md` has all of it.
 
     Raises:
         MatchError: if there is no SAE, a layer's folder is empty, or two SAEs claim one layer.

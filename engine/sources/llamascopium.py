@@ -44,9 +44,7 @@ def _entry(at: Checkpoint, found: Tensors, config: Config) -> Entry:
 
 
 def _scales(at: Checkpoint, config: Config, found: Tensors, hook: Any, writes: Any) -> Any:
-    asked, way = at.scale(), config.get("norm_activation", "dataset-wise")
-    if asked is not None:
-        return asked, asked
+    way = config.get("norm_activation", "dataset-wise")
     if way == "inference":
         return None
     if way in ("token-wise", "batch-wise"):

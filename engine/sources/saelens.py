@@ -88,9 +88,6 @@ def _scales(at: Checkpoint, config: Config) -> tuple[float, float] | None:
     normalised = config.get("normalize_activations")
     if isinstance(normalised, bool):
         normalised = "expected_average_only_in" if normalised else None
-    scale = at.scale()
-    if scale is not None:
-        return scale, scale
     if normalised in (None, "none"):
         return None
     if normalised == "expected_average_only_in":

@@ -48,17 +48,17 @@ class StoredSAE:
 
     @cached_property
     def layer(self) -> int | None:
-        """The number in the innermost folder or file name that has one, else in the files; None if none is legible."""
+        """The number in the innermost name from the source's folder on, else in the files, else above that folder."""
         if "layer" in self.said:
             return int(self.said["layer"])
-        for part in reversed(f"{self.at.place.title}/{self.at.name}".split("/")):
-            numbers = LAYER.findall(part)
-            if numbers:
-                return int(numbers[-1][0] or numbers[-1][1])
+        named = _number(f"{self.at.place.title}/{self.at.name}")
+        if named is not None:
+            return named
         try:
-            return self.describe().layer
+            found = self.describe().layer
         except MatchError:
             return None
+        return _number(self.at.place.address(self.at.name)) if found is None else found
 
     @property
     def l0(self) -> float | None:
@@ -127,3 +127,9 @@ class StoredSAE:
                 raise
             raise MatchError(f'{path}: expected {{"features": [{{"feature": 0, "tokens": ["…"]}}, …]}}') from error
         return {feature: ", ".join(map(str, listed)) for feature, listed in tokens.items() if listed}
+
+
+def _number(path: str) -> int | None:
+    """The layer in the innermost part of a path that has one."""
+    found = next(filter(None, (LAYER.findall(part) for part in reversed(path.split("/")))), None)
+    return int(found[-1][0] or found[-1][1]) if found else None

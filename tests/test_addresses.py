@@ -1,0 +1,235 @@
+"""What the text of a source means: patterns, choices, lists; `test_hub.py` has the same of the hub."""
+
+import json
+import pickle
+
+import pytest
+import torch
+
+import saematch as sm
+from saematch.cli import main
+from saematch.sources.address import matcher
+from saes import made_up, write_model, write_npz, write_saelens
+
+
+@pytest.fixture(scope="module")
+def suite(tmp_path_factory):
+    """Two widths and three L0s of layers 2, 9 and 10, laid out as Gemma Scope is."""
+    root = tmp_path_factory.mktemp("suite") / "suite"
+    for layer in (2, 9, 10):
+        for width in ("16k", "65k"):
+            for l0 in (21 + layer, 90 + layer, 300):
+                seed = 1000 * layer + l0 + (width == "65k")
+                folder = root / f"layer_{layer}" / f"width_{width}" / f"average_l0_{l0}"
+                write_npz(folder, made_up(seed=seed))
+    return root
+
+
+def l0s(source):
+    return {layer: stored.l0 for layer, stored in sm.load_layers(source).stored.items()}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("?width=16k&l0=near:100", {2: 92, 9: 99, 10: 100}),
+        ("?width=16K&l0=min", {2: 23, 9: 30, 10: 31}),
+        ("?width=65k&l0=max", {2: 300, 9: 300, 10: 300}),
+        ("?width=65k&l0=300&layer=9-11", {9: 300, 10: 300}),
+        ("?width=65k&l0=300&layer=10,2", {2: 300, 10: 300}),
+        ("/layer_{layer}/width_{width}/average_l0_{l0}?width=16k&l0=near:25", {2: 23, 9: 30, 10: 31}),
+        ("/layer_{layer}/width_16k/average_l0_300", {2: 300, 9: 300, 10: 300}),
+        ("/layer_{layer}/{some}/average_l0_300/params.npz?some=width_65k&layer=9", {9: 300}),
+        ("/layer_*/*_16k/*_300", {2: 300, 9: 300, 10: 300}),
+        ("/**/width_16k/average_l0_300/*.npz", {2: 300, 9: 300, 10: 300}),
+        ("/layer_9/width_16k?l0=near:100", {9: 99}),
+    ],
+)
+def test_one_sae_a_layer_is_chosen(suite, text, expected):
+    found = l0s(f"{suite}{text}")
+    assert found == expected
+    assert list(found) == sorted(expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", r"6 SAEs for layer 2, .*l0_23.* or say which, like \?l0=near:100 or \?width=16k"),
+        ("?l0=near:100", "two SAEs for layer 2, .*width_16k.*width_65k"),
+        ("?width=16k&l0=71", "no SAE of l0 71; there are 23, 30, 31, 92, 99, 100, 300"),
+        ("?width=1m", "no SAE of width 1m; there are 16k, 65k"),
+        ("?layer=2,3", "no SAE of layer 2,3; there are 2, 9, 10"),
+        ("?layer=two", "layer=two: give numbers or ranges, like 8-13 or 8,9"),
+        ("?l0=near:some", "l0=near:some: give a number, near:100, min or max"),
+        ("?depth=3", "no option 'depth'; there are allow, family, k, scale, layer, l0, width"),
+        ("?revision=main", "no option 'revision'"),
+        ("?allow=nothing", "allow=nothing is not known; known are attention, "),
+        ("?l0", "after . come options like l0=near:100&width=16k"),
+        ("/layer_{layer}/nothing", "no SAE in a known format; known are Gemma Scope: params.npz; "),
+        ("/nothing?l0=min", "no such file or folder"),
+    ],
+)
+def test_what_cannot_be_chosen_says_what_there_is(suite, text, message):
+    with pytest.raises(sm.MatchError, match=message):
+        sm.load_layers(f"{suite}{text}")
+
+
+def test_l0_that_no_file_says_cannot_be_chosen_by_number(tmp_path):
+    write_npz(tmp_path / "layer_1", made_up())
+    with pytest.raises(sm.MatchError, match=r"L0 of .*layer_1/params.npz is not known; choose by name instead"):
+        sm.load_layers(f"{tmp_path}?l0=min")
+
+
+def test_a_path_that_is_there_is_taken_as_it_is(tmp_path):
+    odd = tmp_path / "odd {layer}*?l0=3"
+    write_npz(odd / "layer_4", made_up())
+    assert list(sm.load_layers(str(odd))) == list(sm.load_layers(odd)) == [4]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "name", "said"),
+    [
+        ("a/{layer}", "a/12/x.npz", {"layer": "12", "below": "/x.npz"}),
+        ("a/{layer}", "a/x", None),
+        ("a/{layer}", "a/12b", None),
+        ("{layer}-{layer}", "3-3", {"layer": "3", "below": None}),
+        ("{layer}-{layer}", "3-4", None),
+        ("a.b/*", "acb/x", None),
+        ("**/x", "x", {"below": None}),
+        ("{", "{/x", {"below": "/x"}),
+        ("", "any/thing", {"below": "any/thing"}),
+    ],
+)
+def test_patterns(pattern, name, said):
+    match = matcher(pattern).fullmatch(name)
+    assert (match and match.groupdict()) == said
+
+
+@pytest.mark.parametrize("mapping", [False, True])
+def test_a_list_of_sources(suite, tmp_path, mapping):
+    write_npz(tmp_path / "mine", made_up(seed=5))
+    texts = {7: "mine", 8: f"{suite}/layer_9?width=16k&l0=min", 9: str(suite / "layer_2" / "width_65k/average_l0_300")}
+    if not mapping:
+        write_npz(tmp_path / "layer_7", made_up(seed=5))
+        texts[7] = "layer_7/params.npz"
+    lines = [f"{layer}: {text}" if mapping else f"- {text}" for layer, text in texts.items()]
+    (tmp_path / "list.yaml").write_text("\n".join(lines))
+    layers = sm.load_layers(tmp_path / "list.yaml")
+    assert list(layers) == ([7, 8, 9] if mapping else [2, 7, 9])
+    assert torch.equal(layers[7].W_enc, made_up(seed=5).W_enc.float())
+    assert layers.stored[8 if mapping else 9].l0 == 30
+    assert list(sm.load_layers(f"{tmp_path / 'list.yaml'}?layer=7")) == [7]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("- ../elsewhere", "without going up"),
+        ("- nothing-here", "nothing-here: no such file or folder"),
+        ("- other.yaml", "a list names SAEs, no other lists"),
+        ("- [a]", "expected a list of paths or addresses, or a mapping of layer numbers"),
+        ("one: a", "expected a list of paths"),
+        ("[]", "expected a list of paths"),
+        ("a: b: c", "list.yaml: cannot be read"),
+        ("- !!python/object/apply:os.system ['true']", "list.yaml: cannot be read"),
+    ],
+)
+def test_a_bad_list_gets_a_message(tmp_path, text, message):
+    write_npz(tmp_path.parent / "elsewhere" / "layer_1", made_up())
+    (tmp_path / "list.yaml").write_text(text)
+    with pytest.raises(sm.MatchError, match=message):
+        sm.load_layers(tmp_path / "list.yaml")
+
+
+def test_an_address_means_the_same_from_another_folder(suite, tmp_path, monkeypatch):
+    monkeypatch.chdir(suite.parent)
+    layers = sm.load_layers("suite/layer_{layer}?width=16k&l0=near:100")
+    sm.match_layers(layers, tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["source"] == layers.source
+    again = sm.load_layers(layers.source)
+    assert [again.stored[layer].at.shown for layer in again] == [str(suite.parent / stored.at.shown)
+                                                                for stored in layers.stored.values()]  # fmt: skip
+    assert sm.Chain.load(tmp_path / "run").compose(2, 10).cost > 0  # which reads the SAEs again
+
+
+def test_what_is_read_with_other_options_is_another_input(tmp_path):
+    for layer in (1, 2):
+        write_saelens(tmp_path / "saes" / f"layer_{layer}", made_up(seed=layer), {"architecture": "jumprelu"})
+    sm.match_layers(sm.load_layers(f"{tmp_path}/saes?scale=2"), tmp_path / "run")
+    assert sm.match_layers(sm.load_layers(f"{tmp_path}/saes?scale=2"), tmp_path / "run").complete
+    with pytest.raises(sm.MatchError, match="has changed since pair 1-2 was matched"):
+        sm.match_layers(sm.load_layers(f"{tmp_path}/saes?scale=3"), tmp_path / "run")
+
+
+def test_the_scale_of_activations_may_be_said_of_any_sae(tmp_path):
+    sae = made_up().to(torch.float32)
+    found = sm.load(f"{write_npz(tmp_path, sae)}?scale=4")
+    x = torch.randn(20, 8, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(found.encode(x), sae.to(torch.float64).encode(4 * x), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(found.decode(sae.b_enc), sae.to(torch.float64).decode(sae.b_enc) / 4, rtol=1e-12, atol=0)
+    assert "read with scale=4" in found.notes
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("scale=0", "scale=0: give a positive number"),
+        ("scale=much", "give a positive number"),
+        ("k=3", "k= is for TopK SAEs, and this one is jumprelu"),
+        ("family=mine", "family=mine: known are gemma_scope, "),
+        ("family=qwen_scope", "holds threshold, which this format does not know"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(tmp_path, option, message):
+    with pytest.raises(sm.MatchError, match=message):
+        sm.load(f"{write_npz(tmp_path, made_up())}?{option}")
+
+
+def test_stored_saes_can_be_sent_to_another_process(suite):
+    layers = sm.load_layers(f"{suite}?width=16k&l0=min")
+    layers.stored[2].describe()
+    sent = pickle.loads(pickle.dumps(layers))
+    assert torch.equal(sent[2].W_enc, layers[2].W_enc)
+    assert sent.stored[2].describe().sae.F == 12
+
+
+def test_dry_run_shows_what_a_run_would_be_of(suite, capsys, monkeypatch):
+    monkeypatch.setattr("saematch.sources.checkpoint.tensors", lambda *_: pytest.fail("weights were read"))
+    one, other = f"{suite}?width=16k&l0=near:100", str(suite / "layer_9" / "width_65k" / "average_l0_300")
+    assert main(["layers", one, "--against", other, "--pairs", "all", "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    assert "layer_10/width_16k/average_l0_100/params.npz" in shown
+    assert "3 pairs: 2-9, 9-9, 10-9; at most " in shown
+    assert main(["layers", f"{suite}?width=16k&l0=near:100", "--dry-run", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["pairs"] == [[2, 9], [9, 10]]
+    assert [row["l0"] for row in answer["sets"][0]["layers"]] == [92, 99, 100]
+    assert answer["bytes"] > 0
+
+
+def test_dry_run_finds_what_cannot_be_compared(tmp_path, capsys):
+    write_saelens(tmp_path / "layer_1", made_up(activation="relu"), {})
+    write_npz(tmp_path / "layer_2", made_up())
+    assert main(["layers", str(tmp_path), "--dry-run"]) == 2
+    assert "needs a JumpReLU threshold" in capsys.readouterr().err
+
+
+def test_info_says_what_was_changed(tmp_path, capsys):
+    for layer in (1, 2):
+        write_saelens(tmp_path / f"layer_{layer}", made_up(activation="relu"), {"apply_b_dec_to_input": layer == 1})
+    assert main(["info", str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    assert "note: layer 1: b_dec is subtracted from the input: folded into b_enc" in shown
+    assert main(["info", str(write_model(tmp_path / "plain"))]) == 0
+    assert "note:" not in capsys.readouterr().out
+
+
+def test_decoder_rows_that_are_not_unit_are_noted(tmp_path, caplog):
+    sae = made_up()
+    unit = made_up(W_dec=sae.W_dec / sae.W_dec.norm(dim=1, keepdim=True))
+    with caplog.at_level("INFO", "saematch"):
+        assert sm.load(write_npz(tmp_path / "unit", unit)).notes == ()
+        assert not caplog.records
+        assert "decoder rows are not unit: norms from" in sm.load(write_npz(tmp_path / "not", sae)).notes[-1]
+        assert "decoder rows are not unit" in caplog.text
