@@ -1,10 +1,12 @@
 import io
 import json
+import math
 import zipfile
 
 import numpy as np
 import pytest
 import torch
+from record import peak_bytes
 
 import saematch as sm
 from saematch.sources.files import tensors
@@ -258,3 +260,21 @@ def test_configuration_of_the_layer_is_used_when_the_path_has_none(tmp_path):
     write_saelens(tmp_path / "x", made_up(), {**FLAT, "hook_layer": 3})
     assert list(sm.load_layers(tmp_path)) == [3]
     assert json.loads((tmp_path / "x" / "cfg.json").read_text())["hook_layer"] == 3
+
+
+def test_a_wide_sae_is_described_in_little_memory(tmp_path):
+    """262,144 features of width 1,152 in the hole of a file: 2.4 GB that nobody wrote, and nobody may read."""
+    F, d = 2**18, 1152
+    shapes = {"W_enc": (d, F), "W_dec": (F, d), "b_enc": (F,), "b_dec": (d,), "threshold": (F,)}
+    header, end = {}, 0
+    for name, shape in shapes.items():
+        start, end = end, end + 4 * math.prod(shape)
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    with (tmp_path / "sae_weights.safetensors").open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + end)
+    (tmp_path / "cfg.json").write_text(json.dumps(FLAT))
+    about, peak = peak_bytes(sm.load_layers(tmp_path).stored[7].describe)
+    assert (about.sae.F, about.sae.d, about.bytes) == (F, d, end)
+    assert peak < 2**26

@@ -245,3 +245,13 @@ def write_dictionary(folder, trainer, weights="ae.pt"):
 def test_dictionary_learning(tmp_path, modules, name, threshold, weights, F, d):
     theirs = write_dictionary(tmp_path / "trainer_0", trained(modules, name, F, d, threshold), weights)
     assert_same_pass(only_sae(tmp_path), theirs)
+
+
+@needs_sae_lens
+def test_every_release_that_sae_lens_knows_is_understood():
+    from saematch.sources import registry
+
+    for name in registry._table():
+        repo, listed = registry.release(name)
+        assert repo.count("/") == 1
+        assert len({each.id for each in listed}) == len(listed) > 0
