@@ -1,3 +1,5 @@
+import contextlib
+import io
 import json
 import os
 import shutil
@@ -14,9 +16,21 @@ from saematch.cli import main
 from saes import made_up, write_model, write_npz
 
 
-def saematch(*arguments, **options):
+def program(*arguments, cwd=None):
+    """The program itself, in a process of its own: seconds, most of them imports."""
     command = [sys.executable, "-m", "saematch", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, **options)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, cwd=cwd)
+
+
+def saematch(*arguments, cwd="."):
+    """What the program does, in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.chdir(cwd), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            code = main(list(map(str, arguments)))
+        except SystemExit as stop:
+            code = stop.code
+    return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
 
 
 def parsed(done, code=0):
@@ -48,7 +62,7 @@ def run(model, tmp_path_factory):
 
 
 def test_demo_matches_the_sample_and_shows_labelled_paths(tmp_path):
-    done = saematch("demo", cwd=tmp_path)
+    done = program("demo", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     for expected in ("8 -> 9", "12 -> 13", "proof gap", "of random", "Module, Frozen, Macro", "saematch-demo"):
         assert expected in done.stdout
