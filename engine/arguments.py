@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
@@ -81,6 +82,15 @@ def parser(commands: Mapping[str, Command], version: str) -> argparse.ArgumentPa
     path.add_argument("--feature", type=int, required=True)
     evaluate = command("evaluate", "measure what a run is worth, beside baselines: tables and figures")
     _add_measurements(evaluate)
+    export = command("export", "write what is known of every matched feature, for other programs")
+    export.add_argument("run_folder", metavar="RUN")
+    export.add_argument("-o", "--output", metavar="FILE", required=True, help="the file to write")
+    export.add_argument("--format", help="csv, parquet, json or graphml (default: what FILE ends with)")
+    export.add_argument("--firm", action="store_true", help="margins and runners-up too: passes over all pairs")
+    export.add_argument("--max-cost", type=float, default=math.inf, metavar="C", help="leave out dearer pairs")
+    export.add_argument("--min-cosine", type=float, default=-math.inf, metavar="X", help="and pairs less alike")
+    export.add_argument("--inputs", metavar="SOURCE", help="the SAEs of the run, where they are no longer found")
+    export.add_argument("--overwrite", action="store_true", help="replace what is there")
     verify = command("verify", "prove or refute that somebody's permutation is optimal", "a", "b", "matching")
     env = command("env", "versions, devices, and what would run the passes")
 
@@ -91,7 +101,7 @@ def parser(commands: Mapping[str, Command], version: str) -> argparse.ArgumentPa
             "--method", default="optimal", help="optimal (default), or a baseline: greedy, mutual_nearest, nearest"
         )
         added.add_argument("--overwrite", action="store_true", help="replace what is there")
-    for added in (info, match, layers, path, evaluate, verify, env):
+    for added in (info, match, layers, path, evaluate, export, verify, env):
         added.add_argument("--json", action="store_true", help="one JSON object on stdout")
     return whole
 

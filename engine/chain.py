@@ -42,6 +42,8 @@ class Chain(Mapping[Pair, Matching]):
     Attributes:
         layers: the layer numbers, ascending.
         folder: the run folder they live in, or None.
+        comparison: how features are compared; None for a chain that was put together from matchings.
+        of_two_sets: whether its pairs lead from one set of SAEs to another.
         failures: pair -> why it has no matching.
     """
 
@@ -55,12 +57,12 @@ class Chain(Mapping[Pair, Matching]):
     ) -> None:
         self._matchings = matchings
         self._inputs: list[Mapping[int, SAE] | str | None] = [inputs, inputs if against is None else against]
-        self._comparison = comparison
+        self.comparison = comparison
         self._run = matchings if isinstance(matchings, RunFolder) else None
-        self._two_sets = against is not None or (self._run is not None and self._run.record["against"] is not None)
+        self.of_two_sets = against is not None or (self._run is not None and self._run.record["against"] is not None)
         self.failures = dict(self._run.failures if self._run else failures or {})
         self._next: dict[int, int] = {}
-        for a, b in [] if self._two_sets else matchings:
+        for a, b in [] if self.of_two_sets else matchings:
             self._next[a] = min(b, self._next.get(a, b))
         self.layers = sorted({layer for pair in matchings for layer in pair})
         self.folder = str(self._run.folder) if self._run else None
@@ -93,7 +95,7 @@ class Chain(Mapping[Pair, Matching]):
         if pair in self.failures:
             raise MatchError(f"layers {pair[0]} and {pair[1]} have no matching: {self.failures[pair]}")
         matching = self._matchings[pair]
-        return matching if self._comparison is None else matching.with_margins(partial(self._margins, pair))
+        return matching if self.comparison is None else matching.with_margins(partial(self._margins, pair))
 
     def __contains__(self, pair: object) -> bool:
         return pair in self._matchings
@@ -118,9 +120,18 @@ class Chain(Mapping[Pair, Matching]):
     @property
     def options(self) -> dict[str, Any]:
         """Parts, weights, fold and max_cost of the run. Raises `MatchError` for a chain that was put together."""
-        if self._comparison is None:
+        if self.comparison is None:
             raise MatchError("this chain was put together from matchings: how they were made is not known")
-        return self._comparison.record()
+        return self.comparison.record()
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """The content of `run.json`; empty for a chain in memory."""
+        return self._run.record if self._run else {}
+
+    def pair_record(self, pair: Pair) -> dict[str, Any]:
+        """What the run wrote down of a pair: inputs, numbers, seconds; empty for a chain in memory."""
+        return self._run.records[pair] if self._run else {}
 
     @property
     def inputs(self) -> Mapping[int, SAE]:
@@ -239,7 +250,7 @@ class Chain(Mapping[Pair, Matching]):
         return pairs
 
     def _features(self, layer: int) -> int:
-        if self._two_sets:
+        if self.of_two_sets:
             raise MatchError("the pairs of this run lead from one set of SAEs to another: there is no way through them")
         if layer not in self.layers:
             raise MatchError(f"layer {layer} is not in this run, whose layers are {', '.join(map(str, self.layers))}")
@@ -259,5 +270,5 @@ class Chain(Mapping[Pair, Matching]):
         return Solver().run(self._problem(pair), matching.perm).find_margins()
 
     def _problem(self, pair: Pair) -> RowProblem:
-        assert self._comparison is not None
-        return self._comparison.problem(self.sae(pair[0]), self.sae(pair[1], 1))
+        assert self.comparison is not None
+        return self.comparison.problem(self.sae(pair[0]), self.sae(pair[1], 1))

@@ -184,6 +184,9 @@ def _match(options: argparse.Namespace) -> int:
     from saematch.sources import load
 
     _refuse_unwritable(options.output, options.overwrite)
+    name = Path(options.output or ".safetensors").name
+    if not name.endswith(".safetensors") or name == "sae_weights.safetensors":
+        raise MatchError(f"{options.output}: a matching is a .safetensors file, and sae_weights.safetensors an SAE's")
     status = StatusLine()
     matching = match(
         load(options.a), load(options.b), **_comparison(options), method=options.method, **_limits(options),
@@ -406,16 +409,35 @@ def _print_json(content: dict[str, Any]) -> None:
 
 
 def _refuse_unwritable(output: str | None, overwrite: bool) -> None:
-    """Before any work: the name is a matching's, its folder can be written, a file that is there may be replaced."""
+    """Before any work: its folder can be written, a file that is there may be replaced."""
     if output is None:
         return
     path = Path(output)
     if path.is_dir() or not path.absolute().parent.is_dir() or not os.access(path.absolute().parent, os.W_OK):
         raise MatchError(f"{output}: cannot be written; name a file in a folder that exists and can be written")
-    if path.suffix != ".safetensors" or path.name == "sae_weights.safetensors":
-        raise MatchError(f"{output}: a matching is a .safetensors file, and sae_weights.safetensors an SAE's")
     if path.exists() and not overwrite:
         raise MatchError(f"{output}: exists already; choose another name, or overwrite it (--overwrite)")
+
+
+def _export(options: argparse.Namespace) -> int:
+    from saematch.chain import Chain
+    from saematch.export import export
+    from saematch.sources import load_layers
+
+    _refuse_unwritable(options.output, options.overwrite)
+    chain = Chain.load(options.run_folder, load_layers(options.inputs) if options.inputs else None)
+    status = StatusLine()
+    form = options.format or Path(options.output).suffix.removeprefix(".")
+    try:
+        rows = export(chain, Path(options.output), form, firm=options.firm, most_cost=options.max_cost,
+                      least_cosine=options.min_cosine, progress=status.show)  # fmt: skip
+    finally:
+        status.clear()
+    if options.json:
+        _print_json({"file": options.output, "format": form, "rows": rows, "complete": chain.complete})
+    else:
+        print(f"{rows:,} matched features written to {options.output}")
+    return DONE if chain.complete else UNFINISHED
 
 
 def _refuse_other_run(output: str) -> None:
@@ -446,5 +468,5 @@ def _limits(options: argparse.Namespace) -> dict[str, Any]:
 
 COMMANDS = {
     "demo": _demo, "info": _info, "match": _match, "layers": _layers, "path": _path, "evaluate": _evaluate,
-    "verify": _verify, "env": _env,
+    "export": _export, "verify": _verify, "env": _env,
 }  # fmt: skip
