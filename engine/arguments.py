@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 BAD_INPUT = 2
@@ -82,15 +82,7 @@ def parser(commands: Mapping[str, Command], version: str) -> argparse.ArgumentPa
     path.add_argument("--feature", type=int, required=True)
     evaluate = command("evaluate", "measure what a run is worth, beside baselines: tables and figures")
     _add_measurements(evaluate)
-    export = command("export", "write what is known of every matched feature, for other programs")
-    export.add_argument("run_folder", metavar="RUN")
-    export.add_argument("-o", "--output", metavar="FILE", required=True, help="the file to write")
-    export.add_argument("--format", help="csv, parquet, json or graphml (default: what FILE ends with)")
-    export.add_argument("--firm", action="store_true", help="margins and runners-up too: passes over all pairs")
-    export.add_argument("--max-cost", type=float, default=math.inf, metavar="C", help="leave out dearer pairs")
-    export.add_argument("--min-cosine", type=float, default=-math.inf, metavar="X", help="and pairs less alike")
-    export.add_argument("--inputs", metavar="SOURCE", help="the SAEs of the run, where they are no longer found")
-    export.add_argument("--overwrite", action="store_true", help="replace what is there")
+    shown = _add_showing(command)
     verify = command("verify", "prove or refute that somebody's permutation is optimal", "a", "b", "matching")
     env = command("env", "versions, devices, and what would run the passes")
 
@@ -101,7 +93,7 @@ def parser(commands: Mapping[str, Command], version: str) -> argparse.ArgumentPa
             "--method", default="optimal", help="optimal (default), or a baseline: greedy, mutual_nearest, nearest"
         )
         added.add_argument("--overwrite", action="store_true", help="replace what is there")
-    for added in (info, match, layers, path, evaluate, export, verify, env):
+    for added in (info, match, layers, path, evaluate, *shown, verify, env):
         added.add_argument("--json", action="store_true", help="one JSON object on stdout")
     return whole
 
@@ -125,6 +117,45 @@ def _add_comparison(added: argparse.ArgumentParser) -> None:
     added.add_argument("--backend", default="auto", help="torch, triton or auto (default: triton on a GPU)")
     precisions = "ieee (default), tf32x3, bf16x6, bf16x3, tf32, bf16"
     added.add_argument("--precision", default="ieee", help=f"of products in Triton: {precisions}")
+
+
+def _add_showing(command: Callable[..., argparse.ArgumentParser]) -> Sequence[argparse.ArgumentParser]:
+    """A run for eyes and for other programs. Those that can print JSON are returned."""
+    report = command("report", "write a run as a page that opens in a browser, with everything in it")
+    report.add_argument("run_folder", metavar="RUN")
+    report.add_argument("-o", "--output", metavar="FILE", help="default: RUN/report.html")
+    report.add_argument("--open", action="store_true", help="open it in the browser of this machine")
+    _add_page(report)
+    serve = command("serve", "the same page on a local address, data in pieces as they are looked at: for large runs")
+    serve.add_argument("run_folder", metavar="RUN")
+    serve.add_argument("--host", default="127.0.0.1", help="another than loopback needs the token that is printed")
+    serve.add_argument("--port", type=int, default=0, help="default: any that is free")
+    serve.add_argument("--weights", action="store_true", help="costs by part and cosines: reads SAEs when looked at")
+    serve.add_argument("--open", action="store_true", help="open it in the browser of this machine")
+    _add_page(serve)
+    export = command("export", "write what is known of every matched feature, for other programs")
+    export.add_argument("run_folder", metavar="RUN")
+    export.add_argument("-o", "--output", metavar="FILE", required=True, help="the file to write")
+    export.add_argument("--format", help="csv, parquet, json or graphml (default: what FILE ends with)")
+    export.add_argument("--firm", action="store_true", help="margins and runners-up too: passes over all pairs")
+    export.add_argument("--max-cost", type=float, default=math.inf, metavar="C", help="leave out dearer pairs")
+    export.add_argument("--min-cosine", type=float, default=-math.inf, metavar="X", help="and pairs less alike")
+    export.add_argument("--inputs", metavar="SOURCE", help="the SAEs of the run, where they are no longer found")
+    export.add_argument("--overwrite", action="store_true", help="replace what is there")
+    return report, export
+
+
+def _add_page(added: argparse.ArgumentParser) -> None:
+    """What the page of a run shows beside the run."""
+    added.add_argument("--labels", metavar="PATH", help=".jsonl of explanations, or a folder of such")
+    added.add_argument("--evaluation", metavar="DIR", help="of saematch evaluate (default: RUN/evaluation, if there)")
+    added.add_argument("--inputs", metavar="SOURCE", help="the SAEs of the run, where they are no longer found")
+    added.add_argument("--firm", action="store_true", help="margins and runners-up too: passes over all pairs")
+    added.add_argument(
+        "--neuronpedia",
+        metavar="ID",
+        help="what Neuronpedia calls the SAEs, like gemma-2-2b/{layer}-gemmascope-res-16k",
+    )
 
 
 def _add_measurements(evaluate: argparse.ArgumentParser) -> None:

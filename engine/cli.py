@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 import traceback
+import webbrowser
 from collections.abc import Sequence
 from contextlib import ExitStack
 from itertools import pairwise
@@ -35,6 +36,7 @@ from saematch.terminal import (
 
 if TYPE_CHECKING:
     from saematch import Matching
+    from saematch.report.contents import Contents
     from saematch.sources import StoredSAE
 
 DONE, DEFECT, UNFINISHED, INTERRUPTED = 0, 1, 3, 130
@@ -100,6 +102,7 @@ def _complain(message: str, code: int) -> int:
 
 def _demo(options: argparse.Namespace) -> int:
     from saematch.layers import match_layers
+    from saematch.report import Contents, write_report
     from saematch.sources import load_layers
 
     _refuse_other_run(options.output)
@@ -118,7 +121,9 @@ def _demo(options: argparse.Namespace) -> int:
         print()
         if len(shown) == 4:
             break
-    print(f"Written to {options.output}/. Follow any feature with")
+    page = Path(options.output) / "report.html"
+    write_report(Contents(chain, firm=True), page)
+    print(f"Written to {options.output}/. Open {page} in a browser, or follow any feature with")
     command = "saematch" if shutil.which("saematch") else sys.argv[0]
     print(f"  {command} path {options.output} --layer {first} --feature 17")
     return DONE if chain.certified else UNFINISHED
@@ -419,6 +424,59 @@ def _refuse_unwritable(output: str | None, overwrite: bool) -> None:
         raise MatchError(f"{output}: exists already; choose another name, or overwrite it (--overwrite)")
 
 
+def _report(options: argparse.Namespace) -> int:
+    from saematch.report import write_report
+
+    contents = _contents(options)
+    output = options.output or str(Path(options.run_folder) / "report.html")
+    status = StatusLine()
+    try:
+        write_report(contents, Path(output), status.show)
+    finally:
+        status.clear()
+    if options.json:
+        _print_json({"file": output, "bytes": Path(output).stat().st_size, "complete": contents.chain.complete})
+    else:
+        print(f"Written to {output} ({size(Path(output).stat().st_size)}); it opens in any browser")
+    if options.open:
+        webbrowser.open(Path(output).absolute().as_uri())
+    return DONE if contents.chain.complete else UNFINISHED
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from saematch.report.serve import Server
+
+    try:
+        server = Server(_contents(options, options.weights or options.firm), options.host, options.port)
+    except (OSError, OverflowError) as error:
+        raise MatchError(f"{options.host}:{options.port}: cannot be served ({error}); choose another --port") from error
+    with server:
+        print(f"{server.address}\nCtrl-C ends it.", flush=True)
+        if options.open:
+            webbrowser.open(server.address)
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            print()
+    return DONE
+
+
+def _contents(options: argparse.Namespace, weights: bool = True) -> Contents:
+    """What the page of a run shows."""
+    from saematch.chain import Chain
+    from saematch.evaluation import read_explanations
+    from saematch.report.contents import Contents
+    from saematch.sources import load_layers
+
+    chain = Chain.load(options.run_folder, load_layers(options.inputs) if options.inputs else None)
+    evaluation = Path(options.evaluation or Path(options.run_folder) / "evaluation")
+    return Contents(
+        chain, labels=read_explanations(options.labels) if options.labels else None, firm=options.firm,
+        evaluation=evaluation if options.evaluation or (evaluation / "tables.json").is_file() else None,
+        neuronpedia=options.neuronpedia, weights=weights,
+    )  # fmt: skip
+
+
 def _export(options: argparse.Namespace) -> int:
     from saematch.chain import Chain
     from saematch.export import export
@@ -468,5 +526,5 @@ def _limits(options: argparse.Namespace) -> dict[str, Any]:
 
 COMMANDS = {
     "demo": _demo, "info": _info, "match": _match, "layers": _layers, "path": _path, "evaluate": _evaluate,
-    "export": _export, "verify": _verify, "env": _env,
+    "report": _report, "serve": _serve, "export": _export, "verify": _verify, "env": _env,
 }  # fmt: skip

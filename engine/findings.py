@@ -31,6 +31,7 @@ COLUMNS = {
     "runner_up": "the cheapest feature of the target layer that is not its partner",
     "runner_up_cost": "what it would cost with that one",
 }
+FIRM = ("margin", "tied", "runner_up", "runner_up_cost")
 SAME = (0.5, 0.7, 0.9)  # decoder cosines from which on a partner counts as the same feature
 Columns = dict[str, NDArray[Any]]
 
@@ -68,7 +69,7 @@ class Findings:
         matching = self.chain[pair]
         perm: Indices = matching.perm.numpy()
         found: Columns = {"partner": perm, "cost": matching.pair_cost.numpy()}
-        sides = self._sides(pair)
+        sides = self.sides(pair)
         if sides is None:
             return found
         a, b = sides
@@ -85,7 +86,8 @@ class Findings:
         held = self._side(side, layer)
         return None if held is None else held.sae
 
-    def _sides(self, pair: Pair) -> tuple[Side, Side] | None:
+    def sides(self, pair: Pair) -> tuple[Side, Side] | None:
+        """Both SAEs of a pair with their rows, if they are there; held until another pair is asked for."""
         wanted = (0, pair[0]), (1 if self.chain.of_two_sets else 0, pair[1])
         self._held = {key: held for key, held in self._held.items() if key in wanted}
         found = [self._side(*key) for key in wanted]

@@ -15,12 +15,13 @@ from saematch.cost import Floats, Indices, squared_distances
 from saematch.evaluation.methods import Matched
 from saematch.evaluation.tables import METHOD, PAIR, Row, Schema, mean, quantile_columns, quantiles
 from saematch.features import PARTS, feature_rows
+from saematch.findings import SAME
 from saematch.matching import Matching
 from saematch.plan import Pair
 from saematch.sae import SAE
 
 ALL = "all"  # the parts together
-SAME = (0.5, 0.7, 0.9)  # decoder cosines from which on a partner counts as the same feature
+
 BINS = 60
 
 MSE = Schema(

@@ -22,6 +22,7 @@ class Registered(NamedTuple):
     path: str
     l0: float | None
     scale: float | None
+    neuronpedia: str | None
 
 
 def release(name: str) -> tuple[str, list[Registered]]:
@@ -33,9 +34,23 @@ def release(name: str) -> tuple[str, list[Registered]]:
             f"saelens://{name}: sae-lens knows no such release; names like it: {', '.join(close) or 'none'}"
         )
     return str(found["repo_id"]), [
-        Registered(str(each["id"]), str(each["path"]), each.get("l0"), each.get("norm_scaling_factor"))
+        Registered(
+            str(each["id"]), str(each["path"]), each.get("l0"), each.get("norm_scaling_factor"), each.get("neuronpedia")
+        )
         for each in found["saes"]
     ]
+
+
+def neuronpedia(repo: str, file: str) -> str | None:
+    """What Neuronpedia calls the SAE in a file of a repository, as far as an installed sae-lens knows it."""
+    if find_spec("sae_lens") is None:
+        return None
+    for name, found in _table().items():
+        if isinstance(found, dict) and found.get("repo_id") == repo:
+            for each in release(name)[1]:
+                if each.neuronpedia is not None and (file == each.path or file.startswith(f"{each.path}/")):
+                    return each.neuronpedia
+    return None
 
 
 @functools.cache

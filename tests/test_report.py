@@ -1,0 +1,320 @@
+"""The page of a run, opened in a browser as its readers do."""
+
+import csv
+import http.client
+import io
+import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+import saematch as sm
+from browser import browser, findings_of_axe, needs_browser, page_at, rows_of, until
+from saematch.cli import main
+from saematch.report import Contents, Server, write_report
+from saes import made_up, write_model, write_npz
+
+HOSTILE = ["<script>document.title='taken'</script>", "<img src=x onerror=alert(1)>\"'", "</script><b>bold</b>",
+           "\u202eright to left", "null \x00 byte", "🐈 cats", "long " * 2000, "=1+1"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def opened():
+    with browser() as chromium:
+        yield chromium
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    """The sample, as the demo leaves it."""
+    home = tmp_path_factory.mktemp("report")
+    chain = sm.match_layers(sm.load_layers("sample"), home / "run")
+    write_report(Contents(chain, firm=True), home / "run" / "report.html")
+    return home / "run" / "report.html"
+
+
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory):
+    """Labels of somebody hostile, a layer that cannot be read, L0s far apart, a pair that is not proved."""
+    home = tmp_path_factory.mktemp("odd")
+    for layer, l0 in ((1, 20), (2, 90), (3, 95)):
+        write_npz(home / "saes" / f"layer_{layer}" / f"average_l0_{l0}", made_up(40, seed=layer))
+    rows = [{"feature": number, "tokens": [text]} for number, text in enumerate(HOSTILE)]
+    (home / "saes" / "layer_2" / "average_l0_90" / "labels.json").write_text(json.dumps({"features": rows}))
+    broken = home / "saes" / "layer_4" / "params.npz"
+    broken.parent.mkdir()
+    broken.write_bytes(b"nothing")
+    sm.match_layers(sm.load_layers(home / "saes"), home / "run", method="greedy", progress=lambda _: None)
+    assert main(["report", str(home / "run")]) == 3
+    return home / "run" / "report.html"
+
+
+@needs_browser
+def test_overview_says_what_the_run_says(opened, report):
+    chain = sm.Chain.load(report.parent)
+    with page_at(opened, report.as_uri()) as page:
+        rows = rows_of(page, "#pairs")
+        assert [row[0] for row in rows] == ["8 → 9", "9 → 10", "10 → 11", "11 → 12", "12 → 13"]
+        for row, (pair, matching) in zip(rows, chain.items(), strict=True):
+            assert float(row[3].replace(",", "")) == pytest.approx(matching.cost, rel=1e-3), pair
+            assert row[4] == f"{100 * matching.cost / matching.random_cost:.1f} %"
+            assert row[6] == "yes"
+        assert page.is_hidden("#warnings")
+        page.click("#pairs th:nth-child(4) button")  # by cost, which rises, then falls
+        page.click("#pairs th:nth-child(4) button")
+        assert [row[0] for row in rows_of(page, "#pairs")][:2] == ["12 → 13", "11 → 12"]
+        assert page.get_attribute("#pairs th:nth-child(4)", "aria-sort") == "descending"
+
+
+@needs_browser
+def test_a_feature_is_found_followed_and_found_again_by_its_link(opened, report):
+    chain = sm.Chain.load(report.parent)
+    with page_at(opened, f"{report.as_uri()}#view=explorer") as page:
+        page.fill("[name=text]", "girlfriend")
+        until(page, "document.getElementById('found').innerText.startsWith('1 of')")
+        (row,) = rows_of(page, "#table")
+        layer, feature = map(int, row[0].replace(",", "").split(" / "))
+        assert "girlfriend" in row[1] + row[3]
+        page.click("#table tbody button >> nth=0")
+        page.wait_for_selector("#feature:not([hidden])")
+        shown = [(int(cells[0]), int(cells[1].replace(",", ""))) for cells in rows_of(page, "#feature")]
+        assert shown == [(step.layer, step.feature) for step in chain.path(layer, feature)]
+        costs = [float(cells[3]) for cells in rows_of(page, "#feature")[1:]]
+        np.testing.assert_allclose(costs, [step.cost for step in chain.path(layer, feature)][1:], rtol=1e-3)
+        page.click("#feature >> text=Add to flow")
+        page.wait_for_selector("#flow svg")
+        link = page.url
+    with page_at(opened, link) as page:
+        page.wait_for_selector("#flow svg")
+        assert rows_of(page, "#table") == [[*row[:-1], "\N{MINUS SIGN}"]]
+        assert page.inner_text("#feature-title") == f"Layer {layer}, feature {feature:,}"
+
+
+@needs_browser
+def test_a_path_leads_both_ways(opened, report):
+    chain = sm.Chain.load(report.parent)
+    last = chain.path(8, 384)[-1]
+    with page_at(opened, f"{report.as_uri()}#view=explorer&layer={last.layer}&feature={last.feature}") as page:
+        page.wait_for_selector("#feature:not([hidden])")
+        assert rows_of(page, "#feature")[0][:3] == ["8", "384", "Kn, Ex, Module, Dist, Gn"]
+        assert "the first layer of the run" in page.inner_text("#feature")
+
+
+@needs_browser
+def test_brush_filters_and_the_table_is_taken_away(opened, report):
+    chain = sm.Chain.load(report.parent)
+    with page_at(opened, f"{report.as_uri()}#view=explorer&pair=9-10") as page:
+        page.wait_for_selector("#figure-spread-of-cost svg")
+        box = page.locator("#figure-spread-of-cost .chart").bounding_box()
+        page.mouse.move(box["x"] + 0.25 * box["width"], box["y"] + 40)
+        page.mouse.down()
+        page.mouse.move(box["x"] + 0.5 * box["width"], box["y"] + 40, steps=5)
+        page.mouse.up()
+        until(page, "document.querySelector('[name=cost-to]').value !== ''")
+        low, high = (float(page.input_value(f"[name=cost-{end}]")) for end in ("from", "to"))
+        costs = chain[9, 10].pair_cost.numpy()
+        until(page, "!document.getElementById('found').innerText.startsWith('1,024 of')")
+        found = int(page.inner_text("#found").split(" of ")[0].replace(",", ""))
+        assert 0 < found < 1024
+        assert abs(found - int(((costs >= low) & (costs <= high)).sum())) <= 2  # edges are rounded for the form
+        with page.expect_download() as waiting:
+            page.click("text=These features as CSV")
+        rows = list(csv.DictReader(io.StringIO(waiting.value.path().read_text(encoding="utf-8"))))
+        assert len(rows) == found
+        for row in rows[:20]:
+            assert int(row["partner"]) == int(chain[9, 10].perm[int(row["feature"])])
+            assert float(row["cost"]) == pytest.approx(float(costs[int(row["feature"])]), rel=1e-4)
+
+
+@needs_browser
+@pytest.mark.parametrize("kind", ["SVG", "PNG"])
+def test_pictures_are_taken_away(opened, report, kind):
+    with page_at(opened, f"{report.as_uri()}#view=pictures") as page:
+        page.wait_for_selector("#figure-lifetimes svg")
+        assert page.locator("#figures figure").count() == 6
+        with page.expect_download() as waiting:
+            page.click(f"#figure-cost >> text={kind}")
+        content = waiting.value.path().read_bytes()
+        assert content.startswith(b"<svg" if kind == "SVG" else b"\x89PNG")
+        page.click("#figure-cost >> text=Numbers")
+        assert len(rows_of(page, "#figure-cost")) == 5
+
+
+@needs_browser
+def test_keyboard_alone(opened, report):
+    with page_at(opened, report.as_uri()) as page:
+        for _ in range(12):
+            page.keyboard.press("Tab")
+            if page.evaluate("document.activeElement.innerText") == "Explorer":
+                break
+        page.keyboard.press("Enter")
+        until(page, "document.getElementById('found').innerText.includes('of')")
+        while page.evaluate("document.activeElement.name") != "text":
+            page.keyboard.press("Tab")
+        page.keyboard.type("woman")
+        until(page, "!document.getElementById('found').innerText.startsWith('1,024')")
+        while not page.evaluate("document.activeElement.closest('#table tbody') !== null"):
+            page.keyboard.press("Tab")
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#feature:not([hidden])")
+        until(page, "document.activeElement.id === 'feature-title'")
+
+
+@needs_browser
+@pytest.mark.parametrize("view", ["overview", "pictures", "explorer&layer=9&feature=455&chosen=8:384"])
+@pytest.mark.parametrize("options", [{}, {"color_scheme": "dark"}, {"viewport": {"width": 360, "height": 740}}])
+def test_nothing_serious_for_those_who_see_otherwise(opened, report, view, options):
+    with page_at(opened, f"{report.as_uri()}#view={view}", **options) as page:
+        if "explorer" in view:
+            page.wait_for_selector("#flow svg")
+        assert findings_of_axe(page) == []
+        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+
+@needs_browser
+def test_what_is_odd_is_shown_as_what_it_is(opened, odd):
+    with page_at(opened, odd.as_uri()) as page:
+        warnings = page.inner_text("#warnings")
+        assert "Layers 3 and 4 have no matching: " in warnings
+        assert "The run is not complete" in warnings
+        assert "L0 differs more than 1.5-fold (20 and 90)" in warnings
+        assert "Not proved optimal: 1 → 2 (suboptimal)" in warnings
+        assert [row[6] for row in rows_of(page, "#pairs")] == ["no: suboptimal"] * 2
+        page.goto(f"{odd.as_uri()}#view=explorer&pair=2-3")
+        page.wait_for_selector("#table td button")
+        labels = [row[1] for row in rows_of(page, "#table")][: len(HOSTILE)]
+        assert labels[:2] == HOSTILE[:2]
+        assert labels[6] == f"{HOSTILE[6][:300]}…"
+        assert page.title() == "saematch: explorer"
+        assert page.locator("#table script, #table img, #table b").count() == 0
+        page.click("#table tbody button >> nth=0")
+        page.wait_for_selector("#feature:not([hidden])")
+        assert HOSTILE[0] in page.inner_text("#feature")
+
+
+@needs_browser
+def test_two_sets_of_saes_have_steps_and_no_paths(opened, tmp_path):
+    for name, F, seed in (("a", 12, 1), ("b", 9, 2)):
+        write_npz(tmp_path / name / "layer_1", made_up(F, seed=seed))
+    sm.match_layers(sm.load_layers(tmp_path / "a"), tmp_path / "run", against=sm.load_layers(tmp_path / "b"))
+    assert main(["report", str(tmp_path / "run")]) == 0
+    with page_at(opened, f"{(tmp_path / 'run' / 'report.html').as_uri()}#view=explorer") as page:
+        page.wait_for_selector("#table td button")
+        assert [row[2] for row in rows_of(page, "#table")].count("none") == 3
+
+
+@needs_browser
+def test_without_the_saes_the_page_says_so(opened, tmp_path):
+    saes = write_model(tmp_path / "saes", layers=(1, 2))
+    sm.match_layers(sm.load_layers(saes), tmp_path / "run")
+    saes.rename(tmp_path / "moved")
+    assert main(["report", str(tmp_path / "run"), "--neuronpedia", "gemma-2-2b/{layer}-gemmascope-res-16k"]) == 0
+    with page_at(opened, (tmp_path / "run" / "report.html").as_uri()) as page:
+        assert "Cosines and costs by part are missing" in page.inner_text("#warnings")
+        page.click("text=Explorer")
+        page.click("#table tbody button >> nth=0")
+        page.wait_for_selector("#feature a")
+        assert page.get_attribute("#feature a >> nth=0", "href").startswith(
+            "https://www.neuronpedia.org/gemma-2-2b/1-gemmascope-res-16k/"
+        )
+
+
+def test_a_run_without_a_pair_has_no_page(tmp_path, capsys):
+    run = tmp_path / "run"
+    sm.match_layers(sm.load_layers(write_model(tmp_path / "saes", layers=(1, 2))), run)
+    for file in (run / "pairs").iterdir():
+        file.unlink()
+    assert main(["report", str(run)]) == 2
+    assert "no finished pair to show" in capsys.readouterr().err
+    assert not (run / "report.html").exists()
+
+
+def test_labels_from_elsewhere_and_an_evaluation(report, tmp_path):
+    (tmp_path / "labels.jsonl").write_text('{"layer": 8, "feature": 3, "explanation": "names of rivers"}\n')
+    contents = Contents(sm.Chain.load(report.parent), labels={8: {3: "names of rivers"}})
+    assert contents.labels(8) == {3: "names of rivers"}
+    assert contents.labels(9) == {}
+    with pytest.raises(sm.MatchError, match="no tables of saematch evaluate in it"):
+        Contents(sm.Chain.load(report.parent), evaluation=tmp_path).summary()
+    assert (
+        main(["report", str(report.parent), "-o", str(tmp_path / "x.html"), "--labels", str(tmp_path / "labels.jsonl")])
+        == 0
+    )
+
+
+# ---- saematch serve
+
+
+@pytest.fixture(scope="module")
+def server(report):
+    with Server(Contents(sm.Chain.load(report.parent), weights=False)) as running:
+        thread = threading.Thread(target=running.serve_forever)
+        thread.start()
+        yield running
+        running.shutdown()
+        thread.join()
+
+
+def ask(server, path, **headers):
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=30)
+    try:
+        connection.request("GET", path, headers=headers)
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    finally:
+        connection.close()
+
+
+@needs_browser
+def test_the_served_page_finds_what_the_file_does(opened, server, report):
+    path = sm.Chain.load(report.parent).path(8, 384)
+    with page_at(opened, f"{server.address}#view=explorer&pair=10-11&layer=10&feature={path[2].feature}") as page:
+        page.wait_for_selector("#feature:not([hidden])")
+        assert [row[:2] for row in rows_of(page, "#feature")] == [[str(s.layer), str(s.feature)] for s in path]
+        assert page.inner_text("#found") == "1,024 of 1,024 features"
+
+
+def test_a_hundred_requests_at_once(server):
+    asked = ["/data/8/9?first=0", "/labels/8", "/path/8/384", "/"] * 25
+    with ThreadPoolExecutor(100) as pool:
+        answers = list(pool.map(lambda path: ask(server, path), asked))
+    assert {status for status, _ in answers} == {200}
+    assert len({content for _, content in answers}) == 4
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/../../etc/passwd", "/data/..%2f..%2frun.json/9?first=0", "/data/8/9", "/data/8/9?first=1024",
+     "/data/8/9?first=-1", "/data/8/9?first=99999999999999999999", "/data/8/13?first=0", "/data/8", "/labels/x",
+     "/labels/8/9", "/path/8/1024", "/path/99/1", "/nothing", "/run.json", "/data/%EF%BC%98/9?first=0"],
+)  # fmt: skip
+def test_what_is_not_there_is_refused(server, path):
+    status, content = ask(server, path)
+    assert status == 404
+    assert len(content) < 300
+
+
+def test_names_that_lead_here_from_elsewhere_are_refused(server):
+    assert ask(server, "/", Host="evil.example")[0] == 403
+    assert ask(server, "/", Host=f"localhost:{server.server_port}")[0] == 200
+
+
+def test_other_addresses_than_loopback_need_the_token(report):
+    with Server(Contents(sm.Chain.load(report.parent), weights=False), "0.0.0.0") as running:
+        thread = threading.Thread(target=running.serve_forever)
+        thread.start()
+        try:
+            assert ask(running, "/")[0] == 403
+            assert ask(running, "/data/8/9?first=0&token=wrong")[0] == 403
+            assert ask(running, f"/data/8/9?first=0&token={running.token}")[0] == 200
+            assert running.address.endswith(f"?token={running.token}")
+        finally:
+            running.shutdown()
+            thread.join()
+
+
+def test_a_port_that_is_taken_is_named(server, report, capsys):
+    assert main(["serve", str(report.parent), "--port", str(server.server_port)]) == 2
+    assert "cannot be served" in capsys.readouterr().err
