@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 INPUTS := pyproject.toml setup.py constraints.txt
 
-.PHONY: demo test test-old test-formats lint bench bench-large aot clean
+.PHONY: demo docs test test-old test-formats lint bench bench-large aot clean
 
 demo: $(VENV)/.installed  ## match the sample that ships with the package
 	@$(BIN)/saematch demo
@@ -23,6 +23,9 @@ test-old: .venv-old/.installed
 
 test-formats: .venv-formats/.installed  ## read the SAEs that other packages write, beside those packages
 	.venv-formats/bin/python -m pytest tests/test_their_packages.py
+
+docs: $(VENV)/.installed-test  ## the site, in build/site
+	$(BIN)/mkdocs build
 
 bench: $(VENV)/.installed-bench  ## measure, append to bench/results, print the table
 	$(BIN)/python bench/certify_memory.py
