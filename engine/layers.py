@@ -173,6 +173,7 @@ def _run(
             f"{len(failures)} of {len(pairs)} pairs have no matching, see .failures; {pair}: {reason}", stacklevel=3
         )
     against = None if work.targets is work.sources else work.targets
+    found = {pair: found[pair] for pair in pairs if pair in found}  # in the order of the plan
     return Chain(run if run is not None else found, work.sources, work.comparison, against, failures)
 
 

@@ -5,6 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
 import saematch as sm
 from saes import write_model
 
@@ -26,3 +30,13 @@ def test_a_job_array_completes_a_run(tmp_path):
         assert (job.returncode, errors) == (0, "")
     assert sm.Chain.load(run).complete
     assert {path.name for path in tmp_path.glob("*.jsonl")} == {"run-1.jsonl", "run-2.jsonl"}
+
+
+@pytest.mark.parametrize("notebook", sorted(path.name for path in EXAMPLES.glob("*.ipynb")))
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Jupyter's own
+def test_notebooks_run_on_the_packaged_sample(notebook, tmp_path):
+    book = nbformat.read(EXAMPLES / notebook, as_version=4)
+    said = [cell.get("outputs") for cell in book.cells]
+    assert any(said), "it is committed with its outputs"
+    NotebookClient(book, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    assert [bool(cell.get("outputs")) for cell in book.cells] == [bool(outputs) for outputs in said]
