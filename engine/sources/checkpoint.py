@@ -7,6 +7,7 @@ import posixpath
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from saematch.errors import MatchError
@@ -48,7 +49,11 @@ class Checkpoint:
         return named[-1].lower() if named else None
 
     def headers(self) -> dict[str, Any]:
-        """Name -> tensor without data. Raises `MatchError`."""
+        """Name -> tensor without data; read once. Raises `MatchError`."""
+        return self._headers
+
+    @cached_property
+    def _headers(self) -> dict[str, Any]:
         with self.place.open(self.name) as file:
             return headers(file, self.shown)
 

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, TypeVar, cast
 
 from saematch.errors import MatchError
 
-_HEADER_BLOCK = 2**18  # bytes asked for at a time of a file that is far away
+_HEADER_BLOCK = 2**15  # bytes asked for at a time of a file that is far away
 Answer = TypeVar("Answer")
 
 
@@ -127,7 +127,7 @@ class HubRepository(Place):
 
         def commit() -> str:
             if _offline():
-                return Path(hub.snapshot_download(repo, revision=revision, local_files_only=True)).name
+                return _newest_cached(repo) if revision is None else _cached(repo, revision).name
             return str(hub.HfApi().repo_info(repo, revision=revision).sha)
 
         found = asked(f"hf://{repo}" + (f"?revision={revision}" if revision else ""), commit)
@@ -144,7 +144,7 @@ class HubRepository(Place):
 
         def names() -> list[str]:
             if _offline():
-                folder = Path(hub.snapshot_download(self.repo, revision=self.commit, local_files_only=True))
+                folder = _cached(self.repo, self.commit)
                 return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
             return hub.HfApi().list_repo_files(self.repo, revision=self.commit)
 
@@ -208,7 +208,23 @@ def asked(what: str, question: Callable[[], Answer]) -> Answer:
             if isinstance(error, kinds):
                 raise MatchError(f"{what}: {remedy}") from error
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise MatchError(f"{what}: the hub cannot be read ({reason}); try again, what was fetched is kept") from error
+        raise MatchError(f"{what}: the hub cannot be read ({reason}); try again") from error
+
+
+def _cached(repo: str, revision: str | None) -> Path:
+    """The folder of what is in the cache of a revision."""
+    import huggingface_hub as hub
+
+    return Path(hub.snapshot_download(repo, revision=revision, local_files_only=True))
+
+
+def _newest_cached(repo: str) -> str:
+    """The commit that the cache was last given files of: what is fetched by commit leaves no note of the branch."""
+    import huggingface_hub as hub
+
+    folder = Path(hub.constants.HF_HUB_CACHE) / hub.constants.REPO_ID_SEPARATOR.join(["models", *repo.split("/")])
+    commits = sorted((folder / "snapshots").glob("*"), key=lambda each: each.stat().st_mtime)
+    return commits[-1].name if commits else _cached(repo, None).name
 
 
 def _offline() -> bool:

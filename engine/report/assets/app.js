@@ -256,6 +256,7 @@ function brush(values) {
 
 async function follow(layer, feature, move = true) {
   set({ layer, feature });
+  results.draw(); // its line is marked
   const place = $("feature"), link = data.neuronpedia(layer, feature);
   const path = await data.path(layer, feature);
   const here = path.findIndex((step) => step.layer === layer);
