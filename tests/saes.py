@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -49,3 +54,299 @@ def write_model(folder, layers=(3, 4, 5, 11), F=12, d=8):
     for layer in layers:
         write_npz(folder / f"layer_{layer:02d}", made_up(F, d, seed=layer))
     return folder
+
+
+# Every family's file from known weights, and the family's own formula, in float64. The formulas are those of
+# `docs/formats.md` and of the packages that it names; none uses what reads the files.
+
+LAYER, HOOK, K = 5, "blocks.5.hook_resid_post", 3
+# What notes say of a change: each is there if the family's file calls for it, and only then.
+FOLDED, SCALED, GATED = "folded into b_enc", "scaled to raw ones", "gated: the same as JumpReLU"
+BY_NORM, LIMIT_BY_NORM, UNSET = "codes are in units of that norm", "norm: divided by it", "threshold was never set"
+ONE = torch.ones((), dtype=torch.float64)
+
+
+@dataclass(frozen=True)
+class Own:
+    """What a family's own code makes of its file: codes of activations, activations of codes.
+
+    `options` are those that the file needs. Codes are counted here in `unit` of the family's own, and `unit_rows` says
+    that decoder rows are unit then.
+    """
+
+    codes: Callable
+    decoded: Callable
+    activation: str = "relu"
+    options: str = ""
+    notes: tuple = ()
+    unit: torch.Tensor = ONE
+    unit_rows: bool = False
+
+
+def drawn(F, d, dtype=torch.float32, seed=0):
+    """Neither tied nor unit nor zero, and whole 32nds up to 8: bfloat16 holds them as exactly as float64 does."""
+    r = np.random.default_rng(seed)
+
+    def some(*shape):
+        return torch.from_numpy((r.standard_normal(shape) * 32).round().clip(-255, 255) / 32)
+
+    vectors = {name: some(F) for name in ("b_enc", "b_gate", "b_mag", "r_mag", "logarithm", "grow")}
+    w = SimpleNamespace(F=F, d=d, dtype=dtype, enc=some(d, F), dec=some(F, d), b_dec=some(d), **vectors)
+    w.limit, w.norm = some(F).abs() + 1 / 32, w.dec.norm(dim=1)
+    w.plain = {"W_enc": w.enc, "W_dec": w.dec, "b_enc": w.b_enc, "b_dec": w.b_dec}
+    w.turned = {"encoder.weight": w.enc.T, "decoder.weight": w.dec.T}
+    w.decoded = lambda f: f @ w.dec + w.b_dec
+    return w
+
+
+def relu(z):
+    return z.clamp(min=0)
+
+
+def jump(z, limit):
+    return z * (z > limit)
+
+
+def largest(z):
+    return relu(z) * (z >= z.sort(dim=-1).values[..., -K].unsqueeze(-1))
+
+
+def gate(v, w):
+    """Both gates of a gated SAE (arXiv 2404.16014): one decides, the other measures."""
+    return relu(v @ w.enc * w.r_mag.exp() + w.b_mag) * (v @ w.enc + w.b_gate > 0)
+
+
+def write_file(file, w, tensors, config=None, named="config.json"):
+    """Tensors in the precision of `w`, whatever else a `.pt` holds, and a configuration where there is one."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    narrow = {
+        name: value.to(w.dtype).contiguous() if torch.is_tensor(value) and value.is_floating_point() else value
+        for name, value in tensors.items()
+    }
+    if file.suffix == ".npz":
+        np.savez(file, **{name: tensor.numpy() for name, tensor in narrow.items()})
+    elif file.suffix == ".safetensors":
+        save_file(narrow, file)
+    else:
+        torch.save(narrow, file)
+    if config is not None:
+        (file.parent / named).write_text(json.dumps(config))
+
+
+def gemma_scope(folder, w, repository="gemma-scope-2b-pt-res"):
+    file = folder / repository / f"layer_{LAYER}/width_16k/average_l0_71/params.npz"
+    write_file(file, w, {**w.plain, "threshold": w.limit})
+    return Own(lambda x: jump(x @ w.enc + w.b_enc, w.limit), w.decoded, "jumprelu")
+
+
+def gemma_scope_2(folder, w, extra=(), **changes):
+    config = {"hf_hook_point_in": f"model.layers.{LAYER}.output", "architecture": "jump_relu", "l0": 71, **changes}
+    tensors = {name.lower(): tensor for name, tensor in w.plain.items()} | {"threshold": w.limit}
+    write_file(folder / "16k_l0_small/params.safetensors", w, tensors | dict(extra), config)
+    return Own(lambda x: jump(x @ w.enc + w.b_enc, w.limit), w.decoded, "jumprelu")
+
+
+def saelens(folder, w, kind="standard", subtracts=True, old=False, c=None, extra=(), **changes):
+    """`c`: trained on activations times it. `old`: flat configurations with older names, before version 6."""
+    kind, _, way = kind.partition(" ")
+    tensors, n, grow, activation, notes = dict(w.plain), ONE, ONE, "relu", ()
+    config = {"architecture": kind, "d_in": w.d, "d_sae": w.F}
+    config |= {} if subtracts is None else {"apply_b_dec_to_input": subtracts}  # which is their default
+    subtracts = subtracts in (None, True)
+    code = lambda v: relu(v @ w.enc + w.b_enc)
+    if way == "by norm":
+        n, config["rescale_acts_by_decoder_norm"] = w.norm, True
+    if kind.startswith("jumprelu") or way == "inference":
+        tensors["threshold"], activation = w.limit, "jumprelu"
+        code = lambda v: jump(v @ w.enc + w.b_enc, w.limit)
+    elif kind in ("batchtopk", "matryoshka_batchtopk"):
+        tensors["topk_threshold"], activation = torch.tensor(0.75), "jumprelu"
+        code = lambda v: jump((v @ w.enc + w.b_enc) * n, 0.75)
+    elif kind == "topk":
+        older = {"architecture": "standard", "activation_fn_str": "topk", "activation_fn_kwargs": {"k": K}}
+        config |= older if old else {"k": K}
+        activation, code = "topk", lambda v: largest((v @ w.enc + w.b_enc) * n)
+    elif kind == "gated":
+        del tensors["b_enc"]
+        tensors |= {"b_gate": w.b_gate, "b_mag": w.b_mag, "r_mag": w.r_mag}
+        activation, code, notes = "jumprelu", lambda v: gate(v, w), (GATED,)
+    elif way == "finetuned":
+        grow, tensors["scaling_factor"], config["finetuning_scaling_factor"] = w.grow, w.grow, True
+    if c is not None:
+        config["normalize_activations"] = True if old else "expected_average_only_in"
+    config |= {"hook_point": HOOK, "hook_point_layer": LAYER} if old else {"metadata": {"hook_name": HOOK}}
+    write_file(folder / "sae_weights.safetensors", w, tensors | dict(extra), config | changes, "cfg.json")
+    shift, times = w.b_dec if subtracts else 0, c or 1.0
+    notes += (FOLDED,) * subtracts + (SCALED,) * (c is not None) + (BY_NORM,) * (way == "by norm")
+    return Own(
+        lambda x: code(times * x - shift), lambda f: w.decoded(f * grow / n) / times, activation,
+        "" if c is None else f"?scale={c}", notes, ONE / times if way == "by norm" else ONE, way == "by norm",
+    )  # fmt: skip
+
+
+def sparsify(folder, w, multiple=False, extra=(), **changes):
+    width = {"expansion_factor": w.F // w.d, "num_latents": 0} if multiple and w.F % w.d == 0 else {"num_latents": w.F}
+    tensors = {"encoder.weight": w.enc.T, "encoder.bias": w.b_enc, "W_dec": w.dec, "b_dec": w.b_dec, **dict(extra)}
+    config = {"d_in": w.d, "k": K, "activation": "topk", "signed": False, **width, **changes}
+    write_file(folder / f"layers.{LAYER}/sae.safetensors", w, tensors, config, "cfg.json")
+    subtracts = not changes.get("transcode")
+    shift = w.b_dec if subtracts else 0
+    return Own(lambda x: largest((x - shift) @ w.enc + w.b_enc), w.decoded, "topk", notes=(FOLDED,) * subtracts)
+
+
+def normalised(w, c, code, activation, options="", by_norm="", subtracts=False):
+    """An SAE of activations times `c[0]` that writes them times `c[1]`; its gate may see codes times decoder norm."""
+    shift, n, notes = (w.b_dec if subtracts else 0), (w.norm if by_norm else ONE), (by_norm,) * bool(by_norm)
+    return Own(
+        lambda x: code((c[0] * x - shift) @ w.enc + w.b_enc, n), lambda f: w.decoded(f) / c[1], activation, options,
+        (FOLDED,) * subtracts + (SCALED,) * (c != (1, 1)) + notes, n / c[1] if by_norm == BY_NORM else ONE,
+        by_norm == BY_NORM,
+    )  # fmt: skip
+
+
+def llama_scope(folder, w, by_norm=False, subtracts=False, scale=None, **changes):
+    """Its one threshold is in raw units; `scale`: its configuration has no norms, and the address has to say it."""
+    config = {
+        "act_fn": "jumprelu", "jump_relu_threshold": 0.40625, "d_model": w.d, "norm_activation": "dataset-wise",
+        "sparsity_include_decoder_norm": by_norm, "apply_decoder_bias_to_pre_encoder": subtracts,
+        "dataset_average_activation_norm": None if scale else {"in": 5.5, "out": 1.75},
+        "hook_point_in": HOOK, "hook_point_out": HOOK, **changes,
+    }  # fmt: skip
+    tensors = {**w.turned, "encoder.bias": w.b_enc, "decoder.bias": w.b_dec}
+    write_file(folder / "checkpoints/final.safetensors", w, tensors, config, "../hyperparams.json")
+    c = (scale, scale) if scale else (math.sqrt(w.d) / 5.5, math.sqrt(w.d) / 1.75)
+    code, options = lambda z, n: z * (z * n > 0.40625 * c[0]), f"?scale={scale}" if scale else ""
+    return normalised(w, c, code, "jumprelu", options, LIMIT_BY_NORM if by_norm else "", subtracts)
+
+
+def norms_of(w, norms):
+    """(c_in, c_out), tensors and configuration: norms of activations in the file, in the configuration or nowhere."""
+    hooks = {"d_model": w.d, "hook_point_in": HOOK, "hook_point_out": HOOK, "norm_activation": "dataset-wise"}
+    name, root = "dataset_average_activation_norm", math.sqrt(w.d)
+    return {
+        "file": ((root / 5.5, root / 5.5), {f"{name}.{HOOK}": torch.tensor(5.5)}, hooks),
+        "config": ((root / 5.5, root / 1.75), {}, {**hooks, name: {"in": 5.5, "out": 1.75}}),
+        "folded": ((1, 1), {}, {**hooks, "norm_activation": "inference"}),
+        "nowhere": ((1, 1), {}, hooks),
+    }[norms]
+
+
+def llama_scope_r1(folder, w, by_norm=False, norms="file", subtracts=False, **changes):
+    c, more, config = norms_of(w, norms)
+    config |= {"sparsity_include_decoder_norm": by_norm, "apply_decoder_bias_to_pre_encoder": subtracts, **changes}
+    tensors = {**w.turned, "encoder.bias": w.b_enc, "decoder.bias": w.b_dec, "log_jumprelu_threshold": w.logarithm}
+    write_file(folder / "sae_weights.safetensors", w, tensors | more, config)
+    code = lambda z, n: z * (z * n > w.logarithm.exp())
+    return normalised(w, c, code, "jumprelu", "", LIMIT_BY_NORM if by_norm else "", subtracts)
+
+
+def llamascopium(folder, w, function="relu", by_norm=True, norms="file", bias=True, **changes):
+    c, more, config = norms_of(w, norms)
+    tensors = {"W_E": w.enc, "W_D": w.dec, "b_E": w.b_enc, **({"b_D": w.b_dec} if bias else {}), **more}
+    if function == "jumprelu":
+        tensors["activation_function.log_jumprelu_threshold"] = w.logarithm
+    config |= {"sae_type": "sae", "act_fn": function, "sparsity_include_decoder_norm": by_norm, "top_k": K}
+    config |= {"use_decoder_bias": bias, **changes}
+    write_file(folder / "sae_weights.safetensors", w, tensors, config)
+    code = {
+        "relu": lambda z, n: relu(z * n) / n, "topk": lambda z, n: largest(z * n) / n,
+        "jumprelu": lambda z, n: jump(z * n, w.logarithm.exp()) / n,
+    }[function]  # fmt: skip
+    says = {"topk": BY_NORM, "jumprelu": LIMIT_BY_NORM}.get(function, "") if by_norm else ""
+    own = normalised(w, c, code, function, by_norm=says)
+    return own if bias else replace(own, decoded=lambda f: f @ w.dec / c[1])
+
+
+def dictionary_learning(folder, w, kind="AutoEncoder", threshold=0.75, file="ae.pt", config=True, drop=(), **changes):
+    """`config`: whether there is one; without it, the path has to say the layer and the tensors the class."""
+    z, codes, activation, notes = lambda x: (x - w.b_dec) @ w.enc + w.b_enc, None, "jumprelu", (FOLDED,)
+    stored = {"k": torch.tensor(K), "threshold": torch.tensor(threshold)}
+    if kind == "AutoEncoder":
+        tensors = {**w.turned, "encoder.bias": w.b_enc, "bias": w.b_dec}
+        codes, activation = lambda x: relu(z(x)), "relu"
+    elif kind == "AutoEncoderNew":
+        tensors = {**w.turned, "encoder.bias": w.b_enc, "decoder.bias": w.b_dec}
+        codes, activation, notes = lambda x: relu(x @ w.enc + w.b_enc), "relu", ()
+    elif kind == "GatedAutoEncoder":
+        vectors = {"decoder_bias": w.b_dec, "gate_bias": w.b_gate, "mag_bias": w.b_mag, "r_mag": w.r_mag}
+        tensors, codes, notes = {**w.turned, **vectors}, lambda x: gate(x - w.b_dec, w), (GATED, FOLDED)
+    elif kind == "JumpReluAutoEncoder":
+        tensors, codes, notes = {**w.plain, "threshold": w.limit}, lambda x: jump(x @ w.enc + w.b_enc, w.limit), ()
+    elif kind == "AutoEncoderTopK":
+        tensors = {**w.turned, "encoder.bias": w.b_enc, "b_dec": w.b_dec, **stored}
+        codes, activation = lambda x: largest(z(x)), "topk"
+    elif kind == "BatchTopKSAE":
+        tensors = {**w.turned, "encoder.bias": w.b_enc, "b_dec": w.b_dec, **stored}
+    else:
+        tensors = {**w.plain, **stored, "group_sizes": torch.tensor([2, w.F - 2])}
+    if codes is None:  # trained by batch, with one threshold at inference
+        codes, notes = lambda x: jump(relu(z(x)), threshold), (FOLDED, *((UNSET,) * (threshold < 0)))
+    trainer = {"dict_class": kind.removesuffix("New"), "layer": LAYER, "submodule_name": f"resid_post_layer_{LAYER}"}
+    trainer |= ({"k": K} if "TopK" in kind else {}) | changes
+    home = folder / ("trainer_0" if config else f"resid_post_layer_{LAYER}")
+    above, tensors = "../" if "/" in file else "", {name: tensors[name] for name in tensors if name not in drop}
+    write_file(home / file, w, tensors, {"trainer": trainer} if config else None, f"{above}config.json")
+    return Own(codes, w.decoded, activation, notes=notes)
+
+
+def openai(folder, w, activation="ReLU", **state):
+    tensors = {**w.turned, "latent_bias": w.b_enc, "pre_bias": w.b_dec, "activation": activation}
+    tensors["stats_last_nonzero"] = torch.zeros(w.F, dtype=torch.int64)
+    if activation == "TopK":
+        tensors["activation_state_dict"] = {"k": K, "postact_fn": "ReLU", **state}
+    write_file(folder / f"resid_post_mlp/{LAYER}.pt", w, tensors)
+    act = relu if activation == "ReLU" else largest
+    codes = lambda x: act((x - w.b_dec) @ w.enc + w.b_enc)
+    return Own(codes, w.decoded, str(activation).lower(), notes=(FOLDED,))
+
+
+def goodfire(folder, w, suffix=".pth"):
+    tensors = {"encoder_linear.weight": w.enc.T, "encoder_linear.bias": w.b_enc}
+    tensors |= {"decoder_linear.weight": w.dec.T, "decoder_linear.bias": w.b_dec}
+    write_file(folder / f"Llama-3.1-8B-Instruct-SAE-l{LAYER}{suffix}", w, tensors)
+    return Own(lambda x: relu(x @ w.enc + w.b_enc), w.decoded)
+
+
+def qwen_scope(folder, w, repository=f"SAE-Res-Qwen3-8B-Base-W64K-L0_{K}"):
+    tensors = {"W_enc": w.enc.T, "W_dec": w.dec.T, "b_enc": w.b_enc, "b_dec": w.b_dec}
+    write_file(folder / repository / f"layer{LAYER}.sae.pt", w, tensors)
+    return Own(lambda x: largest(x @ w.enc + w.b_enc), w.decoded, "topk")
+
+
+LENS = (
+    "standard", "standard finetuned", "jumprelu", "topk", "topk by norm", "gated", "batchtopk", "batchtopk inference",
+    "batchtopk by norm", "matryoshka_batchtopk", "matryoshka_batchtopk by norm",
+)  # fmt: skip
+CLASSES = (
+    "AutoEncoder", "AutoEncoderNew", "GatedAutoEncoder", "JumpReluAutoEncoder", "AutoEncoderTopK", "BatchTopKSAE",
+    "MatryoshkaBatchTopKSAE",
+)  # fmt: skip
+
+
+def variants():
+    """Name, which begins with the family's -> the function that writes such a file and says its formula."""
+    found = [
+        (gemma_scope, {}), (gemma_scope_2, {}), (sparsify, {}), (sparsify, {"multiple": True}), (openai, {}),
+        (goodfire, {}), (goodfire, {"suffix": ".pt"}), (qwen_scope, {}), (llamascopium, {"bias": False}),
+        (llama_scope, {}), (llama_scope, {"by_norm": True}), (llama_scope, {"subtracts": True}),
+        (llama_scope, {"by_norm": True, "scale": 0.375}),
+    ]  # fmt: skip
+    for by_norm in (True, False):
+        found += [(llama_scope_r1, {"norms": norms, "by_norm": by_norm}) for norms in ("file", "config", "folded")]
+        for norms in ("file", "folded"):
+            all_three = [{"function": function} for function in ("relu", "jumprelu", "topk")]
+            found += [(llamascopium, {**each, "norms": norms, "by_norm": by_norm}) for each in all_three]
+    found += [(llama_scope_r1, {"subtracts": True}), (saelens, {"subtracts": None})]
+    for kind in LENS:
+        for subtracts, old in [(True, False), (False, True)]:
+            found += [(saelens, {"kind": kind, "subtracts": subtracts, "old": old})]
+            found += [(saelens, {"kind": kind, "subtracts": subtracts, "old": not old, "c": 0.375})]
+    for kind in CLASSES:
+        ways = [{}, {"file": "checkpoints/ae_500.pt"}]
+        ways += [{"config": False}] if kind not in ("AutoEncoderTopK", "BatchTopKSAE") else []
+        ways += [{"threshold": -1.0}] if "BatchTopK" in kind else []
+        found += [(dictionary_learning, {"kind": kind, **way}) for way in ways]
+    return {" ".join([made.__name__, *(f"{k}={v}" for k, v in o.items())]): partial(made, **o) for made, o in found}
+
+
+VARIANTS = variants()

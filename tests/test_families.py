@@ -1,0 +1,450 @@
+"""Every family's file beside the family's own formula: `saes.py` writes the one and writes down the other."""
+
+import contextlib
+import io
+import re
+import resource
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+import saematch as sm
+from saematch.sources import search
+from saematch.sources.address import ALLOWABLE
+from saematch.sources.families import FAMILIES
+from saematch.sources.files import SUFFIXES
+from saematch.sources.places import LocalFolder
+from saes import (
+    BY_NORM,
+    FOLDED,
+    GATED,
+    LAYER,
+    LIMIT_BY_NORM,
+    SCALED,
+    UNSET,
+    VARIANTS,
+    K,
+    dictionary_learning,
+    drawn,
+    gemma_scope,
+    gemma_scope_2,
+    goodfire,
+    llama_scope,
+    llama_scope_r1,
+    llamascopium,
+    made_up,
+    openai,
+    qwen_scope,
+    saelens,
+    sparsify,
+)  # fmt: skip
+
+# Where F = d, a matrix that should be turned, and is not, still fits.
+SIZES = [(16, 8, torch.float32), (8, 8, torch.float64), (8, 8, torch.bfloat16), (6, 8, torch.float16)]
+# About 40 roundings of 1.1e-16 lie between two orders of these sums, whose terms add up to less than 1e4 in size.
+APART = 5e-11
+
+each_variant = pytest.mark.parametrize("name", VARIANTS)
+
+
+def assert_own_pass(found, own, w):
+    found = found.to(torch.float64)
+    r = torch.Generator().manual_seed(0)
+    x = 2 * torch.randn(64, w.d, generator=r, dtype=torch.float64)
+    codes = own.codes(x)
+    assert 0.05 < (codes != 0).double().mean() < 0.95
+    torch.testing.assert_close(found.encode(x), codes * own.unit, rtol=0, atol=APART)
+    some = torch.rand(64, w.F, generator=r, dtype=torch.float64)
+    torch.testing.assert_close(found.decode(some * own.unit), own.decoded(some), rtol=0, atol=APART)
+
+
+def only(source):
+    """The one SAE of a source, with its weights unread."""
+    layers = sm.load_layers(source)
+    assert list(layers) == [LAYER]
+    return layers.stored[LAYER]
+
+
+def written(folder, name, w):
+    own = VARIANTS[name](folder / "saes", w)
+    return own, f"{folder / 'saes'}{own.options}"
+
+
+def test_every_family_is_here():
+    assert {name.split()[0] for name in VARIANTS} == {each.name for each in FAMILIES}
+
+
+@pytest.mark.parametrize(
+    ("name", "F", "d", "dtype"),
+    [(name, *size) for name in VARIANTS for size in SIZES if (name, size[2]) != ("gemma_scope", torch.bfloat16)],
+)  # numpy has no bfloat16
+def test_codes_and_reconstructions_are_the_familys_own(tmp_path, name, F, d, dtype):
+    w = drawn(F, d, dtype)
+    own, source = written(tmp_path, name, w)
+    found, stored = sm.load(source), only(source)
+    assert (stored.family.name, stored.describe().dtype) == (name.split()[0], str(dtype).removeprefix("torch."))
+    assert (found.F, found.d, found.activation) == (F, d, own.activation)
+    assert_own_pass(found, own, w)
+
+
+@each_variant
+def test_every_feature_sets_in_where_it_does_in_the_family(tmp_path, name):
+    """A threshold that was rounded to float32 would be 1e-7 off.
+
+    Between an input where a feature is on and one where it is off, the place is found to 2^-28 of their distance.
+    """
+    w = drawn(16, 8)
+    own, source = written(tmp_path, name, w)
+    found = sm.load(source).to(torch.float64)
+    x = 2 * torch.randn(64, w.d, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    on = own.codes(x) != 0
+    features = (on.any(dim=0) & ~on.all(dim=0)).nonzero()[:, 0]
+    assert len(features) > w.F / 2
+    low, high = (x[which.double().argmax(dim=0)] for which in (~on[:, features], on[:, features]))
+    each = torch.arange(len(features)), features
+    for _ in range(28):
+        middle = (low + high) / 2
+        fires = (own.codes(middle)[each] != 0)[:, None]
+        low, high = torch.where(fires, low, middle), torch.where(fires, middle, high)
+    assert (found.encode(low)[each] == 0).all()
+    assert (found.encode(high)[each] != 0).all()
+
+
+@pytest.mark.parametrize("name", [name for name in VARIANTS if "r1 norms=folded" not in name])
+def test_notes_say_what_was_changed_and_nothing_else(tmp_path, name):
+    own, source = written(tmp_path, name, drawn(16, 8))
+    notes = sm.load(source).notes
+    said = {each for each in (FOLDED, SCALED, GATED, BY_NORM, LIMIT_BY_NORM, UNSET) if each in " ".join(notes)}
+    assert said == set(own.notes)
+    assert ("read with scale=0.375" in notes) == bool(own.options)
+    assert ("decoder rows are not unit" in notes[-1]) == (not own.unit_rows)
+
+
+@each_variant
+def test_headers_say_what_reading_says(tmp_path, name, monkeypatch):
+    _, source = written(tmp_path, name, drawn(16, 8))
+    read = sm.load(source)
+    monkeypatch.setattr("saematch.sources.checkpoint.tensors", lambda *_: pytest.fail("weights were read"))
+    sae = only(source).describe().sae
+    assert all(tensor.is_meta for tensor in sae.tensors().values())
+    shapes = [{name: tensor.shape for name, tensor in each.tensors().items()} for each in (sae, read)]
+    assert shapes[0] == shapes[1]
+    assert (sae.F, sae.d, sae.activation, sae.k) == (read.F, read.d, read.activation, read.k)
+    assert {note for note in read.notes if "not unit: norms" not in note and UNSET not in note} == set(sae.notes)
+
+
+class Counted(io.FileIO):
+    """A file that counts what is read of it."""
+
+    taken = 0
+
+    def read(self, size=-1):
+        got = super().read(size)
+        Counted.taken += len(got)
+        return got
+
+    def readinto(self, buffer):
+        got = super().readinto(buffer)
+        Counted.taken += got
+        return got
+
+
+@pytest.mark.parametrize("made", [gemma_scope, gemma_scope_2, goodfire])
+def test_a_description_reads_little_of_the_file(tmp_path, made, monkeypatch):
+    made(tmp_path / "saes", drawn(512, 512))
+    monkeypatch.setattr(LocalFolder, "open", lambda place, name: Counted(place.root / name))
+    monkeypatch.setattr(Counted, "taken", 0)
+    about = only(tmp_path / "saes").describe()
+    assert about.bytes > 2**21
+    assert 0 < Counted.taken < 2**17
+
+
+@pytest.mark.parametrize(
+    "name", {(name.split()[0], made.keywords.get("kind")): name for name, made in VARIANTS.items()}.values()
+)
+def test_a_file_is_known_by_its_tensors_under_any_name(tmp_path, name):
+    VARIANTS[name](tmp_path / "layer_5", drawn(8, 8))
+    (file,) = (path for path in (tmp_path / "layer_5").rglob("*") if path.suffix in SUFFIXES)
+    file.rename(file.with_name(f"renamed{file.suffix}"))
+    assert only(tmp_path / "layer_5").family.name == name.split()[0]
+
+
+def attention(made, **where):
+    return partial(made, **where), "attention", "reads attention", "attention: every layer has a basis of its own"
+
+
+def transcoder(made, note="a transcoder: decoder and b_dec write", **where):
+    return partial(made, **where), "transcoder", "a transcoder: it reads .* and writes", note
+
+
+def unknown_scale(made, **where):
+    return partial(made, **where), "unknown_scale", r"weights are for .*\?scale=… says it", ""
+
+
+def by_token(made, allow, note="", **where):
+    return partial(made, **where), allow, "no linear map of the raw activations", note
+
+
+ELSEWHERE = "blocks.5.hook_mlp_out"
+SKIP = torch.zeros(8, 8)
+NORMALISED = ("layer_norm", "constant_norm_rescale", "covariance_whitening")
+REFUSED = [
+    *(by_token(saelens, way, normalize_activations=way) for way in NORMALISED),
+    *(by_token(llamascopium, way, norms="nowhere", norm_activation=way) for way in ("token-wise", "batch-wise")),
+    by_token(openai, "layer_norm", "only directions can be compared", activation="TopK"),
+    unknown_scale(saelens, normalize_activations="expected_average_only_in"),
+    unknown_scale(saelens, kind="gated", normalize_activations=True),
+    unknown_scale(llama_scope, scale=1),
+    unknown_scale(llama_scope_r1, norms="nowhere"),
+    unknown_scale(llamascopium, norms="nowhere", function="jumprelu"),
+    attention(saelens, metadata={"hook_name": "blocks.5.attn.hook_z"}),
+    attention(saelens, reshape_activations="hook_z", metadata={}),
+    attention(saelens, old=True, hook_point="blocks.5.hook_attn_out"),
+    attention(gemma_scope, repository="gemma-scope-2b-pt-att"),
+    attention(gemma_scope_2, hf_hook_point_in="model.layers.5.self_attn.o_proj.input"),
+    attention(llama_scope, hook_point_in="blocks.5.hook_attn_out", hook_point_out="blocks.5.hook_attn_out"),
+    attention(dictionary_learning, submodule_name="attn_out_layer_5"),
+    transcoder(gemma_scope, repository="gemma-scope-2b-pt-transcoders"),
+    transcoder(gemma_scope_2, hf_hook_point_out="model.layers.5.mlp.output"),
+    transcoder(gemma_scope_2, "affine connection is left out", extra={"affine_skip_connection": SKIP},
+               hf_hook_point_out="model.layers.5.mlp.output"),
+    transcoder(sparsify, transcode=True),
+    transcoder(sparsify, "skip connection is left out", transcode=True, extra={"W_skip": SKIP}),
+    transcoder(saelens, kind="transcoder"),
+    transcoder(saelens, kind="skip_transcoder", extra={"W_skip": SKIP}),
+    transcoder(saelens, kind="jumprelu_transcoder", subtracts=False),
+    transcoder(llama_scope, hook_point_out=ELSEWHERE),
+    transcoder(llama_scope_r1, norms="config", hook_point_out=ELSEWHERE),
+    transcoder(llamascopium, norms="folded", hook_point_out=ELSEWHERE),
+    (partial(sparsify, signed=True), "signed", "keeps their sign", "signed: read as if it were not"),
+]  # fmt: skip
+
+
+def names(refused):
+    return [f"{made.func.__name__}-{allow}-{number}" for number, (made, allow, *_) in enumerate(refused)]
+
+
+@pytest.mark.parametrize(("made", "allow", "message", "note"), REFUSED, ids=names(REFUSED))
+def test_what_cannot_be_compared_is_read_where_that_is_allowed(tmp_path, made, allow, message, note):
+    w = drawn(16, 8)
+    own = made(tmp_path / "saes", w)
+    other = ",".join(each for each in ALLOWABLE if each != allow)
+    for look in (sm.load, lambda source: search(source)[0][0].describe()):
+        for source in (f"{tmp_path}/saes", f"{tmp_path}/saes?allow={other}"):
+            with pytest.raises(sm.MatchError, match=rf"{message}.*write \?allow={allow} after its path$"):
+                look(source)
+    found = sm.load(f"{tmp_path}/saes?allow={allow}")
+    assert_own_pass(found, own, w)
+    assert note in " ".join(found.notes)
+    assert f"read with allow={allow}" in found.notes
+
+
+def test_two_refusals_have_to_be_allowed_both(tmp_path):
+    llama_scope(tmp_path / "saes", drawn(16, 8), hook_point_in="blocks.5.hook_attn_out")
+    for allow in ("attention", "transcoder"):
+        with pytest.raises(sm.MatchError, match=r"write \?allow="):
+            sm.load(f"{tmp_path}/saes?allow={allow}")
+    assert sm.load(f"{tmp_path}/saes?allow=attention,transcoder").F == 16
+
+
+NEVER = [
+    (gemma_scope_2, {"extra": {"w_dec": torch.zeros(16, 3, 8)}}, "a cross-layer transcoder"),
+    (gemma_scope_2, {"architecture": "topk"}, "Gemma Scope 2 has jump_relu only"),
+    (llamascopium, {"sae_type": "crosscoder"}, "a crosscoder has no one encoder and decoder row"),
+    (llamascopium, {"sae_type": "clt"}, "a clt has no one encoder and decoder row"),
+    (llamascopium, {"use_glu_encoder": True}, "an encoder with a GLU has no one"),
+    (llamascopium, {"act_fn": "batchtopk"}, "act_fn 'batchtopk' is not supported"),
+    (llama_scope, {"act_fn": "topk"}, "Llama Scope has JumpReLU SAEs only"),
+    (llama_scope, {"jump_relu_threshold": None}, "has no jump_relu_threshold"),
+    (saelens, {"kind": "temporal"}, "'temporal' with activation 'relu' is not supported"),
+    (saelens, {"activation_fn": "tanh-relu"}, "activation 'tanh-relu' is not supported"),
+    (saelens, {"extra": {"scaling_factor": torch.full((16,), 2.0)}}, "scaling_factor is not 1"),
+    (sparsify, {"activation": "groupmax"}, "activation 'groupmax' is not supported"),
+    (sparsify, {"num_latents": 32}, "says F = 32, d = 8; its biases have 16 and 8"),
+    (sparsify, {"d_in": 16}, "says F = 16, d = 16; its biases have 16 and 8"),
+    (dictionary_learning, {"dict_class": "CrossCoder"}, "dict_class 'CrossCoder' is not supported"),
+    (dictionary_learning, {"kind": "BatchTopKSAE", "config": False}, "TopK or BatchTopK[?] Put its config.json"),
+    (openai, {"activation": "Sigmoid"}, "activation 'Sigmoid' is not supported"),
+    (openai, {"activation": "TopK", "postact_fn": "Identity"}, "TopK with 'Identity' is not supported"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("made", "changes", "message"), NEVER, ids=[message for *_, message in NEVER])
+def test_what_no_canonical_form_holds_is_refused_whatever_is_allowed(tmp_path, made, changes, message):
+    made(tmp_path / "saes", drawn(16, 8), **changes)
+    with pytest.raises(sm.MatchError, match=message):
+        sm.load(f"{tmp_path}/saes?allow={','.join(ALLOWABLE)}")
+
+
+WITHOUT_K = [
+    (qwen_scope, {"repository": "SAE-Res-Qwen3-8B-Base"}), (saelens, {"kind": "topk", "k": None}),
+    (saelens, {"kind": "topk", "old": True, "activation_fn_kwargs": {}}), (sparsify, {"k": None}),
+    (dictionary_learning, {"kind": "AutoEncoderTopK", "k": None, "drop": ("k",)}),
+    (llamascopium, {"function": "topk", "top_k": None}), (openai, {"activation": "TopK", "k": None}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("made", "changes"), WITHOUT_K)
+def test_a_missing_k_has_to_be_said(tmp_path, made, changes):
+    w = drawn(16, 8)
+    own, source = made(tmp_path / "saes", w, **changes), f"{tmp_path}/saes?allow=layer_norm"
+    with pytest.raises(sm.MatchError, match=r"TopK SAE without its k; write \?k=… after its path"):
+        sm.load(source)
+    assert_own_pass(sm.load(f"{source}&k={K}"), own, w)
+    for k in (0, 17):
+        with pytest.raises(sm.MatchError, match=f"needs k between 1 and 16, got {k}"):
+            sm.load(f"{source}&k={k}")
+
+
+def test_k_is_that_of_the_address_then_of_the_configuration_then_of_the_file(tmp_path):
+    dictionary_learning(tmp_path / "a", drawn(16, 8), "AutoEncoderTopK", k=5)
+    dictionary_learning(tmp_path / "b", drawn(16, 8), "AutoEncoderTopK", k=None)
+    assert [sm.load(tmp_path / "a").k, sm.load(tmp_path / "b").k, sm.load(f"{tmp_path / 'a'}?k=2").k] == [5, K, 2]
+
+
+NEEDING = [saelens, sparsify, llama_scope, llama_scope_r1, llamascopium]
+
+
+def test_every_family_that_needs_a_configuration_is_here():
+    assert [made.__name__ for made in NEEDING] == [each.name for each in FAMILIES if each.needs_config]
+
+
+@pytest.mark.parametrize("made", NEEDING)
+def test_weights_without_the_configuration_they_need_are_refused(tmp_path, made):
+    made(tmp_path / "saes", drawn(16, 8))
+    (config,) = (tmp_path / "saes").rglob("*.json")
+    config.unlink()
+    with pytest.raises(sm.MatchError, match=rf"{config.name} is not there, which says how these weights are to be"):
+        sm.load(tmp_path / "saes")
+
+
+def test_weights_of_no_family_are_refused_with_the_families(tmp_path):
+    torch.save({"weight": torch.zeros(3, 3)}, tmp_path / "model.pt")
+    every = re.escape("; ".join(each.title for each in FAMILIES))
+    for source in (tmp_path, tmp_path / "model.pt"):
+        with pytest.raises(sm.MatchError, match=f"no SAE in a known format; known are {every}$"):
+            sm.load(source)
+
+
+def test_the_family_may_be_said(tmp_path):
+    """Square matrices under SAELens' names: which way round they are, nothing in the file says."""
+    w = drawn(8, 8)
+    saelens(tmp_path / "saes", w, subtracts=False)
+    as_qwen = sm.load(f"{tmp_path}/saes?family=qwen_scope&k=3")
+    np.testing.assert_array_equal(as_qwen.W_enc, w.enc.T)
+    np.testing.assert_array_equal(as_qwen.W_dec, w.dec.T)
+    np.testing.assert_array_equal(sm.load(tmp_path / "saes").W_enc, w.enc)
+    assert {"read with family=qwen_scope", "read with k=3"} < set(as_qwen.notes)
+
+
+# Formats that need nothing folded: one SAE, whatever it is stored as.
+ALIKE = {
+    "jumprelu": (gemma_scope, gemma_scope_2, partial(saelens, kind="jumprelu", subtracts=False),
+                 partial(dictionary_learning, kind="JumpReluAutoEncoder")),
+    "relu": (goodfire, partial(saelens, subtracts=False), partial(dictionary_learning, kind="AutoEncoderNew"),
+             partial(llamascopium, norms="folded")),
+    "topk": (qwen_scope, partial(saelens, kind="topk", subtracts=False),
+             partial(llamascopium, function="topk", norms="folded", by_norm=False)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("activation", ALIKE)
+def test_a_matching_does_not_depend_on_the_format(tmp_path, activation):
+    read = []
+    for number, made in enumerate(ALIKE[activation]):
+        pair = [tmp_path / f"{number}-{seed}" for seed in range(2)]
+        for seed, folder in enumerate(pair):
+            made(folder, drawn(40, 8, seed=seed))
+        read.append([sm.load(folder) for folder in pair])
+    fold = "threshold" if activation == "jumprelu" else "decoder_norm"
+    expected = sm.match(*read[0], fold=fold)
+    for a, b in [*read[1:], (read[0][0], read[1][1])]:
+        for name, tensor in read[0][0].tensors().items():
+            assert torch.equal(a.tensors()[name], tensor)
+        found = sm.match(a, b, fold=fold)
+        np.testing.assert_array_equal(found.perm, expected.perm)
+        assert found.cost == expected.cost
+
+
+DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("activation", ["jumprelu", "relu", "topk"])
+@pytest.mark.parametrize("format", ["saelens", "gemma_scope"])
+def test_what_is_saved_is_read_again(tmp_path, format, activation, dtype):
+    sae = made_up(activation=activation).to(dtype)
+    if (format, activation) == ("gemma_scope", "topk"):
+        with pytest.raises(sm.MatchError, match=r"Gemma Scope has no TopK; choose format=\"saelens\""):
+            sae.save(tmp_path / "layer_5", format)
+        assert not (tmp_path / "layer_5").exists()
+        return
+    sae.save(tmp_path / "layer_5", format)
+    found = sm.load(tmp_path)
+    assert (only(tmp_path).family.name, found.k) == (format, sae.k)
+    expected = sae.tensors()
+    if (format, activation) == ("gemma_scope", "relu"):
+        expected["threshold"] = torch.zeros(sae.F)
+    assert (found.activation == "jumprelu") == ("threshold" in expected)
+    assert found.tensors().keys() == expected.keys()
+    for name, tensor in found.tensors().items():
+        assert tensor.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+        assert torch.equal(tensor.double(), expected[name].double())
+    assert [note for note in found.notes if "not unit" not in note] == []
+
+
+def test_tied_weights_and_those_in_training_are_saved(tmp_path):
+    W = torch.nn.Parameter(torch.randn(12, 8, generator=torch.Generator().manual_seed(0)))
+    sae = made_up(activation="relu", W_dec=W, W_enc=W.T)
+    for format in ("saelens", "gemma_scope"):
+        sae.save(tmp_path / format, format, hook="blocks.5.hook_resid_pre")
+        found = sm.load(tmp_path / format)
+        assert torch.equal(found.W_dec, W.detach())
+        assert torch.equal(found.W_enc, W.detach().T)
+    assert only(tmp_path / "saelens").describe().hook == "blocks.5.hook_resid_pre"
+
+
+@pytest.mark.parametrize("format", ["saelens", "gemma_scope"])
+def test_saving_replaces_nothing_unasked(tmp_path, format):
+    old, new = made_up(seed=1), made_up(seed=2)
+    old.save(tmp_path / "x", format)
+    before = {path: path.read_bytes() for path in (tmp_path / "x").iterdir()}
+    with pytest.raises(sm.MatchError, match=r"is there already; choose another folder, or overwrite it"):
+        new.save(tmp_path / "x", format)
+    assert {path: path.read_bytes() for path in (tmp_path / "x").iterdir()} == before
+    new.save(tmp_path / "x", format, overwrite=True)
+    assert torch.equal(sm.load(tmp_path / "x").W_enc, new.W_enc)
+    assert {path.name for path in (tmp_path / "x").iterdir()} == {path.name for path in before}
+
+
+@contextlib.contextmanager
+def full_disk():
+    """No file may grow beyond 1000 bytes, as on a disk that has no more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_leaves_nothing_half_written(tmp_path):
+    with full_disk(), pytest.raises(sm.MatchError, match=r"params\.npz: cannot be written"):
+        made_up().save(tmp_path / "x", "gemma_scope")
+    assert list((tmp_path / "x").iterdir()) == []
+    made_up().save(tmp_path / "x", "gemma_scope")
+    before = (tmp_path / "x" / "params.npz").read_bytes()
+    with full_disk(), pytest.raises(sm.MatchError, match="cannot be written"):
+        made_up(seed=1).save(tmp_path / "x", "gemma_scope", overwrite=True)
+    assert [path.read_bytes() for path in (tmp_path / "x").iterdir()] == [before]
+
+
+def test_a_place_that_is_no_folder_and_a_format_that_is_none_are_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(sm.MatchError, match=r"file: cannot be made"):
+        made_up().save(tmp_path / "file")
+    with pytest.raises(sm.MatchError, match="format 'npz' is not known; known are saelens, gemma_scope"):
+        made_up().save(tmp_path / "x", "npz")
+    assert not (tmp_path / "x").exists()
