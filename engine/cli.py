@@ -427,8 +427,10 @@ def _refuse_unwritable(output: str | None, overwrite: bool) -> None:
 def _report(options: argparse.Namespace) -> int:
     from saematch.report import write_report
 
-    contents = _contents(options)
+    if options.output is None and "://" in options.run_folder:
+        raise MatchError("the page of a run in a store is written here: give -o FILE")
     output = options.output or str(Path(options.run_folder) / "report.html")
+    contents = _contents(options)
     status = StatusLine()
     try:
         write_report(contents, Path(output), status.show)

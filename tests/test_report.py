@@ -206,6 +206,21 @@ def test_two_sets_of_saes_have_steps_and_no_paths(opened, tmp_path):
 
 
 @needs_browser
+def test_an_evaluation_adds_its_pictures(opened, tmp_path):
+    run = tmp_path / "run"
+    sm.match_layers(sm.load_layers(write_model(tmp_path / "saes", layers=(1, 2, 3, 4))), run)
+    assert main(["evaluate", str(run), "--quiet"]) == 0
+    assert main(["report", str(run)]) == 0
+    with page_at(opened, f"{(run / 'report.html').as_uri()}#view=pictures") as page:
+        page.wait_for_selector("#figure-distances svg")
+        page.click("#figure-methods >> text=Numbers")
+        head = page.eval_on_selector_all("#figure-methods th", "heads => heads.map(head => head.innerText)")
+        assert {"layers", "matched", "identity", "random", "greedy"} <= set(head)
+        page.click("#figure-distances >> text=Numbers")
+        assert [row[2] for row in rows_of(page, "#figure-distances")] == ["2", "2", "3"]
+
+
+@needs_browser
 def test_without_the_saes_the_page_says_so(opened, tmp_path):
     saes = write_model(tmp_path / "saes", layers=(1, 2))
     sm.match_layers(sm.load_layers(saes), tmp_path / "run")
@@ -229,6 +244,11 @@ def test_a_run_without_a_pair_has_no_page(tmp_path, capsys):
     assert main(["report", str(run)]) == 2
     assert "no finished pair to show" in capsys.readouterr().err
     assert not (run / "report.html").exists()
+
+
+def test_the_page_of_a_run_in_a_store_is_written_where_it_is_said(capsys):
+    assert main(["report", "memory://somewhere/run"]) == 2
+    assert "give -o FILE" in capsys.readouterr().err
 
 
 def test_labels_from_elsewhere_and_an_evaluation(report, tmp_path):

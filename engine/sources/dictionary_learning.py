@@ -44,7 +44,11 @@ def _made(at: Checkpoint, kind: str, found: Tensors, trainer: Config) -> dict[st
         W_enc, W_dec, b_enc, b_dec = take(at, found, *LINEAR, "encoder.bias", "decoder.bias" if new else "bias")
         return {"W_enc": W_enc.T, "b_enc": b_enc, "W_dec": W_dec.T, "b_dec": b_dec, "subtracts": not new}
     if kind not in ("AutoEncoderTopK", "BatchTopKSAE"):
-        raise MatchError(f"{at.shown}: dict_class {kind!r} is not supported")
+        raise MatchError(
+            f"{at.shown}: dict_class {kind!r} is not supported; supported are AutoEncoder, AutoEncoderNew, "
+            "GatedAutoEncoder, JumpReluAutoEncoder, AutoEncoderTopK, BatchTopKSAE and MatryoshkaBatchTopKSAE. A "
+            "crosscoder has a decoder for every layer, and no one row for a feature"
+        )
     W_enc, W_dec, b_enc, b_dec = take(at, found, *LINEAR, "encoder.bias", "b_dec", optional=_STORED)
     made = {"W_enc": W_enc.T, "b_enc": b_enc, "W_dec": W_dec.T, "b_dec": b_dec, "subtracts": True}
     if kind == "AutoEncoderTopK":

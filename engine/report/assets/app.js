@@ -96,6 +96,7 @@ function showPictures() {
   const figures = [], names = run.pairs.map(pairName);
   const methods = new Map(); // of an evaluation: method -> pair -> mean squared error
   for (const row of run.evaluation.mse || []) {
+    if (row.seed) continue; // one of the random permutations is enough
     if (!methods.has(row.method)) methods.set(row.method, new Map());
     methods.get(row.method).set(`${row.source}-${row.target}`, row.mse);
   }
