@@ -16,6 +16,7 @@ from safetensors.torch import save
 
 import saematch as sm
 from saematch.cli import main
+from saematch.sources import search
 from saes import (
     dictionary_learning,
     drawn,
@@ -310,6 +311,8 @@ TORCH = {
     "a program in it": rewritten(topk(), lambda name, old: (name.replace("byteorder", "constants.pkl"), old)),
     "sizes beyond the file": patched(topk(), STARTS["central"], 20, b"\xff\xff\xff\x7f" * 2),
     "wide rows of one number": topk(encoder_weight=torch.zeros(1, 1).expand(2**20, 2**19)),
+    "one number for all": topk(encoder_weight=torch.zeros(1, 1).expand(12, 8)),
+    "one matrix under many names": topk(**dict.fromkeys(map(str, range(200)), torch.zeros(2**18))),
     "rows that overlap": topk(encoder_weight=torch.zeros(100).as_strided((12, 80), (1, 1))),
     "integers": topk(encoder_bias=torch.zeros(12, dtype=torch.int64)),
     "truth values": topk(encoder_bias=torch.zeros(12, dtype=torch.bool)),
@@ -340,6 +343,7 @@ TEXTS = {
     "two objects": b"{}{}", "a comma too many": b'{"k": 3,}', "Python, not JSON": b"{'k': None}",
     "more than any configuration": 2**26 + 1,  # bytes, in a hole of the file
 }  # fmt: skip
+NOT_A_NUMBER = float("nan")
 TYPES = [
     *((saelens, {"architecture": value}) for value in (3, ["topk"], {}, None, "", "jumprelu", "gated")),
     *((saelens, {"activation_fn": value}) for value in (3, ["relu"], None)),
@@ -353,9 +357,9 @@ TYPES = [
     (partial(sparsify, multiple=True), {"expansion_factor": -2}),
     *((gemma_scope_2, {"architecture": value}) for value in (3, ["jump_relu"], None)),
     (gemma_scope_2, {"hf_hook_point_out": 7}),
-    *((llama_scope, {"jump_relu_threshold": value}) for value in ("0.5", [0.5], float("nan"), float("inf"))),
+    *((llama_scope, {"jump_relu_threshold": value}) for value in ("0.5", [0.5], NOT_A_NUMBER, float("inf"))),
     *((llama_scope, {"dataset_average_activation_norm": value}) for value in ([1, 2], 3, {"in": 1.0}, {})),
-    (llama_scope, {"dataset_average_activation_norm": {"in": float("nan"), "out": 1.0}}),
+    (llama_scope, {"dataset_average_activation_norm": {"in": NOT_A_NUMBER, "out": 1.0}}),
     *((llama_scope, {"d_model": value}) for value in ("8", [8], None, 0)),
     (llama_scope, {"hook_point_out": 7}),
     (llama_scope, {"act_fn": ["jumprelu"]}),
@@ -388,6 +392,26 @@ LISTS = {
     "what is not there": "- nothing", "a null byte": '- "a\\0b"', "an option that is none": "- saes?depth=3",
     "no repository": "- hf://name", "an unknown scheme": "- s3://bucket/key",
     "the home folder": "- ~/nothing",
+}  # fmt: skip
+
+
+# The reasons of those that another check would find too, if later.
+REASONS = {
+    "npz: pickled object": "is a pickled object; it is not opened", "npz: many members": "10001 files in it, more than",
+    "npz: bomb": "expands 50-fold or more: these are no weights", "torch: compressed": "compressed, or larger than",
+    "torch: bomb": "compressed, or larger than", "torch: a huge pickle": "2097168 bytes: no dictionary of tensors",
+    "torch: one number for all": "more than is stored of it", "torch: one matrix under many names": "its tensors claim",
+    "list: another list": "a list names SAEs, no other lists",
+}  # fmt: skip
+# What headers do not tell: numbers in it, and what only safetensors itself looks at.
+ONLY_READING_TELLS = {
+    "npz: NaN", "npz: infinity", "torch: NaN", "torch: infinity",
+    *(f"safetensors: {name}" for name in (
+        "NaN", "infinity", "infinity in float16", "header with one key twice", "metadata that are a number",
+        "negative offsets", "offsets of floats", "tensors that overlap", "two tensors in one place")),
+    *(f"llama_scope: {changes}" for family, changes in TYPES if family is llama_scope and changes in (
+        {"jump_relu_threshold": NOT_A_NUMBER}, {"jump_relu_threshold": float("inf")}, {"d_model": 0},
+        {"dataset_average_activation_norm": {"in": NOT_A_NUMBER, "out": 1.0}})),
 }  # fmt: skip
 
 
@@ -471,6 +495,8 @@ def refused(source):
 
 def test_there_are_many():
     assert len(DAMAGED) > 250
+    assert {*REASONS, *ONLY_READING_TELLS} < {*DAMAGED}
+    assert len(ONLY_READING_TELLS) == 17
     assert len(DAMAGED) == sum(len(each[2]) for each in CONTAINERS.values()) + len(TEXTS) + len(TYPES) + len(LISTS)
 
 
@@ -483,8 +509,21 @@ def test_a_damaged_file_is_refused_in_one_sentence_and_little_memory(folder, nam
     assert str(named) in message
     assert "\n" not in message
     assert len(message.replace(str(root), "")) < 800
+    assert REASONS.get(name, "") in message
     assert peak < MOST_BYTES
     assert not Path(CANARY).exists()
+
+
+@pytest.mark.parametrize("name", [name for name in DAMAGED if not name.startswith("list: ")])
+def test_headers_alone_refuse_it_too_where_they_tell(folder, name, monkeypatch):
+    root, sources = folder
+    monkeypatch.chdir(root)
+    source, _ = sources[name]
+    if name in ONLY_READING_TELLS:
+        assert search(source)[0][0].describe().sae.F in (12, 16)
+        return
+    with pytest.raises(sm.MatchError):
+        search(source)[0][0].describe()
 
 
 def test_info_lists_a_folder_of_damaged_files(folder, capsys, monkeypatch):

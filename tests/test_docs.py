@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from saematch.cli import COMMANDS
+from saematch.commands import COMMANDS
 
 ROOT = Path(__file__).parent.parent
 

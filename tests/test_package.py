@@ -92,7 +92,8 @@ def test_version_has_one_value():
 ROOMS = [
     "errors", "compiled", "team", "loops", "storage", "saving", "sae", "sources", "features", "cost", "assignment",
     "backend", "lock", "matching", "problem", "solver", "pairs", "plan", "inputs", "stream", "run_folder", "executors",
-    "chain", "layers", "findings", "export", "terminal", "evaluation", "report", "arguments", "cli", "__main__",
+    "chain", "layers", "findings", "export", "terminal", "evaluation", "report", "arguments", "commands",
+    "cli", "__main__",
 ]  # fmt: skip
 
 

@@ -1,0 +1,94 @@
+"""A run for eyes, and for other programs."""
+
+from __future__ import annotations
+
+import argparse
+import webbrowser
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from saematch.commands.common import DONE, UNFINISHED, print_json, refuse_unwritable
+from saematch.errors import MatchError
+from saematch.terminal import StatusLine, size
+
+if TYPE_CHECKING:
+    from saematch.report import Contents
+
+
+def report(options: argparse.Namespace) -> int:
+    """Write the page of a run."""
+    from saematch.report import write_report
+
+    if options.output is None and "://" in options.run_folder:
+        raise MatchError("the page of a run in a store is written here: give -o FILE")
+    output = options.output or str(Path(options.run_folder) / "report.html")
+    contents = _contents(options)
+    status = StatusLine()
+    try:
+        write_report(contents, Path(output), status.show)
+    finally:
+        status.clear()
+    if options.json:
+        print_json({"file": output, "bytes": Path(output).stat().st_size, "complete": contents.chain.complete})
+    else:
+        print(f"Written to {output} ({size(Path(output).stat().st_size)}); it opens in any browser")
+    if options.open:
+        webbrowser.open(Path(output).absolute().as_uri())
+    return DONE if contents.chain.complete else UNFINISHED
+
+
+def serve(options: argparse.Namespace) -> int:
+    """Serve the page of a run until Ctrl-C."""
+    from saematch.report.serve import Server
+
+    try:
+        server = Server(_contents(options, options.weights or options.firm), options.host, options.port)
+    except (OSError, OverflowError) as error:
+        raise MatchError(f"{options.host}:{options.port}: cannot be served ({error}); choose another --port") from error
+    with server:
+        print(f"{server.address}\nCtrl-C ends it.", flush=True)
+        if options.open:
+            webbrowser.open(server.address)
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            print()
+    return DONE
+
+
+def _contents(options: argparse.Namespace, weights: bool = True) -> Contents:
+    """What the page of a run shows."""
+    from saematch.chain import Chain
+    from saematch.evaluation import read_explanations
+    from saematch.report.contents import Contents
+    from saematch.sources import load_layers
+
+    chain = Chain.load(options.run_folder, load_layers(options.inputs) if options.inputs else None)
+    evaluation = Path(options.evaluation or Path(options.run_folder) / "evaluation")
+    return Contents(
+        chain, labels=read_explanations(options.labels) if options.labels else None, firm=options.firm,
+        evaluation=evaluation if options.evaluation or (evaluation / "tables.json").is_file() else None,
+        neuronpedia=options.neuronpedia, weights=weights,
+    )  # fmt: skip
+
+
+def export(options: argparse.Namespace) -> int:
+    """Write what is known of every matched feature."""
+    from saematch.chain import Chain
+    from saematch.export import export
+    from saematch.sources import load_layers
+
+    refuse_unwritable(options.output, options.overwrite)
+    chain = Chain.load(options.run_folder, load_layers(options.inputs) if options.inputs else None)
+    status = StatusLine()
+    form = options.format or Path(options.output).suffix.removeprefix(".")
+    try:
+        rows = export(chain, Path(options.output), form, firm=options.firm, most_cost=options.max_cost,
+                      least_cosine=options.min_cosine, progress=status.show)  # fmt: skip
+    finally:
+        status.clear()
+    if options.json:
+        print_json({"file": options.output, "format": form, "rows": rows, "complete": chain.complete})
+    else:
+        print(f"{rows:,} matched features written to {options.output}")
+    return DONE if chain.complete else UNFINISHED
