@@ -557,7 +557,7 @@ def flips(content, until, step=1):
 def test_a_flipped_bit_of_an_archive_is_found_or_changes_nothing(tmp_path, compression):
     """Checksums see to it."""
     good, found = npz(compression), 0
-    for content in flips(good, len(good), 3):
+    for content in flips(good, len(good), 5):
         (tmp_path / "params.npz").write_bytes(content)
         try:
             sae = sm.load(tmp_path / "params.npz")
@@ -566,7 +566,7 @@ def test_a_flipped_bit_of_an_archive_is_found_or_changes_nothing(tmp_path, compr
             continue
         for name, tensor in sae.tensors().items():
             assert torch.equal(tensor, TENSORS[name])
-    assert found > 300
+    assert found > 150
 
 
 def test_a_flipped_bit_of_a_safetensors_header_is_found(tmp_path):
