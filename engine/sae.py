@@ -57,6 +57,8 @@ class SAE:
         if self.b_enc.ndim != 1 or self.b_dec.ndim != 1:
             raise MatchError(f"{self.source}: b_enc and b_dec must be vectors, got {_shapes(self)}")
         F, d = len(self.b_enc), len(self.b_dec)
+        if not F or not d:
+            raise MatchError(f"{self.source}: {F} features on activations of width {d}: there is nothing in it")
         expected = {"W_enc": (d, F), "b_enc": (F,), "W_dec": (F, d), "b_dec": (d,), "threshold": (F,)}
         for name, tensor in self.tensors().items():
             if tuple(tensor.shape) != expected[name]:

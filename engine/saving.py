@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from saematch.errors import MatchError
-from saematch.storage import as_json, replacing, write_whole
+from saematch.storage import as_json, replacing
 
 WEIGHTS = {"saelens": "sae_weights.safetensors", "gemma_scope": "params.npz"}
 
@@ -26,18 +27,25 @@ def save(
         raise MatchError(f"format {format!r} is not known; known are {', '.join(WEIGHTS)}")
     if format == "gemma_scope" and activation == "topk":
         raise MatchError('the format of Gemma Scope has no TopK; choose format="saelens"')
-    weights = folder / WEIGHTS[format]
-    if weights.exists() and not overwrite:
-        raise MatchError(f"{weights}: is there already; choose another folder, or overwrite it (overwrite=True)")
+    weights, config = folder / WEIGHTS[format], folder / "cfg.json"
+    taken = [path for path in (weights, config) if path.exists() and (path == weights or format == "saelens")]
+    if taken and not overwrite:
+        raise MatchError(f"{taken[0]}: is there already; choose another folder, or overwrite it (overwrite=True)")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise MatchError(f"{folder}: cannot be made ({error.strerror or error})") from error
     here = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    if len({tensor.data_ptr() for tensor in here.values()}) < len(here):  # one tensor in two places
+        here = {name: tensor.clone() for name, tensor in here.items()}
     if format == "saelens":
-        write_whole(folder / "cfg.json", as_json(_saelens_config(here, activation, k, hook)))
-        with replacing(weights) as aside:
-            save_file(here, aside)
+        # Both are whole before either takes its place: a configuration never stands beside weights of another SAE.
+        with replacing(weights) as aside, replacing(config) as other:
+            other.write_bytes(as_json(_saelens_config(here, activation, k, hook)))
+            try:
+                save_file(here, aside)
+            except SafetensorError as error:
+                raise MatchError(f"{weights}: cannot be written ({error})") from error
         return
     here.setdefault("threshold", torch.zeros_like(here["b_enc"]))  # of a ReLU
     arrays = {name: (each.float() if each.dtype == torch.bfloat16 else each).numpy() for name, each in here.items()}

@@ -131,7 +131,7 @@ def test_a_list_of_sources(suite, tmp_path, mapping):
         ("one: a", "expected a list of paths"),
         ("[]", "expected a list of paths"),
         ("a: b: c", "list.yaml: cannot be read"),
-        ("- !!python/object/apply:os.system ['true']", "list.yaml: cannot be read"),
+        ("- !!python/object/apply:os.system ['true']", "expected a list of paths"),
     ],
 )
 def test_a_bad_list_gets_a_message(tmp_path, text, message):

@@ -11,7 +11,17 @@ from typing import Any
 
 from saematch.errors import MatchError
 from saematch.sources.checkpoint import Checkpoint
-from saematch.sources.family import Config, Entry, Family, Tensors, canonical, everywhere, gated_as_jumprelu, take
+from saematch.sources.family import (
+    Config,
+    Entry,
+    Family,
+    Tensors,
+    canonical,
+    everywhere,
+    gated_as_jumprelu,
+    take,
+    turned,
+)
 
 LINEAR = ("encoder.weight", "decoder.weight")
 PLAIN = ("W_enc", "W_dec", "b_enc", "b_dec")
@@ -37,12 +47,12 @@ def _made(at: Checkpoint, kind: str, found: Tensors, trainer: Config) -> dict[st
     if kind == "GatedAutoEncoder":
         names = ("decoder_bias", "gate_bias", "mag_bias", "r_mag")
         W_enc, W_dec, b_dec, b_gate, b_mag, r_mag = take(at, found, *LINEAR, *names)
-        made = gated_as_jumprelu(W_enc.T, b_gate, b_mag, r_mag)
-        return {**made, "W_dec": W_dec.T, "b_dec": b_dec, "subtracts": True}
+        made = gated_as_jumprelu(turned(W_enc), b_gate, b_mag, r_mag)
+        return {**made, "W_dec": turned(W_dec), "b_dec": b_dec, "subtracts": True}
     if kind in ("AutoEncoder", "AutoEncoderNew", "StandardAutoEncoder"):
         new = "decoder.bias" in found
         W_enc, W_dec, b_enc, b_dec = take(at, found, *LINEAR, "encoder.bias", "decoder.bias" if new else "bias")
-        return {"W_enc": W_enc.T, "b_enc": b_enc, "W_dec": W_dec.T, "b_dec": b_dec, "subtracts": not new}
+        return {"W_enc": turned(W_enc), "b_enc": b_enc, "W_dec": turned(W_dec), "b_dec": b_dec, "subtracts": not new}
     if kind not in ("AutoEncoderTopK", "BatchTopKSAE"):
         raise MatchError(
             f"{at.shown}: dict_class {kind!r} is not supported; supported are AutoEncoder, AutoEncoderNew, "
@@ -50,7 +60,7 @@ def _made(at: Checkpoint, kind: str, found: Tensors, trainer: Config) -> dict[st
             "crosscoder has a decoder for every layer, and no one row for a feature"
         )
     W_enc, W_dec, b_enc, b_dec = take(at, found, *LINEAR, "encoder.bias", "b_dec", optional=_STORED)
-    made = {"W_enc": W_enc.T, "b_enc": b_enc, "W_dec": W_dec.T, "b_dec": b_dec, "subtracts": True}
+    made = {"W_enc": turned(W_enc), "b_enc": b_enc, "W_dec": turned(W_dec), "b_dec": b_dec, "subtracts": True}
     if kind == "AutoEncoderTopK":
         stored = found.get("k")
         return made | {"activation": "topk", "k": at.k(trainer.get("k"), None if _empty(stored) else stored)}

@@ -5,6 +5,7 @@ A new family is one file with a `Family`, and its entry in `families.py`.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -75,7 +76,14 @@ class Family:
 
     def of(self, at: Checkpoint, found: Tensors) -> Entry:
         """`entry`, with the configuration that lies beside the weights. Raises `MatchError`."""
-        return self.entry(at, found, at.config(self.configured(at)))
+        config = at.config(self.configured(at))
+        try:
+            return self.entry(at, found, config)
+        except MatchError:
+            raise
+        except Exception as error:  # values of a stranger's configuration may be anything, and of any size
+            reason = f"{type(error).__name__}: {str(error)[:100]}"
+            raise MatchError(f"{at.shown}: not as {self.name} has it; a value is of another kind ({reason})") from error
 
 
 def take(at: Checkpoint, found: Tensors, *expected: str, optional: tuple[str, ...] = ()) -> list[Tensor]:
@@ -93,6 +101,25 @@ def take(at: Checkpoint, found: Tensors, *expected: str, optional: tuple[str, ..
                 f"{at.shown}: {name} is stored as {stored}; expected float16, bfloat16, float32 or float64"
             )
     return [found[name] for name in expected]
+
+
+def turned(matrix: Tensor) -> Tensor:
+    """A matrix that is stored the other way round; what is none stays, and is refused by its shape."""
+    return matrix.mT if matrix.ndim == 2 else matrix
+
+
+def norm_scale(at: Checkpoint, config: Config, norm: Any, b_dec: Tensor) -> Any:
+    """The scale sqrt(d) / norm of weights for activations whose mean norm was made sqrt(d). Raises `MatchError`."""
+    d = config.get("d_model")
+    if type(d) is not int or b_dec.ndim != 1 or d != len(b_dec):
+        raise MatchError(f"{at.shown}: d_model is {str(d)[:20]}, and b_dec has the shape {tuple(b_dec.shape)}")
+    if isinstance(norm, Tensor) and norm.is_meta and norm.ndim == 0:
+        return math.sqrt(d) / norm.double()
+    if isinstance(norm, Tensor) and norm.ndim == 0:
+        norm = float(norm)
+    if not isinstance(norm, int | float) or not 0 < norm < math.inf:
+        raise MatchError(f"{at.shown}: the mean norm of its activations is {str(norm)[:20]}; it must be positive")
+    return math.sqrt(d) / float(norm)
 
 
 def canonical(
@@ -153,6 +180,9 @@ def gated_as_jumprelu(W_enc: Tensor, b_gate: Tensor, b_mag: Tensor, r_mag: Tenso
 
     z = exp(r_mag) x W_enc + b_mag passes where x W_enc + b_gate > 0, that is where z > b_mag - exp(r_mag) b_gate.
     """
+    if not b_gate.shape == b_mag.shape == r_mag.shape or b_mag.ndim != 1:
+        shapes = [tuple(each.shape) for each in (b_gate, b_mag, r_mag)]
+        raise MatchError(f"a gated SAE whose gate and magnitude have biases and factors of the shapes {shapes}")
     grow = r_mag.double().exp()
     threshold = (b_mag.double() - grow * b_gate.double()).clamp(min=0)
     note = "gated: the same as JumpReLU with W_enc exp(r_mag), b_mag, and threshold b_mag - exp(r_mag) b_gate"
@@ -164,7 +194,8 @@ def gated_as_jumprelu(W_enc: Tensor, b_gate: Tensor, b_mag: Tensor, r_mag: Tenso
 
 def everywhere(threshold: Tensor, like: Tensor) -> Tensor:
     """One threshold for all features, or one for each; where it is not set (-1), the JumpReLU is a ReLU: 0."""
-    return threshold.clamp(min=0).expand(like.shape).contiguous() if threshold.ndim == 0 else threshold.clamp(min=0)
+    threshold = threshold.to(like.device).clamp(min=0)
+    return threshold.expand(like.shape).contiguous() if threshold.ndim == 0 else threshold
 
 
 def _check_space(at: Checkpoint, hook: str | None, writes: str | None) -> tuple[str, ...]:

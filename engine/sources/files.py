@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pickletools
+import re
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -28,6 +31,13 @@ _DTYPES = {
 _MOST_JSON_BYTES = 64 * 2**20
 _MOST_PICKLE_BYTES = 2**20  # of a dictionary of tensors, without their values
 _MOST_MEMBERS = 10_000
+_MOST_HEADER_BYTES = 2**16  # of one array's
+_LONGEST_REASON = 200  # letters of what a parser says
+# What a pickle may name. Its globals are looked at before it is opened: even a harmless one can ask for much memory.
+_GLOBALS = re.compile(
+    r"collections OrderedDict|torch \w+Storage|torch\.storage (Untyped|Typed)Storage|torch Size|"
+    r"torch\._utils _rebuild_(tensor_v2|tensor|parameter)|torch (float64|float32|float16|bfloat16|int64|int32|bool)"
+)
 _MOST_EXPANSION = 50  # float weights hardly compress; a member that grows more than this is no weights
 _BLOCK_BYTES = 2**24  # of what is widened at a time
 SUFFIXES = (".npz", ".safetensors", ".pt", ".pth")
@@ -89,7 +99,7 @@ def damaged(shown: str, error: Exception) -> MatchError:
     """The error for a file that some parser refused."""
     if isinstance(error, FileNotFoundError):
         return MatchError(f"{shown}: no such file")
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    reason = (str(error).splitlines()[0] if str(error).strip() else type(error).__name__)[:_LONGEST_REASON]
     return MatchError(f"{shown}: cannot be read ({reason}); the file may be truncated or not what its name says")
 
 
@@ -98,6 +108,13 @@ def _npz_headers(file: BinaryIO, shown: str) -> dict[str, Any]:
     with zipfile.ZipFile(file) as archive:
         for member in _members(archive, shown):
             name = member.filename.removesuffix(".npy")
+            if member.file_size > _MOST_EXPANSION * max(1, member.compress_size):
+                raise MatchError(f"{shown}: {name} expands {_MOST_EXPANSION}-fold or more: these are no weights")
+            with archive.open(member) as inside:
+                preamble = inside.read(12)
+            width = 2 if preamble[6:8] == b"\x01\x00" else 4
+            if int.from_bytes(preamble[8 : 8 + width], "little") > _MOST_HEADER_BYTES:
+                raise MatchError(f"{shown}: {name} has a header of more than {_MOST_HEADER_BYTES} bytes")
             with archive.open(member) as inside:
                 first = np.lib.format.read_magic(inside) == (1, 0)
                 read = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
@@ -111,8 +128,6 @@ def _npz_headers(file: BinaryIO, shown: str) -> dict[str, Any]:
             found[name] = _header(shown, name, shape, dtype.name)
             if start + found[name].nbytes != member.file_size:
                 raise MatchError(f"{shown}: {name} is not as large as its shape {shape} says")
-            if member.file_size > _MOST_EXPANSION * max(1, member.compress_size):
-                raise MatchError(f"{shown}: {name} expands {_MOST_EXPANSION}-fold or more: these are no weights")
     return found
 
 
@@ -165,33 +180,61 @@ def _sliced(file: Any, name: str, header: Tensor) -> Tensor:
 def _torch_headers(file: BinaryIO, shown: str) -> dict[str, Any]:
     """Torch never compresses, and its unpickler for weights makes tensors and plain values only."""
     size = file.seek(0, 2)
-    if not zipfile.is_zipfile(file):
+    file.seek(0)
+    if file.read(4) != b"PK\x03\x04" or not zipfile.is_zipfile(file):
         raise MatchError(
             f"{shown}: cannot be read (no archive as torch.save writes it since version 1.6); the file may be "
             "truncated, or is older: load it where you trust it, and save it again"
         )
     with zipfile.ZipFile(file) as archive:
-        for member in _members(archive, shown):
-            if member.compress_type != zipfile.ZIP_STORED or member.file_size > size:
-                raise MatchError(f"{shown}: {member.filename} is compressed, or larger than the file: not torch's")
-            if member.filename.endswith("/data.pkl") and member.file_size > _MOST_PICKLE_BYTES:
-                raise MatchError(f"{shown}: {member.filename} has {member.file_size} bytes: no dictionary of tensors")
+        stored, numbers = _check_records(archive, shown, size)
     file.seek(0)
     found = _weights_only(shown, file, map_location="meta")  # reads no values
-    total = 0
+    total, keys = 0, dict[int, str]()  # torch numbers storages in the order in which it meets them
     for name, value in found.items():
-        if isinstance(value, Tensor):
-            _header(shown, name, tuple(value.shape), str(value.dtype).removeprefix("torch."))
-            total += value.nbytes
-            if value.nbytes > value.untyped_storage().nbytes():
-                raise MatchError(f"{shown}: {name} claims the shape {tuple(value.shape)}, more than is stored of it")
+        if not isinstance(value, Tensor):
+            continue
+        storage = value.untyped_storage()
+        if storage._cdata not in keys:
+            stored[storage.nbytes()] -= 1
+        if value.numel() and (stored[storage.nbytes()] < 0 or value.nbytes > storage.nbytes()):
+            raise MatchError(f"{shown}: {name} claims the shape {tuple(value.shape)}, more than is stored of it")
+        key = keys.setdefault(storage._cdata, str(len(keys)))
+        if value.ndim == 0 and len(numbers.get(key, b"")) == value.element_size():
+            found[name] = torch.frombuffer(bytearray(numbers[key]), dtype=value.dtype)[0]
+        _header(shown, name, tuple(value.shape), str(value.dtype).removeprefix("torch."))
+        total += value.nbytes
     if total > size:
         raise MatchError(f"{shown}: its tensors claim {total} bytes, and the file has {size}")
     return found
 
 
+def _check_records(archive: zipfile.ZipFile, shown: str, size: int) -> tuple[Counter[int], dict[str, bytes]]:
+    """How many storages of which size are in a file of torch's, and those that are a number or two by their key.
+
+    Raises `MatchError` for what torch does not write, before any of it is unpickled.
+    """
+    sizes: Counter[int] = Counter()
+    numbers: dict[str, bytes] = {}
+    for member in _members(archive, shown):
+        if member.compress_type != zipfile.ZIP_STORED or member.file_size > size:
+            raise MatchError(f"{shown}: {member.filename} is compressed, or larger than the file: not torch's")
+        if member.filename.endswith("/data.pkl"):
+            if member.file_size > _MOST_PICKLE_BYTES:
+                raise MatchError(f"{shown}: {member.filename} has {member.file_size} bytes: no dictionary of tensors")
+            _check_pickle(archive.read(member), shown)
+        if "/data/" in member.filename:
+            sizes[member.file_size] += 1
+            if member.file_size <= 8:
+                numbers[member.filename.rpartition("/")[2]] = archive.read(member)
+    return sizes, numbers
+
+
 def _torch_tensors(path: Path, _: Mapping[str, Any]) -> dict[str, Any]:
     found = _weights_only(str(path), path, map_location="cpu", mmap=True)
+    without = [name for name, value in found.items() if isinstance(value, Tensor) and value.is_meta]
+    if without:
+        raise MatchError(f"{path}: {without[0]} is a tensor without data (of torch's meta device)")
     copied = {name: value.clone() if isinstance(value, Tensor) else value for name, value in found.items()}
     return {name: widened(value) for name, value in copied.items()}
 
@@ -201,6 +244,18 @@ def _weights_only(shown: str, file: Any, **options: Any) -> dict[str, Any]:
     if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
         raise MatchError(f"{shown}: holds a {type(found).__name__}; expected a dictionary of named tensors")
     return {name: value.detach() if isinstance(value, Tensor) else value for name, value in found.items()}
+
+
+def _check_pickle(content: bytes, shown: str) -> None:
+    """Raise `MatchError` for a pickle that is more than a dictionary of tensors and plain values."""
+    for operation, argument, _ in pickletools.genops(content):
+        if operation.name in ("STACK_GLOBAL", "INST", "OBJ", "EXT1", "EXT2", "EXT4", "PERSID"):
+            raise MatchError(f"{shown}: its pickle is not as torch.save writes it ({operation.name}); it is not opened")
+        if operation.name == "GLOBAL" and not _GLOBALS.fullmatch(str(argument)):
+            raise MatchError(
+                f"{shown}: its pickle names {str(argument)[:60].replace(' ', '.')!r}, which is no tensor; it is not "
+                "opened, since unpickling runs code"
+            )
 
 
 _READERS: dict[str, Callable[[Path, Mapping[str, Any]], dict[str, Any]]] = {
@@ -213,6 +268,11 @@ def _members(archive: zipfile.ZipFile, shown: str) -> list[zipfile.ZipInfo]:
     members = archive.infolist()
     if len(members) > _MOST_MEMBERS:
         raise MatchError(f"{shown}: {len(members)} files in it, more than any SAE has")
+    if len({member.filename for member in members}) < len(members):
+        raise MatchError(f"{shown}: two files of one name in it")
+    packed = [each.filename for each in members if each.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)]
+    if packed:
+        raise MatchError(f"{shown}: {packed[0]} is compressed in a way that neither numpy nor torch writes")
     return members
 
 

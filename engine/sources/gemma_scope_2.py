@@ -6,6 +6,7 @@ connection; cross-layer transcoders have a decoder for every layer.
 
 from __future__ import annotations
 
+import math
 import re
 
 from saematch.errors import MatchError
@@ -26,8 +27,13 @@ def _entry(at: Checkpoint, found: Tensors, config: Config) -> Entry:
         at, W_enc=W_enc, b_enc=b_enc, W_dec=W_dec, b_dec=b_dec, activation="jumprelu", threshold=threshold, hook=hook,
         writes=writes, notes=("its affine connection is left out",) if "affine_skip_connection" in found else (),
     )  # fmt: skip
-    layer, l0 = re.search(r"layers\.(\d+)\b", str(hook)), config.get("l0")
-    return Entry(sae, hook, int(layer[1]) if layer else None, float(l0) if isinstance(l0, int | float) else None)
+    layer, l0 = re.search(r"layers\.(\d{1,4})\b", str(hook)), config.get("l0")
+    return Entry(
+        sae,
+        hook,
+        int(layer[1]) if layer else None,
+        float(l0) if isinstance(l0, int | float) and math.isfinite(l0) else None,
+    )
 
 
 def _has(names: set[str]) -> bool:

@@ -8,14 +8,14 @@ from __future__ import annotations
 import re
 
 from saematch.sources.checkpoint import Checkpoint
-from saematch.sources.family import Config, Entry, Family, Tensors, canonical, take
+from saematch.sources.family import Config, Entry, Family, Tensors, canonical, take, turned
 
 
 def _entry(at: Checkpoint, found: Tensors, _: Config) -> Entry:
     names = ("encoder_linear.weight", "encoder_linear.bias", "decoder_linear.weight", "decoder_linear.bias")
     W_enc, b_enc, W_dec, b_dec = take(at, found, *names)
     layer = re.findall(r"-l(\d+)(?=[./]|$)", f"{at.place.title}/{at.name}")
-    return Entry(canonical(at, W_enc=W_enc.T, b_enc=b_enc, W_dec=W_dec.T, b_dec=b_dec),
+    return Entry(canonical(at, W_enc=turned(W_enc), b_enc=b_enc, W_dec=turned(W_dec), b_dec=b_dec),
                  layer=int(layer[-1]) if layer else None)  # fmt: skip
 
 

@@ -6,66 +6,76 @@ Weights are for activations of mean norm sqrt(d), the one threshold of the older
 
 from __future__ import annotations
 
-import math
 import re
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from saematch.errors import MatchError
 from saematch.sources.checkpoint import Checkpoint
-from saematch.sources.family import Config, Entry, Family, Tensors, canonical, take
+from saematch.sources.family import Config, Entry, Family, Tensors, canonical, norm_scale, take, turned
 
 WEIGHTS = ("encoder.weight", "encoder.bias", "decoder.weight", "decoder.bias")
 
 
 def _entry(at: Checkpoint, found: Tensors, config: Config) -> Entry:
     W_enc, b_enc, W_dec, b_dec = take(at, found, *WEIGHTS)
-    scales = _scales(at, config, {})
+    found_scales = scales(at, config, {}, b_dec)
     threshold = config.get("jump_relu_threshold")
     if config.get("act_fn", "jumprelu") != "jumprelu" or not isinstance(threshold, int | float):
         raise MatchError(f"{at.shown}: hyperparams.json has no jump_relu_threshold; Llama Scope has JumpReLU SAEs only")
-    limit = torch.full_like(b_enc, 1, dtype=torch.float64) * (threshold * scales[0])
-    return _made(at, config, W_enc, b_enc, W_dec, b_dec, limit, scales)
+    limit = torch.full_like(b_enc, 1, dtype=torch.float64) * (
+        float(threshold) * (1.0 if found_scales is None else found_scales[0])
+    )
+    return _made(at, config, W_enc, b_enc, W_dec, b_dec, limit, found_scales)
 
 
 def _entry_r1(at: Checkpoint, found: Tensors, config: Config) -> Entry:
     norms = tuple(name for name in found if name.startswith(NORMS))
     W_enc, b_enc, W_dec, b_dec, logarithm = take(at, found, *WEIGHTS, "log_jumprelu_threshold", optional=norms)
-    return _made(at, config, W_enc, b_enc, W_dec, b_dec, logarithm.double().exp(), _scales(at, config, found))
+    return _made(at, config, W_enc, b_enc, W_dec, b_dec, logarithm.double().exp(), scales(at, config, found, b_dec))
 
 
 NORMS = "dataset_average_activation_norm."
 
 
 def _made(
-    at: Checkpoint, config: Config, W_enc: Any, b_enc: Any, W_dec: Any, b_dec: Any, threshold: Any, scales: Any
+    at: Checkpoint, config: Config, W_enc: Any, b_enc: Any, W_dec: Any, b_dec: Any, threshold: Any, found_scales: Any
 ) -> Entry:
     hook, writes = config.get("hook_point_in"), config.get("hook_point_out")
-    layer = re.search(r"\bblocks\.(\d+)\.", str(hook))
+    layer = re.search(r"\bblocks\.(\d{1,4})\.", str(hook))
     sae = canonical(
-        at, W_enc=W_enc.T, b_enc=b_enc, W_dec=W_dec.T, b_dec=b_dec, activation="jumprelu", threshold=threshold,
-        subtracts=bool(config.get("apply_decoder_bias_to_pre_encoder")), scales=scales,
+        at, W_enc=turned(W_enc), b_enc=b_enc, W_dec=turned(W_dec), b_dec=b_dec, activation="jumprelu",
+        threshold=threshold, subtracts=bool(config.get("apply_decoder_bias_to_pre_encoder")), scales=found_scales,
         norm="gate" if config.get("sparsity_include_decoder_norm") else "", hook=hook, writes=writes,
     )  # fmt: skip
     return Entry(sae, hook, int(layer[1]) if layer else None)
 
 
-def _scales(at: Checkpoint, config: Config, found: Tensors) -> Any:
-    """(c_in, c_out), c = sqrt(d) / mean norm, from the configuration, the file, or the address; ones if unknown."""
-    asked = at.scale()
+def scales(at: Checkpoint, config: Config, found: Tensors, b_dec: Tensor) -> Any:
+    """(c_in, c_out) from the configuration, the file, a registry or the address; None where weights are for raw ones.
+
+    Raises `MatchError` for what is no scale, or is not known.
+    """
+    asked, way = at.scale(), config.get("norm_activation", "dataset-wise")
     if asked is not None:
         return asked, asked
-    d, norms = config.get("d_model"), config.get("dataset_average_activation_norm")
-    if isinstance(norms, dict) and isinstance(d, int) and {"in", "out"} <= set(norms):
-        return math.sqrt(d) / float(norms["in"]), math.sqrt(d) / float(norms["out"])
-    points = [f"{NORMS}{config.get(point)}" for point in ("hook_point_in", "hook_point_out")]
-    if isinstance(d, int) and set(points) <= set(found):
-        return tuple(math.sqrt(d) / found[point].double() for point in points)
-    if config.get("norm_activation") == "inference":
-        return 1.0, 1.0
-    known = at.missing_scale("its weights are for normalised activations, and its files do not say their norm") or 1.0
-    return known, known
+    if way == "inference":
+        return None
+    if way in ("token-wise", "batch-wise"):
+        at.refuse_unless_allowed(way, f"norm_activation is {way!r}: its input is no linear map of the raw activations")
+        return None
+    if way != "dataset-wise":
+        raise MatchError(f"{at.shown}: norm_activation is {str(way)[:30]!r}, which this format does not know")
+    norms, hook = config.get("dataset_average_activation_norm"), config.get("hook_point_in")
+    points = [f"{NORMS}{point}" for point in (hook, config.get("hook_point_out") or hook)]
+    if isinstance(norms, dict) and {"in", "out"} <= set(norms):
+        return tuple(norm_scale(at, config, norms[side], b_dec) for side in ("in", "out"))
+    if set(points) <= set(found):
+        return tuple(norm_scale(at, config, found[point], b_dec) for point in points)
+    known = at.missing_scale("its weights are for normalised activations, and its files do not say their norm")
+    return None if known is None else (known, known)
 
 
 def _has(names: set[str]) -> bool:

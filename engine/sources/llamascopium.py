@@ -6,16 +6,14 @@ With `sparsity_include_decoder_norm` the gate sees codes times the norm of their
 
 from __future__ import annotations
 
-import math
 import re
-from typing import Any
 
 import torch
 
 from saematch.errors import MatchError
 from saematch.sources.checkpoint import Checkpoint
 from saematch.sources.family import Config, Entry, Family, Tensors, canonical, take
-from saematch.sources.llama_scope import NORMS
+from saematch.sources.llama_scope import NORMS, scales
 
 _LIMIT = "activation_function.log_jumprelu_threshold"
 
@@ -31,30 +29,16 @@ def _entry(at: Checkpoint, found: Tensors, config: Config) -> Entry:
     limits = (_LIMIT,) if function == "jumprelu" else ()
     norms = tuple(name for name in found if name.startswith(NORMS))
     W_enc, W_dec, b_enc, *rest = take(at, found, "W_E", "W_D", "b_E", *bias, *limits, optional=norms)
-    b_dec = rest.pop(0) if bias else torch.zeros_like(W_dec[0])
+    b_dec = rest.pop(0) if bias else torch.zeros_like(W_enc[:, 0])
     hook, writes = config.get("hook_point_in"), config.get("hook_point_out")
-    layer = re.search(r"\bblocks\.(\d+)\.", str(hook))
+    layer = re.search(r"\bblocks\.(\d{1,4})\.", str(hook))
     sae = canonical(
         at, W_enc=W_enc, b_enc=b_enc, W_dec=W_dec, b_dec=b_dec, activation=function,
         threshold=rest[0].double().exp() if rest else None, k=at.k(config.get("top_k")) if function == "topk" else None,
-        scales=_scales(at, config, found, hook, writes or hook), hook=hook, writes=writes,
+        scales=scales(at, config, found, b_dec), hook=hook, writes=writes,
         norm="gate" if config.get("sparsity_include_decoder_norm", True) else "",
     )  # fmt: skip
     return Entry(sae, hook, int(layer[1]) if layer else None)
-
-
-def _scales(at: Checkpoint, config: Config, found: Tensors, hook: Any, writes: Any) -> Any:
-    way = config.get("norm_activation", "dataset-wise")
-    if way == "inference":
-        return None
-    if way in ("token-wise", "batch-wise"):
-        at.refuse_unless_allowed(way, f"norm_activation is {way!r}: its input is no linear map of the raw activations")
-        return None
-    points, d = [f"{NORMS}{point}" for point in (hook, writes)], config.get("d_model")
-    if isinstance(d, int) and set(points) <= set(found):
-        return tuple(math.sqrt(d) / found[point].double() for point in points)
-    known = at.missing_scale("its weights are for normalised activations, and its file does not say their norm")
-    return None if known is None else (known, known)
 
 
 def _has(names: set[str]) -> bool:

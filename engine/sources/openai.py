@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 
 from saematch.errors import MatchError
 from saematch.sources.checkpoint import Checkpoint
-from saematch.sources.family import Config, Entry, Family, Tensors, canonical, take
+from saematch.sources.family import Config, Entry, Family, Tensors, canonical, take, turned
 
 
 def _entry(at: Checkpoint, found: Tensors, _: Config) -> Entry:
@@ -28,8 +28,8 @@ def _entry(at: Checkpoint, found: Tensors, _: Config) -> Entry:
     elif activation != "ReLU":
         raise MatchError(f"{at.shown}: activation {activation!r} is not supported; supported are ReLU and TopK")
     sae = canonical(
-        at, W_enc=W_enc.T, b_enc=b_enc, W_dec=W_dec.T, b_dec=b_dec, activation="relu" if k is None else "topk", k=k,
-        subtracts=True, notes=notes,
+        at, W_enc=turned(W_enc), b_enc=b_enc, W_dec=turned(W_dec), b_dec=b_dec,
+        activation="relu" if k is None else "topk", k=k, subtracts=True, notes=notes,
     )  # fmt: skip
     stem = PurePosixPath(at.name).stem
     return Entry(sae, layer=int(stem) if stem.isdigit() else None)

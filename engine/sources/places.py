@@ -99,12 +99,14 @@ class LocalFolder(Place):
     def open(self, name: str) -> BinaryIO:
         """See `Place`."""
         try:
-            return (self.root / name).open("rb")
+            return self.fetch(name).open("rb")
         except OSError as error:
             raise MatchError(f"{self.root / name}: cannot be read ({error.strerror})") from error
 
     def fetch(self, name: str) -> Path:
-        """See `Place`."""
+        """See `Place`. What would block or never end when it is read is refused."""
+        if (self.root / name).exists() and not (self.root / name).is_file():
+            raise MatchError(f"{self.root / name}: is no regular file")
         return self.root / name
 
     def stamp(self, name: str) -> list[int]:

@@ -6,13 +6,19 @@ The names are SAELens', both matrices are turned: `W_enc (F, d)`, `W_dec (d, F)`
 from __future__ import annotations
 
 from saematch.sources.checkpoint import Checkpoint
-from saematch.sources.family import Config, Entry, Family, Tensors, canonical, take
+from saematch.sources.family import Config, Entry, Family, Tensors, canonical, take, turned
 
 
 def _entry(at: Checkpoint, found: Tensors, _: Config) -> Entry:
     W_enc, W_dec, b_enc, b_dec = take(at, found, "W_enc", "W_dec", "b_enc", "b_dec")
     sae = canonical(
-        at, W_enc=W_enc.T, b_enc=b_enc, W_dec=W_dec.T, b_dec=b_dec, activation="topk", k=at.k(found.get("k"), at.l0)
+        at,
+        W_enc=turned(W_enc),
+        b_enc=b_enc,
+        W_dec=turned(W_dec),
+        b_dec=b_dec,
+        activation="topk",
+        k=at.k(found.get("k"), at.l0),
     )
     return Entry(sae)
 

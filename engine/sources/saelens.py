@@ -63,9 +63,9 @@ def _current(config: Config) -> Config:
 
 
 def _layer(config: Config) -> int | None:
-    if isinstance(config.get("hook_layer"), int):
+    if type(config.get("hook_layer")) is int and 0 <= config["hook_layer"] < 10**4:
         return int(config["hook_layer"])
-    found = re.search(r"\b(?:blocks|layers)\.(\d+)\b", str(config.get("hook_name", "")))
+    found = re.search(r"\b(?:blocks|layers)\.(\d{1,4})\b", str(config.get("hook_name", "")))
     return int(found[1]) if found else None
 
 
@@ -110,6 +110,8 @@ def _scaled(at: Checkpoint, config: Config, found: Tensors, W_dec: Tensor) -> Te
     factors = found.get("scaling_factor")
     if not isinstance(factors, Tensor):
         return W_dec
+    if factors.shape != W_dec.shape[:1]:
+        raise MatchError(f"{at.shown}: scaling_factor has the shape {tuple(factors.shape)}, W_dec {tuple(W_dec.shape)}")
     if config.get("finetuning_scaling_factor"):
         return W_dec.double() * factors.double()[:, None]
     if not factors.is_meta and not bool((factors == torch.ones_like(factors)).all()):

@@ -67,7 +67,7 @@ def _search(address: Address, hub: Hub) -> tuple[list[StoredSAE], str]:
         packaged = address.where == SAMPLE
         pinned = str(Address(SAMPLE if packaged else os.path.abspath(address.where), address.options))
         folder, pattern = (_PACKAGED, "") if packaged else address.split()
-        if not folder.exists():
+        if not os.path.exists(folder):
             raise MatchError(f"{address}: no such file or folder")
         if folder.is_dir():
             found = _below(LocalFolder(folder), pattern, address)
@@ -140,18 +140,20 @@ def _entries(file: Path) -> list[tuple[int | None, str]]:
     try:
         if file.stat().st_size > _MOST_YAML_BYTES:
             raise MatchError(f"{file}: {file.stat().st_size} bytes of YAML, more than a list of SAEs has")
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        # Every scalar is text, whatever its tag: nothing is made of it, nor computed from it.
+        content = yaml.load(file.read_text(encoding="utf-8"), yaml.BaseLoader)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         if isinstance(error, MatchError):
             raise
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise MatchError(f"{file}: cannot be read ({reason})") from error
     rows: list[Any] = []
     if isinstance(content, list):
         rows = [(None, text) for text in content]
     elif isinstance(content, dict):
-        rows = list(content.items())
-    if not rows or not all(isinstance(text, str) and (layer is None or type(layer) is int) for layer, text in rows):
+        numbers = [int(layer) if re.fullmatch("[0-9]{1,4}", str(layer)) else None for layer in content]
+        rows = list(zip(numbers, content.values(), strict=True)) if None not in numbers else []
+    if not rows or not all(isinstance(text, str) and text for _, text in rows):
         raise MatchError(f"{file}: expected a list of paths or addresses, or a mapping of layer numbers to them")
     return rows
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from saematch.errors import MatchError
 from saematch.sources.checkpoint import Checkpoint
-from saematch.sources.family import Config, Entry, Family, Tensors, canonical, take
+from saematch.sources.family import Config, Entry, Family, Tensors, canonical, take, turned
 
 
 def _entry(at: Checkpoint, found: Tensors, config: Config) -> Entry:
@@ -26,7 +26,7 @@ def _entry(at: Checkpoint, found: Tensors, config: Config) -> Entry:
     transcodes = bool(config.get("transcode")) or "W_skip" in found
     notes += ("its skip connection is left out",) if "W_skip" in found else ()
     return Entry(canonical(
-        at, W_enc=W_enc.T, b_enc=b_enc, W_dec=W_dec, b_dec=b_dec, activation="topk", k=at.k(config.get("k")),
+        at, W_enc=turned(W_enc), b_enc=b_enc, W_dec=W_dec, b_dec=b_dec, activation="topk", k=at.k(config.get("k")),
         subtracts=not config.get("transcode"), writes="the output of its module" if transcodes else None, notes=notes,
     ))  # fmt: skip
 
