@@ -50,16 +50,16 @@ function overview() {
   const gpus = machine && machine.gpus ? machine.gpus.join(", ") : "";
   const facts = [
     ["Source", run.run.source ?? "in memory"], ["Against", run.run.against], ["Run folder", run.folder],
-    ["Pairs of layers", `${run.pairs.length}, ${run.pairs.filter((pair) => pair.certified).length} proved optimal`],
-    ["Cost", random ? `${shown(total)}, ${percent(total / random)} of a random pairing's` : shown(total)],
-    ["Compared", options ? `${options.parts.join(", ")}, folded by ${options.fold}; squared distance` : null],
+    ["Pairs of layers", `${run.pairs.length}, ${run.pairs.filter((pair) => pair.certified).length} proved optimal`, "no other matching of the same features costs less: see the proof gap of each"],
+    ["Cost", random ? `${shown(total)}, ${percent(total / random)} of a random pairing's` : shown(total), "sum over all pairs of layers and matched features of the squared distance of folded rows"],
+    ["Compared", options ? `${options.parts.join(", ")}, folded by ${options.fold}; squared distance` : null, "a feature's row has these parts, in units of the fold"],
     ["Method", options && options.method], ["Pairs above this cost", options && options.max_cost !== null ? options.max_cost : null],
-    ["Matched in", seconds ? `${shown(seconds, 3)} s of work on pairs` : null],
+    ["Matched in", seconds ? `${shown(seconds, 3)} s of work on pairs` : null, `${about("seconds")}, added up; pairs may have been in work at once`],
     ["On", machine ? `${machine.cores} cores, ${machine.system} ${machine.processor}${gpus ? `, ${gpus}` : ""}` : null],
     ["With", versions ? Object.entries(versions).map(([name, version]) => `${name} ${version}`).join(", ") : null],
   ];
   $("facts").replaceChildren(...facts.filter(([, value]) => value !== null && value !== undefined && value !== "")
-    .map(([name, value]) => element("div", {}, element("dt", {}, name), element("dd", { dir: "auto" }, String(value)))));
+    .map(([name, value, title]) => element("div", { title }, element("dt", {}, name), element("dd", { dir: "auto" }, String(value)))));
   const columns = [
     { name: "layers", title: "layers", about: "source and target layer", text: true, value: (pair) => pair.source * 1e5 + pair.target,
       cell: (pair) => element("a", { href: `#view=explorer&pair=${pair.source}-${pair.target}` }, pairName(pair)) },
