@@ -1,46 +1,74 @@
-"""A server that answers as the Hugging Face Hub does, as far as its client asks when SAEs are found and fetched."""
+"""A server that answers as the Hugging Face Hub does, as far as its client asks when SAEs are found and fetched.
+
+Large files are where the Hub keeps them: on another host, without a token. Nothing here is Xet's.
+"""
 
 import hashlib
 import json
 import re
-import threading
+import struct
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import unquote, urlsplit
+from socket import SO_LINGER, SOL_SOCKET
+from threading import Thread
+from typing import NamedTuple
+from urllib.parse import parse_qs, quote, unquote, urlsplit
+
+PAGE = 5  # names in one answer of a listing
+
+
+class Asked(NamedTuple):
+    """One request, and how many bytes of a body it got."""
+
+    method: str
+    path: str
+    host: str
+    token: str | None
+    span: str | None
+    sent: int
 
 
 class Repository:
-    """Commits of files. `tokens` may read it, anybody if there are none; `gated` is said to those who may not."""
+    """Commits of files. Those with one of the `tokens` may read it, anybody if there are none.
+
+    Others are told that it is not there, or, where it is `gated`, see all but the content of files.
+    """
 
     def __init__(self, tokens=(), gated=False):
-        self.commits, self.branches, self.tokens, self.gated = {}, {}, tokens, gated
+        self.commits, self.names, self.tokens, self.gated = {}, {}, tokens, gated
 
-    def commit(self, files, branch="main"):
-        """Name -> bytes; returns the commit that the branch then is at."""
-        sha = hashlib.sha1(repr(sorted((name, hashlib.sha1(content).digest()) for name, content in files.items()))
-                           .encode()).hexdigest()  # fmt: skip
-        self.commits[sha], self.branches[branch] = files, sha
+    def commit(self, files, name="main"):
+        """Name -> bytes; returns the commit that the branch or tag then is at."""
+        hashes = sorted((file, _hash(content)) for file, content in files.items())
+        sha = self.names[name] = hashlib.sha1(repr(hashes).encode()).hexdigest()
+        self.commits[sha] = files
         return sha
 
 
 class Hub(ThreadingHTTPServer):
-    """Repositories by name. `asked` lists (method, path, bytes sent); `broken` maps file names to an answer's status.
+    """Repositories by name, and the requests for them so far in `asked`.
 
-    `cut` maps a file name to how many bytes of it are sent before the connection is closed, once.
+    `broken`: name of a file -> the status it is refused with, by `broken_method` alone if that is given. `cut`: name of
+    a file -> how many bytes of it are sent, once, before the connection ends; it is reset if `resets`.
     """
 
     daemon_threads = True
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.repositories, self.asked, self.broken, self.cut = {}, [], {}, {}
-        self.address = f"http://127.0.0.1:{self.server_port}"
+        self.address, self.elsewhere = (f"http://{host}:{self.server_port}" for host in ("127.0.0.1", "localhost"))
+        self.clear()
 
-    def sent(self, name):
-        """Bytes sent of a file, in all answers."""
-        return sum(size for method, path, size in self.asked if method == "GET" and path.endswith(name))
+    def clear(self):
+        """No repositories, nothing asked, nothing broken."""
+        self.repositories, self.asked, self.broken, self.broken_method = {}, [], {}, None
+        self.cut, self.resets = {}, False
+
+    def sent(self, name=""):
+        """Bytes sent of a file, or of all files, in all answers."""
+        return sum(each.sent for each in self.asked if "/api/" not in each.path and each.path.endswith(name))
 
     def __enter__(self):
-        self.thread = threading.Thread(target=self.serve_forever)
+        self.thread = Thread(target=self.serve_forever)
         self.thread.start()
         return self
 
@@ -52,91 +80,109 @@ class Hub(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # it would hold each body back until its head is acknowledged
 
     def do_GET(self):
-        path = unquote(urlsplit(self.path).path)
-        api = re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/(revision|tree|paths-info)/([^/]+)(/.*)?)?", path)
-        file = re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        repository = self.server.repositories.get((api or file)[1]) if api or file else None
-        if repository is None:
-            return self._refuse(401, "RepoNotFound")
-        if (
-            repository.tokens
-            and (self.headers.get("Authorization") or "").removeprefix("Bearer ") not in repository.tokens
-        ):
-            return self._refuse(403 if repository.gated else 401, "GatedRepo" if repository.gated else "RepoNotFound")
-        revision = (api[3] if api else file[2]) or "main"
-        sha = repository.branches.get(revision, revision)
-        files = repository.commits.get(sha)
-        if files is None:
+        parts = [unquote(part) for part in urlsplit(self.path).path.strip("/").split("/")]
+        api = parts[:2] == ["api", "models"]
+        repo, rest = "/".join(parts[2:4] if api else parts[:2]), parts[4:] if api else parts[2:]
+        repository, (kind, revision, *path) = self.server.repositories.get(repo), [*rest, "", ""]
+        name = "/".join(path).rstrip("/")
+        token = (self.headers.get("Authorization") or "").removeprefix("Bearer ") or None
+        if repository is None or (not api and kind not in ("resolve", "signed")):
+            return self._refuse(404 if token else 401, "RepoNotFound")
+        may = kind == "signed" or not repository.tokens or token in repository.tokens
+        if not may and not repository.gated:
+            return self._refuse(404 if token else 401, "RepoNotFound")
+        sha = repository.names.get(revision or "main", revision)
+        if sha not in repository.commits:
             return self._refuse(404, "RevisionNotFound")
-        if file:
-            return self._file(sha, files, file[3])
-        kind = api[2]
-        if kind in (None, "revision"):
-            found = {"id": api[1], "sha": sha, "private": False, "tags": [], "downloads": 0, "likes": 0}
-            return self._json({**found, "siblings": [{"rfilename": name} for name in files]})
-        below = (api[4] or "").strip("/")
-        names = [name for name in files if not below or name.startswith(f"{below}/")]
-        if kind == "paths-info":
-            asked = unquote(body.decode())
-            names = [name for name in files if name in asked]
-        found = [{"type": "file", "path": name, "size": len(files[name]), "oid": _etag(files[name])} for name in names]
-        return self._json(found)
+        files = repository.commits[sha]
+        if not api and not may:
+            return self._refuse(403 if token else 401, "GatedRepo")
+        if not api:
+            return self._file(kind, sha, files, repo, name)
+        if kind == "tree":
+            return self._tree(files, name)
+        return self._json({"id": repo, "sha": sha, "siblings": [{"rfilename": each} for each in files]})
 
-    do_HEAD = do_POST = do_GET
+    do_HEAD = do_GET
 
-    def _file(self, sha, files, name):
-        if name in self.server.broken:
+    def _tree(self, files, folder):
+        """A page of what lies in a folder, or of all below it, and where the next page is."""
+        query = {key: values[0] for key, values in parse_qs(urlsplit(self.path).query).items()}
+        above = f"{folder}/" if folder else ""
+        inside = [name.removeprefix(above) for name in files if name.startswith(above)]
+        if query.get("recursive", "false").lower() != "true":
+            inside = dict.fromkeys(name.partition("/")[0] for name in inside)
+        else:
+            inside = {part for name in inside for part in _with_folders(name)}
+        found = [
+            {"type": "file", "path": name, "oid": _hash(files[name]), "size": len(files[name])}
+            if name in files
+            else {"type": "directory", "path": name, "oid": _hash(name.encode()), "size": 0}
+            for name in sorted(above + each for each in inside)
+        ]
+        first = int(query.get("cursor", 0))
+        more = {}
+        if first + PAGE < len(found):
+            here = self.server.address + urlsplit(self.path).path
+            rest = "&".join(f"{key}={quote(value)}" for key, value in {**query, "cursor": str(first + PAGE)}.items())
+            more = {"Link": f'<{here}?{rest}>; rel="next"'}
+        self._json(found[first : first + PAGE], more)
+
+    def _file(self, kind, sha, files, repo, name):
+        if name in self.server.broken and self.server.broken_method in (None, self.command):
             return self._refuse(self.server.broken[name], "broken")
         if name not in files:
             return self._refuse(404, "EntryNotFound", {"X-Repo-Commit": sha})
-        content, span = files[name], re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
-        first = int(span[1]) if span else 0
-        last = min(int(span[2]), len(content) - 1) if span and span[2] else len(content) - 1
-        self.send_response(206 if span else 200)
-        headers = {"ETag": f'"{_etag(content)}"', "X-Repo-Commit": sha, "Accept-Ranges": "bytes",
-                   "Content-Length": last + 1 - first}  # fmt: skip
-        if span:
-            headers["Content-Range"] = f"bytes {first}-{last}/{len(content)}"
-        for header, value in headers.items():
-            self.send_header(header, str(value))
-        self.end_headers()
-        if self.command == "HEAD":
-            return self._note(0)
-        part = content[first : last + 1]
+        content = files[name]
+        headers = {"ETag": f'"{_hash(content)}"', "X-Repo-Commit": sha, "Accept-Ranges": "bytes"}
+        if kind == "resolve" and not name.endswith((".json", ".md")):
+            linked = {"X-Linked-ETag": headers["ETag"], "X-Linked-Size": len(content)}
+            signed = f"{self.server.elsewhere}/{repo}/signed/{sha}/{quote(name)}"
+            return self._send(302, b"", {**headers, **linked, "Location": signed})
+        span = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
+        if span is None:
+            return self._send(200, content, headers, name)
+        first, last = int(span[1]), min(int(span[2] or len(content)), len(content) - 1)
+        headers["Content-Range"] = f"bytes {first}-{last}/{len(content)}"
+        return self._send(206, content[first : last + 1], headers, name)
+
+    def _json(self, answer, headers=()):
+        self._send(200, json.dumps(answer).encode(), {"Content-Type": "application/json", **dict(headers)})
+
+    def _refuse(self, status, code, headers=()):
+        named = {"X-Error-Code": code, "X-Error-Message": code, **dict(headers)}
+        self._send(status, json.dumps({"error": code}).encode(), named)
+
+    def _send(self, status, content, headers, name=None):
         most = self.server.cut.pop(name, None) if self.command == "GET" else None
-        self._note(len(part[:most]))
-        self.wfile.write(part[:most])
-        if most is not None:
-            self.wfile.flush()
-            self.close_connection = True
-            self.connection.close()
-        return None
-
-    def _json(self, answer):
-        self._send(200, json.dumps(answer).encode(), {"Content-Type": "application/json"})
-
-    def _refuse(self, status, code, headers=None):
-        named = {"X-Error-Code": code, "X-Error-Message": code, **(headers or {})}
-        self._send(status, json.dumps({"error": code}).encode(), {"Content-Type": "application/json", **named})
-
-    def _send(self, status, content, headers):
+        body = b"" if self.command == "HEAD" else content[:most]
+        self.server.asked.append(Asked(
+            self.command, urlsplit(self.path).path, self.headers["Host"].partition(":")[0],
+            (self.headers.get("Authorization") or "").removeprefix("Bearer ") or None, self.headers.get("Range"),
+            len(body),
+        ))  # fmt: skip
         self.send_response(status)
         for header, value in {**headers, "Content-Length": len(content)}.items():
             self.send_header(header, str(value))
         self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(content)
-        self._note(len(content))
-
-    def _note(self, size):
-        self.server.asked.append((self.command, urlsplit(self.path).path, size))
+        self.wfile.write(body)
+        if most is not None:
+            self.close_connection = True
+            if self.server.resets:
+                self.connection.setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))
+                self.connection.close()
 
     def log_message(self, *_):
         pass
 
 
-def _etag(content):
-    return hashlib.sha1(content).hexdigest()
+def _with_folders(name):
+    parts = name.split("/")
+    return ["/".join(parts[:end]) for end in range(1, len(parts) + 1)]
+
+
+def _hash(content):
+    return hashlib.sha256(content).hexdigest()

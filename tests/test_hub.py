@@ -1,8 +1,13 @@
 """SAEs from the hub: its own client against a server of ours that speaks its API, with no network."""
 
-import importlib
 import json
+import os
+import pickle
+import subprocess
 import sys
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
 
 import huggingface_hub
 import numpy as np
@@ -14,10 +19,12 @@ import saematch as sm
 from hub_server import Hub, Repository
 from saematch.cli import main
 from saematch.sources import registry
-from saes import made_up, write_npz, write_saelens
+from saes import LAYER, drawn, llama_scope, made_up, saelens, sparsify, write_npz, write_saelens
 
 GEMMA = "hf://google/gemma-scope-2b-pt-res"
 PATTERN = f"{GEMMA}/layer_{{layer}}/width_16k/average_l0_{{l0}}"
+NEAR = f"{PATTERN}?l0=near:100"
+PLAIN = {"architecture": "jumprelu", "apply_b_dec_to_input": False}
 
 
 @pytest.fixture(scope="module")
@@ -29,22 +36,35 @@ def server():
 
 @pytest.fixture(autouse=True)
 def hub(server, tmp_path, monkeypatch):
-    """The server without repositories, and the client with an empty cache."""
-    server.repositories.clear(), server.asked.clear(), server.broken.clear(), server.cut.clear()
-    monkeypatch.setattr(constants, "ENDPOINT", server.address)
-    template = server.address + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_PROGRESS_BARS", True)
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+    """The server without repositories, and the client with an empty cache, no token and no patience."""
+    server.clear()
+    changed = {
+        "ENDPOINT": server.address, "HF_HUB_CACHE": str(tmp_path / "cache"), "HF_TOKEN_PATH": str(tmp_path / "token"),
+        "HUGGINGFACE_CO_URL_TEMPLATE": server.address + "/{repo_id}/resolve/{revision}/{filename}",
+        "HF_HUB_DISABLE_PROGRESS_BARS": True,
+    }  # fmt: skip
+    for name, value in changed.items():
+        monkeypatch.setattr(constants, name, value)
     monkeypatch.delenv("HF_TOKEN", raising=False)
+    for module in ("file_download", "utils._http"):
+        monkeypatch.setattr(f"huggingface_hub.{module}.time", SimpleNamespace(sleep=lambda _: None))
     huggingface_hub.HfFileSystem.clear_instance_cache()
     return server
 
 
-def bytes_of(folder, sae, **changes):
-    return (write_npz(folder, sae, **changes) / "params.npz").read_bytes()
+def bytes_of(folder, sae):
+    return (write_npz(folder, sae) / "params.npz").read_bytes()
+
+
+def publish(hub, folder, repo="my/saes", **options):
+    """A repository of all files below a folder."""
+    hub.repositories[repo] = repository = Repository(**options)
+    paths = [path for path in folder.rglob("*") if path.is_file()]
+    repository.commit({path.relative_to(folder).as_posix(): path.read_bytes() for path in paths})
+
+
+def in_cache(pattern):
+    return list(Path(constants.HF_HUB_CACHE).rglob(pattern))
 
 
 @pytest.fixture
@@ -68,24 +88,23 @@ def l0s(source):
 @pytest.mark.parametrize(
     ("source", "expected"),
     [
-        (f"{PATTERN}?l0=near:100", {0: 100, 2: 102, 10: 110}),
+        (NEAR, {0: 100, 2: 102, 10: 110}),
         (f"{PATTERN}?l0=min", {0: 20, 2: 22, 10: 30}),
         (f"{PATTERN}?l0=300", {0: 300, 2: 300, 10: 300}),
-        (f"{GEMMA}?width=16k&l0=max&layer=1-5", {2: 300}),
+        (f"{NEAR}&layer=1-2", {2: 102}),
+        (f"{GEMMA}?width=16k&l0=near:100&layer=0-10", {0: 100, 2: 102, 10: 110}),
         (f"{GEMMA}?width=16k&l0=max&layer=0,10", {0: 300, 10: 300}),
+        (f"{GEMMA}/layer_{{layer}}/width_{{width}}/average_l0_{{l0}}?width=65k&l0=300", {0: 300, 2: 300, 10: 300}),
         (f"{GEMMA}/layer_*/width_65k/average_l0_300/params.npz", {0: 300, 2: 300, 10: 300}),
         (f"{GEMMA}/layer_2/width_65k?l0=near:25", {2: 22}),
     ],
 )
-def test_one_sae_a_layer_is_resolved(gemma, source, expected):
+def test_one_sae_a_layer_is_resolved_from_names_alone(gemma, hub, source, expected):
     found = l0s(source)
     assert found == expected
     assert list(found) == sorted(expected)
-
-
-def test_weights_are_what_was_published(gemma):
-    found = sm.load_layers(f"{PATTERN}?l0=near:100")[2]
-    assert torch.equal(found.W_enc, made_up(seed=2102).W_enc.float())
+    assert sum("/tree/" in each.path for each in hub.asked) > 1  # pages of the listing
+    assert hub.sent() == hub.sent("embedding/width_16k/average_l0_5/params.npz")  # whose layer no name says
 
 
 @pytest.mark.parametrize(
@@ -93,14 +112,16 @@ def test_weights_are_what_was_published(gemma):
     [
         (GEMMA, "embedding/.*: no layer number in its path or configuration; .* leave it out with .layer="),
         (f"{GEMMA}?l0=near:100&layer=0-10", "two SAEs for layer 0, .*width_16k.*width_65k"),
+        (PATTERN, "3 SAEs for layer 0, .*average_l0_20/.*average_l0_100/.*average_l0_300/.*or say which, like .l0="),
         (f"{PATTERN}?l0=71", "no SAE of l0 71; there are 20, 22, 30, 100, 102, 110, 300"),
         (f"{PATTERN}?l0=min&layer=3", "no SAE of layer 3; there are 0, 2, 10"),
         (f"{GEMMA}?width=1m", "no SAE of width 1m; there are 16k, 65k"),
-        (f"{PATTERN}?depth=1", "there is no option 'depth'; there are .*revision"),
+        (f"{PATTERN}?depth=1", "there is no option 'depth'; there are allow, .*layer, l0, width, revision"),
         (f"{GEMMA}/nothing", "no SAE in a known format"),
         (f"{GEMMA}?revision=v9&width=16k", "hf://google/gemma-scope-2b-pt-res.revision=v9: there is no such revision"),
         ("hf://google/nothing/at/all", "hf://google/nothing: there is no such repository, or it is private"),
         ("hf://google", "expected hf://organisation/name, and a path in it"),
+        ("hf://google/two..dots", "that is no name of a repository"),
         (f"{GEMMA}@main/layer_2?revision=other", "two revisions, main and other; give one"),
     ],
 )
@@ -110,18 +131,25 @@ def test_what_is_not_there_is_said(gemma, source, message):
     assert "\n" not in str(caught.value)
 
 
-def test_private_and_gated_repositories_ask_for_a_token(hub, tmp_path, monkeypatch):
-    files = {"layer_1/params.npz": bytes_of(tmp_path / "one", made_up())}
-    hub.repositories["my/private"] = Repository(tokens=("hf_secret",))
-    hub.repositories["my/gated"] = Repository(tokens=("hf_secret",), gated=True)
-    for repository in hub.repositories.values():
-        repository.commit(files)
-    with pytest.raises(sm.MatchError, match="private: hf auth login"):
-        sm.load("hf://my/private")
-    with pytest.raises(sm.MatchError, match="it is gated: accept its terms"):
-        sm.load("hf://my/gated")
-    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+@pytest.mark.parametrize("logged_in", [False, True])
+def test_private_and_gated_repositories_ask_for_a_token(hub, tmp_path, monkeypatch, logged_in):
+    write_npz(tmp_path / "saes" / "layer_1", made_up())
+    publish(hub, tmp_path / "saes", "my/private", tokens=("hf_secret",))
+    publish(hub, tmp_path / "saes", "my/gated", tokens=("hf_secret",), gated=True)
+    for token in (None, "hf_of_somebody_else"):
+        monkeypatch.setenv("HF_TOKEN", token or "")
+        with pytest.raises(sm.MatchError, match="there is no such repository, or it is private: hf auth login"):
+            sm.load("hf://my/private")
+        with pytest.raises(sm.MatchError, match="it is gated: accept its terms"):
+            sm.load("hf://my/gated")
+    hub.asked.clear()
+    if logged_in:  # which writes a file
+        monkeypatch.delenv("HF_TOKEN")
+        Path(constants.HF_TOKEN_PATH).write_text("hf_secret")
+    else:
+        monkeypatch.setenv("HF_TOKEN", "hf_secret")
     assert sm.load("hf://my/private").F == sm.load("hf://my/gated").F == 12
+    assert {(each.host, each.token) for each in hub.asked} == {("127.0.0.1", "hf_secret"), ("localhost", None)}
 
 
 def test_a_hub_that_is_down_is_said(monkeypatch):
@@ -130,97 +158,143 @@ def test_a_hub_that_is_down_is_said(monkeypatch):
         sm.load("hf://google/x")
 
 
-def test_headers_are_read_before_weights_are_fetched(hub, tmp_path, capsys):
-    whole = bytes_of(tmp_path / "one", made_up(F=6000, d=64))
-    hub.repositories["my/saes"] = repository = Repository()
-    repository.commit({"layer_1/params.npz": whole})
+@pytest.mark.parametrize(
+    ("write", "name"),
+    [(write_npz, "params.npz"), (partial(write_saelens, config=PLAIN), "sae_weights.safetensors")],
+)
+def test_headers_are_read_before_weights_are_fetched(hub, tmp_path, capsys, write, name):
+    sae = made_up(F=6000, d=64)
+    write(tmp_path / "saes" / "layer_1", sae)
+    publish(hub, tmp_path / "saes")
+    size = (tmp_path / "saes" / "layer_1" / name).stat().st_size
     assert main(["info", "hf://my/saes"]) == 0
     assert "6,000  64    jumprelu" in capsys.readouterr().out
-    assert 0 < hub.sent("params.npz") < len(whole) / 10
-    assert sm.load("hf://my/saes").F == 6000
-    assert hub.sent("params.npz") < 1.1 * len(whole)
-    before = hub.sent("params.npz")
-    sm.load("hf://my/saes")  # from the cache
-    assert hub.sent("params.npz") == before
+    parts = [each for each in hub.asked if each.path.endswith(name)]
+    assert all(each.span is not None and each.sent < 2**16 for each in parts)
+    assert 0 < hub.sent(name) < size / 20
+    assert not in_cache(name)
+    hub.asked.clear()
+    for sent in (size, 0):  # then it is in the cache
+        hub.asked.clear()
+        assert torch.equal(sm.load("hf://my/saes").W_dec, sae.W_dec.float())
+        assert hub.sent(name) == sent
 
 
 def test_a_run_keeps_the_commit_that_it_was_made_from(gemma, hub, tmp_path):
     (old,) = gemma.commits
-    layers = sm.load_layers(f"{PATTERN}?l0=near:100")
+    layers = sm.load_layers(NEAR)
     assert layers.source == f"{GEMMA}@{old}/layer_{{layer}}/width_16k/average_l0_{{l0}}?l0=near:100"
     chain = sm.match_layers(layers, tmp_path / "run")
     assert json.loads((tmp_path / "run" / "run.json").read_text())["source"] == layers.source
     assert chain.pair_record((0, 2))["inputs"][0]["path"].startswith(f"{GEMMA}@{old}/layer_0/")
-    other = bytes_of(tmp_path / "x", made_up(seed=7))
-    moved = {**gemma.commits[old], "layer_2/width_16k/average_l0_102/params.npz": other}
-    new = gemma.commit(moved)
-    assert sm.load_layers(f"{PATTERN}?l0=near:100").source.startswith(f"{GEMMA}@{new}/")
+    other = {"layer_2/width_16k/average_l0_102/params.npz": bytes_of(tmp_path / "x", made_up(seed=7))}
+    new = gemma.commit({**gemma.commits[old], **other})
+    assert sm.load_layers(NEAR).source.startswith(f"{GEMMA}@{new}/")
     assert torch.equal(sm.Chain.load(tmp_path / "run").sae(2).W_enc, made_up(seed=2102).W_enc.float())
-    for there in (f"{PATTERN}?l0=near:100&revision={old}", f"{GEMMA}@{old}?width=16k&l0=near:100&layer=0-10"):
+    assert torch.equal(pickle.loads(pickle.dumps(layers))[2].W_enc, made_up(seed=2102).W_enc.float())
+    for there in (f"{NEAR}&revision={old}", f"{GEMMA}@{old}?width=16k&l0=near:100&layer=0-10"):
         assert sm.match_layers(sm.load_layers(there), tmp_path / "run").complete
     with pytest.raises(sm.MatchError, match=r"layer 2 .* has changed since pair 0-2 was matched"):
-        sm.match_layers(sm.load_layers(f"{PATTERN}?l0=near:100"), tmp_path / "run")
+        sm.match_layers(sm.load_layers(NEAR), tmp_path / "run")
     gemma.commit({**gemma.commits[old], "README.md": b"new"})
-    assert sm.match_layers(sm.load_layers(f"{PATTERN}?l0=near:100"), tmp_path / "run").complete  # the same weights
+    hub.asked.clear()
+    assert sm.match_layers(sm.load_layers(NEAR), tmp_path / "run").complete  # the same weights, which are here
+    assert all(each.span is not None for each in hub.asked if each.sent and "/api/" not in each.path)
 
 
 def test_branches_and_tags(hub, tmp_path):
-    hub.repositories["my/saes"] = repository = Repository()
-    for branch, F in (("main", 12), ("wide", 20)):
-        repository.commit({"layer_1/params.npz": bytes_of(tmp_path / "one", made_up(F))}, branch)
+    hub.repositories["my/saes"] = saes = Repository()
+    for revision, F in (("main", 12), ("wide", 20), ("refs/pr/1", 16)):
+        saes.commit({"layer_1/params.npz": bytes_of(tmp_path / "one", made_up(F))}, revision)
     assert sm.load("hf://my/saes").F == 12
     assert sm.load("hf://my/saes?revision=wide").F == sm.load("hf://my/saes@wide/layer_1").F == 20
+    assert sm.load("hf://my/saes/layer_1?revision=refs/pr/1").F == 16
 
 
 def test_offline_what_was_fetched_is_there_and_the_rest_is_said(gemma, hub, monkeypatch):
     one = f"{GEMMA}/layer_2/width_16k/average_l0_102"
-    sm.load(one)
-    hub.repositories.clear()
+    pinned = sm.load_layers(one)
+    assert pinned[2].F == 12
+    hub.clear()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert torch.equal(sm.load(one).W_enc, made_up(seed=2102).W_enc.float())
+    for source in (one, pinned.source):
+        assert torch.equal(sm.load(source).W_enc, made_up(seed=2102).W_enc.float())
     with pytest.raises(sm.MatchError, match="no SAE in a known format"):
         sm.load(f"{GEMMA}/layer_2/width_16k/average_l0_22")
-    with pytest.raises(sm.MatchError, match="it is not in the cache, and the hub was not asked"):
-        sm.load("hf://google/other")
+    for absent in ("hf://google/other", f"{GEMMA}@{'0' * 40}/layer_2"):
+        with pytest.raises(sm.MatchError, match="it is not in the cache, and the hub was not asked"):
+            sm.load(absent)
+    assert hub.asked == []
 
 
-def test_an_interrupted_download_goes_on(hub, tmp_path, monkeypatch):
+def test_the_program_finds_hub_token_and_cache_in_its_environment(gemma, hub, tmp_path):
+    gemma.tokens = ("hf_secret",)
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    online = {"HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path / "home"), "HF_TOKEN": "hf_secret"}
+    for run, offline in (("run", {}), ("offline", {"HF_HUB_OFFLINE": "1"})):
+        hub.asked.clear()
+        command = [sys.executable, "-m", "saematch", "layers", f"{NEAR}&layer=0-2", "-o", str(tmp_path / run)]
+        done = subprocess.run(command, env={**plain, **online, **offline}, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert sm.Chain.load(tmp_path / run).complete
+        assert bool(hub.asked) == (run == "run")
+    assert list((tmp_path / "home" / "hub").rglob("params.npz"))
+
+
+@pytest.fixture
+def interrupted(hub, tmp_path, monkeypatch):
+    """An SAE with its headers read, half of whose file will be sent; it is written to disk in parts of 64 KiB."""
     monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 2**16)
     sae = made_up(F=6000, d=64)
-    whole = bytes_of(tmp_path / "one", sae)
-    hub.repositories["my/saes"] = repository = Repository()
-    repository.commit({"layer_1/params.npz": whole})
+    write_npz(tmp_path / "saes" / "layer_1", sae)
+    publish(hub, tmp_path / "saes")
     stored = sm.load_layers("hf://my/saes").stored[1]
     stored.describe()
     hub.asked.clear()
-    hub.cut["layer_1/params.npz"] = len(whole) // 2
-    assert torch.equal(stored.read().W_dec, sae.W_dec.float())
-    assert hub.cut == {}
-    assert len(whole) <= hub.sent("params.npz") < len(whole) + 2 * 2**16  # the half that was there is not asked again
+    hub.cut["layer_1/params.npz"] = 24 * 2**16 + 5
+    return SimpleNamespace(stored=stored, W_dec=sae.W_dec.float())
 
 
-def test_weights_that_cannot_be_fetched_cost_their_pairs(gemma, hub, tmp_path):
-    layers = sm.load_layers(f"{PATTERN}?l0=near:100")
-    for stored in layers.stored.values():
-        stored.describe()
-    hub.broken["layer_0/width_16k/average_l0_100/params.npz"] = 404
-    chain = sm.match_layers(layers, tmp_path / "run", progress=lambda _: None)
+def test_a_download_that_ends_early_goes_on_where_it_was(interrupted, hub):
+    assert torch.equal(interrupted.stored.read().W_dec, interrupted.W_dec)
+    assert [each.span for each in hub.asked if each.sent] == [None, f"bytes={24 * 2**16}-"]
+
+
+def test_a_download_that_breaks_is_an_error_and_begins_again(interrupted, hub):
+    hub.resets = True
+    with pytest.raises(sm.MatchError, match=r"layer_1/params.npz: the hub cannot be read \(.*reset.*\); try again"):
+        interrupted.stored.read()
+    assert not in_cache("*.npz") + in_cache("*.incomplete")  # this client keeps no half of a file
+    assert torch.equal(interrupted.stored.read().W_dec, interrupted.W_dec)
+
+
+def test_weights_that_cannot_be_fetched_cost_their_pairs(gemma, hub, tmp_path, capsys):
+    name = "layer_0/width_16k/average_l0_100/params.npz"
+    hub.broken[name] = 500
+    assert main(["layers", NEAR, "-o", str(tmp_path / "run")]) == 3
+    assert name in sm.Chain.load(tmp_path / "run").failures[0, 2]
+    hub.broken[name] = 404
+    chain = sm.match_layers(sm.load_layers(NEAR), tmp_path / "run", progress=lambda _: None)
     assert list(chain) == [(2, 10)]
-    assert "average_l0_100/params.npz" in chain.failures[0, 2]
+    assert name in chain.failures[0, 2]
     hub.broken.clear()
-    assert sm.match_layers(layers, tmp_path / "run").complete
+    assert sm.match_layers(sm.load_layers(NEAR), tmp_path / "run").complete
 
 
-def test_a_configuration_is_fetched_with_its_weights(hub, tmp_path):
-    config = {"architecture": "topk", "k": 3, "apply_b_dec_to_input": True, "hook_layer": 4}
-    folder = write_saelens(tmp_path / "one", made_up(activation="topk"), config)
-    hub.repositories["my/saes"] = repository = Repository()
-    repository.commit({f"blocks.4/{file.name}": file.read_bytes() for file in folder.iterdir()})
-    found = sm.load("hf://my/saes")
-    assert (found.activation, found.k) == ("topk", 3)
-    assert found.notes[0].startswith("b_dec is subtracted")
-    record = sm.load_layers("hf://my/saes").stored[4]
-    assert set(record.sha256()) == {"cfg.json", "sae_weights.safetensors"}
+@pytest.mark.parametrize(
+    ("write", "folder", "config"),
+    [(saelens, "", "cfg.json"), (sparsify, "", "cfg.json"), (llama_scope, "Base-L5R-8x", "hyperparams.json")],
+)
+def test_a_configuration_is_fetched_with_its_weights(hub, tmp_path, write, folder, config):
+    w = drawn(12, 8)
+    own = write(tmp_path / "saes" / folder, w)
+    publish(hub, tmp_path / "saes")
+    layers = sm.load_layers("hf://my/saes")
+    assert list(layers) == [LAYER]
+    x = torch.randn(64, w.d, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    np.testing.assert_allclose(layers[LAYER].to(torch.float64).encode(x), own.codes(x), rtol=0, atol=1e-10)
+    assert [config] == [path.name for path in in_cache("*.json")]
+    assert config in layers.stored[LAYER].sha256()
 
 
 # ---- saelens://
@@ -228,36 +302,35 @@ def test_a_configuration_is_fetched_with_its_weights(hub, tmp_path):
 
 @pytest.fixture
 def sae_lens(gemma, hub, tmp_path, monkeypatch):
-    """A package that has the registry of sae-lens, and must not be imported."""
+    """A package that has the registry of sae-lens, and ends whatever imports it."""
     package = tmp_path / "packages" / "sae_lens"
     package.mkdir(parents=True)
-    (package / "__init__.py").write_text("raise RuntimeError('imported')")
-    layers = [(layer, l0, width) for layer, l0 in ((0, 100), (2, 102), (10, 110)) for width in ("16k", "65k")]
+    (package / "__init__.py").write_text("raise SystemExit('imported')")
     canonical = [
-        {"id": f"layer_{layer}/width_{width}/canonical", "path": f"layer_{layer}/width_{width}/average_l0_{l0}",
-         "l0": l0, "neuronpedia": f"gemma-2-2b/{layer}-{width}"}
-        for layer, l0, width in layers
+        {"id": f"layer_{layer}/width_{width}/canonical", "path": f"layer_{layer}/width_{width}/average_l0_{100 + layer}",
+         "l0": 100 + layer, "neuronpedia": f"gemma-2-2b/{layer}-{width}"}
+        for layer in (10, 0, 2) for width in ("16k", "65k")
     ]  # fmt: skip
-    scaled = [{"id": "blocks.3", "path": "blocks.3", "norm_scaling_factor": 0.25}]
-    write = {
+    scaled = [{"id": "blocks.3", "path": "blocks.3", "l0": 42.0, "norm_scaling_factor": 0.25}]
+    releases = {
         "gemma-scope-2b-pt-res-canonical": {"repo_id": "google/gemma-scope-2b-pt-res", "saes": canonical},
         "my-scaled": {"repo_id": "my/scaled", "saes": scaled},
     }
-    (package / "pretrained_saes.yaml").write_text(json.dumps(write))  # JSON is YAML
+    (package / "pretrained_saes.yaml").write_text(json.dumps(releases))  # JSON is YAML
     monkeypatch.syspath_prepend(str(package.parent))
-    importlib.invalidate_caches()
     registry._table.cache_clear()
     yield
-    assert "sae_lens" not in sys.modules
     registry._table.cache_clear()
 
 
-def test_a_release_is_resolved(sae_lens):
+def test_a_release_is_resolved(sae_lens, gemma):
     assert l0s("saelens://gemma-scope-2b-pt-res-canonical?width=16k") == {0: 100, 2: 102, 10: 110}
     named = sm.load_layers("saelens://gemma-scope-2b-pt-res-canonical/layer_{layer}/width_65k/canonical?layer=2-10")
     assert list(named) == [2, 10]
     assert torch.equal(named[2].W_enc, made_up(seed=2103).W_enc.float())
-    assert "revision=" in named.source
+    (old,) = gemma.commits
+    gemma.commit({})
+    assert named.source.endswith(f"?layer=2-10&revision={old}")
     assert list(sm.load_layers(named.source)) == [2, 10]
     assert registry.neuronpedia("google/gemma-scope-2b-pt-res", named.stored[2].at.name) == "gemma-2-2b/2-65k"
 
@@ -265,9 +338,9 @@ def test_a_release_is_resolved(sae_lens):
 def test_the_registrys_scale_is_used_where_files_need_one(sae_lens, hub, tmp_path):
     sae = made_up(activation="relu").to(torch.float32)
     config = {"architecture": "standard", "normalize_activations": "expected_average_only_in"}
-    folder = write_saelens(tmp_path / "scaled", sae, {**config, "apply_b_dec_to_input": False})
-    hub.repositories["my/scaled"] = repository = Repository()
-    repository.commit({f"blocks.3/{file.name}": file.read_bytes() for file in folder.iterdir()})
+    write_saelens(tmp_path / "saes" / "blocks.3", sae, {**config, "apply_b_dec_to_input": False})
+    publish(hub, tmp_path / "saes", "my/scaled")
+    assert l0s("saelens://my-scaled") == {3: 42}
     with pytest.raises(sm.MatchError, match="a scale that its files do not say"):
         sm.load("hf://my/scaled")
     np.testing.assert_allclose(sm.load("saelens://my-scaled").W_enc, sae.W_enc.double() * 0.25, rtol=1e-15)
