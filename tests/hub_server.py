@@ -47,8 +47,8 @@ class Repository:
 class Hub(ThreadingHTTPServer):
     """Repositories by name, and the requests for them so far in `asked`.
 
-    `broken`: name of a file -> the status it is refused with, by `broken_method` alone if that is given. `cut`: name of
-    a file -> how many bytes of it are sent, once, before the connection ends; it is reset if `resets`.
+    `broken`: name of a file -> the status it is refused with. `cut`: name of a file -> how many bytes of it are sent,
+    once, before the connection ends; it is reset if `resets`.
     """
 
     daemon_threads = True
@@ -60,8 +60,7 @@ class Hub(ThreadingHTTPServer):
 
     def clear(self):
         """No repositories, nothing asked, nothing broken."""
-        self.repositories, self.asked, self.broken, self.broken_method = {}, [], {}, None
-        self.cut, self.resets = {}, False
+        self.repositories, self.asked, self.broken, self.cut, self.resets = {}, [], {}, {}, False
 
     def sent(self, name=""):
         """Bytes sent of a file, or of all files, in all answers."""
@@ -88,7 +87,7 @@ class _Handler(BaseHTTPRequestHandler):
         repo, rest = "/".join(parts[2:4] if api else parts[:2]), parts[4:] if api else parts[2:]
         repository, (kind, revision, *path) = self.server.repositories.get(repo), [*rest, "", ""]
         name = "/".join(path).rstrip("/")
-        token = (self.headers.get("Authorization") or "").removeprefix("Bearer ") or None
+        token = self._token()
         if repository is None or (not api and kind not in ("resolve", "signed")):
             return self._refuse(404 if token else 401, "RepoNotFound")
         may = kind == "signed" or not repository.tokens or token in repository.tokens
@@ -114,7 +113,7 @@ class _Handler(BaseHTTPRequestHandler):
         above = f"{folder}/" if folder else ""
         inside = [name.removeprefix(above) for name in files if name.startswith(above)]
         if query.get("recursive", "false").lower() != "true":
-            inside = dict.fromkeys(name.partition("/")[0] for name in inside)
+            inside = {name.partition("/")[0] for name in inside}
         else:
             inside = {part for name in inside for part in _with_folders(name)}
         found = [
@@ -132,7 +131,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._json(found[first : first + PAGE], more)
 
     def _file(self, kind, sha, files, repo, name):
-        if name in self.server.broken and self.server.broken_method in (None, self.command):
+        if name in self.server.broken:
             return self._refuse(self.server.broken[name], "broken")
         if name not in files:
             return self._refuse(404, "EntryNotFound", {"X-Repo-Commit": sha})
@@ -160,9 +159,8 @@ class _Handler(BaseHTTPRequestHandler):
         most = self.server.cut.pop(name, None) if self.command == "GET" else None
         body = b"" if self.command == "HEAD" else content[:most]
         self.server.asked.append(Asked(
-            self.command, urlsplit(self.path).path, self.headers["Host"].partition(":")[0],
-            (self.headers.get("Authorization") or "").removeprefix("Bearer ") or None, self.headers.get("Range"),
-            len(body),
+            self.command, urlsplit(self.path).path, self.headers["Host"].partition(":")[0], self._token(),
+            self.headers.get("Range"), len(body),
         ))  # fmt: skip
         self.send_response(status)
         for header, value in {**headers, "Content-Length": len(content)}.items():
@@ -174,6 +172,9 @@ class _Handler(BaseHTTPRequestHandler):
             if self.server.resets:
                 self.connection.setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))
                 self.connection.close()
+
+    def _token(self):
+        return self.headers.get("Authorization", "").removeprefix("Bearer ") or None
 
     def log_message(self, *_):
         pass

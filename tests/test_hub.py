@@ -170,7 +170,6 @@ def test_headers_are_read_before_weights_are_fetched(hub, tmp_path, capsys, writ
     assert "6,000  64    jumprelu" in capsys.readouterr().out
     assert all(each.span is not None for each in hub.asked if each.path.endswith(name))
     assert 0 < hub.sent(name) < size / 20
-    hub.asked.clear()
     for sent in (size, 0):  # then it is in the cache
         hub.asked.clear()
         assert torch.equal(sm.load("hf://my/saes").W_dec, sae.W_dec.float())
@@ -265,7 +264,7 @@ def test_a_download_that_breaks_is_an_error_and_begins_again(interrupted, hub):
     assert torch.equal(interrupted.stored.read().W_dec, interrupted.W_dec)
 
 
-def test_weights_that_cannot_be_fetched_cost_their_pairs(gemma, hub, tmp_path, capsys):
+def test_weights_that_cannot_be_fetched_cost_their_pairs(gemma, hub, tmp_path):
     name = "layer_0/width_16k/average_l0_100/params.npz"
     hub.broken[name] = 500
     assert main(["layers", NEAR, "-o", str(tmp_path / "run")]) == 3
