@@ -56,7 +56,10 @@ class Chain(Mapping[Pair, Matching]):
         failures: Mapping[Pair, str] | None = None,
     ) -> None:
         self._matchings = matchings
-        self._inputs: list[Mapping[int, SAE] | str | None] = [inputs, inputs if against is None else against]
+        self._inputs: list[Mapping[int, SAE] | str | MatchError | None] = [
+            inputs,
+            inputs if against is None else against,
+        ]
         self.comparison = comparison
         self._run = matchings if isinstance(matchings, RunFolder) else None
         self.of_two_sets = against is not None or (self._run is not None and self._run.record["against"] is not None)
@@ -208,15 +211,17 @@ class Chain(Mapping[Pair, Matching]):
 
     def label(self, layer: int, feature: int) -> str | None:
         """What the feature fires on, if labels lie beside its SAE."""
+        return self.labels(layer).get(feature)
+
+    def labels(self, layer: int) -> dict[int, str]:
+        """What the features of a source layer fire on; empty where no labels lie beside its SAE."""
         if isinstance(self._inputs[0], str) and "://" in self._inputs[0]:
-            return None  # labels are no reason to ask the network
+            return {}  # labels are no reason to ask the network
         try:
             layers = self._saes(0)
         except MatchError:
-            return None
-        if not isinstance(layers, Layers) or layer not in layers:
-            return None
-        return layers.stored[layer].labels.get(feature)
+            return {}
+        return layers.stored[layer].labels if isinstance(layers, Layers) and layer in layers else {}
 
     def _saes(self, side: int) -> Mapping[int, SAE]:
         """Those that were given, else where the run found them, looked for when they are needed."""
@@ -228,7 +233,9 @@ class Chain(Mapping[Pair, Matching]):
                 given = self._inputs[side] = load_layers(given)
             except MatchError as error:
                 gone = "the SAEs of the run, which this needs, are not where they were; pass inputs="
-                raise MatchError(f"{gone} ({error})") from error
+                given = self._inputs[side] = MatchError(f"{gone} ({error})")  # they are looked for once
+        if isinstance(given, MatchError):
+            raise given
         return given
 
     def _follow(self, pair: Pair, feature: int) -> tuple[int, float]:

@@ -54,7 +54,7 @@ def export(
     findings = Findings(chain, firm)
     written = 0
 
-    def tables() -> Iterator[tuple[Pair, dict[str, list[Any]]]]:
+    def _tables() -> Iterator[tuple[Pair, dict[str, list[Any]]]]:
         nonlocal written
         for pair in chain:
             progress(f"pair {pair[0]}-{pair[1]}")
@@ -67,7 +67,7 @@ def export(
 
     with replacing(path) as aside:
         {"csv": _write_csv, "parquet": _write_parquet, "json": _write_json, "graphml": _write_graphml}[format](
-            aside, chain, tables()
+            aside, chain, _tables()
         )
     return written
 
@@ -85,11 +85,10 @@ def _table(chain: Chain, pair: Pair, columns: Columns, most_cost: float, least_c
         finite = np.isfinite(values) if values.dtype.kind == "f" else np.ones(len(values), bool)
         table[name] = [value if known else None for value, known in zip(values.tolist(), finite, strict=True)]
     table["tied"] = [None if value is None else int(value) for value in table["tied"]]
-    table["label"] = [chain.label(pair[0], feature) for feature in table["feature"]]
-    same = not chain.of_two_sets  # of another set of targets no labels are known
-    table["partner_label"] = [
-        chain.label(pair[1], partner) if same and partner >= 0 else None for partner in table["partner"]
-    ]
+    labels = chain.labels(pair[0])
+    others = {} if chain.of_two_sets else chain.labels(pair[1])  # of another set of targets no labels are known
+    table["label"] = [labels.get(feature) for feature in table["feature"]]
+    table["partner_label"] = [others.get(partner) if partner >= 0 else None for partner in table["partner"]]
     return table
 
 

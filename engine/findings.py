@@ -115,6 +115,12 @@ class Findings:
             start = stop
 
 
+def persistence(cosine: Floats, perm: Indices, targets: int, least: float) -> tuple[float, float]:
+    """Shares of sources whose partner has at least this cosine, and of targets that are nobody's such partner."""
+    lasting = np.nan_to_num(cosine, nan=-1.0) >= least
+    return float(lasting.mean()), 1 - len(np.unique(perm[lasting])) / targets
+
+
 def _runners_up(a: Side, b: Side, perm: Indices) -> Columns:
     """The cheapest for each feature but its partner, of the two that a float32 pass over all pairs lists for it."""
     backend = choose_backend("auto", None, "ieee")

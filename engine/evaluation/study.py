@@ -276,9 +276,7 @@ def _yardstick(chain: Chain, sae: Callable[[int], SAE]) -> str:
 
 
 def _labels(chain: Chain) -> dict[int, dict[int, str]]:
-    layers = chain.inputs
-    found = {layer: layers.stored[layer].labels for layer in chain.layers} if isinstance(layers, Layers) else {}
-    return {layer: labels for layer, labels in found.items() if labels}
+    return {layer: labels for layer in chain.layers if (labels := chain.labels(layer))}
 
 
 def _schema(name: str) -> Schema:

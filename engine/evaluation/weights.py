@@ -15,7 +15,7 @@ from saematch.cost import Floats, Indices, squared_distances
 from saematch.evaluation.methods import Matched
 from saematch.evaluation.tables import METHOD, PAIR, Row, Schema, mean, quantile_columns, quantiles
 from saematch.features import PARTS, feature_rows
-from saematch.findings import SAME
+from saematch.findings import SAME, persistence
 from saematch.matching import Matching
 from saematch.plan import Pair
 from saematch.sae import SAE
@@ -169,12 +169,9 @@ def measure_pair(pair: Pair, a: Folded, b: Folded, matchings: Sequence[Matched])
         known = cosines[np.isfinite(cosines)]
         rows[COSINE.name].append(COSINE.row(**names, mean=mean(known), **quantiles(known)))
         for least in SAME:
-            lasting = np.nan_to_num(cosines, nan=-1.0) >= least
-            share, taken = float(lasting.mean()), len(np.unique(matched.perm[lasting]))
+            share, born = persistence(cosines, matched.perm, len(b.rows), least)
             rows[PERSISTENCE.name].append(
-                PERSISTENCE.row(
-                    **names, cosine=least, persistent=share, vanished=1 - share, born=1 - taken / len(b.rows)
-                )
+                PERSISTENCE.row(**names, cosine=least, persistent=share, vanished=1 - share, born=born)
             )
     return rows
 

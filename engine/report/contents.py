@@ -17,7 +17,7 @@ from saematch.errors import MatchError
 from saematch.evaluation.tables import Table, mean
 from saematch.evaluation.weights import DISTANCES, MSE, measure_layer, measure_lifetimes
 from saematch.features import PARTS
-from saematch.findings import COLUMNS, FIRM, SAME, Columns, Findings
+from saematch.findings import COLUMNS, FIRM, SAME, Columns, Findings, persistence
 from saematch.plan import Pair
 from saematch.sources import Layers
 from saematch.sources.registry import neuronpedia
@@ -83,11 +83,7 @@ class Contents:
         """What the features of a layer fire on."""
         if self._labels is not None:
             return dict(self._labels.get(layer, {}))
-        try:
-            inputs = self.chain.inputs
-        except MatchError:
-            return {}
-        return dict(inputs.stored[layer].labels) if isinstance(inputs, Layers) and layer in inputs else {}
+        return self.chain.labels(layer)
 
     def summary(self) -> dict[str, Any]:
         """For JSON: what was matched, how well, with what; definitions of every number."""
@@ -142,9 +138,8 @@ class Contents:
             "mean_cosine": None if cosine is None else _known(mean(cosine)),
         }  # fmt: skip
         if cosine is not None:
-            lasting = [np.nan_to_num(cosine, nan=-1.0) >= least for least in SAME]
-            about["persistent"] = [float(lasts.mean()) for lasts in lasting]
-            about["born"] = [1 - len(np.unique(perm[lasts])) / matching.target_features for lasts in lasting]
+            shares = [persistence(cosine, perm, matching.target_features, least) for least in SAME]
+            about["persistent"], about["born"] = [lasting for lasting, _ in shares], [born for _, born in shares]
         return about
 
     def _identity(self, pair: Pair) -> float | None:

@@ -43,14 +43,20 @@ NORMS = "dataset_average_activation_norm."
 def _made(
     at: Checkpoint, config: Config, W_enc: Any, b_enc: Any, W_dec: Any, b_dec: Any, threshold: Any, found_scales: Any
 ) -> Entry:
-    hook, writes = config.get("hook_point_in"), config.get("hook_point_out")
-    layer = re.search(r"\bblocks\.(\d{1,4})\.", str(hook))
+    hook, writes, layer = points(config)
     sae = canonical(
         at, W_enc=turned(W_enc), b_enc=b_enc, W_dec=turned(W_dec), b_dec=b_dec, activation="jumprelu",
         threshold=threshold, subtracts=bool(config.get("apply_decoder_bias_to_pre_encoder")), scales=found_scales,
         norm="gate" if config.get("sparsity_include_decoder_norm") else "", hook=hook, writes=writes,
     )  # fmt: skip
-    return Entry(sae, hook, int(layer[1]) if layer else None)
+    return Entry(sae, hook, layer)
+
+
+def points(config: Config) -> tuple[Any, Any, int | None]:
+    """What it reads, what it writes, and the layer that it reads."""
+    hook, writes = config.get("hook_point_in"), config.get("hook_point_out")
+    layer = re.search(r"\bblocks\.(\d{1,4})\.", str(hook))
+    return hook, writes, int(layer[1]) if layer else None
 
 
 def scales(at: Checkpoint, config: Config, found: Tensors, b_dec: Tensor) -> Any:
@@ -68,12 +74,12 @@ def scales(at: Checkpoint, config: Config, found: Tensors, b_dec: Tensor) -> Any
         return None
     if way != "dataset-wise":
         raise MatchError(f"{at.shown}: norm_activation is {str(way)[:30]!r}, which this format does not know")
-    norms, hook = config.get("dataset_average_activation_norm"), config.get("hook_point_in")
-    points = [f"{NORMS}{point}" for point in (hook, config.get("hook_point_out") or hook)]
+    norms, (hook, writes, _) = config.get("dataset_average_activation_norm"), points(config)
+    named = [f"{NORMS}{point}" for point in (hook, writes or hook)]
     if isinstance(norms, dict) and {"in", "out"} <= set(norms):
         return tuple(norm_scale(at, config, norms[side], b_dec) for side in ("in", "out"))
-    if set(points) <= set(found):
-        return tuple(norm_scale(at, config, found[point], b_dec) for point in points)
+    if set(named) <= set(found):
+        return tuple(norm_scale(at, config, found[name], b_dec) for name in named)
     known = at.missing_scale("its weights are for normalised activations, and its files do not say their norm")
     return None if known is None else (known, known)
 
