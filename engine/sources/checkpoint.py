@@ -13,7 +13,7 @@ from typing import Any
 from saematch.errors import MatchError
 from saematch.sources.address import ALLOWABLE
 from saematch.sources.files import headers, read_json, tensors
-from saematch.sources.places import HubRepository, Place
+from saematch.sources.places import Place
 
 _L0 = re.compile(r"(?:^|[^a-z0-9])l0[_-](\d+(?:\.\d+)?|[a-z]+)", re.IGNORECASE)
 _WIDTH = re.compile(r"(?:width[_-]|(?:^|[-_/])W)(\d+(?:\.\d+)?[km]?)(?![a-z0-9])", re.IGNORECASE)
@@ -65,8 +65,7 @@ class Checkpoint:
         """The first of these files that is there, relative to the folder of the weights."""
         folder = posixpath.dirname(self.name)
         there = (posixpath.normpath(posixpath.join(folder, name)) for name in names)
-        inside = isinstance(self.place, HubRepository)  # a repository has nothing above it, a file's folder has
-        return next((name for name in there if not (inside and name.startswith("..")) and self.place.has(name)), None)
+        return next((name for name in there if self.place.has(name)), None)
 
     def config(self, name: str | None) -> dict[str, Any]:
         """The JSON object in this file of the place; empty for None. Raises `MatchError`."""

@@ -15,7 +15,8 @@ from saematch.sources.address import HUB, REGISTRY, SAMPLE, Address, matcher
 from saematch.sources.checkpoint import Checkpoint
 from saematch.sources.families import identify, known, published
 from saematch.sources.files import SUFFIXES
-from saematch.sources.places import HubRepository, LocalFolder, Place
+from saematch.sources.hub import HubRepository
+from saematch.sources.places import LocalFolder, Place
 from saematch.sources.registry import release
 from saematch.sources.stored import StoredSAE
 
