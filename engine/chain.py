@@ -21,7 +21,7 @@ from saematch.problem import Comparison, RowProblem
 from saematch.run_folder import RunFolder
 from saematch.sae import SAE
 from saematch.solver import Solver
-from saematch.sources import Layers, load_layers
+from saematch.sources import Layers, Source, load_layers
 
 
 class Step(NamedTuple):
@@ -56,10 +56,8 @@ class Chain(Mapping[Pair, Matching]):
         failures: Mapping[Pair, str] | None = None,
     ) -> None:
         self._matchings = matchings
-        self._inputs: list[Mapping[int, SAE] | str | MatchError | None] = [
-            inputs,
-            inputs if against is None else against,
-        ]
+        self._inputs: list[Mapping[int, SAE] | MatchError | None] = [inputs, inputs if against is None else against]
+        self._found: tuple[Source | None, Source | None] = (None, None)  # where a run found them
         self.comparison = comparison
         self._run = matchings if isinstance(matchings, RunFolder) else None
         self.of_two_sets = against is not None or (self._run is not None and self._run.record["against"] is not None)
@@ -90,8 +88,7 @@ class Chain(Mapping[Pair, Matching]):
         except (KeyError, TypeError) as error:
             raise MatchError(f"{run}: run.json does not say how the run was made") from error
         chain = cls(folder, inputs, checked, against)
-        there = folder.record["source"], folder.record["against"] or folder.record["source"]
-        chain._inputs = [where if given is None else given for given, where in zip(chain._inputs, there, strict=True)]
+        chain._found = folder.record["source"], folder.record["against"] or folder.record["source"]
         return chain
 
     def __getitem__(self, pair: Pair) -> Matching:
@@ -215,7 +212,7 @@ class Chain(Mapping[Pair, Matching]):
 
     def labels(self, layer: int) -> dict[int, str]:
         """What the features of a source layer fire on; empty where no labels lie beside its SAE."""
-        if isinstance(self._inputs[0], str) and "://" in self._inputs[0]:
+        if self._inputs[0] is None and "://" in str(self._found[0]):
             return {}  # labels are no reason to ask the network
         try:
             layers = self._saes(0)
@@ -225,12 +222,12 @@ class Chain(Mapping[Pair, Matching]):
 
     def _saes(self, side: int) -> Mapping[int, SAE]:
         """Those that were given, else where the run found them, looked for when they are needed."""
-        given = self._inputs[side]
+        given, found = self._inputs[side], self._found[side]
         if given is None:
-            raise MatchError("the SAEs of this chain are not known, and this needs them; pass inputs=")
-        if isinstance(given, str):
+            if found is None:
+                raise MatchError("the SAEs of this chain are not known, and this needs them; pass inputs=")
             try:
-                given = self._inputs[side] = load_layers(given)
+                given = self._inputs[side] = load_layers(found)
             except MatchError as error:
                 gone = "the SAEs of the run, which this needs, are not where they were; pass inputs="
                 given = self._inputs[side] = MatchError(f"{gone} ({error})")  # they are looked for once

@@ -239,5 +239,5 @@ def check_headers(work: Work, pairs: Sequence[Pair]) -> None:
             check_widths(a.d, a.source, b.d, b.source, "d")
 
 
-def _name(layers: Mapping[int, SAE] | None) -> str | None:
+def _name(layers: Mapping[int, SAE] | None) -> str | dict[str, str] | None:
     return None if layers is None else layers.source if isinstance(layers, Layers) else "in memory"

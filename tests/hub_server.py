@@ -48,7 +48,7 @@ class Hub(ThreadingHTTPServer):
     """Repositories by name, and the requests for them so far in `asked`.
 
     `broken`: name of a file -> the status it is refused with. `cut`: name of a file -> how many bytes of it are sent,
-    once, before the connection ends; it is reset if `resets`.
+    once, before the connection ends; it is reset if `resets`. `expired`: tokens that were good once.
     """
 
     daemon_threads = True
@@ -61,6 +61,7 @@ class Hub(ThreadingHTTPServer):
     def clear(self):
         """No repositories, nothing asked, nothing broken."""
         self.repositories, self.asked, self.broken, self.cut, self.resets = {}, [], {}, {}, False
+        self.expired = set()
 
     def sent(self, name=""):
         """Bytes sent of a file, or of all files, in all answers."""
@@ -88,6 +89,8 @@ class _Handler(BaseHTTPRequestHandler):
         repository, (kind, revision, *path) = self.server.repositories.get(repo), [*rest, "", ""]
         name = "/".join(path).rstrip("/")
         token = self._token()
+        if token in self.server.expired:
+            return self._refuse(401, "", {"X-Error-Message": "Invalid credentials in Authorization header"})
         if repository is None or (not api and kind not in ("resolve", "signed")):
             return self._refuse(404 if token else 401, "RepoNotFound")
         may = kind == "signed" or not repository.tokens or token in repository.tokens
@@ -132,7 +135,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _file(self, kind, sha, files, repo, name):
         if name in self.server.broken:
-            return self._refuse(self.server.broken[name], "broken")
+            status = self.server.broken[name]
+            return self._refuse(status, "EntryNotFound" if status == 404 else "broken")
         if name not in files:
             return self._refuse(404, "EntryNotFound", {"X-Repo-Commit": sha})
         content = files[name]

@@ -65,7 +65,10 @@ def test_one_sae_a_layer_is_chosen(suite, text, expected):
         ("?revision=main", "no option 'revision'"),
         ("?allow=nothing", "allow=nothing is not known; known are attention, "),
         ("?l0", "after . come options like l0=near:100&width=16k"),
-        ("/layer_{layer}/nothing", "no SAE in a known format; known are Gemma Scope: params.npz; "),
+        (
+            "/layer_{layer}/nothing",
+            "there is no layer_{layer}/nothing; there are layer_2/width_16k, ",
+        ),
         ("/nothing?l0=min", "no such file or folder"),
     ],
 )
@@ -119,6 +122,10 @@ def test_a_list_of_sources(suite, tmp_path, mapping):
     assert torch.equal(layers[7].W_enc, made_up(seed=5).W_enc.float())
     assert layers.stored[8 if mapping else 9].l0 == 30
     assert list(sm.load_layers(f"{tmp_path / 'list.yaml'}?layer=7")) == [7]
+    there = {layer: str(tmp_path / text) for layer, text in texts.items()}
+    in_python = sm.load_layers(there if mapping else tuple(there.values()))
+    assert in_python.source == layers.source == {str(layer): one.at.shown for layer, one in layers.stored.items()}
+    assert sm.load_layers(layers.source).source == layers.source
 
 
 @pytest.mark.parametrize(
@@ -139,6 +146,12 @@ def test_a_bad_list_gets_a_message(tmp_path, text, message):
     (tmp_path / "list.yaml").write_text(text)
     with pytest.raises(sm.MatchError, match=message):
         sm.load_layers(tmp_path / "list.yaml")
+
+
+@pytest.mark.parametrize("source", [[], {}, 7, None, [["a"]], {"one": "a"}, [1], [""]])
+def test_what_is_no_source_gets_a_message(source):
+    with pytest.raises(sm.MatchError, match=r"the source: expected a list of paths or addresses, .* got "):
+        sm.load_layers(source)
 
 
 def test_an_address_means_the_same_from_another_folder(suite, tmp_path, monkeypatch):

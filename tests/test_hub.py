@@ -3,6 +3,8 @@
 import json
 import os
 import pickle
+import re
+import shutil
 import subprocess
 import sys
 from functools import partial
@@ -41,6 +43,7 @@ def hub(server, tmp_path, monkeypatch):
     server.clear()
     changed = {
         "ENDPOINT": server.address, "HF_HUB_CACHE": str(tmp_path / "cache"), "HF_TOKEN_PATH": str(tmp_path / "token"),
+        "HF_ASSETS_CACHE": str(tmp_path / "assets"),
         "HUGGINGFACE_CO_URL_TEMPLATE": server.address + "/{repo_id}/resolve/{revision}/{filename}",
         "HF_HUB_DISABLE_PROGRESS_BARS": True, "HF_HUB_OFFLINE": False,
     }  # fmt: skip
@@ -118,7 +121,12 @@ def test_one_sae_a_layer_is_resolved_from_names_alone(gemma, hub, source, expect
         (f"{PATTERN}?l0=min&layer=3", "no SAE of layer 3; there are 0, 2, 10"),
         (f"{GEMMA}?width=1m", "no SAE of width 1m; there are 16k, 65k"),
         (f"{PATTERN}?depth=1", "there is no option 'depth'; there are allow, .*layer, l0, width, revision"),
-        (f"{GEMMA}/nothing", "no SAE in a known format"),
+        (f"{GEMMA}/nothing", "there is no nothing; there are README.md, embedding, layer_0, layer_2, layer_10"),
+        (
+            f"{GEMMA}/layer_{{layer}}/width_1m",
+            "there is no layer_{layer}/width_1m; there are layer_0/width_16k, ",
+        ),
+        (f"{GEMMA}/README.md", "no SAE in a known format; known are Gemma Scope"),
         (f"{GEMMA}?revision=v9&width=16k", "hf://google/gemma-scope-2b-pt-res.revision=v9: there is no such revision"),
         ("hf://google/nothing/at/all", "hf://google/nothing: there is no such repository, or it is private"),
         ("hf://google", "expected hf://organisation/name, and a path in it"),
@@ -142,6 +150,10 @@ def test_private_and_gated_repositories_ask_for_a_token(hub, tmp_path, monkeypat
             sm.load("hf://my/private")
         with pytest.raises(sm.MatchError, match="it is gated: accept its terms"):
             sm.load("hf://my/gated")
+    hub.expired.add("hf_old")
+    monkeypatch.setenv("HF_TOKEN", "hf_old")
+    with pytest.raises(sm.MatchError, match=r"the hub refuses .*; your token may be wrong or may not read it"):
+        sm.load("hf://my/private")
     hub.asked.clear()
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     assert sm.load("hf://my/private").F == 12
@@ -198,13 +210,21 @@ def test_a_run_keeps_the_commit_that_it_was_made_from(gemma, hub, tmp_path):
     assert all(each.span is not None for each in hub.asked if each.sent and "/api/" not in each.path)
 
 
-def test_branches_and_tags(hub, tmp_path):
+def test_branches_and_tags(hub, tmp_path, monkeypatch):
     hub.repositories["my/saes"] = saes = Repository()
     for revision, F in (("main", 12), ("wide", 20), ("refs/pr/1", 16)):
         saes.commit({"layer_1/params.npz": bytes_of(tmp_path / "one", made_up(F))}, revision)
     assert sm.load("hf://my/saes").F == 12
     assert sm.load("hf://my/saes?revision=wide").F == sm.load("hf://my/saes@wide/layer_1").F == 20
-    assert sm.load("hf://my/saes/layer_1?revision=refs/pr/1").F == 16
+    for there in ("layer_1?revision=refs/pr/1", "?revision=refs/pr/1"):
+        assert sm.load(f"hf://my/saes/{there}").F == 16
+    assert sm.load("hf://my/saes@refs/pr/1/layer_1").F == sm.load("hf://my/saes@refs/pr/1").F == 16
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    for revision, F in (("main", 12), ("wide", 20), ("refs/pr/1", 16)):
+        assert sm.load(f"hf://my/saes@{revision}").F == F
+    for revision in ("other", "../refs/main", "/etc/hostname"):
+        with pytest.raises(sm.MatchError, match=r"it is not in the cache, .*|is no name of a branch, tag or commit"):
+            sm.load(f"hf://my/saes?revision={revision}")
 
 
 def test_offline_what_was_fetched_is_there_and_the_rest_is_said(gemma, hub, monkeypatch):
@@ -215,12 +235,98 @@ def test_offline_what_was_fetched_is_there_and_the_rest_is_said(gemma, hub, monk
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     for source in (one, pinned.source):
         assert torch.equal(sm.load(source).W_enc, made_up(seed=2102).W_enc.float())
-    with pytest.raises(sm.MatchError, match="no SAE in a known format"):
+    with pytest.raises(sm.MatchError, match=r"l0_22/params.npz: it is not in the cache, and the hub was not asked"):
         sm.load(f"{GEMMA}/layer_2/width_16k/average_l0_22")
     for absent in ("hf://google/other", f"{GEMMA}@{'0' * 40}/layer_2"):
         with pytest.raises(sm.MatchError, match="it is not in the cache, and the hub was not asked"):
             sm.load(absent)
     assert hub.asked == []
+
+
+def test_offline_an_sae_is_chosen_among_all_that_there_are(gemma, monkeypatch):
+    chosen = f"{GEMMA}/layer_2/width_16k?l0=near:100"
+    sm.load(f"{GEMMA}/layer_2/width_16k/average_l0_22")  # alone in the cache
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(sm.MatchError, match=r"average_l0_102/params.npz: it is not in the cache"):
+        sm.load(chosen)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    assert sm.load(chosen).F == 12
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert torch.equal(sm.load(chosen).W_enc, made_up(seed=2102).W_enc.float())
+
+
+def test_offline_what_another_program_fetched_is_found(gemma, monkeypatch, tmp_path):
+    huggingface_hub.snapshot_download(REPO, allow_patterns=["layer_2/width_16k/*"])
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert l0s(f"{PATTERN}?l0=near:100") == {0: 100, 2: 102, 10: 110}
+    assert torch.equal(sm.load_layers(NEAR)[2].W_enc, made_up(seed=2102).W_enc.float())
+    with pytest.raises(sm.MatchError, match=r"layer_0/.*: it is not in the cache"):
+        sm.load_layers(NEAR)[0]
+    older = shutil.move(constants.HF_HUB_CACHE, tmp_path / "older")  # the client remembers what it read of a folder
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(older))
+    for trees in older.rglob("trees"):
+        shutil.rmtree(trees)
+    with pytest.raises(sm.MatchError, match="or name what was fetched as a folder: ") as caught:
+        sm.load_layers(NEAR)
+    folder = str(caught.value).rpartition(": ")[2]
+    assert torch.equal(sm.load(f"{folder}?width=16k&l0=near:100").W_enc, made_up(seed=2102).W_enc.float())
+
+
+def test_offline_a_configuration_that_never_came_is_missed(hub, tmp_path, monkeypatch):
+    write_saelens(tmp_path / "saes" / "layer_1", made_up(), PLAIN)
+    publish(hub, tmp_path / "saes")
+    hub.broken["layer_1/cfg.json"] = 500
+    with pytest.raises(sm.MatchError, match=r"cfg.json: the hub cannot be read \(.*500.*\); try again"):
+        sm.load("hf://my/saes")
+    assert in_cache("*.safetensors")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(sm.MatchError, match=r"cfg.json: it is not in the cache"):
+        sm.load("hf://my/saes")
+
+
+def test_a_cache_that_cannot_be_written_costs_work_offline_only(gemma, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(constants, "HF_ASSETS_CACHE", str(tmp_path / "file"))
+    assert l0s(NEAR) == {0: 100, 2: 102, 10: 110}
+
+
+def test_a_listing_is_asked_for_once_and_a_damaged_one_again(gemma, hub, tmp_path):
+    def pages():
+        hub.asked.clear()
+        assert l0s(NEAR) == {0: 100, 2: 102, 10: 110}
+        return sum("/tree/" in each.path for each in hub.asked)
+
+    first = pages()
+    assert first > 1
+    assert pages() == 0
+    (note,) = (tmp_path / "assets").rglob("*.json")
+    for damaged in ("[", '"name"', "[1]", "\0"):
+        note.write_text(damaged)
+        assert pages() == first
+
+
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [
+        (404, "there is no such file in it"),
+        (403, "the hub refuses .*403.*hf auth login"),
+        (500, "cannot be read .*500"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("write", "name"),
+    [(write_npz, "params.npz"), (partial(write_saelens, config=PLAIN), "sae_weights.safetensors")],
+)
+def test_headers_that_are_refused_are_no_damaged_file(hub, tmp_path, capsys, write, name, status, message):
+    write(tmp_path / "saes" / "layer_1", made_up())
+    publish(hub, tmp_path / "saes")
+    hub.broken[f"layer_1/{name}"] = status
+    assert main(["info", "hf://my/saes"]) == 3
+    assert re.search(f"layer_1/{name}: .*{message}", capsys.readouterr().out)
+    hub.broken.clear()
+    hub.repositories["my/saes"].tokens, hub.repositories["my/saes"].gated = ("hf_secret",), True
+    assert main(["info", "hf://my/saes"]) == 3
+    assert f"layer_1/{name}: it is gated: accept its terms" in capsys.readouterr().out
 
 
 def test_the_program_finds_hub_token_and_cache_in_its_environment(gemma, hub, tmp_path):
@@ -304,6 +410,9 @@ def sae_lens(gemma, tmp_path, monkeypatch):
     ]
     scaled = [{"id": "blocks.3", "path": "blocks.3", "l0": 42.0, "norm_scaling_factor": 0.25}]
     releases = {"gemma-scope-2b-pt-res-canonical": {"repo_id": REPO, "saes": canonical}}
+    rescaled = {"normalize_activations": "constant_norm_rescale"}
+    plain = [{"id": "blocks.3", "path": "blocks.3", "l0": 42.0}]
+    releases["my-rescaled"] = {"repo_id": "my/rescaled", "saes": plain, "config_overrides": rescaled}
     releases["my-scaled"] = {"repo_id": "my/scaled", "saes": scaled}
     (package / "pretrained_saes.yaml").write_text(json.dumps(releases))  # JSON is YAML
     monkeypatch.syspath_prepend(str(package.parent))
@@ -334,6 +443,45 @@ def test_the_registrys_scale_is_used_where_files_need_one(sae_lens, hub, tmp_pat
         sm.load("hf://my/scaled")
     np.testing.assert_allclose(sm.load("saelens://my-scaled").W_enc, sae.W_enc.double() * 0.25, rtol=1e-15)
     np.testing.assert_allclose(sm.load("saelens://my-scaled?scale=2").W_enc, sae.W_enc.double() * 2, rtol=1e-15)
+
+
+def test_the_registry_corrects_a_configuration(sae_lens, hub, tmp_path):
+    write_saelens(tmp_path / "saes" / "blocks.3", made_up(activation="relu"), {**PLAIN, "architecture": "standard"})
+    publish(hub, tmp_path / "saes", "my/rescaled")
+    assert sm.load("hf://my/rescaled").F == 12
+    with pytest.raises(sm.MatchError, match=r"constant_norm_rescale.* write .allow=constant_norm_rescale"):
+        sm.load("saelens://my-rescaled")
+    assert sm.load("saelens://my-rescaled?allow=constant_norm_rescale").F == 12
+
+
+def test_the_saes_of_a_list_are_kept_one_by_one(sae_lens, gemma, hub, tmp_path, monkeypatch):
+    (old,) = gemma.commits
+    write_npz(tmp_path / "here", made_up(seed=5))
+    listed = {
+        "0": f"{GEMMA}/layer_0/width_16k?l0=max",
+        "2": "saelens://gemma-scope-2b-pt-res-canonical/layer_2/width_16k/canonical",
+        "3": "here",
+    }
+    (tmp_path / "list.yaml").write_text(json.dumps(listed))
+    monkeypatch.chdir(tmp_path)
+    layers = sm.load_layers("list.yaml")
+    assert (
+        layers.source
+        == sm.load_layers(listed).source
+        == {
+            "0": f"{GEMMA}@{old}/layer_0/width_16k/average_l0_300/params.npz",
+            "2": f"saelens://gemma-scope-2b-pt-res-canonical/layer_2/width_16k/canonical?revision={old}",
+            "3": str(tmp_path / "here" / "params.npz"),
+        }
+    )
+    assert sm.load_layers([listed["0"], listed["2"]]).source == {layer: layers.source[layer] for layer in "02"}
+    sm.match_layers(layers, tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["source"] == layers.source
+    gemma.commit({})
+    (tmp_path / "list.yaml").unlink()
+    chain = sm.Chain.load(tmp_path / "run")
+    for layer, seed in ((0, 300), (2, 2102), (3, 5)):
+        assert torch.equal(chain.sae(layer).W_enc, made_up(seed=seed).W_enc.float())
 
 
 def test_an_unknown_release_is_answered_with_names_like_it(sae_lens):

@@ -139,7 +139,7 @@ def _dry_run(options: argparse.Namespace) -> int:
         print_json({"sets": found, "pairs": [list(pair) for pair in pairs], "bytes": most})
         return UNFINISHED if unreadable else DONE
     for source, rows, _ in sets:
-        print(printable(source))
+        print(printable(source if isinstance(source, str) else ", ".join(source.values())))
         print_saes(rows)
         print()
     named = ", ".join(f"{a}-{b}" for a, b in pairs[:12]) + (f" and {len(pairs) - 12:,} more" if len(pairs) > 12 else "")

@@ -91,7 +91,7 @@ class Address:
 
     def repository(self) -> tuple[str, str | None, str]:
         """Of a `hf://` address: the repository, its revision if one is given, and the pattern. Raises `MatchError`."""
-        found = re.fullmatch(r"([^/@]+/[^/@]+)(?:@([^/]+))?(?:/(.*))?", self.where.removeprefix(HUB))
+        found = re.fullmatch(r"([^/@]+/[^/@]+)(?:@(refs/[^/]+/[^/]+|[^/]+))?(?:/(.*))?", self.where.removeprefix(HUB))
         if found is None:
             raise MatchError(f"{self}: expected hf://organisation/name, and a path in it if you like")
         revision = self.options.get("revision")

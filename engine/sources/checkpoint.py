@@ -11,9 +11,10 @@ from functools import cached_property
 from typing import Any
 
 from saematch.errors import MatchError
-from saematch.sources.address import ALLOWABLE
+from saematch.sources.address import ALLOWABLE, REGISTRY, Address
 from saematch.sources.files import headers, read_json, tensors
 from saematch.sources.places import Place
+from saematch.sources.registry import Registered
 
 _L0 = re.compile(r"(?:^|[^a-z0-9])l0[_-](\d+(?:\.\d+)?|[a-z]+)", re.IGNORECASE)
 _WIDTH = re.compile(r"(?:width[_-]|(?:^|[-_/])W)(\d+(?:\.\d+)?[km]?)(?![a-z0-9])", re.IGNORECASE)
@@ -23,18 +24,26 @@ _WIDTH = re.compile(r"(?:width[_-]|(?:^|[-_/])W)(\d+(?:\.\d+)?[km]?)(?![a-z0-9])
 class Checkpoint:
     """The file `name` of a place, to be read with the options that its address gave (`READING` in `address.py`).
 
-    `registered` is the scale that a registry knows, for files that need one and do not say it.
+    `registered` is what a registry knows of it, if it was found by one.
     """
 
     place: Place
     name: str
     options: Mapping[str, str] = field(default_factory=dict)
-    registered: float | None = None
+    registered: Registered | None = None
 
     @property
     def shown(self) -> str:
         """What it is called in messages and records: a path, or the address of a file at a commit."""
         return self.place.shown(self.name)
+
+    @property
+    def address(self) -> Address:
+        """What means this very file, read in this way, from anywhere and later."""
+        if self.registered is None:
+            return Address(self.place.address(self.name), self.options)
+        known = f"{REGISTRY}{self.registered.release}/{self.registered.id}"
+        return Address(known, {**self.options, "revision": str(self.place.stamp(self.name))})
 
     @property
     def l0(self) -> str | None:
@@ -68,13 +77,13 @@ class Checkpoint:
         return next((name for name in there if self.place.has(name)), None)
 
     def config(self, name: str | None) -> dict[str, Any]:
-        """The JSON object in this file of the place; empty for None. Raises `MatchError`."""
+        """The JSON object in this file of the place, as a registry corrects it; empty for None. Raises `MatchError`."""
         if name is None:
             return {}
         found = read_json(self.place.fetch(name))
         if not isinstance(found, dict):
             raise MatchError(f"{self.place.shown(name)}: expected a JSON object, got {type(found).__name__}")
-        return found
+        return {**found, **(self.registered.overrides if self.registered else {})}
 
     def refuse_unless_allowed(self, reason: str, why: str) -> None:
         """Raise `MatchError`, with the way to read it all the same, unless its address allows this."""
@@ -100,7 +109,7 @@ class Checkpoint:
 
     def missing_scale(self, why: str) -> float | None:
         """The scale that the address or a registry says; without one, None if that is allowed. Raises `MatchError`."""
-        found = self.scale() or self.registered
+        found = self.scale() or (self.registered and self.registered.scale)
         if found is None:
             self.refuse_unless_allowed("unknown_scale", f"{why} (?scale=… says it)")
         return found

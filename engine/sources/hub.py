@@ -1,39 +1,55 @@
-"""Repositories of the Hugging Face Hub, each at one commit, through `huggingface_hub`."""
+"""Repositories of the Hugging Face Hub, each at one commit, through `huggingface_hub`.
+
+Token, cache, retries and offline mode are the client's. So that a source means the same without the network, two notes
+are kept among the client's assets: the commit that a branch or tag was at, and the names of all files of a commit.
+"""
 
 from __future__ import annotations
 
+import io
+import json
+import logging
+import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, TypeVar, cast
 
 from saematch.errors import MatchError
 from saematch.sources.places import Place
+from saematch.storage import write_whole
 
 _HEADER_BLOCK = 2**15  # bytes asked for at a time of a file that is far away
+_COMMIT = re.compile("[0-9a-f]{40}")
+_ABSENT = "it is not in the cache, and the hub was not asked: check HF_HUB_OFFLINE and HF_HOME"
+_log = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
 class HubRepository(Place):
-    """A repository of the Hub at a commit. Token, cache, retries and offline mode are those of `huggingface_hub`."""
+    """A repository of the Hub at a commit."""
 
     repo: str
     commit: str
 
     @classmethod
     def at(cls, repo: str, revision: str | None) -> HubRepository:
-        """The repository as it is now, or at a branch, tag or commit; offline, as it is in the cache."""
+        """The repository at a branch, tag or commit, by default as it is now; offline, as last seen."""
         import huggingface_hub as hub
 
-        def commit() -> str:
-            if _offline():
-                return _newest_cached(repo) if revision is None else _cached(repo, revision).name
-            return str(hub.HfApi().repo_info(repo, revision=revision).sha)
-
-        found = asked(f"hf://{repo}" + (f"?revision={revision}" if revision else ""), commit)
-        return cls(repo, found)
+        shown = f"hf://{repo}" + (f"?revision={revision}" if revision else "")
+        if _offline():
+            commit = revision if revision and _COMMIT.fullmatch(revision) else _last_seen(repo, revision)
+            if commit is None:
+                raise MatchError(f"{shown}: {_ABSENT}")
+            return cls(repo, commit)
+        commit = asked(shown, lambda: str(hub.HfApi().repo_info(repo, revision=revision).sha))
+        if commit != revision:
+            _keep(_notes(repo) / _ref(revision), commit)
+        return cls(repo, commit)
 
     @property
     def title(self) -> str:
@@ -42,15 +58,36 @@ class HubRepository(Place):
 
     @cached_property
     def _names(self) -> frozenset[str]:
+        """What the commit holds, which is not what the cache holds of it: a choice is made among all that there is."""
         import huggingface_hub as hub
 
-        def names() -> list[str]:
-            if _offline():
-                folder = _cached(self.repo, self.commit)
-                return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
-            return hub.HfApi().list_repo_files(self.repo, revision=self.commit)
+        kept = _notes(self.repo) / f"{self.commit}.json"
+        try:
+            names = json.loads(kept.read_text(encoding="utf-8"))
+            if isinstance(names, list) and all(isinstance(name, str) for name in names):
+                return frozenset(names)
+        except (OSError, ValueError):
+            pass  # not looked at yet, or damaged: it is asked for again
+        if _offline():
+            return self._names_known_to_the_client()
+        names = asked(f"hf://{self.repo}", lambda: hub.HfApi().list_repo_files(self.repo, revision=self.commit))
+        _keep(kept, json.dumps(sorted(names)))
+        return frozenset(names)
 
-        return frozenset(asked(f"hf://{self.repo}", names))
+    def _names_known_to_the_client(self) -> frozenset[str]:
+        """A newer client keeps them where it fetched several files at once. Raises `MatchError` elsewhere."""
+        import huggingface_hub as hub
+
+        try:
+            return frozenset(each.path for each in hub.get_cached_repo_tree(self.repo, revision=self.commit))
+        except Exception as error:  # an older client, or whatever a damaged cache makes of it
+            folder = _cache(self.repo) / "snapshots" / self.commit
+            if not folder.is_dir():
+                raise MatchError(f"hf://{self.repo}@{self.commit}: {_ABSENT}") from error
+            raise MatchError(
+                f"hf://{self.repo}@{self.commit}: without the network it is not known what else it holds; look at it "
+                f"once with the network (saematch layers --dry-run), or name what was fetched as a folder: {folder}"
+            ) from error
 
     def names(self) -> list[str]:
         """See `Place`."""
@@ -75,9 +112,9 @@ class HubRepository(Place):
         cached = hub.try_to_load_from_cache(self.repo, name, revision=self.commit)
         if isinstance(cached, str) or _offline():
             return self.fetch(name).open("rb")
-        where = f"{self.repo}@{self.commit}/{name}"
-        opened = asked(f"hf://{where}", lambda: hub.HfFileSystem().open(where, "rb", block_size=_HEADER_BLOCK))
-        return cast(BinaryIO, opened)
+        where, shown = f"{self.repo}@{self.commit}/{name}", self.shown(name)
+        far = asked(shown, lambda: hub.HfFileSystem().open(where, "rb", block_size=_HEADER_BLOCK))
+        return cast(BinaryIO, _FarFile(far, shown))
 
     def fetch(self, name: str) -> Path:
         """See `Place`."""
@@ -90,46 +127,112 @@ class HubRepository(Place):
         return self.commit
 
 
+class _FarFile(io.RawIOBase):
+    """A file on the hub. What the hub refuses is said as such, and not taken for damage by those who parse it."""
+
+    def __init__(self, file: Any, shown: str) -> None:
+        super().__init__()
+        self._file, self._shown = file, shown
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        found = asked(self._shown, lambda: self._file.read(len(buffer)))
+        buffer[: len(found)] = found
+        return len(found)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return int(self._file.seek(offset, whence))
+
+    def tell(self) -> int:
+        return int(self._file.tell())
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
 def asked(what: str, question: Callable[[], Answer]) -> Answer:
     """What the hub answers. Raises `MatchError`, with what can be done about it, where it does not."""
-    from huggingface_hub import errors
-
-    remedies: list[tuple[Any, str]] = [
-        ((errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled), "it is not in the cache, and the hub was not "
-         "asked or not reached: check HF_HUB_OFFLINE, HF_HOME and the network"),
-        (errors.EntryNotFoundError, "there is no such file in it"),
-        (errors.RevisionNotFoundError, "there is no such revision"),
-        (errors.GatedRepoError, "it is gated: accept its terms on huggingface.co, then log in with hf auth login"),
-        (errors.RepositoryNotFoundError, "there is no such repository, or it is private: hf auth login"),
-        (errors.HFValidationError, "that is no name of a repository: hf://organisation/name/path/in/it"),
-    ]  # fmt: skip
     try:
         return question()
     except Exception as error:  # whatever the client, or the client's client, may raise
-        for kinds, remedy in remedies:
-            if isinstance(error, kinds):
-                raise MatchError(f"{what}: {remedy}") from error
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise MatchError(f"{what}: the hub cannot be read ({reason}); try again") from error
+        raise MatchError(f"{what}: {_remedy(error)}") from error
 
 
-def _cached(repo: str, revision: str | None) -> Path:
-    """The folder of what is in the cache of a revision."""
-    import huggingface_hub as hub
+def _remedy(error: BaseException) -> str:
+    from huggingface_hub import errors
 
-    return Path(hub.snapshot_download(repo, revision=revision, local_files_only=True))
-
-
-def _newest_cached(repo: str) -> str:
-    """The commit that the cache was last given files of: what is fetched by commit leaves no note of the branch."""
-    import huggingface_hub as hub
-
-    folder = Path(hub.constants.HF_HUB_CACHE) / hub.constants.REPO_ID_SEPARATOR.join(["models", *repo.split("/")])
-    commits = sorted((folder / "snapshots").glob("*"), key=lambda each: each.stat().st_mtime)
-    return commits[-1].name if commits else _cached(repo, None).name
+    causes = [error]
+    while causes[-1].__cause__ is not None:
+        causes.append(causes[-1].__cause__)
+    # That a file is not in the cache either is what the client says last, whatever the hub said before.
+    causes = [each for each in causes if not isinstance(each, errors.LocalEntryNotFoundError)] or causes
+    remedies: list[tuple[Any, str]] = [
+        ((errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError), _ABSENT),
+        (errors.RevisionNotFoundError, "there is no such revision"),
+        (errors.GatedRepoError, "it is gated: accept its terms on huggingface.co, then log in with hf auth login"),
+        (errors.RepositoryNotFoundError, "there is no such repository, or it is private: hf auth login"),
+        ((errors.EntryNotFoundError, FileNotFoundError), "there is no such file in it"),
+        (errors.HFValidationError, "that is no name of a repository: hf://organisation/name/path/in/it"),
+    ]
+    for kinds, remedy in remedies:
+        if any(isinstance(each, kinds) for each in causes):
+            return remedy
+    statuses = [getattr(getattr(each, "response", None), "status_code", None) for each in causes]
+    reason = str(causes[0]).splitlines()[0] if str(causes[0]) else type(causes[0]).__name__
+    if 401 in statuses or 403 in statuses:
+        return f"the hub refuses ({reason}); your token may be wrong or may not read it: hf auth login"
+    return f"the hub cannot be read ({reason}); try again, or set HF_HUB_OFFLINE=1 to use what is in the cache"
 
 
 def _offline() -> bool:
     from huggingface_hub import constants
 
     return bool(constants.HF_HUB_OFFLINE)
+
+
+def _cache(repo: str) -> Path:
+    """The client's folder of a repository."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE) / constants.REPO_ID_SEPARATOR.join(["models", *repo.split("/")])
+
+
+def _notes(repo: str) -> Path:
+    """Our folder of a repository."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_ASSETS_CACHE) / "saematch" / _cache(repo).name
+
+
+def _ref(revision: str | None) -> PurePosixPath:
+    """The file that notes the commit of a branch or tag, in the client's folder and in ours."""
+    from huggingface_hub import constants
+
+    named = PurePosixPath(revision or constants.DEFAULT_REVISION)
+    if named.is_absolute() or ".." in named.parts:
+        raise MatchError(f"{revision}: is no name of a branch, tag or commit")
+    return PurePosixPath("refs") / named
+
+
+def _last_seen(repo: str, revision: str | None) -> str | None:
+    """The commit that a branch or tag was at when the client or we last looked."""
+    seen = []
+    for file in (_cache(repo) / _ref(revision), _notes(repo) / _ref(revision)):
+        with suppress(OSError, ValueError):
+            seen.append((file.stat().st_mtime_ns, file.read_text(encoding="utf-8").strip()))
+    return next((commit for _, commit in sorted(seen, reverse=True) if _COMMIT.fullmatch(commit)), None)
+
+
+def _keep(file: Path, text: str) -> None:
+    """Leave a note, if the cache can be written; it is missed without the network only."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(file, text.encode())
+    except (OSError, MatchError) as error:
+        _log.info("%s", error)

@@ -9,6 +9,7 @@ from pathlib import Path
 from saematch.errors import MatchError
 from saematch.sae import SAE
 from saematch.sources.address import SAMPLE
+from saematch.sources.lists import Source
 from saematch.sources.places import LocalFolder
 from saematch.sources.search import listing, search
 from saematch.sources.stored import LAYER, StoredSAE
@@ -17,12 +18,13 @@ from saematch.sources.stored import LAYER, StoredSAE
 class Layers(Mapping[int, SAE]):
     """The SAEs of a model by layer number, in ascending order; each is read on access and not kept.
 
-    `source` says where they are from anywhere, and later: a folder's whole path, a repository at its commit.
+    `source` says where they are from anywhere, and later: a folder's whole path, a repository at its commit. Of a list
+    it says so for each layer.
     """
 
-    def __init__(self, stored: Mapping[int, StoredSAE], source: str) -> None:
+    def __init__(self, stored: Mapping[int, StoredSAE], source: str | None) -> None:
         self.stored = dict(sorted(stored.items()))
-        self.source = source
+        self.source = source or {str(layer): str(each.at.address) for layer, each in self.stored.items()}
 
     def __getitem__(self, layer: int) -> SAE:
         return self.stored[layer].read()
@@ -40,7 +42,7 @@ class Layers(Mapping[int, SAE]):
         return f"Layers({self.source!r}, {list(self)})"
 
 
-def load(source: str | os.PathLike[str]) -> SAE:
+def load(source: Source) -> SAE:
     """The one SAE that a source means; sources are those of `load_layers`.
 
     Weights are on the CPU in float32, or float64 where they were stored so or had to be scaled. Formats are recognised
@@ -51,19 +53,20 @@ def load(source: str | os.PathLike[str]) -> SAE:
     """
     found, _ = search(source)
     if len(found) > 1:
-        raise MatchError(f"{source}: {len(found)} SAEs in it, name one of them: {listing(found)}")
+        raise MatchError(f"{source}: {len(found)} SAEs in it, name one of them: {_listing(found)}")
     return found[0].read()
 
 
-def load_layers(source: str | os.PathLike[str]) -> Layers:
+def load_layers(source: Source) -> Layers:
     """The SAEs of a source, one a layer; weights are neither read nor fetched yet.
 
     Args:
         source: a file or folder, nested as published (`layer_8/width_2k/average_l0_40/`) or flat (`layer_08/`); a
-            pattern with `*`, `**`, `{layer}`, `{l0}`; `hf://organisation/name/path`; `saelens://release`; a YAML list
-            of these. `?l0=near:100&layer=8-13&width=16k` after it chooses among several of a layer. `"sample"` names
-            the SAEs that ship with the package. A layer's number is read from the innermost folder or file name that
-            holds one, else from the SAE's configuration. `docs/formats.md` has all of it.
+            pattern with `*`, `**`, `{layer}`, `{l0}`; `hf://organisation/name/path`; `saelens://release`; a list of
+            these or a mapping of layer numbers to them, in Python or a YAML file. `?l0=near:100&layer=8-13&width=16k`
+            after it chooses among several of a layer. `"sample"` names the SAEs that ship with the package. A layer's
+            number is read from the innermost folder or file name that holds one, else from the SAE's configuration.
+            `docs/formats.md` has all of it.
 
     Raises:
         MatchError: if there is no SAE, a layer's folder is empty, or two SAEs claim one layer.
@@ -80,7 +83,7 @@ def load_layers(source: str | os.PathLike[str]) -> Layers:
         if each.layer in stored:
             those = [other for other in found if other.layer == each.layer]
             raise MatchError(
-                f"{source}: {_count(len(those))} SAEs for layer {each.layer}, {listing(those)}; choose a folder that "
+                f"{source}: {_count(len(those))} SAEs for layer {each.layer}, {_listing(those)}; choose a folder that "
                 "holds one a layer, or say which, like ?l0=near:100 or ?width=16k"
             )
         stored[each.layer] = each
@@ -88,17 +91,20 @@ def load_layers(source: str | os.PathLike[str]) -> Layers:
     return Layers(stored, pinned)
 
 
-def _check_no_layer_is_empty(source: str | os.PathLike[str], found: list[StoredSAE]) -> None:
+def _check_no_layer_is_empty(source: Source, found: list[StoredSAE]) -> None:
     """Of a folder that is meant as a whole. Raises `MatchError`."""
-    root = Path(source)
-    if source == SAMPLE or not root.is_dir():
+    if not isinstance(source, str | os.PathLike) or source == SAMPLE or not Path(source).is_dir():
         return
     homes = [Path(each.at.place.address(each.at.name)).parent for each in found]
-    for folder, _ in LocalFolder(root).folders():
+    for folder, _ in LocalFolder(Path(source)).folders():
         whole = Path(os.path.abspath(folder))
         inside = any(home.is_relative_to(whole) or whole.is_relative_to(home) for home in homes)
         if LAYER.search(folder.name) and not inside:
             raise MatchError(f"{folder}: the folder of a layer without an SAE; fill it or remove it")
+
+
+def _listing(found: list[StoredSAE]) -> str:
+    return listing(each.at.shown for each in found)
 
 
 def _count(number: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,13 +17,19 @@ _FILE = "pretrained_saes.yaml"
 
 
 class Registered(NamedTuple):
-    """One SAE of a release: its id, its path in the repository, what else is known of it."""
+    """One SAE of a release: its id, its path in the repository, what else is known of it.
 
+    `scale` is that of the activations it is for, where files need one and do not say it; `overrides` take the place of
+    what its configuration says.
+    """
+
+    release: str
     id: str
     path: str
     l0: float | None
     scale: float | None
     neuronpedia: str | None
+    overrides: Mapping[str, Any]
 
 
 def release(name: str) -> tuple[str, list[Registered]]:
@@ -35,7 +42,13 @@ def release(name: str) -> tuple[str, list[Registered]]:
         )
     return str(found["repo_id"]), [
         Registered(
-            str(each["id"]), str(each["path"]), each.get("l0"), each.get("norm_scaling_factor"), each.get("neuronpedia")
+            release=name,
+            id=str(each["id"]),
+            path=str(each["path"]),
+            l0=each.get("l0"),
+            scale=each.get("norm_scaling_factor"),
+            neuronpedia=each.get("neuronpedia"),
+            overrides=found.get("config_overrides") or {},
         )
         for each in found["saes"]
     ]

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from saematch.errors import MatchError
 from saematch.sources.address import HUB, REGISTRY, SAMPLE, Address, matcher
@@ -16,19 +14,19 @@ from saematch.sources.checkpoint import Checkpoint
 from saematch.sources.families import identify, known, published
 from saematch.sources.files import SUFFIXES
 from saematch.sources.hub import HubRepository
+from saematch.sources.lists import LISTS, One, Source, entries, read_list
 from saematch.sources.places import LocalFolder, Place
 from saematch.sources.registry import release
 from saematch.sources.stored import StoredSAE
 
 _PACKAGED = Path(__file__).parent.parent / "sample"
-_MOST_YAML_BYTES = 2**20
 Hub = Callable[[str, str | None], HubRepository]
 
 
-def search(source: str | os.PathLike[str]) -> tuple[list[StoredSAE], str]:
+def search(source: Source) -> tuple[list[StoredSAE], str | None]:
     """The SAEs that a source means, by layer and path, and an address that means the same from anywhere, and later.
 
-    Raises `MatchError` if there is none.
+    A list has no address: those of its SAEs mean the same. Raises `MatchError` if there is none.
     """
     asked: dict[tuple[str, str | None], HubRepository] = {}
 
@@ -38,9 +36,10 @@ def search(source: str | os.PathLike[str]) -> tuple[list[StoredSAE], str]:
             asked[repo, revision] = HubRepository.at(repo, revision)
         return asked[repo, revision]
 
-    if not isinstance(source, str | os.PathLike):
-        raise MatchError(f"a source is a path or an address, got {type(source).__name__}")
-    found, pinned = _search(Address.parse(source), hub)
+    if isinstance(source, str | os.PathLike):
+        found, pinned = _search(Address.parse(source), hub)
+    else:
+        found, pinned = _listed(entries(source, "the source"), {}, hub), None
     return sorted(found, key=lambda each: (-1 if each.layer is None else each.layer, natural(each.at.shown))), pinned
 
 
@@ -49,13 +48,14 @@ def natural(text: str) -> list[Any]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", text)]
 
 
-def listing(found: Iterable[StoredSAE]) -> str:
-    """Some SAEs in a message."""
-    names = [each.at.shown for each in found]
-    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+def listing(names: Iterable[str], most: int = 8) -> str:
+    """Some names in a message."""
+    names = list(names)
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def _search(address: Address, hub: Hub) -> tuple[list[StoredSAE], str]:
+def _search(address: Address, hub: Hub) -> tuple[list[StoredSAE], str | None]:
+    pinned: str | None
     if address.where.startswith(REGISTRY):
         found, pinned = _registered(address, hub)
     elif address.where.startswith(HUB):
@@ -72,8 +72,8 @@ def _search(address: Address, hub: Hub) -> tuple[list[StoredSAE], str]:
             raise MatchError(f"{address}: no such file or folder")
         if folder.is_dir():
             found = _below(LocalFolder(folder), pattern, address)
-        elif folder.suffix in (".yaml", ".yml"):
-            found = _listed(folder, address, hub)
+        elif folder.suffix in LISTS:
+            found, pinned = _listed(read_list(folder), address.reading, hub), None
         else:
             found = [StoredSAE(Checkpoint(LocalFolder(folder.parent), folder.name, address.reading))]
             identify(found[0].at)
@@ -84,8 +84,10 @@ def _search(address: Address, hub: Hub) -> tuple[list[StoredSAE], str]:
 
 def _below(place: Place, pattern: str, address: Address) -> list[StoredSAE]:
     """The SAEs of a place whose names match. On this machine files are known by their content too."""
-    meant, found = matcher(pattern), []
-    for name in place.names():
+    meant, there, found = matcher(pattern), place.names(), []
+    if there and not any(map(meant.fullmatch, there)):
+        raise _absent(there, pattern, address)
+    for name in there:
         match = meant.fullmatch(name)
         if match is None or not name.endswith(SUFFIXES):
             continue
@@ -96,6 +98,15 @@ def _below(place: Place, pattern: str, address: Address) -> list[StoredSAE]:
         said = {key: value for key, value in match.groupdict().items() if key != "below"}
         found.append(StoredSAE(each, said))
     return found
+
+
+def _absent(there: list[str], pattern: str, address: Address) -> MatchError:
+    """What there is where a pattern first leads nowhere."""
+    parts = pattern.split("/")
+    known = {depth: matcher("/".join(parts[:depth])) for depth in range(len(parts))}
+    depth = max(depth for depth, part in known.items() if any(map(part.fullmatch, there)))
+    names = {"/".join(name.split("/")[: depth + 1]) for name in there if known[depth].fullmatch(name)}
+    return MatchError(f"{address}: there is no {pattern}; there are {listing(sorted(names, key=natural))}")
 
 
 def _known(at: Checkpoint) -> bool:
@@ -118,45 +129,20 @@ def _registered(address: Address, hub: Hub) -> tuple[list[StoredSAE], str]:
         files = [file for file in there if file == each.path or (published(file) and file.startswith(f"{each.path}/"))]
         said = {key: value for key, value in match.groupdict().items() if key != "below"}
         said |= {} if each.l0 is None else {"l0": f"{each.l0:g}"}
-        found += [StoredSAE(Checkpoint(place, file, address.reading, each.scale), said) for file in files]
+        found += [StoredSAE(Checkpoint(place, file, address.reading, each), said) for file in files]
     return found, str(Address(address.where, {**address.options, "revision": place.commit}))
 
 
-def _listed(file: Path, address: Address, hub: Hub) -> list[StoredSAE]:
-    """The SAEs of a list of sources, or of a mapping of layers to sources; paths are relative to the list's folder."""
+def _listed(rows: Iterable[tuple[int | None, One]], reading: Mapping[str, str], hub: Hub) -> list[StoredSAE]:
+    """The SAEs of a list of sources, each with the layer that the list says, if it does."""
     found: list[StoredSAE] = []
-    for layer, text in _entries(file):
-        each = Address.parse(text if "://" in text else str(file.parent / text))
-        if ".." in Path(each.where).parts:
-            raise MatchError(f"{file}: {text}: a list says where its SAEs are without going up (..)")
-        if each.where.endswith((".yaml", ".yml")):
-            raise MatchError(f"{file}: {text}: a list names SAEs, no other lists")
-        for sae in _search(Address(each.where, {**address.reading, **each.options}), hub)[0]:
-            said = sae.said if layer is None else {**sae.said, "layer": str(layer)}
-            found.append(StoredSAE(sae.at, said))
+    for layer, text in rows:
+        each = Address.parse(text)
+        if each.where.endswith(LISTS):
+            raise MatchError(f"{text}: a list names SAEs, no other lists")
+        for sae in _search(Address(each.where, {**reading, **each.options}), hub)[0]:
+            found.append(sae if layer is None else StoredSAE(sae.at, {**sae.said, "layer": str(layer)}))
     return found
-
-
-def _entries(file: Path) -> list[tuple[int | None, str]]:
-    try:
-        if file.stat().st_size > _MOST_YAML_BYTES:
-            raise MatchError(f"{file}: {file.stat().st_size} bytes of YAML, more than a list of SAEs has")
-        # Every scalar is text, whatever its tag: nothing is made of it, nor computed from it.
-        content = yaml.load(file.read_text(encoding="utf-8"), yaml.BaseLoader)
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        if isinstance(error, MatchError):
-            raise
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise MatchError(f"{file}: cannot be read ({reason})") from error
-    rows: list[Any] = []
-    if isinstance(content, list):
-        rows = [(None, text) for text in content]
-    elif isinstance(content, dict):
-        numbers = [int(layer) if re.fullmatch("[0-9]{1,4}", str(layer)) else None for layer in content]
-        rows = list(zip(numbers, content.values(), strict=True)) if None not in numbers else []
-    if not rows or not all(isinstance(text, str) and text for _, text in rows):
-        raise MatchError(f"{file}: expected a list of paths or addresses, or a mapping of layer numbers to them")
-    return rows
 
 
 def _chosen(found: list[StoredSAE], address: Address) -> list[StoredSAE]:
@@ -176,9 +162,8 @@ def _chosen(found: list[StoredSAE], address: Address) -> list[StoredSAE]:
             kept = [each for each in found if _says(each, name) in (wanted, wanted.lower())]
             there = {_says(each, name) or "none" for each in found}
         if not kept:
-            shown = sorted(there, key=natural)
-            more = f" and {len(shown) - 30} more" if len(shown) > 30 else ""
-            raise MatchError(f"{address}: there is no SAE of {name} {wanted}; there are {', '.join(shown[:30])}{more}")
+            shown = listing(sorted(there, key=natural), 30)
+            raise MatchError(f"{address}: there is no SAE of {name} {wanted}; there are {shown}")
         found = kept
     return found
 

@@ -48,8 +48,10 @@ function overview() {
   const total = run.pairs.reduce((sum, pair) => sum + pair.cost, 0);
   const seconds = run.pairs.reduce((sum, pair) => sum + (pair.seconds || 0), 0);
   const gpus = machine && machine.gpus ? machine.gpus.join(", ") : "";
+  // of a list, where each layer is from
+  const named = (source) => source && typeof source === "object" ? Object.values(source).join(", ") : source;
   const facts = [
-    ["Source", run.run.source ?? "in memory"], ["Against", run.run.against], ["Run folder", run.folder],
+    ["Source", named(run.run.source) ?? "in memory"], ["Against", named(run.run.against)], ["Run folder", run.folder],
     ["Pairs of layers", `${run.pairs.length}, ${run.pairs.filter((pair) => pair.certified).length} proved optimal`, "no other matching of the same features costs less: see the proof gap of each"],
     ["Cost", random ? `${shown(total)}, ${percent(total / random)} of a random pairing's` : shown(total), "sum over all pairs of layers and matched features of the squared distance of folded rows"],
     ["Compared", options ? `${options.parts.join(", ")}, folded by ${options.fold}; squared distance` : null, "a feature's row has these parts, in units of the fold"],

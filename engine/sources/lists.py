@@ -1,0 +1,53 @@
+"""Lists of sources, or mappings of layers to them: in Python, or in a YAML file."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from saematch.errors import MatchError
+
+LISTS = (".yaml", ".yml")
+_MOST_YAML_BYTES = 2**20
+One = str | os.PathLike[str]
+Source = One | Sequence[One] | Mapping[int, One] | Mapping[str, One]
+
+
+def read_list(file: Path) -> list[tuple[int | None, str]]:
+    """The rows of a YAML list; paths are relative to its folder, and lead no higher. Raises `MatchError`."""
+    try:
+        if file.stat().st_size > _MOST_YAML_BYTES:
+            raise MatchError(f"{file}: {file.stat().st_size} bytes of YAML, more than a list of SAEs has")
+        # Every scalar is text, whatever its tag: nothing is made of it, nor computed from it.
+        content = yaml.load(file.read_text(encoding="utf-8"), yaml.BaseLoader)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        if isinstance(error, MatchError):
+            raise
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise MatchError(f"{file}: cannot be read ({reason})") from error
+    rows = [(layer, str(text)) for layer, text in entries(content, str(file))]
+    for _, text in rows:
+        if ".." in Path(text.partition("?")[0]).parts:
+            raise MatchError(f"{file}: {text}: a list says where its SAEs are without going up (..)")
+    return [(layer, text if "://" in text else str(file.parent / text)) for layer, text in rows]
+
+
+def entries(content: Any, shown: str) -> list[tuple[int | None, One]]:
+    """The rows of a list: a layer, if it says one, and a path or address. Raises `MatchError`, with `shown`."""
+    rows: list[tuple[int | None, One]] = []
+    if isinstance(content, list | tuple):
+        rows = [(None, text) for text in content]
+    elif isinstance(content, Mapping):
+        numbers = [int(layer) if re.fullmatch("[0-9]{1,4}", str(layer)) else None for layer in content]
+        rows = list(zip(numbers, content.values(), strict=True)) if None not in numbers else []
+    if not rows or not all(isinstance(text, str | os.PathLike) and str(text) for _, text in rows):
+        raise MatchError(
+            f"{shown}: expected a list of paths or addresses, or a mapping of layer numbers to them, "
+            f"got {str(content)[:80]}"
+        )
+    return rows
