@@ -45,11 +45,9 @@ class Side:
 
     @cached_property
     def decoder(self) -> Floats:
-        """Decoder rows of length 1; a row of zeros has no direction, and stays."""
+        """Decoder rows, `(F, d)`."""
         rows: Floats = self.sae.W_dec.double().cpu().numpy()
-        norms = np.linalg.norm(rows, axis=1, keepdims=True)
-        unit: Floats = np.divide(rows, norms, out=np.zeros_like(rows), where=norms > 0)
-        return unit
+        return rows
 
 
 class Findings:
@@ -76,7 +74,7 @@ class Findings:
         for part, of in self._parts(a.sae.d):
             x, y = (np.ascontiguousarray(side.rows[:, of]) for side in (a, b))
             found[part] = squared_distances(x, y, perm)
-        found["cosine"] = np.where(perm >= 0, np.einsum("ij,ij->i", a.decoder, b.decoder[perm]), np.nan)
+        found["cosine"] = row_cosines(a.decoder, b.decoder, perm)
         if self.firm and matching.certified:
             found |= {"margin": matching.margin.numpy(), "tied": matching.tied.numpy(), **_runners_up(a, b, perm)}
         return found
@@ -113,6 +111,15 @@ class Findings:
             stop = start + (1 if part == "bias" else d)
             yield part, slice(start, stop)
             start = stop
+
+
+def row_cosines(x: Floats, y: Floats, perm: Indices) -> Floats:
+    """Of every row of x and its partner in y, `(F_A,)`; NaN without a partner or a direction."""
+    norms = np.linalg.norm(x, axis=1), np.linalg.norm(y, axis=1)
+    lengths = norms[0] * norms[1][perm]
+    dots = (norms[0] ** 2 + norms[1][perm] ** 2 - squared_distances(x, y, perm)) / 2
+    found: Floats = np.divide(dots, lengths, out=np.full(len(x), np.nan), where=(perm >= 0) & (lengths > 0))
+    return found
 
 
 def persistence(cosine: Floats, perm: Indices, targets: int, least: float) -> tuple[float, float]:

@@ -15,7 +15,7 @@ from saematch.cost import Floats, Indices, squared_distances
 from saematch.evaluation.methods import Matched
 from saematch.evaluation.tables import METHOD, PAIR, Row, Schema, mean, quantile_columns, quantiles
 from saematch.features import PARTS, feature_rows
-from saematch.findings import SAME, persistence
+from saematch.findings import SAME, persistence, row_cosines
 from saematch.matching import Matching
 from saematch.plan import Pair
 from saematch.sae import SAE
@@ -125,12 +125,7 @@ def feature_errors(a: Folded, b: Folded, perm: Indices, part: str = ALL) -> Floa
 
 def decoder_cosines(a: Folded, b: Folded, perm: Indices) -> Floats:
     """Of every source feature's decoder row and its partner's, `(F_A,)`; NaN without a partner or a direction."""
-    x, y = a.part("decoder"), b.part("decoder")
-    norms = np.linalg.norm(x, axis=1), np.linalg.norm(y, axis=1)
-    lengths = norms[0] * norms[1][perm]
-    dots = (norms[0] ** 2 + norms[1][perm] ** 2 - squared_distances(x, y, perm)) / 2
-    cosines: Floats = np.divide(dots, lengths, out=np.full(len(x), np.nan), where=(perm >= 0) & (lengths > 0))
-    return cosines
+    return row_cosines(a.part("decoder"), b.part("decoder"), perm)
 
 
 def measure_layer(layer: int, sae: SAE) -> dict[str, list[Row]]:
@@ -165,11 +160,11 @@ def measure_pair(pair: Pair, a: Folded, b: Folded, matchings: Sequence[Matched])
                 HISTOGRAM.row(**names, low=float(low), high=float(high), features=int(count))
                 for low, high, count in zip(edges[:-1], edges[1:], counts, strict=True)
             ]
-        cosines = decoder_cosines(a, b, matched.perm)
-        known = cosines[np.isfinite(cosines)]
+        alike = decoder_cosines(a, b, matched.perm)
+        known = alike[np.isfinite(alike)]
         rows[COSINE.name].append(COSINE.row(**names, mean=mean(known), **quantiles(known)))
         for least in SAME:
-            share, born = persistence(cosines, matched.perm, len(b.rows), least)
+            share, born = persistence(alike, matched.perm, len(b.rows), least)
             rows[PERSISTENCE.name].append(
                 PERSISTENCE.row(**names, cosine=least, persistent=share, vanished=1 - share, born=born)
             )
@@ -211,10 +206,10 @@ def measure_distance(
     """One far pair: how much of the exact matching the composed one finds, and at which cost."""
     perms = composed.perm.numpy(), exact.perm.numpy()
     both = (perms[0] >= 0) & (perms[1] >= 0)
-    cosines = [mean(decoder_cosines(a, b, perm)) for perm in perms]
+    alike = [mean(decoder_cosines(a, b, perm)) for perm in perms]
     row = DISTANCES.row(
         **_of(pair), distance=distance, agreement=mean((perms[0] == perms[1])[both].astype(float)),
-        composed_cost=composed.cost, exact_cost=exact.cost, composed_cosine=cosines[0], exact_cosine=cosines[1],
+        composed_cost=composed.cost, exact_cost=exact.cost, composed_cosine=alike[0], exact_cosine=alike[1],
     )  # fmt: skip
     return {DISTANCES.name: [row]}
 
