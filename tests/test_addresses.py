@@ -150,7 +150,7 @@ def test_a_bad_list_gets_a_message(tmp_path, text, message):
 
 @pytest.mark.parametrize("source", [[], {}, 7, None, [["a"]], {"one": "a"}, [1], [""]])
 def test_what_is_no_source_gets_a_message(source):
-    with pytest.raises(sm.MatchError, match=r"the source: expected a list of paths or addresses, .* got "):
+    with pytest.raises(sm.MatchError, match="the source: expected a list of paths or addresses"):
         sm.load_layers(source)
 
 

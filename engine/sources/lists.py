@@ -46,8 +46,6 @@ def entries(content: Any, shown: str) -> list[tuple[int | None, One]]:
         numbers = [int(layer) if re.fullmatch("[0-9]{1,4}", str(layer)) else None for layer in content]
         rows = list(zip(numbers, content.values(), strict=True)) if None not in numbers else []
     if not rows or not all(isinstance(text, str | os.PathLike) and str(text) for _, text in rows):
-        raise MatchError(
-            f"{shown}: expected a list of paths or addresses, or a mapping of layer numbers to them, "
-            f"got {str(content)[:80]}"
-        )
+        # What was given is not shown: as text, a few nested aliases would fill the memory.
+        raise MatchError(f"{shown}: expected a list of paths or addresses, or a mapping of layer numbers to them")
     return rows
