@@ -32,6 +32,9 @@ class Certificate:
     `within_rounding` says that the search was finished and that neither any feature's share of the gap is more than
     rounding, nor, where the scale is 0.0, the gap more than a trace of what ordinary pairs differ by: next to a giant,
     the scale alone would pass over what all the others lose.
+
+    A matching is proved optimal where its gap is no more than its own rounding, and both together are no more than
+    `TOLERANCE` of the scale: a gap that rounding does not explain is one, however small.
     """
 
     gap: float
@@ -42,7 +45,8 @@ class Certificate:
     @property
     def certified(self) -> bool:
         """Whether the matching is proved optimal."""
-        return self.within_rounding and (self.gap + self.error <= TOLERANCE * self.scale or self.scale == 0)
+        small = self.gap + self.error <= TOLERANCE * self.scale or self.scale == 0
+        return self.within_rounding and small and self.gap <= self.error
 
 
 @dataclass(frozen=True)
