@@ -75,6 +75,22 @@ class Problem(ABC):
         sources, targets = self.shape
         return (0.0 if sources > targets else math.inf), (0.0 if targets > sources else math.inf)
 
+    def leaving(self, cost: Cost) -> tuple[float, float]:
+        """The same for margins, to which it matters what a matched feature would pay to stay free, too.
+
+        Without a pair the others cost no less than before, less `largest_cost`; two that exchange partners pay no more
+        than twice the spread. From there on, the size of `max_cost` would again only cost precision.
+        """
+        dear = cost.largest_cost + 2 * (cost.largest_cost - min(0.0, self.smallest_cost))
+        if self.max_cost is not None and (self.max_cost < dear or max(self.shape) < 2):
+            return self.max_cost / 2, self.max_cost / 2
+        return self.staying_free(cost)
+
+    @property
+    def smallest_cost(self) -> float:
+        """A bound on every cost: squares are not negative."""
+        return 0.0
+
 
 @dataclass(frozen=True)
 class RowProblem(Problem):
@@ -167,6 +183,11 @@ class MatrixProblem(Problem):
     def cost(self, backend: Backend, memory: int) -> Cost:  # noqa: ARG002 (it lies on the CPU)
         """See `Problem`."""
         return MatrixCost(self.matrix, memory=memory)
+
+    @property
+    def smallest_cost(self) -> float:
+        """See `Problem`."""
+        return float(self.matrix.min(initial=np.inf))
 
     def pair_cost(self, permutation: Indices) -> Floats:
         """See `Problem`."""

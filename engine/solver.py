@@ -104,7 +104,12 @@ class Solver:
         problem = again()
         if not np.array_equal(problem.pair_cost(matching.perm.numpy()), matching.pair_cost.numpy()):
             raise MatchError("the inputs have changed since they were matched: margins are those of the old ones")
-        return Margins(*self._prepared(problem), matching.perm.numpy(), prices)
+        cost, free = self._prepared(problem)
+        perm, leaving = matching.perm.numpy(), problem.leaving(cost)
+        if leaving != problem.staying_free(cost):  # then the prices are those of another problem
+            free = cost.free(*leaving)
+            prices = solve(cost, free, start=perm).prices
+        return Margins(cost, free, perm, prices)
 
     def _prepared(self, problem: Problem) -> tuple[Cost, Free]:
         backend = choose_backend(self.backend, self.device, self.precision)

@@ -56,7 +56,25 @@ def test_margins_of_nasty_problems(name, sizes):
     assert_margins(sm.assign(x, y), costs_of_all_pairs(x, y))
 
 
-@pytest.mark.parametrize("quantile", [0.01, 0.3])
+@pytest.mark.parametrize("factor", [1, 1.5, 2.9, 3.1, 1e12])
+@pytest.mark.parametrize("targets", [30, 20, 40])
+@pytest.mark.parametrize("shift", [0, -50])
+def test_margins_where_staying_free_is_dearer_than_any_pair(factor, targets, shift):
+    r = np.random.default_rng(targets)
+    costs = r.integers(0, 100, (30, targets)) + float(shift)
+    max_cost = factor * costs.max()
+    assert_margins(sm.assign(cost=costs, max_cost=max_cost), costs, max_cost)
+
+
+def test_staying_free_can_be_the_next_best():
+    for costs, max_cost, margin in (([[0, 4], [4, 0]], 5, 5), ([[5]], 5, 0), ([[5]], 6, 1)):
+        matching = sm.assign(cost=costs, max_cost=max_cost)
+        assert matching.margin.tolist() == pytest.approx([margin] * len(costs), rel=0, abs=1e-14)
+        assert matching.tied.tolist() == [margin == 0] * len(costs)
+        assert_margins(matching, np.array(costs, dtype=float), max_cost)
+
+
+@pytest.mark.parametrize("quantile", [0.01, 0.3, 1.0])
 @pytest.mark.parametrize("name", ["random", "duplicates", "small integers", "a hub", "zero rows"])
 def test_margins_of_partial_problems(name, quantile):
     x, y = SMALL[name][0], SMALL[name][1][:20]
