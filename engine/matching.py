@@ -94,17 +94,17 @@ class Matching:
     @property
     def lower_bound(self) -> float:
         """No matching costs less: objective - gap - error, less what the sum of the objective itself may have been
-        rounded up by; 0, as for any squares, where nothing was proved.
+        rounded up by; -inf where nothing was proved.
         """
         if self._certificate is None:
-            return 0.0
+            return -math.inf
         size = self.objective - self.cost + math.fsum(self.pair_cost.abs().tolist())
         return self.objective - size * self._evaluation_error - self.gap - self.error
 
     @property
     def gap(self) -> float:
-        """Excess of the objective over what the prices prove; 0 for an optimum."""
-        return self._certificate.gap if self._certificate else self.objective
+        """Excess of the objective over what the prices prove; 0 for an optimum, inf where nothing was proved."""
+        return self._certificate.gap if self._certificate else math.inf
 
     @property
     def error(self) -> float:
@@ -179,7 +179,8 @@ class Matching:
         return moved.index_add_(-1, self.perm[kept].to(codes.device), codes[..., kept.to(codes.device)])
 
     def inverse(self) -> Matching:
-        """The matching from target to source. A certified one stays so: it is the same problem, transposed.
+        """The matching from target to source. What is proved of one is proved of the other: it is the same problem,
+        transposed; the prices of a certified one come with it.
 
         Raises `MatchError` where many sources share a target.
         """
@@ -194,17 +195,19 @@ class Matching:
             cost[self.perm[kept]] = self.pair_cost[kept]
             return cost
 
-        proof: dict[str, Any] = {}
+        prices = None
         if self.certified:
             staying_free = (self.options.get("max_cost") or 0.0) / 2
             prices = torch.where(kept, self.pair_cost - self.prices[self.perm], staying_free)
-            proof = {"prices": prices, "certificate": self._certificate}
-            proof |= {"status": self.status, "evaluation_error": self._evaluation_error}
-        return Matching(perm, pair_cost, target_features=len(self.perm), options=self.options, **proof)
+        return Matching(
+            perm, pair_cost, target_features=len(self.perm), prices=prices, certificate=self._certificate,
+            evaluation_error=self._evaluation_error, status=self.status, options=self.options,
+        )  # fmt: skip
 
     def scalars(self) -> dict[str, Any]:
-        """The numbers of the answer by name, ready for JSON."""
-        return {name: getattr(self, name) for name in SCALARS}
+        """The numbers of the answer by name, ready for JSON: None for those that are not finite."""
+        found = {name: getattr(self, name) for name in SCALARS}
+        return {name: None if value in (math.inf, -math.inf) else value for name, value in found.items()}
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a `.safetensors` file: `perm`, `pair_cost`, `prices`, and the numbers as JSON under the key "saematch".
@@ -247,8 +250,9 @@ class Matching:
             perm = check_permutation(
                 tensors["perm"], len(tensors["perm"]), record["target_features"], record["status"] == "many_to_one"
             )
+            proved = record["gap"] is not None
             gap, error, scale, evaluation = (
-                float(record[name]) for name in ("gap", "error", "scale", "evaluation_error")
+                float(record[name]) if proved else 0.0 for name in ("gap", "error", "scale", "evaluation_error")
             )
             pair_cost, prices = tensors["pair_cost"].double(), tensors["prices"].double()
             if pair_cost.shape != perm.shape or prices.shape != (record["target_features"],):
@@ -256,7 +260,6 @@ class Matching:
             finite = bool(pair_cost.isfinite().all() and prices.isfinite().all())
             if not finite or not math.isfinite(gap + error + scale + evaluation):
                 raise MatchError(f"{path}: holds costs or prices that are NaN or infinite")
-            proved = record["status"] != "unproved"
             return cls(
                 perm, pair_cost, target_features=record["target_features"], prices=prices,
                 certificate=Certificate(gap, error, scale, record["certified"] is True) if proved else None,

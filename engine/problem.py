@@ -32,6 +32,7 @@ from saematch.features import check_parts, feature_rows
 from saematch.sae import SAE, Scale
 
 LARGEST, SMALLEST = 1e140, 1e-140  # of the largest entry: squares stay in float64's range
+_WHOLE = 2**53  # whole numbers up to here are float64's own
 MOST_COLUMNS = 2**20  # the bound for float32 products loses its meaning beyond
 Fold = Scale | tuple[Scale, Scale]
 
@@ -262,12 +263,13 @@ def _matrix(given: Any, name: str, expected: str) -> NDArray[Any]:
         if given.layout != torch.strided or given.is_complex() or given.dtype == torch.bool:
             raise MatchError(f"{name} is a {given.dtype} tensor ({given.layout}); expected a dense one of real numbers")
         tensor = given.detach().cpu()
-        matrix = (tensor if tensor.dtype == torch.float32 else tensor.double()).numpy()
-    else:
-        matrix = np.asarray(given)
-        if matrix.dtype.kind not in "fiu":
-            raise MatchError(f"{name} holds {matrix.dtype}; expected numbers")
-        matrix = matrix if matrix.dtype == np.float32 else matrix.astype(np.float64, copy=False)
+        given = (tensor.double() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor).numpy()
+    matrix = np.asarray(given)
+    if matrix.dtype.kind not in "fiu":
+        raise MatchError(f"{name} holds {matrix.dtype}; expected numbers")
+    if matrix.dtype.kind in "iu" and matrix.dtype.itemsize == 8:
+        _refuse((matrix > _WHOLE) | (matrix < -_WHOLE), f"{name} holds", f"beyond {_WHOLE}, where float64 rounds them")
+    matrix = matrix if matrix.dtype == np.float32 else matrix.astype(np.float64, copy=False)
     if matrix.ndim != 2:
         raise MatchError(f"{name} has shape {matrix.shape}; expected {expected}")
     return np.ascontiguousarray(matrix)
