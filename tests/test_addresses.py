@@ -1,6 +1,7 @@
 """What the text of a source means: patterns, choices, lists; `test_hub.py` has the same of the hub."""
 
 import json
+import os
 import pickle
 
 import pytest
@@ -146,6 +147,33 @@ def test_a_bad_list_gets_a_message(tmp_path, text, message):
     (tmp_path / "list.yaml").write_text(text)
     with pytest.raises(sm.MatchError, match=message):
         sm.load_layers(tmp_path / "list.yaml")
+
+
+@pytest.mark.parametrize("text", ["", "/layer_{layer}/width_16k/average_l0_{l0}"])
+def test_a_layer_may_have_the_number_of_an_l0(tmp_path, text):
+    for layer in (19, 20):
+        for l0 in (20, 71, 139):
+            write_npz(tmp_path / f"layer_{layer}" / "width_16k" / f"average_l0_{l0}", made_up())
+    for wanted, l0 in (("near:70", 71), ("min", 20), ("max", 139)):
+        found = sm.load_layers(f"{tmp_path}{text}?l0={wanted}").stored
+        assert {layer: stored.l0 for layer, stored in found.items()} == {19: l0, 20: l0}
+    with pytest.raises(sm.MatchError, match="l0=near:nan: give a number"):
+        sm.load_layers(f"{tmp_path}?l0=near:nan")
+
+
+def test_a_pattern_may_name_the_l0_in_its_own_way(tmp_path):
+    for name in ("layer_20/x_20", "layer_20/x_71", "layer_7/x_7", "layer_7/x_20"):
+        write_npz(tmp_path / name, made_up())
+    found = sm.load_layers(f"{tmp_path}/layer_{{layer}}/x_{{l0}}?l0=min").stored
+    assert {layer: stored.l0 for layer, stored in found.items()} == {7: 7, 20: 20}
+
+
+def test_a_list_that_never_ends_is_not_read(tmp_path):
+    os.mkfifo(tmp_path / "list.yaml")
+    (tmp_path / "zero.yaml").symlink_to("/dev/zero")
+    for name in ("list.yaml", "zero.yaml"):
+        with pytest.raises(sm.MatchError, match="is no regular file"):
+            sm.load_layers(tmp_path / name)
 
 
 @pytest.mark.parametrize("source", [[], {}, 7, None, [["a"]], {"one": "a"}, [1], [""]])

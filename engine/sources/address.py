@@ -115,4 +115,4 @@ def matcher(pattern: str) -> re.Pattern[str]:
             seen.add(name)
         else:
             made += {"*": "[^/]*", "**": ".*", "**/": "(?:.*/)?"}.get(part, re.escape(part))
-    return re.compile(f"{made}(?P<below>/.*)?" if pattern else "(?P<below>.*)")
+    return re.compile(f"{made}(?P<below>/.*)?" if pattern else "(?P<below>.*)", re.DOTALL)

@@ -51,6 +51,14 @@ class Checkpoint:
         named = _L0.findall(f"{self.place.title}/{self.name}")
         return named[-1].lower() if named else None
 
+    def without_l0(self, said: str | None) -> str:
+        """Its name without the L0 in it, found as `l0` does or said by a pattern: equal for SAEs that differ in it alone."""
+        rest, found = _L0.subn("", self.name)
+        if found or said is None:
+            return rest
+        before, _, after = self.name.rpartition(said)
+        return f"{before}/{after}"
+
     @property
     def width(self) -> str | None:
         """The number of features that its path names last, as it is written: "16k"."""

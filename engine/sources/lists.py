@@ -21,6 +21,8 @@ Source = One | Sequence[One] | Mapping[int, One] | Mapping[str, One]
 def read_list(file: Path) -> list[tuple[int | None, str]]:
     """The rows of a YAML list; paths are relative to its folder, and lead no higher. Raises `MatchError`."""
     try:
+        if not file.is_file():  # it might block, or never end
+            raise MatchError(f"{file}: is no regular file")
         if file.stat().st_size > _MOST_YAML_BYTES:
             raise MatchError(f"{file}: {file.stat().st_size} bytes of YAML, more than a list of SAEs has")
         # Every scalar is text, whatever its tag: nothing is made of it, nor computed from it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -186,6 +187,8 @@ def _by_l0(found: list[StoredSAE], wanted: str, address: Address) -> list[Stored
     try:
         near = {"min": 0.0, "max": float("inf")}.get(wanted)
         near = float(wanted.removeprefix("near:")) if near is None else near
+        if math.isnan(near):
+            raise ValueError("no number")
     except ValueError as error:
         raise MatchError(f"{address}: l0={wanted}: give a number, near:100, min or max") from error
     best: dict[tuple[int | None, str], tuple[float, float, StoredSAE]] = {}
@@ -194,8 +197,7 @@ def _by_l0(found: list[StoredSAE], wanted: str, address: Address) -> list[Stored
         if l0 is None:
             raise MatchError(f"{address}: the L0 of {each.at.shown} is not known; choose by name instead")
         distance = -l0 if near == float("inf") else abs(l0 - near)
-        named = each.said.get("l0") or each.at.l0 or ""
-        others = each.layer, re.sub(rf"(?<![a-z0-9]){re.escape(named)}(?![a-z0-9])", "", each.at.name.lower())
+        others = each.layer, each.at.without_l0(each.said.get("l0"))
         if others not in best or (distance, l0) < best[others][:2]:
             best[others] = distance, l0, each
     return [each for _, _, each in best.values()]
