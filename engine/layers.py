@@ -142,6 +142,9 @@ def _run(
     failures: dict[Pair, str] = {}
     there: Mapping[Pair, Matching] = found if run is None else run
     todo = [pair for pair in pairs if pair not in there]
+    for pair in pairs if strict else ():
+        if pair in there:
+            require_certified(there[pair])
     tell = progress or (lambda _: None)
     so_far = Progress("start", len(pairs), len(pairs) - len(todo), bytes=memory_needed(work, todo) * len(devices))
     tell(so_far)

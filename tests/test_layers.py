@@ -340,3 +340,11 @@ def test_a_set_that_is_matched_with_itself_is_two_sets():
     assert [matching.perm.tolist() for matching in chain.values()] == [list(range(12))] * 2
     with pytest.raises(sm.MatchError, match="there is no way through them"):
         chain.path(0, 0)
+
+
+def test_strict_holds_for_pairs_that_were_finished_before(tmp_path):
+    layers = sm.load_layers("sample")
+    chain = sm.match_layers(layers, tmp_path / "run", pairs=[(8, 9)], max_rounds=1)
+    assert not chain.certified
+    with pytest.raises(sm.NotCertified):
+        sm.match_layers(layers, tmp_path / "run", pairs=[(8, 9)], max_rounds=1, strict=True)

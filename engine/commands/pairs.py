@@ -62,7 +62,8 @@ def verify(options: argparse.Namespace) -> int:
         print_proof(matching)
         verdict = "Optimal, and proved so." if matching.certified else f"Not proved optimal: {matching.status}."
         if matching.status == "suboptimal":
-            verdict = f"Not optimal: {matching.gap:,.6g} ({matching.gap / matching.cost:.2%}) above the optimum."
+            share = f" ({matching.gap / matching.objective:.2%})" if matching.objective else ""
+            verdict = f"Not optimal: {matching.gap:,.6g}{share} above the optimum."
         print(f"\n{verdict}")
     return DONE if matching.certified else UNFINISHED
 

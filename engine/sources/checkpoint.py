@@ -52,7 +52,7 @@ class Checkpoint:
         return named[-1].lower() if named else None
 
     def without_l0(self, said: str | None) -> str:
-        """Its name without the L0 in it, found as `l0` does or said by a pattern: equal for SAEs that differ in it alone."""
+        """Its name without its L0, as `l0` finds it or a pattern says it: equal for SAEs that differ in it alone."""
         rest, found = _L0.subn("", self.name)
         if found or said is None:
             return rest
