@@ -127,7 +127,7 @@ def _registered(address: Address, hub: Hub) -> tuple[list[StoredSAE], str]:
         match = meant.fullmatch(each.id)
         if match is None:
             continue
-        files = [file for file in there if file == each.path or (published(file) and file.startswith(f"{each.path}/"))]
+        files = [file for file in there if file == each.path or (file.startswith(f"{each.path}/") and published(file))]
         said = {key: value for key, value in match.groupdict().items() if key != "below"}
         said |= {} if each.l0 is None else {"l0": f"{each.l0:g}"}
         found += [StoredSAE(Checkpoint(place, file, address.reading, each), said) for file in files]
