@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Sequence
-from os.path import commonpath
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -101,7 +101,7 @@ def print_saes(rows: Sequence[dict[str, Any]]) -> None:
     """A table of SAEs, with their paths, and what was changed in each."""
     head = ("layer", "F", "d", "activation", "l0", "dtype", "bytes", "format")
     paths = [printable(row["path"]) for row in rows]
-    start = commonpath(paths).rpartition("/")[0]  # of text: addresses are no paths, and lists mix both
+    start = os.path.commonpath(paths) if len(paths) > 1 else os.path.dirname(paths[0]) if paths else ""
     lines = table(head, [[cell(row[name]) for name in head] for row in rows]).splitlines()
     ends = ["path", "----", *(path[len(start) :].lstrip("/") for path in paths)]
     for line, end in zip(lines, ends, strict=True):
