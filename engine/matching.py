@@ -123,7 +123,7 @@ class Matching:
 
     @property
     def certified(self) -> bool:
-        """Whether the matching is proved optimal: gap <= error, gap + error <= 1e-9 scale, and no feature's share of the
+        """Whether it is proved optimal: gap <= error, gap + error <= 1e-9 scale, and no feature's share of the
         gap more than rounding.
         """
         return self._certificate is not None and self._certificate.certified
