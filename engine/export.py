@@ -43,7 +43,7 @@ def export(
         least_cosine: leave out pairs of features whose decoder rows are less alike.
 
     Raises:
-        MatchError: for an unknown format, no pair, or a file that cannot be written.
+        MatchError: for an unknown format, no pair, SAEs that are asked for and gone, or a file that cannot be written.
     """
     if format not in FORMATS:
         raise MatchError(f"format {format!r} is not known; known are {', '.join(FORMATS)}")
@@ -59,8 +59,9 @@ def export(
         for pair in chain:
             progress(f"pair {pair[0]}-{pair[1]}")
             columns = findings.of(pair)
-            if math.isfinite(least_cosine) and "cosine" not in columns:
-                raise MatchError(f"cosines need the SAEs of the run, which are not there ({findings.gone})")
+            if (firm or math.isfinite(least_cosine)) and "cosine" not in columns:
+                what = "margins" if firm else "cosines"
+                raise MatchError(f"{what} need the SAEs of the run, which are not there ({findings.gone})")
             table = _table(chain, pair, columns, most_cost, least_cosine)
             written += len(table["feature"])
             yield pair, table

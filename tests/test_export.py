@@ -122,6 +122,8 @@ def test_without_the_saes_partners_and_costs_are_exported(tmp_path, capsys):
     assert table["cosine"] == [None] * 12
     assert main(["export", str(tmp_path / "run"), "-o", str(tmp_path / "y.csv"), "--min-cosine", "0.5"]) == 2
     assert "cosines need the SAEs of the run, which are not there" in capsys.readouterr().err
+    assert main(["export", str(tmp_path / "run"), "-o", str(tmp_path / "y.csv"), "--firm"]) == 2
+    assert "margins need the SAEs of the run, which are not there" in capsys.readouterr().err
     assert not (tmp_path / "y.csv").exists()
     assert main(["export", str(tmp_path / "run"), "-o", str(tmp_path / "y.csv"), "--min-cosine", "0.5",
                  "--inputs", str(tmp_path / "moved")]) == 0  # fmt: skip
