@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -98,12 +98,14 @@ def round_text(news: Round) -> str:
 
 
 def print_saes(rows: Sequence[dict[str, Any]]) -> None:
-    """A table of SAEs, with their paths, and what was changed in each."""
+    """A table of SAEs, with their paths, and what was changed in each; nothing of no SAE."""
+    if not rows:
+        return
     head = ("layer", "F", "d", "activation", "l0", "dtype", "bytes", "format")
     paths = [printable(row["path"]) for row in rows]
-    start = os.path.commonpath(paths) if len(paths) > 1 else os.path.dirname(paths[0]) if paths else ""
+    start = _shared_folder(paths)
     lines = table(head, [[cell(row[name]) for name in head] for row in rows]).splitlines()
-    ends = ["path", "----", *(path[len(start) :].lstrip("/") for path in paths)]
+    ends = ["path", "----", *(path.removeprefix(start) for path in paths)]
     for line, end in zip(lines, ends, strict=True):
         print(f"{line}  {end}")
     if start:
@@ -112,6 +114,14 @@ def print_saes(rows: Sequence[dict[str, Any]]) -> None:
         those = [row["layer"] for row in rows if note in row["notes"]]
         where = "" if len(those) == len(rows) else f"layer {', '.join(map(cell, those))}: "
         print(f"note: {where}{printable(note)}")
+
+
+def _shared_folder(paths: Sequence[str]) -> str:
+    """What all of these begin with, up to a slash; "" for nothing. Addresses are no paths, and lists mix both."""
+    folders = [path.split("/")[:-1] for path in paths]
+    together = itertools.takewhile(lambda parts: len(set(parts)) == 1, zip(*folders, strict=False))
+    shared = [parts[0] for parts in together]
+    return "" if shared in ([], ["hf:", ""]) else "/".join(shared) + "/"
 
 
 class RunLog:

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
@@ -61,6 +62,9 @@ def test_one_sae_a_layer_is_chosen(suite, text, expected):
         ("?width=1m", "no SAE of width 1m; there are 16k, 65k"),
         ("?layer=2,3", "no SAE of layer 2,3; there are 2, 9, 10"),
         ("?layer=two", "layer=two: give numbers or ranges, like 8-13 or 8,9"),
+        ("?layer=9-2", "layer=9-2: a range goes upwards, like 8-13"),
+        ("?l0=near:inf", "l0=near:inf: give a number, near:100, min or max"),
+        ("?l0=71&width=16k&l0=20", "the option l0 is given 2 times; give it once"),
         ("?l0=near:some", "l0=near:some: give a number, near:100, min or max"),
         ("?depth=3", "no option 'depth'; there are allow, family, k, scale, layer, l0, width"),
         ("?revision=main", "no option 'revision'"),
@@ -88,6 +92,9 @@ def test_a_path_that_is_there_is_taken_as_it_is(tmp_path):
     odd = tmp_path / "odd {layer}*?l0=3"
     write_npz(odd / "layer_4", made_up())
     assert list(sm.load_layers(str(odd))) == list(sm.load_layers(odd)) == [4]
+    layers = sm.load_layers([f"{odd / 'layer_4'}?family=gemma_scope"])
+    assert layers.source == {"4": f"{odd / 'layer_4' / 'params.npz'}?family=gemma_scope"}
+    assert list(sm.load_layers(layers.source)) == [4]
 
 
 @pytest.mark.parametrize(
@@ -133,7 +140,11 @@ def test_a_list_of_sources(suite, tmp_path, mapping):
     ("text", "message"),
     [
         ("- ../elsewhere", "without going up"),
-        ("- nothing-here", "nothing-here: no such file or folder"),
+        ("- ../elsewhere/layer_1/params.npz", "without going up"),
+        ("- here\n- nothing-here", r"list.yaml, row 2: .*nothing-here: no such file or folder"),
+        ("- ~/nothing", f"{Path.home()}/nothing: no such file or folder"),
+        ("8: a\n9: b\n8: c", "list.yaml: layer 8 is there 2 times"),
+        ("- s3://bucket/saes", "SAEs are read from paths, from hf://organisation/name and saelens://release"),
         ("- other.yaml", "a list names SAEs, no other lists"),
         ("- [a]", "expected a list of paths or addresses, or a mapping of layer numbers"),
         ("one: a", "expected a list of paths"),
@@ -144,9 +155,19 @@ def test_a_list_of_sources(suite, tmp_path, mapping):
 )
 def test_a_bad_list_gets_a_message(tmp_path, text, message):
     write_npz(tmp_path.parent / "elsewhere" / "layer_1", made_up())
-    (tmp_path / "list.yaml").write_text(text)
-    with pytest.raises(sm.MatchError, match=message):
-        sm.load_layers(tmp_path / "list.yaml")
+    write_npz(tmp_path / "here" / "layer_3", made_up())
+    for name in ("list.yaml", "list.YML"):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(sm.MatchError, match=message.replace("list.yaml", name)):
+            sm.load_layers(tmp_path / name)
+
+
+def test_a_home_in_a_list_is_the_same_wherever_the_list_lies(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_npz(tmp_path / "layer_1", made_up())
+    (tmp_path / "list.yaml").write_text("- ~/layer_1")
+    monkeypatch.chdir(tmp_path)
+    assert sm.load_layers("list.yaml").source == sm.load_layers(tmp_path / "list.yaml").source
 
 
 @pytest.mark.parametrize("text", ["", "/layer_{layer}/width_16k/average_l0_{l0}"])
@@ -247,6 +268,23 @@ def test_dry_run_shows_what_a_run_would_be_of(suite, capsys, monkeypatch):
     assert answer["pairs"] == [[2, 9], [9, 10]]
     assert [row["l0"] for row in answer["sets"][0]["layers"]] == [92, 99, 100]
     assert answer["bytes"] > 0
+
+
+def test_the_paths_of_a_table_can_be_copied(suite, tmp_path, capsys, monkeypatch):
+    def shown(*sources):
+        (tmp_path / "list.yaml").write_text("\n".join(f"- {source}" for source in sources))
+        assert main(["info", "list.yaml"]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        start = next((line.removeprefix("paths are below ") for line in lines if "below" in line), "")
+        return [start + line.split()[-1] for line in lines[2 : 2 + len(sources)]]
+
+    monkeypatch.chdir(tmp_path)
+    write_npz(tmp_path / "layer_1", made_up())
+    one, other = (f"{suite}/layer_{layer}/width_16k/average_l0_300/params.npz" for layer in (2, 9))
+    assert shown(one) == [one]
+    assert shown(one, other) == [one, other]
+    assert shown(one, one) == [one, one]
+    assert shown("layer_1/params.npz", one) == ["layer_1/params.npz", one]
 
 
 def test_dry_run_finds_what_cannot_be_compared(tmp_path, capsys):

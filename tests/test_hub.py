@@ -146,7 +146,7 @@ def test_private_and_gated_repositories_ask_for_a_token(hub, tmp_path, monkeypat
     publish(hub, tmp_path / "saes", "my/gated", tokens=("hf_secret",), gated=True)
     for token in ("", "hf_of_somebody_else"):
         monkeypatch.setenv("HF_TOKEN", token)
-        with pytest.raises(sm.MatchError, match="there is no such repository, or it is private: hf auth login"):
+        with pytest.raises(sm.MatchError, match="there is no such repository, or it is private: log in"):
             sm.load("hf://my/private")
         with pytest.raises(sm.MatchError, match="it is gated: accept its terms"):
             sm.load("hf://my/gated")
@@ -272,6 +272,17 @@ def test_offline_what_another_program_fetched_is_found(gemma, monkeypatch, tmp_p
     assert torch.equal(sm.load(f"{folder}?width=16k&l0=near:100").W_enc, made_up(seed=2102).W_enc.float())
 
 
+def test_offline_a_commit_that_only_another_program_saw_names_the_one_before(gemma, monkeypatch):
+    before = sm.load_layers(NEAR)
+    gemma.commit({"README.md": b"new"})
+    huggingface_hub.hf_hub_download(REPO, "README.md")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(sm.MatchError, match=r"not known what else it holds.*another commit was looked at: ") as caught:
+        sm.load_layers(NEAR)
+    revision = str(caught.value).rpartition("?")[2]
+    assert sm.load_layers(f"{NEAR}&{revision}").source == before.source
+
+
 def test_offline_a_configuration_that_never_came_is_missed(hub, tmp_path, monkeypatch):
     write_saelens(tmp_path / "saes" / "layer_1", made_up(), PLAIN)
     publish(hub, tmp_path / "saes")
@@ -288,6 +299,36 @@ def test_a_cache_that_cannot_be_written_costs_work_offline_only(gemma, monkeypat
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(constants, "HF_ASSETS_CACHE", str(tmp_path / "file"))
     assert l0s(NEAR) == {0: 100, 2: 102, 10: 110}
+
+
+def test_a_cache_that_cannot_be_used_is_not_blamed_on_the_hub(gemma, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(sm.MatchError, match=r"params.npz: the cache cannot be used: .*/file.*; check HF_HOME"):
+        sm.load(f"{GEMMA}/layer_2/width_16k/average_l0_22")
+
+
+@pytest.mark.parametrize("name", ["../up/params.npz", "/layer_1/params.npz", "layer_1/../../params.npz"])
+def test_a_listing_that_leads_out_of_the_repository_is_refused(gemma, name):
+    gemma.commit({name: b"", "layer_1/params.npz": b""})
+    with pytest.raises(sm.MatchError, match=r"lists '.*params.npz', which is no file in it"):
+        sm.load_layers(GEMMA)
+
+
+@pytest.mark.parametrize("name", ["q?uestion", "st*r", "{layer}", "100%", "%3F", "a\nb", "a b&c=d#e"])
+def test_an_address_means_the_one_file_that_it_names(hub, tmp_path, name):
+    for number, folder in enumerate((name, "q", "star", "1")):
+        write_npz(tmp_path / "saes" / f"layer_{number}" / folder, made_up(seed=number))
+    publish(hub, tmp_path / "saes")
+    layers = sm.load_layers("hf://my/saes")
+    address = str(layers.stored[0].at.address)
+    again = sm.load_layers(address)
+    assert [(each.at.shown, each.layer) for each in again.stored.values()] == [(layers.stored[0].at.shown, 0)]
+    assert address == layers.stored[0].at.shown
+    assert torch.equal(again[0].W_enc, made_up(seed=0).W_enc.float())
+    named = sm.load_layers(["hf://my/saes/layer_1", f"{address}?family=gemma_scope"])
+    assert named.source["0"] == f"{address}?family=gemma_scope"
+    assert list(sm.load_layers(named.source)) == [0, 1]
 
 
 def test_a_listing_is_asked_for_once_and_a_damaged_one_again(gemma, hub, tmp_path):
@@ -414,11 +455,17 @@ def sae_lens(gemma, tmp_path, monkeypatch):
     plain = [{"id": "blocks.3", "path": "blocks.3", "l0": 42.0}]
     releases["my-rescaled"] = {"repo_id": "my/rescaled", "saes": plain, "config_overrides": rescaled}
     releases["my-scaled"] = {"repo_id": "my/scaled", "saes": scaled}
+    # sae-lens' L0 is not always that of the path, and its ids may look like patterns
+    odd = [{"id": f"l{{{n}}}*?", "path": f"layer_{n}/width_16k/average_l0_{100 + n}", "l0": "50.3"} for n in (0, 2)]
+    releases["my-odd"] = {"repo_id": REPO, "saes": odd}
+    releases["my-gone"] = {"repo_id": REPO, "saes": [{"id": "one", "path": "layer_1"}, {"id": "two", "path": "layer"}]}
+    releases["my-new"] = {"repo_id": REPO, "saes": [{"name": "one", "path": "layer_1"}]}
     (package / "pretrained_saes.yaml").write_text(json.dumps(releases))  # JSON is YAML
     monkeypatch.syspath_prepend(str(package.parent))
     registry._table.cache_clear()
     yield
     registry._table.cache_clear()
+    registry.release.cache_clear()
 
 
 def test_a_release_is_resolved(sae_lens, gemma):
@@ -487,6 +534,31 @@ def test_the_saes_of_a_list_are_kept_one_by_one(sae_lens, gemma, hub, tmp_path, 
 def test_an_unknown_release_is_answered_with_names_like_it(sae_lens):
     with pytest.raises(sm.MatchError, match="knows no such release; names like it: gemma-scope-2b-pt-res-canonical"):
         sm.load_layers("saelens://gemma-scope-2b-res")
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("my-odd/l3", r"my-odd has no such SAE; it has l\{0\}\*\?, l\{2\}"),
+        (
+            "my-gone",
+            "sae-lens says that google/gemma-scope-2b-pt-res has its weights in layer_1, layer; there are none",
+        ),
+        ("my-new", r"what sae-lens says of it is not understood \(KeyError\('id'\)\)"),
+    ],
+)
+def test_what_a_release_has_not_is_said(sae_lens, gemma, source, message):
+    with pytest.raises(sm.MatchError, match=message):
+        sm.load_layers(f"saelens://{source}")
+
+
+def test_the_l0_of_the_registry_goes_before_that_of_the_path(sae_lens, gemma):
+    assert l0s("saelens://my-odd") == l0s("saelens://my-odd?l0=near:7") == l0s("saelens://my-odd?l0=50.3")
+    assert l0s("saelens://my-odd") == {0: 50.3, 2: 50.3}
+    layers = sm.load_layers(["saelens://my-odd/l%7B2%7D%2A%3F"])
+    (commit,) = gemma.commits
+    assert layers.source == {"2": f"saelens://my-odd/l%7B2%7D%2A%3F?revision={commit}"}
+    assert l0s(layers.source) == {2: 50.3}
 
 
 def test_without_sae_lens_it_is_said_how_to_install_it(monkeypatch):

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import parse_qsl, urlencode
@@ -54,10 +55,18 @@ class Address:
         where, _, query = source.partition("?")
         if os.path.lexists(source) and where != SAMPLE:
             return cls(source, {})
+        if os.path.lexists(source.rpartition("?")[0]):  # its name has a ? too
+            where, _, query = source.rpartition("?")
         try:
-            options = dict(parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query)))
+            given = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query))
         except ValueError as error:
             raise MatchError(f"{source}: after ? come options like l0=near:100&width=16k") from error
+        options = dict(given)
+        for name, times in Counter(name for name, _ in given).most_common(1):
+            if times > 1:
+                raise MatchError(f"{source}: the option {name} is given {times} times; give it once")
+        if "://" in where and not where.startswith((HUB, REGISTRY)):
+            raise MatchError(f"{source}: SAEs are read from paths, from {HUB}organisation/name and {REGISTRY}release")
         known = [*READING, *CHOOSING, *(["revision"] if where.startswith((HUB, REGISTRY)) else [])]
         known += [name for name in _PLACEHOLDER.findall(where) if name not in known]
         unknown = [name for name in options if name not in known]
@@ -97,14 +106,19 @@ class Address:
         revision = self.options.get("revision")
         if found[2] and revision not in (None, found[2]):
             raise MatchError(f"{self}: two revisions, {found[2]} and {revision}; give one")
-        return found[1], found[2] or revision, (found[3] or "").rstrip("/")
+        return found[1], found[2] or revision, re.sub("/+", "/", found[3] or "").strip("/")
 
 
-def matcher(pattern: str) -> re.Pattern[str]:
+def escaped(name: str) -> str:
+    """A name as an address has it, where it would be a pattern, end before its options or break the line."""
+    return re.sub(r"[%?*{}\x00-\x1f\x7f]", lambda letter: f"%{ord(letter[0]):02X}", name)
+
+
+def matcher(pattern: str, plain: Callable[[str], str] = str) -> re.Pattern[str]:
     """What the names of files match that are meant by a pattern, or lie in a folder that is (then `below` is not None).
 
     `*` stands for letters within a name, `**` for any folders, `{layer}` for a number and `{anything}` for a name; a
-    placeholder that comes twice is the same both times.
+    placeholder that comes twice is the same both times. `plain` says what the rest stands for: `unquote` in an address.
     """
     made, seen = "", set()
     for part in _SPECIAL.split(pattern):
@@ -114,5 +128,5 @@ def matcher(pattern: str) -> re.Pattern[str]:
             made += f"(?P={name})" if name in seen else f"(?P<{name}>{r'[0-9]+' if name == 'layer' else '[^/]+'})"
             seen.add(name)
         else:
-            made += {"*": "[^/]*", "**": ".*", "**/": "(?:.*/)?"}.get(part, re.escape(part))
+            made += {"*": "[^/]*", "**": ".*", "**/": "(?:.*/)?"}.get(part, re.escape(plain(part)))
     return re.compile(f"{made}(?P<below>/.*)?" if pattern else "(?P<below>.*)", re.DOTALL)

@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Any
 
 from saematch.errors import MatchError
-from saematch.sources.address import ALLOWABLE, REGISTRY, Address
+from saematch.sources.address import ALLOWABLE, REGISTRY, Address, escaped
 from saematch.sources.files import headers, read_json, tensors
 from saematch.sources.places import Place
 from saematch.sources.registry import Registered
@@ -42,7 +42,7 @@ class Checkpoint:
         """What means this very file, read in this way, from anywhere and later."""
         if self.registered is None:
             return Address(self.place.address(self.name), self.options)
-        known = f"{REGISTRY}{self.registered.release}/{self.registered.id}"
+        known = f"{REGISTRY}{self.registered.release}/{escaped(self.registered.id)}"
         return Address(known, {**self.options, "revision": str(self.place.stamp(self.name))})
 
     @property
@@ -88,7 +88,7 @@ class Checkpoint:
         """The JSON object in this file of the place, as a registry corrects it; empty for None. Raises `MatchError`."""
         if name is None:
             return {}
-        found = read_json(self.place.fetch(name))
+        found = read_json(self.place.fetch(name), self.place.shown(name))
         if not isinstance(found, dict):
             raise MatchError(f"{self.place.shown(name)}: expected a JSON object, got {type(found).__name__}")
         return {**found, **(self.registered.overrides if self.registered else {})}

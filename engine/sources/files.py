@@ -77,16 +77,17 @@ def widened(value: Any) -> Any:
     return value.to(torch.float32) if narrow else value
 
 
-def read_json(path: Path) -> Any:
-    """A JSON file of modest size. Raises `MatchError`."""
+def read_json(path: Path, shown: str | None = None) -> Any:
+    """A JSON file of modest size. Raises `MatchError`, with `shown` if that is its name."""
+    shown = shown or str(path)
     try:
         if path.stat().st_size > _MOST_JSON_BYTES:
-            raise MatchError(f"{path}: {path.stat().st_size} bytes of JSON, more than the {_MOST_JSON_BYTES} accepted")
+            raise MatchError(f"{shown}: {path.stat().st_size} bytes of JSON, more than the {_MOST_JSON_BYTES} accepted")
         return json.loads(path.read_text(encoding="utf-8"))
     except MatchError:
         raise
     except (OSError, ValueError, RecursionError) as error:
-        raise damaged(str(path), error) from error
+        raise damaged(shown, error) from error
 
 
 def sha256(path: Path) -> str:

@@ -6,11 +6,12 @@ are kept among the client's assets: the commit that a branch or tag was at, and 
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,12 +19,15 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, TypeVar, cast
 
 from saematch.errors import MatchError
+from saematch.sources.address import escaped
 from saematch.sources.places import Place
 from saematch.storage import write_whole
 
 _HEADER_BLOCK = 2**15  # bytes asked for at a time of a file that is far away
 _COMMIT = re.compile("[0-9a-f]{40}")
 _ABSENT = "it is not in the cache, and the hub was not asked: check HF_HUB_OFFLINE and HF_HOME"
+_LOG_IN = "log in with hf auth login, or set HF_TOKEN"
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _log = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
 
@@ -65,29 +69,39 @@ class HubRepository(Place):
         try:
             names = json.loads(kept.read_text(encoding="utf-8"))
             if isinstance(names, list) and all(isinstance(name, str) for name in names):
-                return frozenset(names)
+                return self._inside(names)
         except (OSError, ValueError):
             pass  # not looked at yet, or damaged: it is asked for again
         if _offline():
-            return self._names_known_to_the_client()
+            return self._inside(self._names_known_to_the_client())
         names = asked(f"hf://{self.repo}", lambda: hub.HfApi().list_repo_files(self.repo, revision=self.commit))
         _keep(kept, json.dumps(sorted(names)))
-        return frozenset(names)
+        return self._inside(names)
 
-    def _names_known_to_the_client(self) -> frozenset[str]:
+    def _inside(self, names: Iterable[str]) -> frozenset[str]:
+        """These names. Raises `MatchError` if one leads out of the repository: git knows none such."""
+        names = frozenset(names)
+        outside = [name for name in names if not {"", ".", ".."}.isdisjoint(name.split("/"))]
+        if outside:
+            raise MatchError(f"hf://{self.repo}@{self.commit}: lists {min(outside)!r}, which is no file in it")
+        return names
+
+    def _names_known_to_the_client(self) -> list[str]:
         """A newer client keeps them where it fetched several files at once. Raises `MatchError` elsewhere."""
         import huggingface_hub as hub
 
         try:
-            return frozenset(each.path for each in hub.get_cached_repo_tree(self.repo, revision=self.commit))
+            return [each.path for each in hub.get_cached_repo_tree(self.repo, revision=self.commit)]
         except Exception as error:  # an older client, or whatever a damaged cache makes of it
-            folder = _cache(self.repo) / "snapshots" / self.commit
-            if not folder.is_dir():
-                raise MatchError(f"hf://{self.repo}@{self.commit}: {_ABSENT}") from error
-            raise MatchError(
-                f"hf://{self.repo}@{self.commit}: without the network it is not known what else it holds; look at it "
-                f"once with the network (saematch layers --dry-run), or name what was fetched as a folder: {folder}"
-            ) from error
+            folder, why = _cache(self.repo) / "snapshots" / self.commit, _ABSENT
+            if folder.is_dir():
+                why = (
+                    "without the network it is not known what else it holds; look at it once with the network "
+                    f"(saematch layers --dry-run), or name what was fetched as a folder: {folder}"
+                )
+            seen = sorted(_notes(self.repo).glob("*.json"), key=lambda note: note.stat().st_mtime_ns)
+            why += f"; another commit was looked at: ?revision={seen[-1].stem}" if seen else ""
+            raise MatchError(f"hf://{self.repo}@{self.commit}: {why}") from error
 
     def names(self) -> list[str]:
         """See `Place`."""
@@ -99,7 +113,7 @@ class HubRepository(Place):
 
     def shown(self, name: str) -> str:
         """See `Place`."""
-        return f"hf://{self.repo}@{self.commit}/{name}"
+        return f"hf://{self.repo}@{self.commit}/{escaped(name)}"
 
     def address(self, name: str) -> str:
         """See `Place`."""
@@ -109,10 +123,10 @@ class HubRepository(Place):
         """See `Place`."""
         import huggingface_hub as hub
 
-        cached = hub.try_to_load_from_cache(self.repo, name, revision=self.commit)
+        where, shown = f"{self.repo}@{self.commit}/{name}", self.shown(name)
+        cached = asked(shown, lambda: hub.try_to_load_from_cache(self.repo, name, revision=self.commit))
         if isinstance(cached, str) or _offline():
             return self.fetch(name).open("rb")
-        where, shown = f"{self.repo}@{self.commit}/{name}", self.shown(name)
         far = asked(shown, lambda: hub.HfFileSystem().open(where, "rb", block_size=_HEADER_BLOCK))
         return cast(BinaryIO, _FarFile(far, shown))
 
@@ -172,11 +186,15 @@ def _remedy(error: BaseException) -> str:
         causes.append(causes[-1].__cause__)
     # That a file is not in the cache either is what the client says last, whatever the hub said before.
     causes = [each for each in causes if not isinstance(each, errors.LocalEntryNotFoundError)] or causes
+    for each in causes:
+        if isinstance(each, OSError) and (each.filename is not None or each.errno in _FULL):  # no answer of the hub's
+            where = f" ({each.filename})" if each.filename is not None else ""
+            return f"the cache cannot be used: {each.strerror}{where}; check HF_HOME and the room on its disk"
     remedies: list[tuple[Any, str]] = [
         ((errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError), _ABSENT),
         (errors.RevisionNotFoundError, "there is no such revision"),
-        (errors.GatedRepoError, "it is gated: accept its terms on huggingface.co, then log in with hf auth login"),
-        (errors.RepositoryNotFoundError, "there is no such repository, or it is private: hf auth login"),
+        (errors.GatedRepoError, f"it is gated: accept its terms on huggingface.co, then {_LOG_IN}"),
+        (errors.RepositoryNotFoundError, f"there is no such repository, or it is private: {_LOG_IN}"),
         ((errors.EntryNotFoundError, FileNotFoundError), "there is no such file in it"),
         (errors.HFValidationError, "that is no name of a repository: hf://organisation/name/path/in/it"),
     ]
@@ -186,7 +204,7 @@ def _remedy(error: BaseException) -> str:
     statuses = [getattr(getattr(each, "response", None), "status_code", None) for each in causes]
     reason = str(causes[0]).splitlines()[0] if str(causes[0]) else type(causes[0]).__name__
     if 401 in statuses or 403 in statuses:
-        return f"the hub refuses ({reason}); your token may be wrong or may not read it: hf auth login"
+        return f"the hub refuses ({reason}); your token may be wrong or may not read it: {_LOG_IN}"
     return f"the hub cannot be read ({reason}); try again, or set HF_HUB_OFFLINE=1 to use what is in the cache"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,31 +13,42 @@ import yaml
 
 from saematch.errors import MatchError
 
-LISTS = (".yaml", ".yml")
 _MOST_YAML_BYTES = 2**20
 One = str | os.PathLike[str]
 Source = One | Sequence[One] | Mapping[int, One] | Mapping[str, One]
 
 
+def is_list(name: str) -> bool:
+    """Whether a file of this name is read as a list of sources."""
+    return name.lower().endswith((".yaml", ".yml"))
+
+
 def read_list(file: Path) -> list[tuple[int | None, str]]:
-    """The rows of a YAML list; paths are relative to its folder, and lead no higher. Raises `MatchError`."""
+    """The rows of a YAML list; relative paths begin at its folder, and lead no higher. Raises `MatchError`."""
     try:
         if not file.is_file():  # it might block, or never end
             raise MatchError(f"{file}: is no regular file")
         if file.stat().st_size > _MOST_YAML_BYTES:
             raise MatchError(f"{file}: {file.stat().st_size} bytes of YAML, more than a list of SAEs has")
+        text = file.read_text(encoding="utf-8")
         # Every scalar is text, whatever its tag: nothing is made of it, nor computed from it.
-        content = yaml.load(file.read_text(encoding="utf-8"), yaml.BaseLoader)
+        content, node = yaml.load(text, yaml.BaseLoader), yaml.compose(text, yaml.BaseLoader)
+        rows = node.value if isinstance(node, yaml.MappingNode) else []
+        for layer, times in Counter(key.value for key, _ in rows if isinstance(key, yaml.ScalarNode)).most_common(1):
+            if times > 1:
+                raise MatchError(f"{file}: layer {layer} is there {times} times")
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         if isinstance(error, MatchError):
             raise
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise MatchError(f"{file}: cannot be read ({reason})") from error
-    rows = [(layer, str(text)) for layer, text in entries(content, str(file))]
-    for _, text in rows:
+    found = [(layer, str(text)) for layer, text in entries(content, str(file))]
+    for _, text in found:
         if ".." in Path(text.partition("?")[0]).parts:
             raise MatchError(f"{file}: {text}: a list says where its SAEs are without going up (..)")
-    return [(layer, text if "://" in text else str(file.parent / text)) for layer, text in rows]
+    # A home is found here: joined, "~" would be a name, or a home again, by where the list lies.
+    return [(layer, text if "://" in text else os.path.join(file.parent, os.path.expanduser(text)))
+            for layer, text in found]  # fmt: skip
 
 
 def entries(content: Any, shown: str) -> list[tuple[int | None, One]]:

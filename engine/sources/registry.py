@@ -32,7 +32,8 @@ class Registered(NamedTuple):
     overrides: Mapping[str, Any]
 
 
-def release(name: str) -> tuple[str, list[Registered]]:
+@functools.cache
+def release(name: str) -> tuple[str, tuple[Registered, ...]]:
     """The repository of a release, and its SAEs. Raises `MatchError`, with names that are close, if there is none."""
     found = _table().get(name)
     if not isinstance(found, dict):
@@ -40,18 +41,24 @@ def release(name: str) -> tuple[str, list[Registered]]:
         raise MatchError(
             f"saelens://{name}: sae-lens knows no such release; names like it: {', '.join(close) or 'none'}"
         )
-    return str(found["repo_id"]), [
-        Registered(
-            release=name,
-            id=str(each["id"]),
-            path=str(each["path"]),
-            l0=each.get("l0"),
-            scale=each.get("norm_scaling_factor"),
-            neuronpedia=each.get("neuronpedia"),
-            overrides=found.get("config_overrides") or {},
+    try:
+        return str(found["repo_id"]), tuple(
+            Registered(
+                release=name,
+                id=str(each["id"]),
+                path=str(each["path"]),
+                l0=_number(each.get("l0")),
+                scale=_number(each.get("norm_scaling_factor")),
+                neuronpedia=each.get("neuronpedia"),
+                overrides=dict(found.get("config_overrides") or {}),
+            )
+            for each in found["saes"]
         )
-        for each in found["saes"]
-    ]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise MatchError(
+            f"saelens://{name}: what sae-lens says of it is not understood ({error!r}); it may be newer than what is "
+            "known of it here"
+        ) from error
 
 
 def neuronpedia(repo: str, file: str) -> str | None:
@@ -64,6 +71,10 @@ def neuronpedia(repo: str, file: str) -> str | None:
                 if each.neuronpedia is not None and (file == each.path or file.startswith(f"{each.path}/")):
                     return each.neuronpedia
     return None
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None else float(value)
 
 
 @functools.cache

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import os
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import unquote
 
 from saematch.errors import MatchError
 from saematch.sources.address import HUB, REGISTRY, SAMPLE, Address, matcher
@@ -15,7 +17,7 @@ from saematch.sources.checkpoint import Checkpoint
 from saematch.sources.families import identify, known, published
 from saematch.sources.files import SUFFIXES
 from saematch.sources.hub import HubRepository
-from saematch.sources.lists import LISTS, One, Source, entries, read_list
+from saematch.sources.lists import One, Source, entries, is_list, read_list
 from saematch.sources.places import LocalFolder, Place
 from saematch.sources.registry import release
 from saematch.sources.stored import StoredSAE
@@ -40,7 +42,7 @@ def search(source: Source) -> tuple[list[StoredSAE], str | None]:
     if isinstance(source, str | os.PathLike):
         found, pinned = _search(Address.parse(source), hub)
     else:
-        found, pinned = _listed(entries(source, "the source"), {}, hub), None
+        found, pinned = _listed(entries(source, "the source"), "the source", {}, hub), None
     return sorted(found, key=lambda each: (-1 if each.layer is None else each.layer, natural(each.at.shown))), pinned
 
 
@@ -73,8 +75,8 @@ def _search(address: Address, hub: Hub) -> tuple[list[StoredSAE], str | None]:
             raise MatchError(f"{address}: no such file or folder")
         if folder.is_dir():
             found = _below(LocalFolder(folder), pattern, address)
-        elif folder.suffix in LISTS:
-            found, pinned = _listed(read_list(folder), address.reading, hub), None
+        elif is_list(folder.name):
+            found, pinned = _listed(read_list(folder), str(folder), address.reading, hub), None
         else:
             found = [StoredSAE(Checkpoint(LocalFolder(folder.parent), folder.name, address.reading))]
             identify(found[0].at)
@@ -85,9 +87,10 @@ def _search(address: Address, hub: Hub) -> tuple[list[StoredSAE], str | None]:
 
 def _below(place: Place, pattern: str, address: Address) -> list[StoredSAE]:
     """The SAEs of a place whose names match. On this machine files are known by their content too."""
-    meant, there, found = matcher(pattern), place.names(), []
+    plain: Callable[[str], str] = str if isinstance(place, LocalFolder) else unquote
+    meant, there, found = matcher(pattern, plain), place.names(), []
     if there and not any(map(meant.fullmatch, there)):
-        raise _absent(there, pattern, address)
+        raise _absent(there, pattern, plain, address)
     for name in there:
         match = meant.fullmatch(name)
         if match is None or not name.endswith(SUFFIXES):
@@ -101,10 +104,10 @@ def _below(place: Place, pattern: str, address: Address) -> list[StoredSAE]:
     return found
 
 
-def _absent(there: list[str], pattern: str, address: Address) -> MatchError:
+def _absent(there: list[str], pattern: str, plain: Callable[[str], str], address: Address) -> MatchError:
     """What there is where a pattern first leads nowhere."""
     parts = pattern.split("/")
-    known = {depth: matcher("/".join(parts[:depth])) for depth in range(len(parts))}
+    known = {depth: matcher("/".join(parts[:depth]), plain) for depth in range(len(parts))}
     depth = max(depth for depth, part in known.items() if any(map(part.fullmatch, there)))
     names = {"/".join(name.split("/")[: depth + 1]) for name in there if known[depth].fullmatch(name)}
     return MatchError(f"{address}: there is no {pattern}; there are {listing(sorted(names, key=natural))}")
@@ -121,28 +124,41 @@ def _registered(address: Address, hub: Hub) -> tuple[list[StoredSAE], str]:
     """The SAEs of a release of sae-lens, whose ids the rest of the address may narrow down."""
     name, _, pattern = address.where.removeprefix(REGISTRY).partition("/")
     repo, listed = release(name)
+    meant = matcher(pattern, unquote)
+    matched = [(each, match) for each in listed if (match := meant.fullmatch(each.id))]
+    if not matched:
+        raise MatchError(f"{address}: {name} has no such SAE; it has {listing(each.id for each in listed)}")
     place = hub(repo, address.options.get("revision"))
-    meant, there, found = matcher(pattern), place.names(), []
-    for each in listed:
-        match = meant.fullmatch(each.id)
-        if match is None:
-            continue
-        files = [file for file in there if file == each.path or (file.startswith(f"{each.path}/") and published(file))]
+    files = defaultdict(list)  # by name, and those with weights by every folder that they are below
+    for file in place.names():
+        files[file].append(file)
+        for folder in PurePosixPath(file).parents if published(file) else ():
+            files[str(folder)].append(file)
+    found = []
+    for each, match in matched:
         said = {key: value for key, value in match.groupdict().items() if key != "below"}
         said |= {} if each.l0 is None else {"l0": f"{each.l0:g}"}
-        found += [StoredSAE(Checkpoint(place, file, address.reading, each), said) for file in files]
+        found += [StoredSAE(Checkpoint(place, file, address.reading, each), said) for file in files[each.path]]
+    if not found:
+        paths = listing(each.path for each, _ in matched)
+        raise MatchError(f"{address}: sae-lens says that {repo} has its weights in {paths}; there are none")
     return found, str(Address(address.where, {**address.options, "revision": place.commit}))
 
 
-def _listed(rows: Iterable[tuple[int | None, One]], reading: Mapping[str, str], hub: Hub) -> list[StoredSAE]:
+def _listed(
+    rows: Iterable[tuple[int | None, One]], shown: str, reading: Mapping[str, str], hub: Hub
+) -> list[StoredSAE]:
     """The SAEs of a list of sources, each with the layer that the list says, if it does."""
     found: list[StoredSAE] = []
-    for layer, text in rows:
-        each = Address.parse(text)
-        if each.where.endswith(LISTS):
-            raise MatchError(f"{text}: a list names SAEs, no other lists")
-        for sae in _search(Address(each.where, {**reading, **each.options}), hub)[0]:
-            found.append(sae if layer is None else StoredSAE(sae.at, {**sae.said, "layer": str(layer)}))
+    for number, (layer, text) in enumerate(rows, 1):
+        try:
+            each = Address.parse(text)
+            if is_list(each.where):
+                raise MatchError(f"{text}: a list names SAEs, no other lists")
+            saes, _ = _search(Address(each.where, {**reading, **each.options}), hub)
+        except MatchError as error:
+            raise MatchError(f"{shown}, row {number}: {error}") from error
+        found += [sae if layer is None else StoredSAE(sae.at, {**sae.said, "layer": str(layer)}) for sae in saes]
     return found
 
 
@@ -179,16 +195,20 @@ def _numbers(text: str, address: Address) -> set[int]:
     parts = [re.fullmatch(r"(\d{1,4})(?:-(\d{1,4}))?", part) for part in text.split(",")]
     if not all(parts):
         raise MatchError(f"{address}: layer={text}: give numbers or ranges, like 8-13 or 8,9")
-    return {number for part in parts if part for number in range(int(part[1]), int(part[2] or part[1]) + 1)}
+    ranges = [range(int(part[1]), int(part[2] or part[1]) + 1) for part in parts if part]
+    if not all(ranges):
+        raise MatchError(f"{address}: layer={text}: a range goes upwards, like 8-13")
+    return {number for each in ranges for number in each}
 
 
 def _by_l0(found: list[StoredSAE], wanted: str, address: Address) -> list[StoredSAE]:
     """Of SAEs that differ in their L0 alone, the one whose L0 is wanted."""
     try:
-        near = {"min": 0.0, "max": float("inf")}.get(wanted)
-        near = float(wanted.removeprefix("near:")) if near is None else near
-        if math.isnan(near):
-            raise ValueError("no number")
+        near = {"min": 0.0, "max": math.inf}.get(wanted)
+        if near is None:
+            near = float(wanted.removeprefix("near:"))
+            if not math.isfinite(near):
+                raise ValueError("no number")
     except ValueError as error:
         raise MatchError(f"{address}: l0={wanted}: give a number, near:100, min or max") from error
     best: dict[tuple[int | None, str], tuple[float, float, StoredSAE]] = {}
@@ -196,7 +216,7 @@ def _by_l0(found: list[StoredSAE], wanted: str, address: Address) -> list[Stored
         l0 = each.l0
         if l0 is None:
             raise MatchError(f"{address}: the L0 of {each.at.shown} is not known; choose by name instead")
-        distance = -l0 if near == float("inf") else abs(l0 - near)
+        distance = -l0 if near == math.inf else abs(l0 - near)
         others = each.layer, each.at.without_l0(each.said.get("l0"))
         if others not in best or (distance, l0) < best[others][:2]:
             best[others] = distance, l0, each

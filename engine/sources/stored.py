@@ -117,15 +117,15 @@ class StoredSAE:
         name = self.at.beside("labels.json")
         if name is None:
             return {}
-        path = self.at.place.fetch(name)
+        path, shown = self.at.place.fetch(name), self.at.place.shown(name)
         try:
-            tokens = {int(row["feature"]): row["tokens"] for row in read_json(path)["features"]}
+            tokens = {int(row["feature"]): row["tokens"] for row in read_json(path, shown)["features"]}
             if not all(isinstance(listed, list) for listed in tokens.values()):
                 raise TypeError("tokens is no list")
         except (TypeError, KeyError, ValueError, OverflowError) as error:
             if isinstance(error, MatchError):
                 raise
-            raise MatchError(f'{path}: expected {{"features": [{{"feature": 0, "tokens": ["…"]}}, …]}}') from error
+            raise MatchError(f'{shown}: expected {{"features": [{{"feature": 0, "tokens": ["…"]}}, …]}}') from error
         return {feature: ", ".join(map(str, listed)) for feature, listed in tokens.items() if listed}
 
 
