@@ -15,21 +15,29 @@ from saes import write_model
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
-def test_a_job_array_completes_a_run(tmp_path):
+def test_a_job_array_completes_a_run_and_a_task_can_be_submitted_again(tmp_path):
     model, run = write_model(tmp_path / "model"), tmp_path / "run"
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    jobs = [
-        subprocess.Popen(
-            ["bash", EXAMPLES / "array.sbatch", model, run], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            env={**os.environ, "PATH": path, "SLURM_ARRAY_TASK_ID": str(task), "SLURM_ARRAY_TASK_COUNT": "2"},
-        )
-        for task in (1, 2)
-    ]  # fmt: skip
-    for job in jobs:
-        _, errors = job.communicate(timeout=120)
-        assert (job.returncode, errors) == (0, "")
+
+    def submitted(*tasks):
+        """An array of these tasks, whose count is theirs alone."""
+        jobs = [
+            subprocess.Popen(
+                ["bash", EXAMPLES / "array.sbatch", model, run, "3"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                text=True, env={**os.environ, "PATH": path, "SLURM_ARRAY_TASK_ID": str(task),
+                                "SLURM_ARRAY_TASK_COUNT": str(len(tasks))},
+            )
+            for task in tasks
+        ]  # fmt: skip
+        for job in jobs:
+            _, errors = job.communicate(timeout=120)
+            assert (job.returncode, errors) == (0, "")
+
+    submitted(1, 3)
+    assert not sm.Chain.load(run).complete
+    submitted(2)
     assert sm.Chain.load(run).complete
-    assert {path.name for path in tmp_path.glob("*.jsonl")} == {"run-1.jsonl", "run-2.jsonl"}
+    assert {path.name for path in tmp_path.glob("*.jsonl")} == {f"run-{task}.jsonl" for task in (1, 2, 3)}
 
 
 @pytest.mark.parametrize("notebook", sorted(path.name for path in EXAMPLES.glob("*.ipynb")))
