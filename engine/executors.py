@@ -108,8 +108,14 @@ def through(
 ) -> Generator[Outcome, None, None]:
     """One task a pair. A worker that sees the run folder writes its answer there; others send it back.
 
-    A task that is lost, and not tried again by its executor, costs its pair.
+    A task that is lost, and not tried again by its executor, costs its pair. Raises `MatchError` for a pool that forks.
     """
+    context = getattr(executor, "_mp_context", None)  # of a ProcessPoolExecutor, which does not say it otherwise
+    if context is not None and context.get_start_method() == "fork":
+        raise MatchError(
+            "the executor forks this process, and a fork does not take threads along: its workers would wait for them "
+            'for ever; give ProcessPoolExecutor mp_context=multiprocessing.get_context("spawn")'
+        )
     where, id = (str(run.folder), run.record["id"]) if run is not None else (None, None)
     tasks: dict[Future[Outcome], Pair] = {}
     try:

@@ -114,6 +114,14 @@ def test_a_task_that_is_lost_costs_its_pair(model):
     assert all("BrokenProcessPool" in reason for reason in chain.failures.values())
 
 
+def test_a_pool_that_forks_is_refused(model):
+    with (
+        ProcessPoolExecutor(1, get_context("fork")) as executor,
+        pytest.raises(sm.MatchError, match="its workers would wait for them for ever; give ProcessPoolExecutor"),
+    ):
+        sm.match_layers(model, executor=executor)
+
+
 def test_an_executor_that_is_none_is_refused(model):
     with pytest.raises(sm.MatchError, match="executor is 'dask'; give \"ray\" or"):
         sm.match_layers(model, executor="dask")
