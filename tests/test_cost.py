@@ -115,6 +115,18 @@ def test_product_is_ieee_float32_whatever_the_host_program_asked_for():
     assert np.abs(product.numpy() - truth).max() < 1e-4 * np.abs(truth).max()
 
 
+@pytest.mark.parametrize("name", ["ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE"])
+def test_product_is_made_in_float64_where_onednn_may_round_more(name, monkeypatch):
+    x = torch.from_numpy(np.random.default_rng(0).standard_normal((64, 300)).astype(np.float32))
+    product, strict = torch.empty(64, 64), torch.empty(64, 64)
+    monkeypatch.setenv(name, "strict")
+    float32_product(x, x, strict)
+    monkeypatch.setenv(name, "BF16")
+    float32_product(x, x, product)
+    assert torch.equal(product, (x.double() @ x.double().T).float())
+    assert not torch.equal(product, strict)
+
+
 @pytest.mark.parametrize("name", nasty())
 def test_constants_complete_the_cost(name):
     """p_i + q_j + M_ij / scale is the squared distance, within the stated errors of staying free."""

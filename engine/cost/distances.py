@@ -7,6 +7,7 @@ where x' and y' are the rows less a centre of their own side, a and b, times a p
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from functools import cached_property, partial
 from typing import Any
@@ -26,6 +27,8 @@ from saematch.loops import (
     squared_differences,
 )
 from saematch.team import Team
+
+_FPMATH = ("ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE")  # what oneDNN may make of float32, by its names
 
 
 class DistanceCost(Cost):
@@ -74,6 +77,7 @@ class DistanceCost(Cost):
         p_error = unit * (abs(row) + self._x.distance**2 + 2 * self._x.distance * between)
         q_error = unit * (abs(column) + self.column_constant)
         return Free(
+            each=(row, column),
             rows=(row - self.row_constant) * self.scale,
             columns=(column - self.column_constant) * self.scale,
             row_error=p_error if np.isfinite(row) else np.zeros(self.shape[0]),
@@ -210,6 +214,10 @@ def float32_product(x: torch.Tensor, y: torch.Tensor, out: torch.Tensor) -> None
 
 
 def _float32_is_ieee(device: str) -> bool:
+    """By torch's settings, and on a CPU by those that oneDNN reads itself."""
+    strict = all(os.environ.get(name, "STRICT").upper() == "STRICT" for name in _FPMATH)
+    if device == "cpu" and not strict:
+        return False
     backend: Any = torch.backends.cuda if device == "cuda" else torch.backends.mkldnn
     levels = (backend.matmul, backend, torch.backends)  # a level that says "none" leaves it to the next
     return all(getattr(level, "fp32_precision", "none") in ("none", "ieee") for level in levels)
