@@ -281,6 +281,14 @@ def test_other_widths_and_sources_without_a_partner(world, tmp_path):
     found = evaluate(chain, tmp_path / "out").tables
     for row in found["mse"].where(method="matched", part="all"):
         assert row["matched"] == int((chain[row["source"], row["target"]].perm >= 0).sum())
+    (far,) = found["distances"].rows
+    exact = sm.match(world.a, world.b, max_cost=30.0)
+    for name, matching in (("composed", chain.compose(0, 2)), ("exact", exact)):
+        kept = matching.perm >= 0
+        assert far[f"{name}_matched"] == int(kept.sum())
+        assert far[f"{name}_cost"] == pytest.approx(float(matching.pair_cost.sum()) + 30.0 * (F - int(kept.sum())))
+    assert far["composed_matched"] < far["exact_matched"]
+    assert far["composed_cost"] > far["exact_cost"]
     relu = {layer: made_up(F, D, "relu", seed=layer) for layer in (0, 1)}
     chain = sm.match_layers(relu, fold="none")
     assert evaluate(chain, tmp_path / "relu").fold == "decoder_norm"

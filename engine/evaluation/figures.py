@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -209,9 +210,12 @@ def _distances(tables: Tables) -> Figure:
     def means(column: Callable[[Row], float]) -> list[float]:
         return [float(np.mean([column(row) for row in rows if row["distance"] == step])) for step in steps]
 
+    def ratio(row: Row) -> float:
+        return float(row["composed_cost"] / (row["exact_cost"] or math.nan))
+
     for panel, lines, label in (
         (panels[0], {"agreement": lambda row: row["agreement"]}, "share of features with the same partner"),
-        (panels[1], {"composed / exact": lambda row: row["composed_cost"] / row["exact_cost"]}, "cost ratio"),
+        (panels[1], {"composed / exact": ratio}, "cost ratio"),
         (panels[2], {"exact": lambda row: row["exact_cosine"], "composed": lambda row: row["composed_cosine"]},
          "mean decoder cosine"),
     ):  # fmt: skip

@@ -88,11 +88,13 @@ DISTANCES = Schema(
     {
         **PAIR,
         "distance": "in steps of the run",
+        "composed_matched": "source features with a partner, composed",
+        "exact_matched": "source features with a partner, exact",
         "agreement": "share of source features with the same partner, of those that have one in both",
-        "composed_cost": "sum of squared distances, composed",
-        "exact_cost": "sum of squared distances, exact",
-        "composed_cosine": "mean decoder cosine, composed",
-        "exact_cosine": "mean decoder cosine, exact",
+        "composed_cost": "sum of squared distances, and half of max_cost for each feature without a partner, composed",
+        "exact_cost": "the same, exact",
+        "composed_cosine": "mean decoder cosine of the source features that have a partner in both, composed",
+        "exact_cosine": "the same, exact",
     },
 )
 TABLES = (MSE, HISTOGRAM, COSINE, PERSISTENCE, LAYERS, MARGINS, LIFETIMES, DISTANCES)
@@ -206,10 +208,11 @@ def measure_distance(
     """One far pair: how much of the exact matching the composed one finds, and at which cost."""
     perms = composed.perm.numpy(), exact.perm.numpy()
     both = (perms[0] >= 0) & (perms[1] >= 0)
-    alike = [mean(decoder_cosines(a, b, perm)) for perm in perms]
+    alike = [mean(decoder_cosines(a, b, perm)[both]) for perm in perms]
     row = DISTANCES.row(
-        **_of(pair), distance=distance, agreement=mean((perms[0] == perms[1])[both].astype(float)),
-        composed_cost=composed.cost, exact_cost=exact.cost, composed_cosine=alike[0], exact_cosine=alike[1],
+        **_of(pair), distance=distance, composed_matched=int((perms[0] >= 0).sum()),
+        exact_matched=int((perms[1] >= 0).sum()), agreement=mean((perms[0] == perms[1])[both].astype(float)),
+        composed_cost=composed.objective, exact_cost=exact.objective, composed_cosine=alike[0], exact_cosine=alike[1],
     )  # fmt: skip
     return {DISTANCES.name: [row]}
 
