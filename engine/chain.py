@@ -54,11 +54,14 @@ class Chain(Mapping[Pair, Matching]):
         comparison: Comparison | None = None,
         against: Mapping[int, SAE] | None = None,
         failures: Mapping[Pair, str] | None = None,
+        solver: Solver | None = None,
     ) -> None:
         self._matchings = matchings
         self._inputs: list[Mapping[int, SAE] | MatchError | None] = [inputs, inputs if against is None else against]
         self._found: tuple[Source | None, Source | None] = (None, None)  # where a run found them
         self.comparison = comparison
+        made = solver or Solver()
+        self._solver = Solver(memory=made.memory, device=made.device, backend=made.backend, precision=made.precision)
         self._run = matchings if isinstance(matchings, RunFolder) else None
         self.of_two_sets = against is not None or (self._run is not None and self._run.record["against"] is not None)
         self.failures = dict(self._run.failures if self._run else failures or {})
@@ -271,7 +274,7 @@ class Chain(Mapping[Pair, Matching]):
         return torch.from_numpy(squared_distances(problem.x, problem.y, perm.numpy()))
 
     def _margins(self, pair: Pair, matching: Matching) -> Margins:
-        return Solver().run(self._problem(pair), matching.perm).find_margins()
+        return self._solver.run(self._problem(pair), matching.perm).find_margins()
 
     def _problem(self, pair: Pair) -> RowProblem:
         assert self.comparison is not None

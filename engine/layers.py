@@ -60,9 +60,9 @@ def match_layers(
     """Match the layers of a model, by default each with the next, and write every pair as it is finished.
 
     A run that was stopped, however that happened, goes on when it is called again in the same way: finished pairs are
-    kept, and the files are those of an undisturbed run to the last bit, unless there is a time limit. A pair whose SAE
-    cannot be read or compared is left out, with the reason in `failures` of what is returned, and tried again by the
-    next call. Options that are not named here are those of `saematch.match`; limits are a pair's.
+    kept, and the matchings are those of an undisturbed run to the last bit, unless there is a time limit. A pair whose
+    SAE cannot be read or compared is left out, with the reason in `failures` of what is returned, and tried again by
+    the next call. Options that are not named here are those of `saematch.match`; limits are a pair's.
 
     Args:
         layers: layer number -> SAE, from `load_layers` or a dictionary.
@@ -140,11 +140,10 @@ def _run(
 ) -> Chain:  # fmt: skip
     found: dict[Pair, Matching] = {}
     failures: dict[Pair, str] = {}
-    there: Mapping[Pair, Matching] = found if run is None else run
-    todo = [pair for pair in pairs if pair not in there]
-    for pair in pairs if strict else ():
-        if pair in there:
-            require_certified(there[pair])
+    todo = [pair for pair in pairs if run is None or pair not in run]
+    if run is not None and strict:
+        for pair in (pair for pair in pairs if pair in run and not run.records[pair]["certified"]):
+            require_certified(run[pair])
     tell = progress or (lambda _: None)
     so_far = Progress("start", len(pairs), len(pairs) - len(todo), bytes=memory_needed(work, todo) * len(devices))
     tell(so_far)
@@ -177,7 +176,7 @@ def _run(
         )
     against = None if work.targets is work.sources else work.targets
     found = {pair: found[pair] for pair in pairs if pair in found}  # in the order of the plan
-    return Chain(run if run is not None else found, work.sources, work.comparison, against, failures)
+    return Chain(run if run is not None else found, work.sources, work.comparison, against, failures, work.solver)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import torch
 import saematch as sm
 from contracts import assert_proved_optimal
 from saematch.features import feature_rows
+from saematch.problem import RowProblem
 from saes import made_up, write_model, write_npz
 
 
@@ -348,3 +349,16 @@ def test_strict_holds_for_pairs_that_were_finished_before(tmp_path):
     assert not chain.certified
     with pytest.raises(sm.NotCertified):
         sm.match_layers(layers, tmp_path / "run", pairs=[(8, 9)], max_rounds=1, strict=True)
+
+
+def test_margins_of_a_run_are_found_where_and_in_the_memory_that_it_was_matched_in(model, tmp_path, monkeypatch):
+    made = []
+    cost = RowProblem.cost
+    monkeypatch.setattr(
+        RowProblem, "cost", lambda problem, *where: (made.append((where[0].name, where[1])), cost(problem, *where))[1]
+    )
+    for out in (None, tmp_path / "run"):
+        chain = sm.match_layers(model, out, backend="torch", device="cpu", memory=2**25)
+        made.clear()
+        assert (chain[3, 4].margin >= 0).all()
+        assert set(made) == {("torch", 2**25)}
