@@ -30,8 +30,10 @@ class Matching:
     Attributes:
         perm: int64 `(F_A,)` on the CPU; `perm[i]` is the target feature of source feature `i`, -1 for none.
         target_features: `F_B`.
-        prices: float64 `(F_B,)`, the column prices of the proof; 0 where nothing was proved. With a `max_cost` that no
-            pair exceeds, those of the problem without it.
+        prices: float64 `(F_B,)`, the column prices of the proof; 0 where nothing was proved.
+        staying_free: what the proof has a source, and a target, pay to stay without a partner: half of `max_cost`, or,
+            where there is none or no pair exceeds it, 0 on the larger side; inf for who must have a partner.
+        random_cost: what as many pairs would cost if they were random, on average; NaN where that is not known.
         status: `"optimal"` (certified); `"time_limit"` or `"round_limit"` (stopped early); `"suboptimal"` (somebody's,
             and proved to be `gap` above the optimum); `"many_to_one"` or `"incomplete"` (a baseline's, not what the
             optimum must be, so that its gap may be negative); `"unproved"` (composed, or beyond what rounding lets be
@@ -47,6 +49,8 @@ class Matching:
         *,
         target_features: int,
         prices: Tensor | None = None,
+        staying_free: tuple[float, float] = (math.inf, math.inf),
+        random_cost: float = math.nan,
         certificate: Certificate | None = None,
         evaluation_error: float = 0.0,
         status: str = "unproved",
@@ -58,6 +62,8 @@ class Matching:
         self.target_features = target_features
         nothing = torch.zeros(target_features, dtype=torch.float64, device="cpu")
         self.prices = nothing if prices is None else prices
+        self.staying_free = staying_free
+        self.random_cost = random_cost
         self.status = status
         self.options = dict(options or {})
         self.stats = dict(stats or {})
@@ -113,13 +119,10 @@ class Matching:
 
     @property
     def scale(self) -> float:
-        """Cost of a random pairing less `lower_bound`: what matching can gain at all. 0 where nothing was proved."""
+        """What matching can gain at all: the objective of a random pairing, or of none at all if that is less, less
+        `lower_bound`. 0 where nothing was proved.
+        """
         return self._certificate.scale if self._certificate else 0.0
-
-    @property
-    def random_cost(self) -> float:
-        """Mean cost of a random pairing; NaN where nothing was proved."""
-        return self.lower_bound + self.scale if self._certificate else math.nan
 
     @property
     def certified(self) -> bool:
@@ -199,11 +202,12 @@ class Matching:
 
         prices = None
         if self.certified:
-            staying_free = (self.options.get("max_cost") or 0.0) / 2
-            prices = torch.where(kept, self.pair_cost - self.prices[self.perm], staying_free)
+            prices = torch.full((len(self.perm),), self.staying_free[0], dtype=torch.float64, device="cpu")
+            prices[kept] = self.pair_cost[kept] - self.prices[self.perm[kept]]
         return Matching(
-            perm, pair_cost, target_features=len(self.perm), prices=prices, certificate=self._certificate,
-            evaluation_error=self._evaluation_error, status=self.status, options=self.options,
+            perm, pair_cost, target_features=len(self.perm), prices=prices, staying_free=self.staying_free[::-1],
+            random_cost=self.random_cost, certificate=self._certificate, evaluation_error=self._evaluation_error,
+            status=self.status, options=self.options,
         )  # fmt: skip
 
     def scalars(self) -> dict[str, Any]:
@@ -222,7 +226,11 @@ class Matching:
         """The content of such a file."""
         tensors = {"perm": self.perm, "pair_cost": self.pair_cost, "prices": self.prices}
         record = {"schema": SCHEMA, "target_features": self.target_features, **self.scalars(), "options": self.options}
-        record["evaluation_error"] = self._evaluation_error
+        record |= {
+            "evaluation_error": self._evaluation_error,
+            "random_cost": None if math.isnan(self.random_cost) else self.random_cost,
+            "staying_free": [None if math.isinf(cost) else cost for cost in self.staying_free],
+        }
         metadata = {"saematch": json.dumps(record, allow_nan=False)}
         return save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata)
 
@@ -256,6 +264,12 @@ class Matching:
             gap, error, scale, evaluation = (
                 float(record[name]) if proved else 0.0 for name in ("gap", "error", "scale", "evaluation_error")
             )
+            random_cost, *staying_free = (
+                default if cost is None else float(cost)
+                for cost, default in zip(
+                    (record["random_cost"], *record["staying_free"]), (math.nan, math.inf, math.inf), strict=True
+                )
+            )
             pair_cost, prices = tensors["pair_cost"].double(), tensors["prices"].double()
             if pair_cost.shape != perm.shape or prices.shape != (record["target_features"],):
                 raise MatchError(f"{path}: pair_cost or prices do not have the size of perm")
@@ -264,6 +278,7 @@ class Matching:
                 raise MatchError(f"{path}: holds costs or prices that are NaN or infinite")
             return cls(
                 perm, pair_cost, target_features=record["target_features"], prices=prices,
+                staying_free=(staying_free[0], staying_free[1]), random_cost=random_cost,
                 certificate=Certificate(gap, error, scale, record["certified"] is True) if proved else None,
                 evaluation_error=evaluation, status=str(record["status"]), options=dict(record["options"]),
             )  # fmt: skip

@@ -83,7 +83,7 @@ class Problem(ABC):
         than twice the spread. From there on, the size of `max_cost` would again only cost precision.
         """
         dear = cost.largest_cost + 2 * (cost.largest_cost - min(0.0, self.smallest_cost))
-        if self.max_cost is not None and (self.max_cost < dear or max(self.shape) < 2):
+        if self.max_cost is not None and (self.max_cost <= dear or max(self.shape) < 2):
             return self.max_cost / 2, self.max_cost / 2
         return self.staying_free(cost)
 

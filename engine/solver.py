@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saematch.assignment import BASELINES, Certificate, Margins, Round, Solution, solve
+from saematch.assignment import BASELINES, TOLERANCE, Certificate, Margins, Round, Solution, solve
 from saematch.backend import choose_backend, free_memory
 from saematch.cost import BLOCK_BYTES, Cost, Floats, Free, Indices
 from saematch.errors import MatchError
@@ -72,6 +72,9 @@ class Solver:
         if given is None and self.method != "optimal":
             given = BASELINES[self.method](cost, free)
         allowed = given is not None and _is_allowed(given, free)
+        if given is not None and not allowed and problem.max_cost is not None:
+            either = cost.free(problem.max_cost / 2, problem.max_cost / 2)  # which no optimum would have to pay
+            free, allowed = (either, True) if _is_allowed(given, either) else (free, False)
         solution = solve(
             cost, free, start=given if allowed else None, max_rounds=self.max_rounds, time_limit=self.time_limit,
             progress=self.progress,
@@ -93,7 +96,7 @@ class Solver:
             return _graded(problem, cost, free, solution, permutation, stats, margins)
 
         if given is not None and not allowed:
-            matching = _beside(problem, graded(solution.permutation), given, stats)
+            matching = _beside(problem, cost, graded(solution.permutation), given, stats)
         else:
             matching = graded(solution.permutation if given is None else given)
         if self.strict:
@@ -102,14 +105,17 @@ class Solver:
 
     def _margins(self, again: Callable[[], Problem], prices: Floats, matching: Matching) -> Margins:
         problem = again()
-        if not np.array_equal(problem.pair_cost(matching.perm.numpy()), matching.pair_cost.numpy()):
-            raise MatchError("the inputs have changed since they were matched: margins are those of the old ones")
-        cost, free = self._prepared(problem)
-        perm, leaving = matching.perm.numpy(), problem.leaving(cost)
-        if leaving != problem.staying_free(cost):  # then the prices are those of another problem
-            free = cost.free(*leaving)
+        perm, changed = matching.perm.numpy(), "the inputs have changed since they were matched"
+        if not np.array_equal(problem.pair_cost(perm), matching.pair_cost.numpy()):
+            raise MatchError(f"{changed}: margins are those of the old ones")
+        cost, _ = self._prepared(problem)
+        free = cost.free(*problem.leaving(cost))
+        if free.each != matching.staying_free:  # then the prices are those of another problem
             prices = solve(cost, free, start=perm).prices
-        return Margins(cost, free, perm, prices)
+        margins = Margins(cost, free, perm, prices)
+        if margins.short > TOLERANCE * matching.scale:
+            raise MatchError(f"{changed}, and the matching is no optimum of what they are now")
+        return margins
 
     def _prepared(self, problem: Problem) -> tuple[Cost, Free]:
         backend = choose_backend(self.backend, self.device, self.precision)
@@ -156,6 +162,8 @@ def _graded(
         torch.from_numpy(problem.pair_cost(permutation)),
         target_features=problem.shape[1],
         prices=torch.from_numpy(cost.column_constant + solution.prices / cost.scale),
+        staying_free=free.each,
+        random_cost=_random_cost(cost, permutation),
         certificate=certificate,
         # The objective is a float64 sum of float64 costs: in the lower bound its own rounding counts as well.
         evaluation_error=problem.evaluation_error,
@@ -166,8 +174,12 @@ def _graded(
     )
 
 
-def _beside(problem: Problem, best: Matching, permutation: Indices, stats: dict[str, Any]) -> Matching:
-    """An answer that is no complete matching, beside the bound for all that are: its gap may be negative."""
+def _random_cost(cost: Cost, permutation: Indices) -> float:
+    return int((permutation >= 0).sum()) * cost.mean_cost
+
+
+def _beside(problem: Problem, cost: Cost, best: Matching, permutation: Indices, stats: dict[str, Any]) -> Matching:
+    """An answer that is no matching as asked for, beside the bound for all that are: its gap may be negative."""
     answer = Matching(
         torch.from_numpy(permutation), torch.from_numpy(problem.pair_cost(permutation)),
         target_features=problem.shape[1], options=problem.options,
@@ -176,6 +188,7 @@ def _beside(problem: Problem, best: Matching, permutation: Indices, stats: dict[
     rounding = problem.evaluation_error * (abs(answer.objective) + abs(best.objective))
     return Matching(
         answer.perm, answer.pair_cost, target_features=problem.shape[1], prices=best.prices,
+        staying_free=best.staying_free, random_cost=_random_cost(cost, permutation),
         certificate=Certificate(answer.objective - best.objective + best.gap, best.error + rounding, best.scale, False),
         status="incomplete" if one_to_one else "many_to_one", options=problem.options, stats=stats,
     )  # fmt: skip

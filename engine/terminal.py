@@ -45,11 +45,11 @@ PROOF_HEAD = ("cost", "of random", "proof gap", "certified")
 
 
 def proof_cells(matching: Matching) -> list[str]:
-    """Cost, its share of a random pairing's, what the proof leaves open, and the verdict."""
+    """Cost, its share of as many random pairs', what the proof leaves open, and the verdict."""
     return [
         f"{matching.cost:,.2f}",
         f"{matching.cost / matching.random_cost:.1%}" if matching.random_cost > 0 else "-",
-        f"{matching.gap + matching.error:.1e}",
+        "-" if matching.status in ("many_to_one", "incomplete") else f"{matching.gap + matching.error:.1e}",
         "yes" if matching.certified else f"NO ({matching.status})",
     ]
 

@@ -141,6 +141,16 @@ def test_margins_notice_that_the_inputs_changed():
         _ = matching.margin
 
 
+@pytest.mark.parametrize("max_cost", [None, 0.5, 3.0, 1e3])
+def test_margins_notice_that_other_costs_changed(max_cost):
+    costs = np.random.default_rng(0).random((60, 60))
+    matching = sm.assign(cost=costs, max_cost=max_cost)
+    perm = matching.perm.numpy()
+    costs[7, perm[11]] = costs[11, perm[7]] = -1.0  # no pair that was made costs less, and two others do
+    with pytest.raises(sm.MatchError, match="have changed since they were matched, and the matching is no optimum"):
+        _ = matching.margin
+
+
 def test_margins_where_the_sides_are_far_apart():
     x, y = np.random.default_rng(0).standard_normal((2, 12, 4))
     x[:, 0] = y[:, 0] = 0

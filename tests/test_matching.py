@@ -8,6 +8,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 import saematch as sm
+from contracts import dual_bound
 from problems import nasty
 from saematch.matching import check_permutation, read_permutation
 
@@ -98,6 +99,73 @@ def test_inverse_of_partial_and_certified(matching):
     costs = ((Y[:, None] - X[None]) ** 2).sum(-1)
     prices = inverse.prices.numpy()
     assert (costs - prices).min(axis=1).sum() + prices.sum() == pytest.approx(matching.cost, rel=1e-12)
+
+
+@pytest.mark.parametrize("max_cost", [None, 0.3, 1.0, 50.0, 1e12])
+@pytest.mark.parametrize("shape", [(40, 30), (30, 40), (40, 40), (3, 0)])
+def test_prices_and_those_of_the_inverse_prove_the_optimum(shape, max_cost, tmp_path):
+    costs = np.random.default_rng(0).random(shape)
+    matching = sm.assign(cost=costs, max_cost=max_cost)
+    assert matching.certified
+    matching.save(tmp_path / "m.safetensors")
+    for found, of in ((matching, costs), (matching.inverse(), costs.T), (matching.inverse().inverse(), costs),
+                      (sm.Matching.load(tmp_path / "m.safetensors").inverse(), costs.T)):  # fmt: skip
+        rest = abs(of.shape[0] - of.shape[1]) * (max_cost or 0) / 2 if 0.0 in found.staying_free else 0.0
+        proved = dual_bound(of, found.prices.numpy(), *found.staying_free)
+        assert proved + rest == pytest.approx(found.objective, rel=1e-12)
+        assert found.objective == pytest.approx(matching.objective, rel=1e-14)
+        assert found.random_cost == matching.random_cost
+
+
+@pytest.mark.parametrize("method", ["optimal", "mutual_nearest", "nearest"])
+@pytest.mark.parametrize("max_cost", [None, 0.01, 1e3])
+def test_random_cost_is_that_of_as_many_pairs(method, max_cost):
+    costs = np.random.default_rng(0).random((50, 40))
+    found = sm.assign(cost=costs, method=method, max_cost=max_cost)
+    assert found.random_cost == pytest.approx(costs.mean() * int((found.perm >= 0).sum()), rel=1e-12)
+    rows = sm.assign(X[:50], Y[:40], method=method, max_cost=max_cost and 100 * max_cost)
+    mean = ((X[:50, None] - Y[None, :40]) ** 2).sum(-1).mean()
+    assert rows.random_cost == pytest.approx(mean * int((rows.perm >= 0).sum()), rel=1e-12)
+
+
+def test_forbidden_pairs_are_nobodys_random_ones():
+    costs = np.array([[1.0, np.inf, 2.0], [3.0, 4.0, np.inf]])
+    assert sm.assign(cost=costs).random_cost == 5.0
+
+
+def test_what_is_left_out_for_more_than_it_costs_is_suboptimal():
+    costs = np.random.default_rng(0).random((30, 30))
+    best = sm.assign(cost=costs, max_cost=2.0)
+    perm = best.perm.clone()
+    perm[3] = -1
+    graded = sm.certify(cost=costs, perm=perm, max_cost=2.0)
+    assert graded.status == "suboptimal"
+    assert graded.gap == pytest.approx(2 - float(costs[3, best.perm[3]]), rel=1e-9)
+    assert sm.assign(cost=costs, method="mutual_nearest", max_cost=2.0).status == "suboptimal"
+    costs = np.ones((3, 3))
+    costs[0, 0] = costs[2, 2] = 0.25
+    same = sm.certify(cost=costs, perm=[0, -1, 2], max_cost=1.0)  # leaving out costs no more
+    assert same.certified
+    assert same.margin.tolist() == pytest.approx([0.75, 0, 0.75], abs=1e-12)
+    assert same.tied.tolist() == [False, True, False]
+    margins = sm.certify(cost=np.zeros((3, 3)), perm=[0, -1, 2], max_cost=0.0)
+    assert (margins.certified, margins.margin.tolist(), margins.tied.all()) == (True, [0.0] * 3, True)
+
+
+def test_verdicts_on_negative_costs_survive(tmp_path):
+    costs = -np.random.default_rng(0).random((20, 20))
+    worse = sm.certify(cost=costs, perm=np.arange(20))
+    worse.save(tmp_path / "m.safetensors")
+    for again in (sm.Matching.load(tmp_path / "m.safetensors"), worse.inverse(), pickle.loads(pickle.dumps(worse))):
+        assert (again.status, again.certified) == ("suboptimal", False)
+        for name in ("gap", "error", "scale", "random_cost", "staying_free"):
+            assert getattr(again, name) == getattr(worse, name), name
+        assert again.lower_bound == pytest.approx(worse.lower_bound, rel=1e-14)
+    unproved = sm.Matching(worse.perm, worse.pair_cost, target_features=20)
+    assert (unproved.lower_bound, unproved.gap) == (-np.inf, np.inf)
+    assert np.isnan(unproved.random_cost)
+    unproved.save(tmp_path / "u.safetensors")
+    assert sm.Matching.load(tmp_path / "u.safetensors").gap == np.inf
 
 
 @pytest.mark.parametrize(

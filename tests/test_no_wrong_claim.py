@@ -87,6 +87,24 @@ def test_optima_are_certified_and_nothing_else(kind, decade):
             assert_permuted_prices_are_refused(x, y, best, r)
 
 
+@pytest.mark.parametrize("exponent", range(4, 14))
+def test_whole_numbers_are_told_apart_to_the_last(exponent):
+    """However large the costs: what is worse by 1 is not called optimal."""
+    n, r = 40, R(exponent)
+    costs = r.integers(100, 10**exponent, (n, n))
+    np.fill_diagonal(costs, 0)
+    costs[3, 8], costs[8, 3] = 0, 1
+    costs += r.integers(-(10**exponent), 10**exponent, (n, 1)) + r.integers(-(10**exponent), 10**exponent, (1, n))
+    swapped = np.arange(n)
+    swapped[[3, 8]] = 8, 3
+    graded = sm.certify(cost=costs, perm=swapped)
+    assert (graded.certified, graded.status) == (False, "suboptimal")
+    assert abs(graded.gap - 1) <= graded.error < 0.5
+    best = sm.assign(cost=costs)
+    assert best.perm.tolist() == list(range(n))
+    assert best.certified
+
+
 def shuffled_claims(x=None, y=None, **costs):
     """What a permutation at random, and the engine's own answer, are called."""
     n = min(np.shape(costs["cost"]) if x is None else (len(x), len(y)))
@@ -154,7 +172,9 @@ def assert_true_claim(x, y, costs, perm, best):
     excess = math.fsum(costs[np.arange(len(perm)), perm]) - best.cost
     rounding = 1e-13 * costs.sum()
     if graded.certified:
-        assert excess <= OPTIMUM * graded.scale + rounding
+        assert graded.gap <= graded.error
+        assert excess <= graded.gap + graded.error + rounding
+        assert graded.gap + graded.error <= OPTIMUM * graded.scale or graded.scale == 0
     else:
         assert graded.gap == pytest.approx(excess, rel=1e-6, abs=rounding + graded.error)
     if excess > OPTIMUM * best.scale + rounding:

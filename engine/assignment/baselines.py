@@ -1,6 +1,6 @@
 """What is done without an assignment solver: each row's nearest, mutual nearest, greedy.
 
-Decided by the float64 costs of the pairs that a float32 pass lists; among equals the lowest index wins.
+Decided by the float64 costs of the pairs that a float32 pass lists; among equals of a list the lowest index wins.
 """
 
 from __future__ import annotations

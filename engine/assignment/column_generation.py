@@ -28,7 +28,8 @@ class Certificate:
     """How far a matching can be from the optimum, in units of the cost.
 
     `gap` is its excess over what the prices prove and `error` bounds the rounding of `gap`. `scale` is R - lower bound,
-    R the cost of a random pairing: what matching can gain at all, 0.0 where that is no more than rounding.
+    R the cost of a random pairing, or of none if that is less: what matching can gain at all, 0.0 where that is no more
+    than rounding.
     `within_rounding` says that the search was finished and that neither any feature's share of the gap is more than
     rounding, nor, where the scale is 0.0, the gap more than a trace of what ordinary pairs differ by: next to a giant,
     the scale alone would pass over what all the others lose.

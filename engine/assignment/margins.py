@@ -21,6 +21,9 @@ class Margins:
     the cycle, of which none is negative. So i's cheapest way out and its column's cheapest way in, together, are a
     lower bound (`bound`), and a shortest path finds the value (`exact`).
 
+    `short` bounds how much less another matching costs where some pair's reduced cost is below zero by more than
+    rounding: 0.0 for an optimum.
+
     The bound depends on the prices. They are put halfway between the two extreme solutions, which do not depend on the
     prices at hand, and from there each to the middle of what the others leave it.
     """
@@ -35,14 +38,15 @@ class Margins:
         self._whole: dict[int, Floats] = {}
         if 0 in cost.shape:
             self.bound, self.tied = np.full(cost.shape[0], np.inf), np.zeros(cost.shape[0], dtype=bool)
+            self.short = 0.0
             return
         self._list(prices, np.inf)
         halfway = self._between_extremes(prices)
         new = True
         while new:  # until nothing that was not listed stands in the way
             self._prices = self._centred(halfway)
-            scan, proved, new = self._list(self._prices, np.inf)
-        self._settle(proved, scan)
+            scan, new = self._list(self._prices, np.inf)
+        self._settle(scan)
 
     def exact(self, features: Indices) -> Floats:
         """The margins themselves, within the rounding of float64: one shortest path each."""
@@ -51,15 +55,15 @@ class Margins:
         found = [self._cycle(int(i), self._cycle(int(i), np.inf, False), True) for i in features]
         return np.array(found) / self._cost.scale
 
-    def _list(self, prices: Floats, ceiling: float) -> tuple[Scan, Floats, bool]:
-        """A pass that adds cheap pairs to the graph, proved row minima of that, and whether it added one below zero."""
+    def _list(self, prices: Floats, ceiling: float) -> tuple[Scan, bool]:
+        """A pass that adds cheap pairs to the graph, and whether it added one below zero."""
         potentials, rounding = self._graph.potentials(self._permutation, prices)
         every, before = np.arange(self._cost.shape[0]), len(self._graph)
         price_error = self._free.price_error(prices)
         scan = self._cost.scan(every, prices, price_error, potentials + rounding, LISTED, ceiling)
         self._graph.add(*scan.pairs())
-        _, proved, gain = self._graph.price(prices, potentials, rounding)
-        return scan, proved, gain > 0 and len(self._graph) > before
+        _, _, gain = self._graph.price(prices, potentials, rounding)
+        return scan, gain > 0 and len(self._graph) > before
 
     def _between_extremes(self, prices: Floats) -> Floats:
         """The mean of the highest and the lowest prices that prove the optimum.
@@ -74,7 +78,7 @@ class Margins:
             sources, targets, lengths = self._ways(prices)
             rise = shortest_paths(sources, targets, lengths, root, hub + 1)[:hub]
             fall = shortest_paths(targets, sources, lengths, root, hub + 1)[:hub]
-            new = any(self._list(extreme, 0.0)[2] for extreme in (prices + rise, prices - fall))
+            new = any(self._list(extreme, 0.0)[1] for extreme in (prices + rise, prices - fall))
         return prices + (rise - fall) / 2
 
     def _ways(self, prices: Floats) -> tuple[Indices, Indices, Floats]:
@@ -103,11 +107,12 @@ class Margins:
         moved = centred(sources, targets, lengths, self._columns, self._cost.shape[1] + 1, SWEEPS)
         return prices + moved[:-1]
 
-    def _settle(self, proved: Floats, scan: Scan) -> None:
+    def _settle(self, scan: Scan) -> None:
         """The bound at the final prices, and who is tied, by the graph and what the pass says of all other pairs."""
         cost, free, prices, graph = self._cost, self._free, self._prices, self._graph
         self._price_error = free.price_error(prices)
-        potentials, rounding = self._graph.potentials(self._permutation, prices)
+        potentials, rounding = graph.potentials(self._permutation, prices)
+        _, proved, gain = graph.price(prices, potentials, rounding)
         self._has = potentials + rounding
         floors = scan.floors[:, -1] - self._has
         doubtful = np.nonzero(floors < np.minimum(proved - self._has, 0.0))[0]
@@ -127,7 +132,7 @@ class Margins:
         # Whatever else is on a cycle costs nothing less than this, in sum: only ties within rounding are below zero.
         below_zero = float(np.minimum(out, 0.0).sum())
         both = out + np.where(matched, into[self._permutation], 0.0) + below_zero
-        self.bound = np.maximum(both, 0.0) / cost.scale
+        self.bound, self.short = np.maximum(both, 0.0) / cost.scale, -below_zero / cost.scale if gain > 0 else 0.0
 
         self._starts, self._others, self._lengths = graph.starts, columns, np.maximum(reduced, 0.0)
         self._row_exit, self._column_exit = np.maximum(row_exit, 0.0), np.maximum(column_exit, 0.0)

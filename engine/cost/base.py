@@ -104,6 +104,14 @@ class Cost(ABC):
         """For each row, and for each column, the first one that has the same costs bit for bit."""
 
     @property
+    def mean_cost(self) -> float:
+        """Of all pairs that are not forbidden, in units of the cost; 0.0 where there is none."""
+        if 0 in self.shape:
+            return 0.0
+        constants = float(self.row_constant.mean() + self.column_constant.mean())
+        return constants + self.random_total / self.scale / min(self.shape)
+
+    @property
     @abstractmethod
     def random_total(self) -> float:
         """Sum of M over a random matching of the whole smaller side, on average."""

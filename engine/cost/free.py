@@ -14,9 +14,11 @@ from saematch.cost.rounding import UNIT_64, Floats
 class Free:
     """What it costs, in the reduced units of M, to leave a row `(F_A,)` or a column `(F_B,)` without a partner.
 
-    Infinite for those that must have one. The errors bound the rounding of the finite ones.
+    Infinite for those that must have one. The errors bound the rounding of the finite ones. `each` is what a row, and a
+    column, pays in units of the cost.
     """
 
+    each: tuple[float, float]
     rows: Floats
     columns: Floats
     row_error: Floats

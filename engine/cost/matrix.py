@@ -73,6 +73,12 @@ class MatrixCost(Cost):
         """See `Cost`."""
         return float(self._matrix.max(initial=-np.inf, where=np.isfinite(self._matrix)))
 
+    @property
+    def mean_cost(self) -> float:
+        """See `Cost`."""
+        allowed = np.isfinite(self._matrix)
+        return float(self._matrix.mean(dtype=np.float64, where=allowed)) if allowed.any() else 0.0
+
     def by_cost(self) -> tuple[Floats, Floats]:
         """See `Cost`."""
         return -self.column_constant * self.scale, -self.row_constant * self.scale
@@ -80,6 +86,7 @@ class MatrixCost(Cost):
     def free(self, row: float, column: float) -> Free:
         """See `Cost`."""
         return Free(
+            each=(row, column),
             rows=(row - self.row_constant) * self.scale,
             columns=(column - self.column_constant) * self.scale,
             row_error=self._free_error(row, self.row_constant),

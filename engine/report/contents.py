@@ -28,7 +28,7 @@ _WHOLE = ("partner", "runner_up", "tied")
 _KEPT_BITS = np.uint32(0xFFFFFF00)  # of a float32: 16 of its mantissa, 5 digits; the rest would only fill the file
 DEFINITIONS = {
     **COLUMNS,
-    "random_cost": "what pairing the same features at random would cost on average",
+    "random_cost": "what as many pairs would cost if they were random, on average",
     "identity_cost": "what pairing each feature with the one of the same number would cost",
     "share": "cost as a share of a random pairing's",
     "gap": "how far above the optimum the matching may be, rounding included; the proof",
