@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import parse_qsl, unquote, urlencode
 
 from saematch.errors import MatchError
 
@@ -97,6 +97,10 @@ class Address:
         if os.path.lexists(self.where):
             plain = len(parts)
         return Path(*parts[:plain]), "/".join(parts[plain:])
+
+    def matcher(self, pattern: str) -> re.Pattern[str]:
+        """That of a pattern of this address; what is no path may have letters of names escaped."""
+        return matcher(pattern, unquote if self.where.startswith((HUB, REGISTRY)) else str)
 
     def repository(self) -> tuple[str, str | None, str]:
         """Of a `hf://` address: the repository, its revision if one is given, and the pattern. Raises `MatchError`."""

@@ -9,10 +9,9 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import unquote
 
 from saematch.errors import MatchError
-from saematch.sources.address import HUB, REGISTRY, SAMPLE, Address, matcher
+from saematch.sources.address import HUB, REGISTRY, SAMPLE, Address
 from saematch.sources.checkpoint import Checkpoint
 from saematch.sources.families import identify, known, published
 from saematch.sources.files import SUFFIXES
@@ -87,10 +86,9 @@ def _search(address: Address, hub: Hub) -> tuple[list[StoredSAE], str | None]:
 
 def _below(place: Place, pattern: str, address: Address) -> list[StoredSAE]:
     """The SAEs of a place whose names match. On this machine files are known by their content too."""
-    plain: Callable[[str], str] = str if isinstance(place, LocalFolder) else unquote
-    meant, there, found = matcher(pattern, plain), place.names(), []
+    meant, there, found = address.matcher(pattern), place.names(), []
     if there and not any(map(meant.fullmatch, there)):
-        raise _absent(there, pattern, plain, address)
+        raise _absent(there, pattern, address)
     for name in there:
         match = meant.fullmatch(name)
         if match is None or not name.endswith(SUFFIXES):
@@ -104,10 +102,10 @@ def _below(place: Place, pattern: str, address: Address) -> list[StoredSAE]:
     return found
 
 
-def _absent(there: list[str], pattern: str, plain: Callable[[str], str], address: Address) -> MatchError:
+def _absent(there: list[str], pattern: str, address: Address) -> MatchError:
     """What there is where a pattern first leads nowhere."""
     parts = pattern.split("/")
-    known = {depth: matcher("/".join(parts[:depth]), plain) for depth in range(len(parts))}
+    known = {depth: address.matcher("/".join(parts[:depth])) for depth in range(len(parts))}
     depth = max(depth for depth, part in known.items() if any(map(part.fullmatch, there)))
     names = {"/".join(name.split("/")[: depth + 1]) for name in there if known[depth].fullmatch(name)}
     return MatchError(f"{address}: there is no {pattern}; there are {listing(sorted(names, key=natural))}")
@@ -124,7 +122,7 @@ def _registered(address: Address, hub: Hub) -> tuple[list[StoredSAE], str]:
     """The SAEs of a release of sae-lens, whose ids the rest of the address may narrow down."""
     name, _, pattern = address.where.removeprefix(REGISTRY).partition("/")
     repo, listed = release(name)
-    meant = matcher(pattern, unquote)
+    meant = address.matcher(pattern)
     matched = [(each, match) for each in listed if (match := meant.fullmatch(each.id))]
     if not matched:
         raise MatchError(f"{address}: {name} has no such SAE; it has {listing(each.id for each in listed)}")
