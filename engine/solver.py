@@ -105,16 +105,19 @@ class Solver:
 
     def _margins(self, again: Callable[[], Problem], prices: Floats, matching: Matching) -> Margins:
         problem = again()
-        perm, changed = matching.perm.numpy(), "the inputs have changed since they were matched"
+        perm = matching.perm.numpy()
         if not np.array_equal(problem.pair_cost(perm), matching.pair_cost.numpy()):
-            raise MatchError(f"{changed}: margins are those of the old ones")
+            raise MatchError("the inputs have changed since they were matched: margins are those of the old ones")
         cost, _ = self._prepared(problem)
         free = cost.free(*problem.leaving(cost))
         if free.each != matching.staying_free:  # then the prices are those of another problem
             prices = solve(cost, free, start=perm).prices
         margins = Margins(cost, free, perm, prices)
         if margins.short > TOLERANCE * matching.scale:
-            raise MatchError(f"{changed}, and the matching is no optimum of what they are now")
+            raise MatchError(
+                "the matching is no optimum of the inputs as they are now: they have changed since they were matched, or "
+                "beside so large a max_cost rounding hides what margins are"
+            )
         return margins
 
     def _prepared(self, problem: Problem) -> tuple[Cost, Free]:

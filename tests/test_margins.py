@@ -147,7 +147,7 @@ def test_margins_notice_that_other_costs_changed(max_cost):
     matching = sm.assign(cost=costs, max_cost=max_cost)
     perm = matching.perm.numpy()
     costs[7, perm[11]] = costs[11, perm[7]] = -1.0  # no pair that was made costs less, and two others do
-    with pytest.raises(sm.MatchError, match="have changed since they were matched, and the matching is no optimum"):
+    with pytest.raises(sm.MatchError, match="is no optimum of the inputs as they are now: they have changed"):
         _ = matching.margin
 
 
@@ -180,3 +180,16 @@ def test_margins_belong_to_a_proved_optimum_and_need_the_inputs(tmp_path):
     torch.testing.assert_close(sm.certify(x, y, loaded).margin, best.margin, rtol=1e-6, atol=1e-9)
     with pytest.raises(sm.MatchError, match="feature 40 is not among"):
         best.exact_margin([3, 40])
+
+
+@pytest.mark.parametrize(("shape", "max_cost"), [((40, 50), 2.5e8), ((40, 40), 1.01e8), ((40, 40), None)])
+def test_margins_beside_a_giant_that_float32_cannot_see_past(shape, max_cost):
+    costs = np.random.default_rng(0).random(shape)
+    without = sm.assign(cost=costs.copy())
+    costs[0, 0] = 1e8  # of a pair that nobody would make
+    matching = sm.assign(cost=costs, max_cost=max_cost)
+    assert matching.certified
+    assert torch.equal(matching.perm, without.perm)
+    rounding = 100 * np.finfo(float).eps * 2.5e8  # a margin adds up some sums with max_cost
+    np.testing.assert_allclose(matching.exact_margin(range(1, 40)), without.exact_margin(range(1, 40)), atol=rounding)
+    assert matching.tied.sum() == 0
