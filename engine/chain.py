@@ -149,8 +149,9 @@ class Chain(Mapping[Pair, Matching]):
     def compose(self, source: int, target: int) -> Matching:
         """The matching between any two layers that follows from the pairs between them.
 
-        Not optimal as such, hence `"unproved"`: `saematch.certify` says how far from the optimum it is. Its `pair_cost`
-        is the direct folded cost between the two layers, computed from the inputs when it is first asked for.
+        Not optimal as such, hence `"unproved"`, or `"many_to_one"`: `saematch.certify` says how far from the optimum it
+        is. Its `pair_cost` is the direct folded cost between the two layers, computed from the inputs when it is first
+        asked for.
         """
         if source > target:
             return self.compose(target, source).inverse()
@@ -164,10 +165,10 @@ class Chain(Mapping[Pair, Matching]):
         perm = self[pairs[0]].perm
         for pair in pairs[1:]:
             perm = torch.where(perm >= 0, self[pair].perm[perm.clamp(min=0)], -1)
-        last = self[pairs[-1]]
+        last, taken = self[pairs[-1]], perm[perm >= 0]
         return Matching(
             perm, lambda: self._direct_cost(source, target, perm), target_features=last.target_features,
-            options=last.options,
+            status="unproved" if len(np.unique(taken)) == len(taken) else "many_to_one", options=last.options,
         )  # fmt: skip
 
     def path(self, layer: int, feature: int) -> list[Step]:
@@ -274,7 +275,10 @@ class Chain(Mapping[Pair, Matching]):
         return torch.from_numpy(squared_distances(problem.x, problem.y, perm.numpy()))
 
     def _margins(self, pair: Pair, matching: Matching) -> Margins:
-        return self._solver.run(self._problem(pair), matching.perm).find_margins()
+        graded = self._solver.run(self._problem(pair), matching.perm)
+        if not torch.equal(graded.pair_cost, matching.pair_cost):
+            raise MatchError("the inputs have changed since they were matched: margins are those of the old ones")
+        return graded.find_margins()
 
     def _problem(self, pair: Pair) -> RowProblem:
         assert self.comparison is not None

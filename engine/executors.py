@@ -103,19 +103,25 @@ def _work_on_device(work: Work, pairs: Sequence[Pair], threads: int, news: Conne
         tell(error)
 
 
-def through(
-    executor: Executor, work: Work, pairs: Sequence[Pair], run: RunFolder | None
-) -> Generator[Outcome, None, None]:
-    """One task a pair. A worker that sees the run folder writes its answer there; others send it back.
-
-    A task that is lost, and not tried again by its executor, costs its pair. Raises `MatchError` for a pool that forks.
-    """
+def check_executor(executor: Executor | str | None) -> None:
+    """Raise `MatchError` for what is no executor, or a pool that forks."""
+    if not (executor is None or executor == "ray" or isinstance(executor, Executor)):
+        raise MatchError(f'executor is {executor!r}; give "ray" or a concurrent.futures.Executor')
     context = getattr(executor, "_mp_context", None)  # of a ProcessPoolExecutor, which does not say it otherwise
     if context is not None and context.get_start_method() == "fork":
         raise MatchError(
             "the executor forks this process, and a fork does not take threads along: its workers would wait for them "
             'for ever; give ProcessPoolExecutor mp_context=multiprocessing.get_context("spawn")'
         )
+
+
+def through(
+    executor: Executor, work: Work, pairs: Sequence[Pair], run: RunFolder | None
+) -> Generator[Outcome, None, None]:
+    """One task a pair. A worker that sees the run folder writes its answer there; others send it back.
+
+    A task that is lost, and not tried again by its executor, costs its pair.
+    """
     where, id = (str(run.folder), run.record["id"]) if run is not None else (None, None)
     tasks: dict[Future[Outcome], Pair] = {}
     try:

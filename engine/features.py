@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from saematch.errors import MatchError
+from saematch.errors import MatchError, checked_number
 from saematch.loops import fold_rows
 from saematch.sae import SAE, Scale
 from saematch.team import Team
@@ -71,6 +72,6 @@ def check_parts(parts: Sequence[str], weights: Mapping[str, float] | None) -> tu
         raise MatchError(f"weights are given for {sorted(extra)}, which is not among the parts {ordered}")
     full = {part: (weights or {}).get(part, 1.0) for part in ordered}
     for part, weight in full.items():
-        if not (isinstance(weight, float | int) and math.isfinite(weight) and weight > 0):
-            raise MatchError(f"the weight of {part} is {weight}; weights must be finite and positive")
-    return ordered, {part: float(weight) for part, weight in full.items()}
+        wrong = f"the weight of {part} is {weight!r:.40}; weights must be finite and positive"
+        full[part] = checked_number(weight, 0, sys.float_info.max, wrong, above=True)
+    return ordered, full

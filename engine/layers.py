@@ -17,7 +17,7 @@ from saematch.backend import choose_backend, free_memory, machine, versions
 from saematch.chain import Chain
 from saematch.cost import BLOCK_BYTES
 from saematch.errors import MatchError
-from saematch.executors import RayExecutor, on_devices, through
+from saematch.executors import RayExecutor, check_executor, on_devices, through
 from saematch.features import PARTS
 from saematch.inputs import header, is_unchanged
 from saematch.matching import Matching
@@ -30,7 +30,6 @@ from saematch.sources import Layers
 from saematch.stream import LANES, Outcome, Progress, Work, memory_needed, stream
 
 Device = str | torch.device | None
-RAY = "ray"
 
 
 def match_layers(
@@ -90,8 +89,7 @@ def match_layers(
     for one in (layers, against):
         if one is not None and not (isinstance(one, Mapping) and all(isinstance(layer, int) for layer in one)):
             raise MatchError("match_layers takes a mapping of layer numbers to SAEs; saematch.load_layers makes one")
-    if not (executor is None or executor == RAY or isinstance(executor, Executor)):
-        raise MatchError(f'executor is {executor!r}; give "ray" or a concurrent.futures.Executor')
+    check_executor(executor)
     on_gpu = executor is not None and str(device or "").startswith("cuda") and not torch.cuda.is_available()
     if on_gpu and backend == "auto":
         device = None  # the workers have GPUs, this process has none: they find theirs
@@ -103,14 +101,21 @@ def match_layers(
     for other in devices[1:]:
         choose_backend(backend, other, precision)
     planned = plan_pairs(layers, against, pairs)
+    if shard is not None and not (isinstance(shard, tuple) and len(shard) == 2 and all(type(i) is int for i in shard)):
+        raise MatchError(f"shard is {shard!r}; give (i, n), the part i of n")
     if shard is not None and (out is None or overwrite):
         raise MatchError("a shard is part of a run folder: give out, and overwrite nothing")
     mine = planned if shard is None else share_of(planned, *shard)
     # A set that is matched with itself is two sets all the same: its pairs are no steps from layer to layer.
     work = Work(layers, layers if against is None else copy(against), comparison, solver)
     check_headers(work, planned)
-    memory = share_of_memory(devices, backend, precision) if memory is None else memory
-    options = {**comparison.record(), "method": method, "max_rounds": max_rounds, "time_limit": time_limit}
+    memory = share_of_memory(devices, backend, precision) if solver.memory is None else solver.memory
+    options = {
+        **comparison.record(),
+        "method": method,
+        "max_rounds": solver.max_rounds,
+        "time_limit": solver.time_limit,
+    }
     options |= {"backend": backend, "precision": precision, "memory": memory}
     if out is None:
         work = replace(work, solver=replace(solver, memory=memory))

@@ -21,7 +21,9 @@ from saematch.errors import MatchError
 from saematch.storage import write_whole
 
 SCHEMA = 1
-SCALARS = ("cost", "objective", "lower_bound", "gap", "error", "scale", "certified", "status")
+SCALARS = (
+    "cost", "objective", "lower_bound", "gap", "error", "proof_gap", "scale", "random_cost", "certified", "status",
+)  # fmt: skip
 
 
 class Matching:
@@ -32,7 +34,8 @@ class Matching:
         target_features: `F_B`.
         prices: float64 `(F_B,)`, the column prices of the proof; 0 where nothing was proved.
         staying_free: what the proof has a source, and a target, pay to stay without a partner: half of `max_cost`, or,
-            where there is none or no pair exceeds it, 0 on the larger side; inf for who must have a partner.
+            where there is none or no pair exceeds it, 0 on the larger side; inf for who must have a partner. It may be
+            less than half of `max_cost` where that is enough to say the same: as many pairs as can be.
         random_cost: what as many pairs would cost if they were random, on average; NaN where that is not known.
         status: `"optimal"` (certified); `"time_limit"` or `"round_limit"` (stopped early); `"suboptimal"` (somebody's,
             and proved to be `gap` above the optimum); `"many_to_one"` or `"incomplete"` (a baseline's, not what the
@@ -118,6 +121,13 @@ class Matching:
         return self._certificate.error if self._certificate else 0.0
 
     @property
+    def proof_gap(self) -> float:
+        """`gap` + `error`, the most that the objective can be above the optimum; NaN for a baseline that is no matching
+        as asked for, whose gap compares it with those that are.
+        """
+        return math.nan if self.status in ("many_to_one", "incomplete") else self.gap + self.error
+
+    @property
     def scale(self) -> float:
         """What matching can gain at all: the objective of a random pairing, or of none at all if that is less, less
         `lower_bound`. 0 where nothing was proved.
@@ -160,7 +170,10 @@ class Matching:
 
     def exact_margin(self, features: Sequence[int] | Tensor) -> Tensor:
         """float64: the margins themselves of source features, listed or masked; a search each. Raises `MatchError`."""
-        given = np.asarray(features)
+        try:
+            given = np.asarray(features)
+        except ValueError as error:
+            raise MatchError("give the indices of features, or a mask of all source features") from error
         if given.dtype == bool and given.shape == (len(self.perm),):
             given = given.nonzero()[0]
         if given.dtype.kind not in "iu" and given.size:
@@ -213,7 +226,9 @@ class Matching:
     def scalars(self) -> dict[str, Any]:
         """The numbers of the answer by name, ready for JSON: None for those that are not finite."""
         found = {name: getattr(self, name) for name in SCALARS}
-        return {name: None if value in (math.inf, -math.inf) else value for name, value in found.items()}
+        return {
+            name: value if isinstance(value, str) or math.isfinite(value) else None for name, value in found.items()
+        }
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a `.safetensors` file: `perm`, `pair_cost`, `prices`, and the numbers as JSON under the key "saematch".
@@ -228,7 +243,6 @@ class Matching:
         record = {"schema": SCHEMA, "target_features": self.target_features, **self.scalars(), "options": self.options}
         record |= {
             "evaluation_error": self._evaluation_error,
-            "random_cost": None if math.isnan(self.random_cost) else self.random_cost,
             "staying_free": [None if math.isinf(cost) else cost for cost in self.staying_free],
         }
         metadata = {"saematch": json.dumps(record, allow_nan=False)}
@@ -284,7 +298,9 @@ class Matching:
             )  # fmt: skip
         except MatchError:
             raise
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        except (
+            OSError, SafetensorError, KeyError, TypeError, ValueError, OverflowError, AttributeError, RecursionError,
+        ) as error:  # fmt: skip
             raise MatchError(f"{path}: not a matching that saematch wrote ({_first_line(error)})") from error
 
     def __getstate__(self) -> dict[str, Any]:
@@ -325,7 +341,10 @@ def check_permutation(perm: Any, source_features: int, target_features: int, man
         if perm.is_floating_point() or perm.is_complex():
             raise MatchError(f"perm holds {perm.dtype}, expected integers")
         perm = perm.detach().cpu().numpy()
-    array = np.asarray(perm)
+    try:
+        array = np.asarray(perm)
+    except ValueError as error:
+        raise MatchError(f"perm is no list of indices ({error})") from error
     if array.shape != (source_features,):
         raise MatchError(f"perm has shape {array.shape}, expected one target a source feature, ({source_features},)")
     if array.dtype.kind not in "iu":

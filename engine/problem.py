@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,7 +26,7 @@ from saematch.cost import (
     gamma,
     squared_distances,
 )  # fmt: skip
-from saematch.errors import MatchError
+from saematch.errors import MatchError, checked_number
 from saematch.features import check_parts, feature_rows
 from saematch.sae import SAE, Scale
 
@@ -72,18 +71,36 @@ class Problem(ABC):
         precision: then it is left out.
         """
         if self.max_cost is not None and (self.max_cost < cost.largest_cost or cost.forbids):
-            return self.max_cost / 2, self.max_cost / 2
+            return self.leaving_out(cost)
         sources, targets = self.shape
         return (0.0 if sources > targets else math.inf), (0.0 if targets > sources else math.inf)
+
+    def leaving_out(self, cost: Cost) -> tuple[float, float]:
+        """The same where anybody may stay free: half of `max_cost`, or of what is enough to say the same.
+
+        A pair dearer than `max_cost` is never made, and one more pair can be had for at most the dearest and what all
+        others lose, n times the spread. Under twice that, already, as many pairs as can be are made, and at the least
+        cost; a larger `max_cost` says no more, and its size would only cost precision.
+        """
+        assert self.max_cost is not None
+        dearest = self.dearest(cost)
+        enough = 2 * (min(self.shape) * (dearest - min(0.0, self.smallest_cost)) + max(dearest, 0.0))
+        least = min(self.max_cost, enough) if enough > 0 else self.max_cost
+        return least / 2, least / 2
+
+    def dearest(self, cost: Cost) -> float:
+        """A bound on every cost that is no more than `max_cost`."""
+        return cost.largest_cost
 
     def leaving(self, cost: Cost) -> tuple[float, float]:
         """The same for margins, to which it matters what a matched feature would pay to stay free, too.
 
-        Without a pair the others cost no less than before, less `largest_cost`; two that exchange partners pay no more
-        than twice the spread. From there on, the size of `max_cost` would again only cost precision.
+        Without a pair the others cost no less than before, less `largest_cost`; two that exchange partners, where that
+        is not forbidden, pay no more than twice the spread. From there on, the size of `max_cost` would again only cost
+        precision.
         """
         dear = cost.largest_cost + 2 * (cost.largest_cost - min(0.0, self.smallest_cost))
-        if self.max_cost is not None and (self.max_cost <= dear or max(self.shape) < 2):
+        if self.max_cost is not None and (self.max_cost <= dear or cost.forbids or max(self.shape) < 2):
             return self.max_cost / 2, self.max_cost / 2
         return self.staying_free(cost)
 
@@ -106,7 +123,7 @@ class RowProblem(Problem):
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _check_max_cost(self.max_cost, sys.float_info.max)
+        object.__setattr__(self, "max_cost", _checked_max_cost(self.max_cost))
         if self.x.shape[1] > MOST_COLUMNS:
             raise MatchError(f"rows have {self.x.shape[1]} columns; at most {MOST_COLUMNS} can be handled")
         sizes = [max(float(rows.max(initial=0)), -float(rows.min(initial=0))) for rows in (self.x, self.y)]
@@ -126,7 +143,7 @@ class RowProblem(Problem):
         """Raises `MatchError` unless these are two finite matrices of the same width."""
         x, y = _rows(x, "the first matrix"), _rows(y, "the second matrix")
         check_widths(x.shape[1], "the first matrix", y.shape[1], "the second matrix", "K")
-        return cls(x, y, max_cost, {"max_cost": max_cost})
+        return cls(x, y, max_cost, {"max_cost": _checked_max_cost(max_cost)})
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -161,7 +178,7 @@ class MatrixProblem(Problem):
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _check_max_cost(self.max_cost, LARGEST)
+        object.__setattr__(self, "max_cost", _checked_max_cost(self.max_cost))
         _refuse(np.isnan(self.matrix) | (self.matrix == -np.inf), "cost holds", "NaN or -inf (inf forbids a pair)")
         largest = min(LARGEST, float(np.finfo(self.matrix.dtype).max))
         _refuse(np.isfinite(self.matrix) & (np.abs(self.matrix) > largest), "cost holds", f"beyond {LARGEST:g} in size")
@@ -169,7 +186,8 @@ class MatrixProblem(Problem):
     @classmethod
     def checked(cls, cost: Any, max_cost: float | None) -> MatrixProblem:
         """Raises `MatchError` unless this is a matrix of numbers."""
-        return cls(_matrix(cost, "cost", "(sources, targets)"), max_cost, {"max_cost": max_cost})
+        matrix = _matrix(cost, "cost", "(sources, targets)")
+        return cls(matrix, max_cost, {"max_cost": _checked_max_cost(max_cost)})
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -189,6 +207,10 @@ class MatrixProblem(Problem):
     def smallest_cost(self) -> float:
         """See `Problem`."""
         return float(self.matrix.min(initial=np.inf))
+
+    def dearest(self, cost: Cost) -> float:  # noqa: ARG002 (it is known better)
+        """See `Problem`."""
+        return float(self.matrix.max(initial=0.0, where=self.matrix <= self.max_cost))
 
     def pair_cost(self, permutation: Indices) -> Floats:
         """See `Problem`."""
@@ -214,8 +236,7 @@ class Comparison:
         """Raises `MatchError` for parts or weights that make no sense."""
         is_pair = isinstance(fold, tuple) and len(fold) == 2 and not any(isinstance(one, int | float) for one in fold)
         folds = cast(tuple[Scale, Scale], fold if is_pair else (fold, fold))
-        _check_max_cost(max_cost, sys.float_info.max)
-        return cls(*check_parts(parts, weights), folds, max_cost)
+        return cls(*check_parts(parts, weights), folds, _checked_max_cost(max_cost))
 
     def width(self, sae: SAE) -> int:
         """K, the number of columns of the feature rows."""
@@ -246,9 +267,12 @@ def check_widths(width: int, source: str, other: int, target: str, letter: str) 
         )
 
 
-def _check_max_cost(max_cost: Any, most: float) -> None:
-    if max_cost is not None and not (isinstance(max_cost, float | int | np.number) and 0 <= float(max_cost) <= most):
-        raise MatchError(f"max_cost is {max_cost}; give a cost from 0 to {most:g}, or none")
+def _checked_max_cost(max_cost: Any) -> float | None:
+    if max_cost is None:
+        return None
+    return checked_number(
+        max_cost, 0, LARGEST, f"max_cost is {max_cost!r:.40}; give a cost from 0 to {LARGEST:g}, or none"
+    )
 
 
 def _rows(given: Any, name: str) -> Rows:
@@ -260,11 +284,15 @@ def _rows(given: Any, name: str) -> Rows:
 def _matrix(given: Any, name: str, expected: str) -> NDArray[Any]:
     """A matrix on the CPU, in float32 or float64 as it is, else upcast."""
     if isinstance(given, Tensor):
-        if given.layout != torch.strided or given.is_complex() or given.dtype == torch.bool:
+        if given.layout != torch.strided or given.is_complex() or given.dtype == torch.bool or given.is_meta:
             raise MatchError(f"{name} is a {given.dtype} tensor ({given.layout}); expected a dense one of real numbers")
         tensor = given.detach().cpu()
-        given = (tensor.double() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor).numpy()
-    matrix = np.asarray(given)
+        plain = not tensor.is_floating_point() or tensor.dtype in (torch.float32, torch.float64)
+        given = (tensor if plain else tensor.double()).numpy()
+    try:
+        matrix = np.asarray(given)
+    except ValueError as error:
+        raise MatchError(f"{name} is no matrix ({error}); expected {expected}") from error
     if matrix.dtype.kind not in "fiu":
         raise MatchError(f"{name} holds {matrix.dtype}; expected numbers")
     if matrix.dtype.kind in "iu" and matrix.dtype.itemsize == 8:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -16,11 +17,10 @@ from torch import Tensor
 from saematch.assignment import BASELINES, TOLERANCE, Certificate, Margins, Round, Solution, solve
 from saematch.backend import choose_backend, free_memory
 from saematch.cost import BLOCK_BYTES, Cost, Floats, Free, Indices
-from saematch.errors import MatchError
+from saematch.errors import MatchError, checked_count, checked_number
 from saematch.matching import Matching, NotCertified
 from saematch.problem import Problem
 
-Number = float | int | np.number[Any]
 METHODS = ("optimal", *BASELINES)
 
 
@@ -42,12 +42,18 @@ class Solver:
         choose_backend(self.backend, self.device, self.precision)
         if self.method not in METHODS:
             raise MatchError(f"method is {self.method!r}; choose one of {', '.join(METHODS)}")
-        if self.max_rounds is not None and not (isinstance(self.max_rounds, int | np.integer) and self.max_rounds >= 1):
-            raise MatchError(f"max_rounds is {self.max_rounds!r}; give a whole number, at least 1, or none")
-        if self.time_limit is not None and not (isinstance(self.time_limit, Number) and 0 < self.time_limit < math.inf):
-            raise MatchError(f"time_limit is {self.time_limit!r}; give seconds above 0, or none")
-        if self.memory is not None and not (isinstance(self.memory, int | np.integer) and self.memory >= BLOCK_BYTES):
-            raise MatchError(f"memory is {self.memory!r}; give bytes, at least {BLOCK_BYTES} for one block of products")
+        # Plain numbers, whatever was given: they are written down.
+        if self.max_rounds is not None:
+            wrong = f"max_rounds is {self.max_rounds!r}; give a whole number, at least 1, or none"
+            object.__setattr__(self, "max_rounds", checked_count(self.max_rounds, 1, wrong))
+        if self.time_limit is not None:
+            wrong = f"time_limit is {self.time_limit!r}; give seconds above 0, or none"
+            object.__setattr__(
+                self, "time_limit", checked_number(self.time_limit, 0, sys.float_info.max, wrong, above=True)
+            )
+        if self.memory is not None:
+            wrong = f"memory is {self.memory!r}; give bytes, at least {BLOCK_BYTES} for one block of products"
+            object.__setattr__(self, "memory", checked_count(self.memory, BLOCK_BYTES, wrong))
 
     def run(self, problem: Problem, perm: Tensor | None = None, again: Callable[[], Problem] | None = None) -> Matching:
         """The answer of the method, or `perm`, with the proof of how far it is from the optimum.
@@ -73,7 +79,7 @@ class Solver:
             given = BASELINES[self.method](cost, free)
         allowed = given is not None and _is_allowed(given, free)
         if given is not None and not allowed and problem.max_cost is not None:
-            either = cost.free(problem.max_cost / 2, problem.max_cost / 2)  # which no optimum would have to pay
+            either = cost.free(*problem.leaving_out(cost))  # which no optimum would have to pay
             free, allowed = (either, True) if _is_allowed(given, either) else (free, False)
         solution = solve(
             cost, free, start=given if allowed else None, max_rounds=self.max_rounds, time_limit=self.time_limit,
@@ -115,8 +121,8 @@ class Solver:
         margins = Margins(cost, free, perm, prices)
         if margins.short > TOLERANCE * matching.scale:
             raise MatchError(
-                "the matching is no optimum of the inputs as they are now: they have changed since they were matched, or "
-                "beside so large a max_cost rounding hides what margins are"
+                "the matching is no optimum of the inputs as they are now: they have changed since they were matched, "
+                "or beside so large a max_cost rounding hides what margins are"
             )
         return margins
 
@@ -153,18 +159,23 @@ def _graded(
     margins: Callable[[Matching], Margins],
 ) -> Matching:  # fmt: skip
     """A matching that the problem allows, with what the prices prove about it."""
-    certificate = solution.grade(cost, free, permutation)
+    best, certificate = (solution.grade(cost, free, each) for each in (solution.permutation, permutation))
     if certificate.certified:
         status = "optimal"
     elif solution.stopped_by is not None:
         status = solution.stopped_by
     else:
-        status = "suboptimal" if solution.grade(cost, free, solution.permutation).certified else "unproved"
+        worse = certificate.gap - certificate.error > best.gap + best.error
+        status = "suboptimal" if best.certified or worse else "unproved"
+    if problem.max_cost is not None and max(free.each) < problem.max_cost / 2:  # what more is paid, see `leaving_out`
+        least = _alone(problem, solution.permutation) if best.certified else abs(problem.shape[0] - problem.shape[1])
+        more = (problem.max_cost / 2 - max(free.each)) * (_alone(problem, permutation) - least)
+        certificate = replace(certificate, gap=certificate.gap + more)
     return Matching(
         torch.from_numpy(permutation),
         torch.from_numpy(problem.pair_cost(permutation)),
         target_features=problem.shape[1],
-        prices=torch.from_numpy(cost.column_constant + solution.prices / cost.scale),
+        prices=torch.from_numpy(cost.column_constant + free.price_shift + solution.prices / cost.scale),
         staying_free=free.each,
         random_cost=_random_cost(cost, permutation),
         certificate=certificate,
@@ -175,6 +186,11 @@ def _graded(
         stats=stats,
         margins=margins,
     )
+
+
+def _alone(problem: Problem, permutation: Indices) -> int:
+    """How many features of both sides have no partner."""
+    return sum(problem.shape) - 2 * int((permutation >= 0).sum())
 
 
 def _random_cost(cost: Cost, permutation: Indices) -> float:

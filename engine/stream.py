@@ -252,7 +252,7 @@ def _matched(work: Work, shelf: _Shelf, pair: Pair, tell: Callable[[Progress], N
         return Outcome.failed(pair, str(error))
     record = {
         "source": pair[0], "target": pair[1], "inputs": [x.record, y.record], **matching.scalars(),
-        "random_cost": matching.random_cost, "seconds": round(time.perf_counter() - began, 3), "stats": matching.stats,
+        "seconds": round(time.perf_counter() - began, 3), "stats": matching.stats,
     }  # fmt: skip
     return Outcome(pair, record, matching)
 

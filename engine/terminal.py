@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -49,7 +50,7 @@ def proof_cells(matching: Matching) -> list[str]:
     return [
         f"{matching.cost:,.2f}",
         f"{matching.cost / matching.random_cost:.1%}" if matching.random_cost > 0 else "-",
-        "-" if matching.status in ("many_to_one", "incomplete") else f"{matching.gap + matching.error:.1e}",
+        "-" if math.isnan(matching.proof_gap) else f"{matching.proof_gap:.1e}",
         "yes" if matching.certified else f"NO ({matching.status})",
     ]
 

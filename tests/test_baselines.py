@@ -7,6 +7,7 @@ import torch
 import saematch as sm
 from contracts import costs_of_all_pairs
 from problems import nasty, noisy_copy
+from saes import made_up
 
 
 def greedy(costs):
@@ -135,3 +136,24 @@ def test_a_model_by_a_baseline(sample):
     chain = sm.match_layers(layers, method="greedy")
     assert {matching.status for matching in chain.values()} == {"suboptimal"}
     assert not chain.certified
+
+
+def test_what_is_composed_of_many_to_one_is_many_to_one(tmp_path):
+    layers = {layer: made_up(F, seed=layer) for layer, F in enumerate((24, 8, 8))}
+    chain = sm.match_layers(layers, method="nearest")
+    composed = chain.compose(0, 2)
+    assert composed.status == "many_to_one"
+    composed.save(tmp_path / "m.safetensors")
+    assert torch.equal(sm.Matching.load(tmp_path / "m.safetensors").perm, composed.perm)
+    with pytest.raises(sm.MatchError, match="many sources share a target"):
+        chain.compose(2, 0)
+
+
+def test_a_gap_that_compares_is_no_proof():
+    x, y = nasty()["random"]
+    for method in ("mutual_nearest", "nearest"):
+        found = sm.assign(x, y, method=method)
+        assert np.isnan(found.proof_gap)
+        assert found.scalars()["proof_gap"] is None
+    best = sm.assign(x, y)
+    assert best.proof_gap == best.gap + best.error

@@ -114,12 +114,30 @@ def test_a_task_that_is_lost_costs_its_pair(model):
     assert all("BrokenProcessPool" in reason for reason in chain.failures.values())
 
 
-def test_a_pool_that_forks_is_refused(model):
+def test_a_pool_that_forks_is_refused_before_anything_is_touched(model, tmp_path):
+    run = tmp_path / "run"
+    sm.match_layers(model, run)
     with (
         ProcessPoolExecutor(1, get_context("fork")) as executor,
         pytest.raises(sm.MatchError, match="its workers would wait for them for ever; give ProcessPoolExecutor"),
     ):
         sm.match_layers(model, executor=executor)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    with (
+        ProcessPoolExecutor(1, get_context("fork")) as executor,
+        pytest.raises(sm.MatchError, match="forks this process"),
+    ):
+        sm.match_layers(model, run, overwrite=True, executor=executor)
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_margins_of_what_came_from_another_process_notice_that_inputs_changed():
+    saes = {layer: made_up(seed=layer) for layer in (0, 1)}
+    with ProcessPoolExecutor(1, get_context("spawn")) as executor:
+        chain = sm.match_layers(saes, executor=executor)
+    saes[1].W_dec.mul_(3)
+    with pytest.raises(sm.MatchError, match="have changed since they were matched"):
+        _ = chain[0, 1].margin
 
 
 def test_an_executor_that_is_none_is_refused(model):

@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as hnp
 from scipy.optimize import linear_sum_assignment
 
 import saematch as sm
-from contracts import cheapest, cheapest_partial, costs_of_all_pairs
+from contracts import cheapest, cheapest_partial, costs_of_all_pairs, dual_bound
 from problems import nasty
 
 
@@ -152,3 +152,45 @@ def test_permutations_are_graded_by_costs():
     worse = sm.certify(cost=costs, perm=np.roll(best.perm, 1))
     assert worse.status == "suboptimal"
     assert worse.gap == pytest.approx(worse.cost - best.cost, rel=1e-9)
+
+
+@pytest.mark.parametrize("max_cost", [10.0, 1e6, 1e12, 1e15, 1e18])
+@pytest.mark.parametrize("giant", [np.inf, 1e16])
+def test_a_giant_max_cost_hides_nothing(giant, max_cost):
+    """Under it as many pairs as can be are made at the least cost; what is worse is never called optimal."""
+    r = np.random.default_rng(0)
+    costs = r.random((6, 6))
+    costs[0, 1] = costs[3, 2] = giant
+    best = sm.assign(cost=costs, max_cost=max_cost)
+    optimum = cheapest(np.minimum(costs, 100.0))[1]
+    if best.certified:
+        assert best.cost == pytest.approx(optimum, rel=1e-12)
+    for _ in range(20):
+        graded = sm.certify(cost=costs, perm=allowed(costs, r), max_cost=max_cost)
+        assert not graded.certified or graded.cost == pytest.approx(optimum, rel=1e-12)
+    assert best.certified
+    partial = best.perm.clone()
+    partial[[1, 4]] = -1
+    graded = sm.certify(cost=costs, perm=partial, max_cost=max_cost)
+    left_out = math.fsum([2 * max_cost, *(-costs[[1, 4], best.perm[[1, 4]]])])
+    assert (graded.status, graded.gap) == ("suboptimal", pytest.approx(left_out, rel=1e-14))
+
+
+def allowed(costs, r):
+    """A permutation at random without the pairs of giants."""
+    while True:
+        perm = r.permutation(len(costs))
+        if (costs[np.arange(len(costs)), perm] < 100).all():
+            return perm
+
+
+@pytest.mark.parametrize("shape", [(40, 30), (30, 40), (40, 40)])
+@pytest.mark.parametrize("offset", [1e6, -1e6])
+def test_what_all_costs_have_in_common_costs_no_precision(shape, offset):
+    costs = np.random.default_rng(0).random(shape)
+    plain, moved = sm.assign(cost=costs), sm.assign(cost=costs + offset)
+    assert moved.certified
+    assert moved.error < 1e-12
+    assert torch.equal(plain.perm, moved.perm)
+    proved = dual_bound(costs + offset, moved.prices.numpy(), *moved.staying_free)
+    assert proved == pytest.approx(moved.cost, rel=1e-14)

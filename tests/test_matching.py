@@ -11,6 +11,7 @@ import saematch as sm
 from contracts import dual_bound
 from problems import nasty
 from saematch.matching import check_permutation, read_permutation
+from saes import made_up
 
 X, Y = nasty()["random"]
 
@@ -264,3 +265,55 @@ def test_inputs_are_left_untouched_and_may_be_of_any_kind():
     half = torch.from_numpy(x).bfloat16()
     assert sm.assign(half, half).cost == 0
     np.testing.assert_array_equal(x, before)
+
+
+@pytest.mark.parametrize("number", [np.float32, np.float64, np.int64, int, float])
+def test_numbers_may_be_numpys(number, tmp_path):
+    found = sm.assign(X, Y, max_cost=number(100), time_limit=number(1000))
+    found.save(tmp_path / "m.safetensors")
+    assert sm.Matching.load(tmp_path / "m.safetensors").options == {"max_cost": 100.0}
+    layers = dict.fromkeys((0, 1), made_up())
+    whole = {"max_rounds": np.int64(20), "memory": np.int64(2**28)}
+    assert sm.match_layers(layers, tmp_path / "run", max_cost=number(100), **whole).complete
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"max_cost": 1.7e308}, {"max_cost": 10**400}, {"max_cost": -1}, {"max_cost": np.nan}, {"max_cost": "5"},
+        {"max_cost": np.complex64(1)}, {"time_limit": "5"}, {"time_limit": 10**400}, {"time_limit": 0},
+        {"max_rounds": 1.5}, {"max_rounds": True}, {"memory": 10}, {"memory": 1e9},
+    ],
+)  # fmt: skip
+def test_what_is_no_number_for_it_is_refused(wrong):
+    (name,) = wrong
+    with pytest.raises(sm.MatchError, match=f"{name} is .*; give "):
+        sm.assign(X, Y, **wrong)
+    with pytest.raises(sm.MatchError, match=f"{name} is .*; give "):
+        sm.assign(cost=np.ones((3, 3)), **wrong)
+
+
+def test_what_is_no_matrix_or_no_list_is_refused():
+    with pytest.raises(sm.MatchError, match="the first matrix is no matrix"):
+        sm.assign([[1.0, 2.0], [1.0]], Y)
+    with pytest.raises(sm.MatchError, match=r"cost is a torch\.float32 tensor"):
+        sm.assign(cost=torch.ones(3, 3, device="meta"))
+    with pytest.raises(sm.MatchError, match="perm is no list of indices"):
+        sm.certify(X, Y, [[0], [1, 2]])
+    with pytest.raises(sm.MatchError, match="give the indices of features"):
+        sm.assign(X, Y).exact_margin([[0], [1, 2]])
+    with pytest.raises(sm.MatchError, match="the weight of bias is"):
+        sm.match(made_up(), made_up(), weights={"bias": 10**400})
+    small = torch.ones(4, 4).to(torch.float8_e4m3fn)
+    assert sm.assign(small, small).certified
+
+
+def test_a_file_with_absurd_numbers_is_refused(matching, tmp_path):
+    matching.save(tmp_path / "m.safetensors")
+    with safe_open(tmp_path / "m.safetensors", framework="pt") as file:
+        record = json.loads(file.metadata()["saematch"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    for name in ("gap", "random_cost"):
+        save_file(tensors, tmp_path / "x.safetensors", {"saematch": json.dumps({**record, name: 10**400})})
+        with pytest.raises(sm.MatchError, match="not a matching that saematch wrote"):
+            sm.Matching.load(tmp_path / "x.safetensors")

@@ -20,6 +20,7 @@ from saematch.cost import UNIT_64, Cost, Floats, Free, Indices, Scan
 # made again. More of them settle more rows for good, at the price of more edges: worth it where a pass is a product.
 LISTED = {True: 8, False: 16}
 DENSE = 2**14  # pairs; with no more, all are candidates, and no pass is needed
+BLUR = 1e-6
 TOLERANCE = 1e-9  # certified: no further from the optimum than this share of what matching can gain at all
 
 
@@ -30,9 +31,9 @@ class Certificate:
     `gap` is its excess over what the prices prove and `error` bounds the rounding of `gap`. `scale` is R - lower bound,
     R the cost of a random pairing, or of none if that is less: what matching can gain at all, 0.0 where that is no more
     than rounding.
-    `within_rounding` says that the search was finished and that neither any feature's share of the gap is more than
-    rounding, nor, where the scale is 0.0, the gap more than a trace of what ordinary pairs differ by: next to a giant,
-    the scale alone would pass over what all the others lose.
+    `within_rounding` says that the search was finished, that no feature's share of the gap is more than its rounding,
+    that the rounding of most is at most `BLUR` of what ordinary pairs differ by, and, where the scale is 0.0, the gap a
+    trace of it: next to a giant, or a giant `max_cost`, the scale alone would pass over what all the others lose.
 
     A matching is proved optimal where its gap is no more than its own rounding, and both together are no more than
     `TOLERANCE` of the scale: a gap that rounding does not explain is one, however small.
@@ -124,8 +125,10 @@ class Solution:
         gain_error = math.fsum([cost.random_error, *matched_error, *free.row_error, *free.column_error]) / cost.scale
         scale = gain + gap + error if gain + gap > gain_error + error else 0.0
         # Settled prices may leave an edge cheaper than its row's by a few roundings of other numbers on its path.
-        slack = np.maximum(4 * (most - excess), TOLERANCE * cost.typical / max(1, *cost.shape))
+        errors, trace = most - excess, TOLERANCE * cost.typical / max(1, *cost.shape)
+        slack = np.maximum(4 * errors, trace)
         hidden = scale == 0 and gap + error > TOLERANCE * cost.typical / cost.scale
+        hidden |= cost.typical > 0 and float(np.median(errors)) * max(1, *cost.shape) > BLUR * cost.typical
         return Certificate(gap, error, scale, self.settled and bool((excess <= slack).all()) and not hidden)
 
 

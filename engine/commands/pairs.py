@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,4 +72,5 @@ def verify(options: argparse.Namespace) -> int:
 def _matching_json(matching: Matching) -> dict[str, Any]:
     arrays = {"perm": matching.perm, "pair_cost": matching.pair_cost, "prices": matching.prices}
     lists = {name: values.tolist() for name, values in arrays.items()}
+    lists["staying_free"] = [None if math.isinf(cost) else cost for cost in matching.staying_free]
     return {**matching.scalars(), **lists, "options": matching.options, "stats": matching.stats}

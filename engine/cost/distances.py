@@ -73,13 +73,19 @@ class DistanceCost(Cost):
     def free(self, row: float, column: float) -> Free:
         """See `Cost`."""
         unit = gamma(len(self._x.centre) + 8, UNIT_64) * self.scale
-        between = float(np.linalg.norm(self._y.centre - self._x.centre))
-        p_error = unit * (abs(row) + self._x.distance**2 + 2 * self._x.distance * between)
-        q_error = unit * (abs(column) + self.column_constant)
+        between = self._y.centre - self._x.centre
+        apart = float(np.linalg.norm(between))
+        p_error = unit * (abs(row) + self._x.distance**2 + 2 * self._x.distance * apart)
+        constant, q_error, in_common = self.column_constant, unit * (abs(column) + self.column_constant), 0.0
+        if np.isinf(row) and np.isfinite(column):  # q less |b - a|^2
+            constant = self._y.distance**2 + 2 * centred_dots(self._y.rows, self._y.centre, between)
+            q_error = unit * (abs(column) + self._y.distance**2 + 2 * self._y.distance * apart)
+            in_common = apart**2
         return Free(
             each=(row, column),
+            price_shift=-in_common,
             rows=(row - self.row_constant) * self.scale,
-            columns=(column - self.column_constant) * self.scale,
+            columns=(column - constant) * self.scale,
             row_error=p_error if np.isfinite(row) else np.zeros(self.shape[0]),
             column_error=q_error if np.isfinite(column) else np.zeros(self.shape[1]),
         )

@@ -15,10 +15,12 @@ class Free:
     """What it costs, in the reduced units of M, to leave a row `(F_A,)` or a column `(F_B,)` without a partner.
 
     Infinite for those that must have one. The errors bound the rounding of the finite ones. `each` is what a row, and a
-    column, pays in units of the cost.
+    column, pays in units of the cost. Where only one side may stay free, it is known how many of it do, and what all of
+    them have in common is left out, whose size would cost precision: `price_shift` is what prices lack for that.
     """
 
     each: tuple[float, float]
+    price_shift: float
     rows: Floats
     columns: Floats
     row_error: Floats

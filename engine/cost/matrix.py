@@ -85,17 +85,24 @@ class MatrixCost(Cost):
 
     def free(self, row: float, column: float) -> Free:
         """See `Cost`."""
+        in_common = [0.0, 0.0]
+        if np.isfinite(row) != np.isfinite(column) and 0 not in self.shape:
+            in_common = [float(np.median(each)) - price if np.isfinite(price) else 0.0
+                         for each, price in ((self.row_constant, row), (self.column_constant, column))]  # fmt: skip
+        rows, columns = row + in_common[0] - self.row_constant, column + in_common[1] - self.column_constant
         return Free(
             each=(row, column),
-            rows=(row - self.row_constant) * self.scale,
-            columns=(column - self.column_constant) * self.scale,
-            row_error=self._free_error(row, self.row_constant),
-            column_error=self._free_error(column, self.column_constant),
+            price_shift=in_common[0] - in_common[1],
+            rows=rows * self.scale,
+            columns=columns * self.scale,
+            row_error=self._free_error(row + in_common[0], rows),
+            column_error=self._free_error(column + in_common[1], columns),
         )
 
-    def _free_error(self, price: float, constant: Floats) -> Floats:
-        error: Floats = 2 * UNIT_64 * self.scale * (np.abs(constant) + abs(price))
-        return error if np.isfinite(price) else np.zeros_like(constant)
+    def _free_error(self, price: float, less_constant: Floats) -> Floats:
+        """Of one difference with a number that is exact by definition."""
+        error: Floats = 2 * UNIT_64 * self.scale * np.abs(less_constant)
+        return error if np.isfinite(price) else np.zeros_like(less_constant)
 
     def exact(self, rows: Indices, columns: Indices) -> Floats:
         """See `Cost`."""

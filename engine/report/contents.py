@@ -114,7 +114,7 @@ class Contents:
         features = [each["F"] for each in record["inputs"]]
         return {
             "source": pair[0], "target": pair[1], "features": features[0], "targets": features[1], "matched": None,
-            "cost": numbers["cost"], "random_cost": record.get("random_cost"), "gap": numbers["gap"] + numbers["error"],
+            "cost": numbers["cost"], "random_cost": numbers["random_cost"], "gap": numbers["proof_gap"],
             "certified": numbers["certified"], "status": numbers["status"], "seconds": record.get("seconds"),
             "columns": self._expected(), "identity_cost": None, "mean_cosine": None,
         }  # fmt: skip
@@ -133,7 +133,7 @@ class Contents:
         about: dict[str, Any] = {
             "source": pair[0], "target": pair[1], "features": len(perm), "targets": matching.target_features,
             "matched": int((perm >= 0).sum()), "cost": matching.cost, "random_cost": _known(matching.random_cost),
-            "gap": matching.gap + matching.error, "certified": matching.certified, "status": matching.status,
+            "gap": _known(matching.proof_gap), "certified": matching.certified, "status": matching.status,
             "seconds": record.get("seconds"), "columns": list(columns), "identity_cost": self._identity(pair),
             "mean_cosine": None if cosine is None else _known(mean(cosine)),
         }  # fmt: skip
