@@ -7,9 +7,17 @@ from typing import Any
 
 import numpy as np
 
+_LONGEST = 4_000  # letters of a message
+
 
 class MatchError(ValueError):
-    """Anything a user can put right: the message says what was given, what is wrong and what to do."""
+    """Anything a user can put right: the message says what was given, what is wrong and what to do.
+
+    Text of strangers in it may be of any length, and is cut.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message if len(message) <= _LONGEST else f"{message[: _LONGEST - 500]} … {message[-500:]}")
 
 
 def checked_number(given: Any, low: float, high: float, message: str, *, above: bool = False) -> float:

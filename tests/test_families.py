@@ -39,6 +39,7 @@ from saes import (
     qwen_scope,
     saelens,
     sparsify,
+    write_npz,
 )
 
 # Where F = d, a matrix that should be turned, and is not, still fits.
@@ -197,6 +198,10 @@ def unknown_scale(made, **where):
     return partial(made, **where), "unknown_scale", r"weights are for .*\?scale=… says it", ""
 
 
+def elsewhere(made, allow, hook, message, note):
+    return partial(made, metadata={"hook_name": hook}), allow, message, note
+
+
 def by_token(made, allow, note="", **where):
     return partial(made, **where), allow, "no linear map of the raw activations", note
 
@@ -232,6 +237,10 @@ REFUSED = [
     transcoder(llama_scope, hook_point_out=ELSEWHERE),
     transcoder(llama_scope_r1, norms="config", hook_point_out=ELSEWHERE),
     transcoder(llamascopium, norms="folded", hook_point_out=ELSEWHERE),
+    elsewhere(saelens, "neurons", "blocks.5.mlp.hook_post", "neurons of an MLP", "every layer has its own"),
+    elsewhere(saelens, "neurons", "model.layers.5.mlp.act_fn", "neurons of an MLP", "every layer has its own"),
+    elsewhere(saelens, "layer_norm", "blocks.5.ln2.hook_normalized", "input is layer-normed", "as if it were not"),
+    elsewhere(saelens, "layer_norm", "model.layers.5.input_layernorm", "input is layer-normed", "as if it were not"),
     (partial(sparsify, signed=True), "signed", "keeps their sign", "signed: read as if it were not"),
 ]  # fmt: skip
 
@@ -253,6 +262,27 @@ def test_what_cannot_be_compared_is_read_where_that_is_allowed(tmp_path, made, a
     assert_own_pass(found, own, w)
     assert note in " ".join(found.notes)
     assert f"read with allow={allow}" in found.notes
+
+
+@pytest.mark.parametrize("name", ["gemma-scope-2b-pt-att", "gemma-scope-2b-pt-transcoders"])
+def test_the_verdict_is_the_same_however_a_file_is_named(tmp_path, name, monkeypatch):
+    file = tmp_path / name / "layer_5" / "width_16k" / "average_l0_71" / "params.npz"
+    write_npz(file.parent, made_up())
+    monkeypatch.chdir(file.parent)
+    for source in (tmp_path, tmp_path / name, file.parents[2], file, "params.npz", ".", [file]):
+        with pytest.raises(sm.MatchError, match="so its weights cannot be compared"):
+            sm.load(source)
+
+
+@pytest.mark.parametrize("name", ["attention_study", "my-transcoder-project", "att/../other"])
+def test_folders_that_are_about_attention_hold_any_saes(tmp_path, name):
+    assert sm.load(write_npz(tmp_path / name / "layer_5", made_up())).F == 12
+
+
+def test_no_code_is_below_zero_whatever_threshold_is_stored(tmp_path):
+    write_npz(tmp_path, made_up(threshold=torch.full((12,), -1.0)))
+    x = torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
+    assert sm.load(tmp_path).encode(x).min() >= 0
 
 
 def test_two_refusals_have_to_be_allowed_both(tmp_path):

@@ -27,8 +27,8 @@ READING = {
     "scale": "of the activations that the weights are for, relative to raw ones",
 }
 ALLOWABLE = (
-    "attention", "batch-wise", "constant_norm_rescale", "covariance_whitening", "layer_norm", "signed", "token-wise",
-    "transcoder", "unknown_scale",
+    "attention", "batch-wise", "constant_norm_rescale", "covariance_whitening", "layer_norm", "neurons", "signed",
+    "token-wise", "transcoder", "unknown_scale",
 )  # fmt: skip
 CHOOSING = {
     "layer": "layers, like 8-13 or 8,9",

@@ -20,8 +20,12 @@ from saematch.sources.checkpoint import Checkpoint
 
 Tensors = Mapping[str, Any]
 Config = Mapping[str, Any]
+# Of the place in the model that a configuration names; without one, of what a folder or repository above it ends in.
 _ATTENTION = re.compile(r"hook_z|attn_out|o_proj|self_attn|(?:^|[-_./])att(?:n|ention)?(?:[-_./]|$)", re.IGNORECASE)
-_OTHER_SPACES = re.compile(r"transcoder|crosscoder|(?:^|[-_./])(?:clt|tc)(?:[-_./]|$)", re.IGNORECASE)
+_NEURONS = re.compile(r"mlp\.hook_(?:pre|post)|act_fn|down_proj", re.IGNORECASE)
+_NORMED = re.compile(r"hook_normalized|layer_?norm", re.IGNORECASE)
+_ATTENTION_NAME = re.compile(r"(?:^|[-_.])(?:hook_z|attn_out|o_proj|self_attn|att(?:n|ention)?)$", re.IGNORECASE)
+_OTHER_SPACES_NAME = re.compile(r"(?:^|[-_.])(?:(?:trans|cross)coders?|clt|tc)$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -172,6 +176,8 @@ def canonical(
         elif norm == "gate" and threshold is not None:
             threshold = threshold.double() / (size if scales is None else size * scales[1])
             notes += ("the threshold is compared with code x decoder norm: divided by it",)
+    if threshold is not None and activation == "jumprelu":
+        threshold = threshold.clamp(min=0)  # no family's JumpReLU lets codes below zero pass
     return SAE(W_enc, b_enc, W_dec, b_dec, activation, threshold, k, at.shown, notes)
 
 
@@ -200,12 +206,21 @@ def everywhere(threshold: Tensor, like: Tensor) -> Tensor:
 
 def _check_space(at: Checkpoint, hook: str | None, writes: str | None) -> tuple[str, ...]:
     """What is not the residual stream, or some other one basis of all layers, is refused unless it is asked for."""
-    where = hook or f"{at.place.title}/{at.name}"
+    names = [] if hook else re.split("[/@]", at.place.address(at.name))
+    found = next(filter(_ATTENTION_NAME.search, names), hook if hook and _ATTENTION.search(hook) else None)
     notes = []
-    if _ATTENTION.search(where):
-        at.refuse_unless_allowed("attention", f"it reads attention ({where}): every layer has a basis of its own there")
+    if found is not None:
+        at.refuse_unless_allowed("attention", f"it reads attention ({found}): every layer has a basis of its own there")
         notes.append("attention: every layer has a basis of its own")
-    if (writes is not None and writes != hook) or _OTHER_SPACES.search(where):
+    if hook and _NEURONS.search(hook):
+        at.refuse_unless_allowed(
+            "neurons", f"it reads the neurons of an MLP ({hook}), which every layer has of its own"
+        )
+        notes.append("neurons of an MLP: every layer has its own")
+    if hook and _NORMED.search(hook):
+        at.refuse_unless_allowed("layer_norm", f"its input is layer-normed ({hook}), no linear map of raw activations")
+        notes.append("its input is layer-normed: read as if it were not")
+    if (writes is not None and writes != hook) or any(map(_OTHER_SPACES_NAME.search, names)):
         at.refuse_unless_allowed(
             "transcoder", f"a transcoder: it reads {hook or 'one place'} and writes {writes or 'another'}"
         )

@@ -28,14 +28,14 @@ _DTYPES = {
     "float16": torch.float16, "bfloat16": torch.bfloat16, "int64": torch.int64, "int32": torch.int32,
     "bool": torch.bool,
 }  # fmt: skip
-_MOST_JSON_BYTES = 64 * 2**20
+_MOST_JSON_BYTES = 4 * 2**20  # of a configuration, or of a header
 _MOST_PICKLE_BYTES = 2**20  # of a dictionary of tensors, without their values
-_MOST_MEMBERS = 10_000
+_MOST_MEMBERS = _MOST_TUPLES = 10_000  # a tensor has a few tuples; what is nested deeper than Python bears has more
 _MOST_HEADER_BYTES = 2**16  # of one array's
 _LONGEST_REASON = 200  # letters of what a parser says
 # What a pickle may name. Its globals are looked at before it is opened: even a harmless one can ask for much memory.
 _GLOBALS = re.compile(
-    r"collections OrderedDict|torch \w+Storage|torch\.storage (Untyped|Typed)Storage|torch Size|"
+    r"collections OrderedDict|torch \w+Storage|torch Size|"
     r"torch\._utils _rebuild_(tensor_v2|tensor|parameter)|torch (float64|float32|float16|bfloat16|int64|int32|bool)"
 )
 _MOST_EXPANSION = 50  # float weights hardly compress; a member that grows more than this is no weights
@@ -77,12 +77,12 @@ def widened(value: Any) -> Any:
     return value.to(torch.float32) if narrow else value
 
 
-def read_json(path: Path, shown: str | None = None) -> Any:
-    """A JSON file of modest size. Raises `MatchError`, with `shown` if that is its name."""
+def read_json(path: Path, shown: str | None = None, most: int = _MOST_JSON_BYTES) -> Any:
+    """A JSON file of at most so many bytes. Raises `MatchError`, with `shown` if that is its name."""
     shown = shown or str(path)
     try:
-        if path.stat().st_size > _MOST_JSON_BYTES:
-            raise MatchError(f"{shown}: {path.stat().st_size} bytes of JSON, more than the {_MOST_JSON_BYTES} accepted")
+        if path.stat().st_size > most:
+            raise MatchError(f"{shown}: {path.stat().st_size} bytes of JSON, more than the {most} accepted")
         return json.loads(path.read_text(encoding="utf-8"))
     except MatchError:
         raise
@@ -106,8 +106,9 @@ def damaged(shown: str, error: Exception) -> MatchError:
 
 def _npz_headers(file: BinaryIO, shown: str) -> dict[str, Any]:
     found = {}
+    size = file.seek(0, 2)
     with zipfile.ZipFile(file) as archive:
-        for member in _members(archive, shown):
+        for member in _members(archive, shown, size):
             name = member.filename.removesuffix(".npy")
             if member.file_size > _MOST_EXPANSION * max(1, member.compress_size):
                 raise MatchError(f"{shown}: {name} expands {_MOST_EXPANSION}-fold or more: these are no weights")
@@ -146,17 +147,23 @@ def _safetensors_headers(file: BinaryIO, shown: str) -> dict[str, Any]:
     if not 2 <= length <= min(_MOST_JSON_BYTES, size - 8):
         raise MatchError(f"{shown}: cannot be read (no safetensors header); the file may be truncated")
     entries = json.loads(file.read(length))
-    found, ends = {}, 8 + length
-    for name, entry in entries.items():
-        if name == "__metadata__":
-            continue
-        found[name] = _header(shown, name, entry["shape"], entry["dtype"])
-        start, end = entry["data_offsets"]
-        if end - start != found[name].nbytes:
-            raise MatchError(f"{shown}: {name} is not as large as its shape {tuple(entry['shape'])} says")
-        ends = max(ends, 8 + length + end)
-    if ends != size:
-        raise MatchError(f"{shown}: cannot be read ({size} bytes, its header says {ends}); the file may be truncated")
+    about = entries.pop("__metadata__", {})
+    if not isinstance(about, dict) or not all(isinstance(text, str) for text in about.values()):
+        raise MatchError(f"{shown}: its __metadata__ is no dictionary of texts: not as safetensors writes it")
+    if len(entries) > _MOST_MEMBERS:
+        raise MatchError(f"{shown}: {len(entries)} tensors in it, more than any SAE has")
+    found = {name: _header(shown, name, entry["shape"], entry["dtype"]) for name, entry in entries.items()}
+    ends = 0  # tensors lie one after the other, without gaps
+    for (start, end), name in sorted((tuple(entry["data_offsets"]), name) for name, entry in entries.items()):
+        if type(start) is not int or start != ends or end - start != found[name].nbytes:
+            raise MatchError(
+                f"{shown}: {name} is not where, or not as large as, its shape {tuple(found[name].shape)} says"
+            )
+        ends = end
+    if 8 + length + ends != size:
+        raise MatchError(
+            f"{shown}: cannot be read ({size} bytes, its header says {8 + length + ends}); the file may be truncated"
+        )
     return found
 
 
@@ -217,10 +224,15 @@ def _check_records(archive: zipfile.ZipFile, shown: str, size: int) -> tuple[Cou
     """
     sizes: Counter[int] = Counter()
     numbers: dict[str, bytes] = {}
-    for member in _members(archive, shown):
+    members = _members(archive, shown, size)
+    # Torch finds it whatever the case of its letters.
+    pickles = [each.filename for each in members if each.filename.lower().rpartition("/")[2] == "data.pkl"]
+    if len(pickles) != 1 or not pickles[0].endswith("/data.pkl"):
+        raise MatchError(f"{shown}: has not the one data.pkl that torch.save writes; it is not opened")
+    for member in members:
         if member.compress_type != zipfile.ZIP_STORED or member.file_size > size:
             raise MatchError(f"{shown}: {member.filename} is compressed, or larger than the file: not torch's")
-        if member.filename.endswith("/data.pkl"):
+        if member.filename == pickles[0]:
             if member.file_size > _MOST_PICKLE_BYTES:
                 raise MatchError(f"{shown}: {member.filename} has {member.file_size} bytes: no dictionary of tensors")
             _check_pickle(archive.read(member), shown)
@@ -249,7 +261,11 @@ def _weights_only(shown: str, file: Any, **options: Any) -> dict[str, Any]:
 
 def _check_pickle(content: bytes, shown: str) -> None:
     """Raise `MatchError` for a pickle that is more than a dictionary of tensors and plain values."""
+    tuples = 0
     for operation, argument, _ in pickletools.genops(content):
+        tuples += operation.name.startswith("TUPLE")
+        if tuples > _MOST_TUPLES:
+            raise MatchError(f"{shown}: more than {_MOST_TUPLES} tuples in its pickle: no dictionary of tensors")
         if operation.name in ("STACK_GLOBAL", "INST", "OBJ", "EXT1", "EXT2", "EXT4", "PERSID"):
             raise MatchError(f"{shown}: its pickle is not as torch.save writes it ({operation.name}); it is not opened")
         if operation.name == "GLOBAL" and not _GLOBALS.fullmatch(str(argument)):
@@ -264,13 +280,15 @@ _READERS: dict[str, Callable[[Path, Mapping[str, Any]], dict[str, Any]]] = {
 }  # fmt: skip
 
 
-def _members(archive: zipfile.ZipFile, shown: str) -> list[zipfile.ZipInfo]:
-    """The files in an archive, which is never unpacked to disk."""
+def _members(archive: zipfile.ZipFile, shown: str, size: int) -> list[zipfile.ZipInfo]:
+    """The files in an archive of so many bytes, which is never unpacked to disk."""
     members = archive.infolist()
     if len(members) > _MOST_MEMBERS:
         raise MatchError(f"{shown}: {len(members)} files in it, more than any SAE has")
-    if len({member.filename for member in members}) < len(members):
+    if len({member.filename.casefold() for member in members}) < len(members):
         raise MatchError(f"{shown}: two files of one name in it")
+    if sum(member.compress_size for member in members) > size:
+        raise MatchError(f"{shown}: the files in it claim more than it has: they overlap")
     packed = [each.filename for each in members if each.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)]
     if packed:
         raise MatchError(f"{shown}: {packed[0]} is compressed in a way that neither numpy nor torch writes")

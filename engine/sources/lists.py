@@ -13,7 +13,7 @@ import yaml
 
 from saematch.errors import MatchError
 
-_MOST_YAML_BYTES = 2**20
+_MOST_YAML_BYTES = 2**18
 One = str | os.PathLike[str]
 Source = One | Sequence[One] | Mapping[int, One] | Mapping[str, One]
 
@@ -44,7 +44,7 @@ def read_list(file: Path) -> list[tuple[int | None, str]]:
         raise MatchError(f"{file}: cannot be read ({reason})") from error
     found = [(layer, str(text)) for layer, text in entries(content, str(file))]
     for _, text in found:
-        if ".." in Path(text.partition("?")[0]).parts:
+        if ".." in Path(text).parts:
             raise MatchError(f"{file}: {text}: a list says where its SAEs are without going up (..)")
     # A home is found here: joined, "~" would be a name, or a home again, by where the list lies.
     return [(layer, text if "://" in text else os.path.join(file.parent, os.path.expanduser(text)))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import stat
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
 from saematch.errors import MatchError
+
+_MOST_FOLDERS = 100_000
 
 
 class Place(ABC):
@@ -53,11 +56,15 @@ class LocalFolder(Place):
     """A folder of this machine."""
 
     root: Path
+    whole: Path = field(init=False, repr=False)  # wherever the program goes before weights are read
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "whole", Path(os.path.abspath(self.root)))
 
     @property
     def title(self) -> str:
         """See `Place`."""
-        return os.path.basename(os.path.abspath(self.root))
+        return self.whole.name
 
     def names(self) -> list[str]:
         """See `Place`; links are followed, hidden names are not."""
@@ -70,18 +77,24 @@ class LocalFolder(Place):
         def unreadable(error: OSError) -> None:
             raise MatchError(f"{error.filename}: cannot be read ({error.strerror})") from error
 
-        found, seen = [], set()
+        found: list[tuple[Path, list[str]]] = []
+        real: dict[str, str] = {}
         for folder, inside, names in os.walk(self.root, onerror=unreadable, followlinks=True):
-            real = os.path.realpath(folder)
-            inside[:] = [] if real in seen else sorted(name for name in inside if not name.startswith("."))
-            if real not in seen:
-                found.append((Path(folder), sorted(name for name in names if not name.startswith("."))))
-            seen.add(real)
+            here = real[folder] = os.path.realpath(folder)
+            if any(real[above] == here for above in map(str, Path(folder).parents) if above in real):
+                inside[:] = []  # a link to a folder that it lies in
+                continue
+            inside[:] = sorted(name for name in inside if not name.startswith("."))
+            found.append((Path(folder), sorted(name for name in names if not name.startswith("."))))
+            if len(found) > _MOST_FOLDERS:
+                raise MatchError(
+                    f"{self.root}: more than {_MOST_FOLDERS:,} folders in it; name one that holds the SAEs"
+                )
         return found
 
     def has(self, name: str) -> bool:
         """See `Place`."""
-        return (self.root / name).is_file()
+        return (self.whole / name).is_file()
 
     def shown(self, name: str) -> str:
         """See `Place`."""
@@ -89,7 +102,7 @@ class LocalFolder(Place):
 
     def address(self, name: str) -> str:
         """See `Place`."""
-        return os.path.abspath(self.root / name)
+        return os.path.normpath(self.whole / name)
 
     def open(self, name: str) -> BinaryIO:
         """See `Place`."""
@@ -100,11 +113,17 @@ class LocalFolder(Place):
 
     def fetch(self, name: str) -> Path:
         """See `Place`. What would block or never end when it is read is refused."""
-        if (self.root / name).exists() and not (self.root / name).is_file():
+        try:
+            mode = (self.whole / name).stat().st_mode
+        except FileNotFoundError:
+            return self.whole / name  # said where it is read
+        except OSError as error:
+            raise MatchError(f"{self.root / name}: cannot be read ({error.strerror})") from error
+        if not stat.S_ISREG(mode):
             raise MatchError(f"{self.root / name}: is no regular file")
-        return self.root / name
+        return self.whole / name
 
     def stamp(self, name: str) -> list[int]:
         """See `Place`: size in bytes and time of the last change in nanoseconds."""
-        found = (self.root / name).stat()
+        found = (self.whole / name).stat()
         return [found.st_size, found.st_mtime_ns]

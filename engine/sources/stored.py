@@ -22,6 +22,7 @@ from saematch.sources.files import read_json, sha256, widened
 LAYER = re.compile(
     r"(?:^|[^a-z])(?:layers?|blocks?)[._-]?(\d+)|(?:^|-)L(\d+)(?:R|A|M|TC)(?:-\d+x)?$", re.IGNORECASE
 )  # the second is Llama Scope's
+_MOST_LABEL_BYTES = 64 * 2**20
 _UNIT = 0.01  # of a norm: float16 rows that were unit are within it
 _log = logging.getLogger(__name__)
 
@@ -70,6 +71,8 @@ class StoredSAE:
 
     def read(self) -> SAE:
         """The SAE on the CPU, in float32, or float64 where it was stored or computed so. Raises `MatchError`."""
+        self.at.place.fetch(self.at.name)
+        self.describe()  # what headers refuse costs no memory
         sae = self._entry(self.at.tensors()).sae.check_finite()
         norms = torch.linalg.vector_norm(sae.W_dec, dim=1)
         low, high = float(norms.min()), float(norms.max())
@@ -119,7 +122,9 @@ class StoredSAE:
             return {}
         path, shown = self.at.place.fetch(name), self.at.place.shown(name)
         try:
-            tokens = {int(row["feature"]): row["tokens"] for row in read_json(path, shown)["features"]}
+            tokens = {
+                int(row["feature"]): row["tokens"] for row in read_json(path, shown, _MOST_LABEL_BYTES)["features"]
+            }
             if not all(isinstance(listed, list) for listed in tokens.values()):
                 raise TypeError("tokens is no list")
         except (TypeError, KeyError, ValueError, OverflowError) as error:
