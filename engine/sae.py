@@ -151,7 +151,7 @@ class SAE:
         Raises:
             MatchError: if the format is not known or cannot hold it, or the folder cannot be written.
         """
-        save(Path(path), format, self.tensors(), self.activation, self.k, hook, overwrite)
+        save(Path(path).expanduser(), format, self.tensors(), self.activation, self.k, hook, overwrite)
 
     def check_finite(self) -> SAE:
         """The SAE itself. Raises `MatchError` if a tensor holds NaN or infinity, with their count and the first."""

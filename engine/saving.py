@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,16 +29,18 @@ def save(
     if format == "gemma_scope" and activation == "topk":
         raise MatchError('the format of Gemma Scope has no TopK; choose format="saelens"')
     weights, config = folder / WEIGHTS[format], folder / "cfg.json"
-    taken = [path for path in (weights, config) if path.exists() and (path == weights or format == "saelens")]
+    taken = [path for path in (weights, config) if os.path.exists(path) and (path == weights or format == "saelens")]
     if taken and not overwrite:
         raise MatchError(f"{taken[0]}: is there already; choose another folder, or overwrite it (overwrite=True)")
+    if not isinstance(hook, str | None):
+        raise MatchError(f"hook is {hook!r:.40}; give the name of a place in the model")
+    here = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    if len({tensor.untyped_storage().data_ptr() for tensor in here.values()}) < len(here):  # they share memory
+        here = {name: tensor.clone() for name, tensor in here.items()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise MatchError(f"{folder}: cannot be made ({error.strerror or error})") from error
-    here = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    if len({tensor.data_ptr() for tensor in here.values()}) < len(here):  # one tensor in two places
-        here = {name: tensor.clone() for name, tensor in here.items()}
+    except (OSError, ValueError) as error:
+        raise MatchError(f"{folder}: cannot be made ({getattr(error, 'strerror', None) or error})") from error
     if format == "saelens":
         # Both are whole before either takes its place: a configuration never stands beside weights of another SAE.
         with replacing(weights) as aside, replacing(config) as other:

@@ -113,7 +113,7 @@ def print_saes(rows: Sequence[dict[str, Any]]) -> None:
         print(f"paths are below {start}")
     for note in dict.fromkeys(note for row in rows for note in row["notes"]):
         those = [row["layer"] for row in rows if note in row["notes"]]
-        where = "" if len(those) == len(rows) else f"layer {', '.join(map(cell, those))}: "
+        where = "" if len(those) == len(rows) else f"layer {', '.join(map(cell, dict.fromkeys(those)))}: "
         print(f"note: {where}{printable(note)}")
 
 

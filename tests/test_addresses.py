@@ -10,7 +10,7 @@ import torch
 
 import saematch as sm
 from saematch.cli import main
-from saematch.sources.address import matcher
+from saematch.sources.address import matched, matcher
 from saes import made_up, write_model, write_npz, write_saelens
 
 
@@ -100,20 +100,123 @@ def test_a_path_that_is_there_is_taken_as_it_is(tmp_path):
 @pytest.mark.parametrize(
     ("pattern", "name", "said"),
     [
-        ("a/{layer}", "a/12/x.npz", {"layer": "12", "below": "/x.npz"}),
+        ("a/{layer}", "a/12/x.npz", ({"layer": "12"}, True)),
         ("a/{layer}", "a/x", None),
         ("a/{layer}", "a/12b", None),
-        ("{layer}-{layer}", "3-3", {"layer": "3", "below": None}),
+        ("a/{layer}", "a/12345", None),
+        ("{layer}-{layer}", "3-3", ({"layer": "3"}, False)),
         ("{layer}-{layer}", "3-4", None),
+        ("{below}", "x/y", ({"below": "x"}, True)),
         ("a.b/*", "acb/x", None),
-        ("**/x", "x", {"below": None}),
-        ("{", "{/x", {"below": "/x"}),
-        ("", "any/thing", {"below": "any/thing"}),
+        ("**/x", "x", ({}, False)),
+        ("{", "{/x", ({}, True)),
+        ("{²}", "{²}", ({}, False)),
+        ("", "any/thing", ({}, True)),
     ],
 )
 def test_patterns(pattern, name, said):
     match = matcher(pattern).fullmatch(name)
-    assert (match and match.groupdict()) == said
+    assert (match and matched(match)) == said
+
+
+@pytest.mark.parametrize("pattern", ["*a*a*a*z", "**/a/**/b/**", "{a}{b}*{c}"])
+def test_patterns_that_could_take_for_ever_are_refused(suite, pattern):
+    with pytest.raises(sm.MatchError, match=r"at most 3 of \* and \{…\} in one name, and 2 \*\* in all"):
+        sm.load_layers(f"{suite}/{pattern}")
+
+
+def test_the_worst_of_patterns_ends_soon(tmp_path):
+    write_npz(tmp_path / ("a" * 120) / ("a" * 120), made_up())
+    for pattern in ("*a*a*z", "**/*a/**/*az", "**/**/z"):
+        with pytest.raises(sm.MatchError, match="there is no "):
+            sm.load_layers(f"{tmp_path}/{pattern}")
+
+
+def test_an_sae_is_read_from_where_it_was_found(tmp_path, monkeypatch):
+    for name in ("a", "b"):
+        for layer in (1, 2):
+            write_npz(tmp_path / name / "m" / f"layer_{layer}", made_up(seed=10 * layer + (name == "b")))
+    monkeypatch.chdir(tmp_path / "a")
+    layers = sm.load_layers("m")
+    monkeypatch.chdir(tmp_path / "b")
+    assert torch.equal(layers[1].W_enc, made_up(seed=10).W_enc.float())
+    sm.match_layers(layers, tmp_path / "run")
+    records = [json.loads(file.read_text()) for file in (tmp_path / "run").rglob("*.json")]
+    assert all(str(tmp_path / "a" / "m") in json.dumps(record) for record in records)
+    assert not any(str(tmp_path / "b") in json.dumps(record) for record in records)
+
+
+@pytest.mark.parametrize("name", ["c?q", "c{layer}", "c*", "c?l0=3"])
+def test_a_pattern_below_a_folder_of_any_name(tmp_path, name, monkeypatch):
+    for layer in (1, 2):
+        write_npz(tmp_path / name / "m" / f"layer_{layer}", made_up(seed=layer))
+    monkeypatch.chdir(tmp_path / name)
+    layers = sm.load_layers("m/layer_{layer}?layer=1-2")
+    assert list(layers) == [1, 2]
+    monkeypatch.chdir(tmp_path)
+    assert list(sm.load_layers(layers.source)) == [1, 2]
+    (tmp_path / name / "list.yaml").write_text("- m/layer_1\n- m/layer_{layer}?layer=2")
+    assert list(sm.load_layers(f"{name}/list.yaml")) == [1, 2]
+
+
+def test_links_lead_to_saes_more_than_once_but_not_in_circles(tmp_path):
+    write_npz(tmp_path / "all" / "layer_1", made_up(seed=1))
+    (tmp_path / "all" / "layer_2").symlink_to("layer_1")
+    (tmp_path / "all" / "layer_1" / "up").symlink_to("..")
+    (tmp_path / "chosen").mkdir()
+    (tmp_path / "chosen" / "layer_3").symlink_to("../all/layer_1")
+    assert list(sm.load_layers(tmp_path / "all")) == [1, 2]
+    assert list(sm.load_layers(f"{tmp_path}/ch*/layer_{{layer}}")) == [3]
+
+
+@pytest.mark.parametrize("source", ["", "?layer=3"])
+def test_a_source_that_is_empty_is_no_source(source):
+    with pytest.raises(sm.MatchError, match="names no file, folder or address"):
+        sm.load_layers(source)
+
+
+@pytest.mark.parametrize("name", ["k", "scale", "family", "allow", "revision"])
+def test_what_says_how_to_read_is_no_placeholder(tmp_path, name):
+    with pytest.raises(sm.MatchError, match=rf"give the placeholder \{{{name}\}} another name"):
+        sm.load_layers(f"{tmp_path}/{name}_{{{name}}}?{name}=3")
+
+
+def test_digits_of_other_scripts_and_endless_ones_are_names(tmp_path):
+    write_npz(tmp_path / "1²2" / "layer_4", made_up())
+    write_npz(tmp_path / ("9" * 200) / "layer_5", made_up())
+    assert list(sm.load_layers(tmp_path)) == [4, 5]
+    write_npz(tmp_path / f"layer_{'9' * 200}", made_up())
+    with pytest.raises(sm.MatchError, match="no layer number in its path"):
+        sm.load_layers(tmp_path)
+
+
+@pytest.mark.parametrize("l0", ["nan", "inf", "infinity"])
+def test_an_l0_that_is_no_number_is_a_name(tmp_path, capsys, l0):
+    write_npz(tmp_path / "layer_1" / f"average_l0_{l0}", made_up())
+    assert main(["info", str(tmp_path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["layers"][0]["l0"] is None
+    assert list(sm.load_layers(f"{tmp_path}?l0={l0}")) == [1]
+    with pytest.raises(sm.MatchError, match="is not known; choose by name instead"):
+        sm.load_layers(f"{tmp_path}?l0=near:3")
+
+
+def test_the_digits_of_an_l0_may_come_again_in_the_name(tmp_path):
+    for l0 in (10, 50):
+        folder = write_npz(tmp_path / f"layer_3/sparsity_{l0}", made_up())
+        (folder / "params.npz").rename(folder / "ae_500.npz")
+    found = sm.load_layers(f"{tmp_path}/layer_{{layer}}/sparsity_{{l0}}/ae_500.npz?l0=near:40")
+    assert found.stored[3].l0 == 50
+
+
+@pytest.mark.parametrize("text", ["", "?", "/"])
+def test_a_layer_without_an_sae_is_said_however_the_folder_is_named(tmp_path, text, monkeypatch):
+    write_npz(tmp_path / "layer_1", made_up())
+    (tmp_path / "layer_2").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path.parent))
+    for source in (f"{tmp_path}{text}", f"~/{tmp_path.name}{text}"):
+        with pytest.raises(sm.MatchError, match="layer_2: the folder of a layer without an SAE"):
+            sm.load_layers(source)
+    assert list(sm.load_layers(f"{tmp_path}?layer=1-2")) == [1]
 
 
 @pytest.mark.parametrize("mapping", [False, True])
@@ -141,6 +244,7 @@ def test_a_list_of_sources(suite, tmp_path, mapping):
     [
         ("- ../elsewhere", "without going up"),
         ("- ../elsewhere/layer_1/params.npz", "without going up"),
+        ("- x?/../../elsewhere/layer_1", "without going up"),
         ("- here\n- nothing-here", r"list.yaml, row 2: .*nothing-here: no such file or folder"),
         ("- ~/nothing", f"{Path.home()}/nothing: no such file or folder"),
         ("8: a\n9: b\n8: c", "list.yaml: layer 8 is there 2 times"),
@@ -156,6 +260,7 @@ def test_a_list_of_sources(suite, tmp_path, mapping):
 def test_a_bad_list_gets_a_message(tmp_path, text, message):
     write_npz(tmp_path.parent / "elsewhere" / "layer_1", made_up())
     write_npz(tmp_path / "here" / "layer_3", made_up())
+    (tmp_path / "x?").mkdir()
     for name in ("list.yaml", "list.YML"):
         (tmp_path / name).write_text(text)
         with pytest.raises(sm.MatchError, match=message.replace("list.yaml", name)):

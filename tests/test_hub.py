@@ -459,8 +459,12 @@ def sae_lens(gemma, tmp_path, monkeypatch):
     odd = [{"id": f"l{{{n}}}*?", "path": f"layer_{n}/width_16k/average_l0_{100 + n}", "l0": "50.3"} for n in (0, 2)]
     releases["my-odd"] = {"repo_id": REPO, "saes": odd}
     releases["my-gone"] = {"repo_id": REPO, "saes": [{"id": "one", "path": "layer_1"}, {"id": "two", "path": "layer"}]}
+    releases["my-untidy"] = {"repo_id": REPO, "saes": [{"id": "a", "path": "./layer_0/width_16k/average_l0_100/"}]}
+    releases[""] = releases["null"] = {"repo_id": REPO, "saes": []}
     releases["my-new"] = {"repo_id": REPO, "saes": [{"name": "one", "path": "layer_1"}]}
-    (package / "pretrained_saes.yaml").write_text(json.dumps(releases))  # JSON is YAML
+    # JSON is YAML, whose keys may be anything
+    text = json.dumps(releases).replace('"": {', "5: {").replace('"null": {', "null: {")
+    (package / "pretrained_saes.yaml").write_text(text)
     monkeypatch.syspath_prepend(str(package.parent))
     registry._table.cache_clear()
     yield
@@ -555,6 +559,7 @@ def test_what_a_release_has_not_is_said(sae_lens, gemma, source, message):
 def test_the_l0_of_the_registry_goes_before_that_of_the_path(sae_lens, gemma):
     assert l0s("saelens://my-odd") == l0s("saelens://my-odd?l0=near:7") == l0s("saelens://my-odd?l0=50.3")
     assert l0s("saelens://my-odd") == {0: 50.3, 2: 50.3}
+    assert l0s("saelens://my-untidy") == {0: 100}
     layers = sm.load_layers(["saelens://my-odd/l%7B2%7D%2A%3F"])
     (commit,) = gemma.commits
     assert layers.source == {"2": f"saelens://my-odd/l%7B2%7D%2A%3F?revision={commit}"}

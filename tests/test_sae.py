@@ -144,3 +144,21 @@ def test_nan_is_named_with_count_and_place():
     W_dec[3, 5] = W_dec[4, 0] = torch.nan
     with pytest.raises(sm.MatchError, match=r"W_dec holds 2 values that are NaN .* first at index \(3, 5\)"):
         sm.match(made_up(W_dec=W_dec), made_up())
+
+
+def test_what_is_saved_may_share_memory_and_a_home_is_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    sae = made_up()
+    together = torch.cat([sae.b_enc, sae.threshold[:1]])
+    shared = made_up(b_enc=together[:-1], threshold=together[1:].abs())
+    for format in ("saelens", "gemma_scope"):
+        shared.save(f"~/{format}/layer_1", format=format)
+        again = sm.load(tmp_path / format)
+        assert torch.equal(again.b_enc, shared.b_enc)
+        assert torch.equal(again.threshold, shared.threshold)
+
+
+@pytest.mark.parametrize(("path", "options"), [("a\0b", {}), ("x" * 300, {}), ("a", {"hook": b"x"})])
+def test_where_nothing_can_be_saved_is_said(tmp_path, path, options):
+    with pytest.raises(sm.MatchError, match=r"cannot be made|hook is b'x'; give the name of a place"):
+        made_up().save(tmp_path / path, **options)

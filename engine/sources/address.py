@@ -36,8 +36,10 @@ CHOOSING = {
     "width": "as the path says it, like 16k",
 }
 SAMPLE, HUB, REGISTRY = "sample", "hf://", "saelens://"
-_PLACEHOLDER = re.compile(r"\{([A-Za-z_]\w*)\}")
-_SPECIAL = re.compile(r"(\{[A-Za-z_]\w*\}|\*\*/?|\*)")
+_PLACEHOLDER = re.compile(r"\{([A-Za-z][A-Za-z0-9_]*)\}")
+_SPECIAL = re.compile(r"(\{[A-Za-z][A-Za-z0-9_]*\}|\*\*/?|\*)")
+_BELOW = "_below"  # no placeholder is called that
+_MOST_WILD, _MOST_DEEP = 3, 2  # in one name, and ** in all: with more, a name that does not match may take for ever
 
 
 @dataclass(frozen=True)
@@ -52,11 +54,12 @@ class Address:
         """A path that is there is taken as it is, whatever its letters. Raises `MatchError` for unknown options."""
         if not isinstance(source, str):
             return cls(os.path.join(os.curdir, source) if os.fspath(source) == SAMPLE else os.fspath(source), {})
-        where, _, query = source.partition("?")
-        if os.path.lexists(source) and where != SAMPLE:
+        if os.path.lexists(source) and source != SAMPLE:
             return cls(source, {})
-        if os.path.lexists(source.rpartition("?")[0]):  # its name has a ? too
-            where, _, query = source.rpartition("?")
+        if not source.partition("?")[0]:
+            raise MatchError(f"{source!r}: names no file, folder or address")
+        at = _options_begin(source)
+        where, query = source[:at], source[at + 1 :]
         try:
             given = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query))
         except ValueError as error:
@@ -65,6 +68,11 @@ class Address:
         for name, times in Counter(name for name, _ in given).most_common(1):
             if times > 1:
                 raise MatchError(f"{source}: the option {name} is given {times} times; give it once")
+        taken = [name for name in _PLACEHOLDER.findall(where) if name in (*READING, "revision")]
+        if taken:
+            raise MatchError(
+                f"{source}: ?{taken[0]}= says how to read; give the placeholder {{{taken[0]}}} another name"
+            )
         if "://" in where and not where.startswith((HUB, REGISTRY)):
             raise MatchError(f"{source}: SAEs are read from paths, from {HUB}organisation/name and {REGISTRY}release")
         known = [*READING, *CHOOSING, *(["revision"] if where.startswith((HUB, REGISTRY)) else [])]
@@ -93,9 +101,8 @@ class Address:
     def split(self) -> tuple[Path, str]:
         """The folder that a local path begins with, and the pattern below it; "" where it has none."""
         parts = Path(self.where).parts
-        plain = next((at for at, part in enumerate(parts) if _SPECIAL.search(part)), len(parts))
-        if os.path.lexists(self.where):
-            plain = len(parts)
+        there = next(at for at in range(len(parts), -1, -1) if at == 0 or os.path.lexists(Path(*parts[:at])))
+        plain = next((at for at in range(there, len(parts)) if _SPECIAL.search(parts[at])), len(parts))
         return Path(*parts[:plain]), "/".join(parts[plain:])
 
     def matcher(self, pattern: str) -> re.Pattern[str]:
@@ -113,24 +120,44 @@ class Address:
         return found[1], found[2] or revision, re.sub("/+", "/", found[3] or "").strip("/")
 
 
+def _options_begin(source: str) -> int:
+    """Where the ? before the options is, or the end: names of folders and files that are there may have one too."""
+    folder = "" if "://" in source else source.rpartition("/")[0]
+    while folder and not os.path.lexists(folder):
+        folder = folder.rpartition("/")[0]
+    places = [at for at, letter in enumerate(source) if letter == "?" and at >= len(folder)]
+    return next((at for at in reversed(places) if os.path.lexists(source[:at])), min(places, default=len(source)))
+
+
 def escaped(name: str) -> str:
     """A name as an address has it, where it would be a pattern, end before its options or break the line."""
     return re.sub(r"[%?*{}\x00-\x1f\x7f]", lambda letter: f"%{ord(letter[0]):02X}", name)
 
 
 def matcher(pattern: str, plain: Callable[[str], str] = str) -> re.Pattern[str]:
-    """What the names of files match that are meant by a pattern, or lie in a folder that is (then `below` is not None).
+    """What the names of files match that are meant by a pattern, or lie in a folder that is (then `_below` has more).
 
     `*` stands for letters within a name, `**` for any folders, `{layer}` for a number and `{anything}` for a name; a
     placeholder that comes twice is the same both times. `plain` says what the rest stands for: `unquote` in an address.
+    Raises `MatchError` for more of them than can be matched in time.
     """
+    wild = max(len(_SPECIAL.findall(part)) for part in pattern.split("/"))
+    if wild > _MOST_WILD or pattern.count("**") > _MOST_DEEP:
+        raise MatchError(f"{pattern}: at most {_MOST_WILD} of * and {{…}} in one name, and {_MOST_DEEP} ** in all")
     made, seen = "", set()
     for part in _SPECIAL.split(pattern):
         placeholder = _PLACEHOLDER.fullmatch(part)
         if placeholder:
             name = placeholder[1]
-            made += f"(?P={name})" if name in seen else f"(?P<{name}>{r'[0-9]+' if name == 'layer' else '[^/]+'})"
+            letters = "[0-9]{1,4}" if name == "layer" else "[^/]+"
+            made += f"(?P={name})" if name in seen else f"(?P<{name}>{letters})"
             seen.add(name)
         else:
             made += {"*": "[^/]*", "**": ".*", "**/": "(?:.*/)?"}.get(part, re.escape(plain(part)))
-    return re.compile(f"{made}(?P<below>/.*)?" if pattern else "(?P<below>.*)", re.DOTALL)
+    return re.compile(f"{made}(?P<{_BELOW}>/.*)?" if pattern else f"(?P<{_BELOW}>.*)", re.DOTALL)
+
+
+def matched(match: re.Match[str]) -> tuple[dict[str, str], bool]:
+    """What the placeholders stand for in a name, and whether it is only below what the pattern means."""
+    said = match.groupdict()
+    return said, said.pop(_BELOW) is not None

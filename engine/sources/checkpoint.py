@@ -51,13 +51,10 @@ class Checkpoint:
         named = _L0.findall(f"{self.place.title}/{self.name}")
         return named[-1].lower() if named else None
 
-    def without_l0(self, said: str | None) -> str:
-        """Its name without its L0, as `l0` finds it or a pattern says it: equal for SAEs that differ in it alone."""
-        rest, found = _L0.subn("", self.name)
-        if found or said is None:
-            return rest
-        before, _, after = self.name.rpartition(said)
-        return f"{before}/{after}"
+    def without_l0(self, said_at: tuple[int, int] | None) -> str:
+        """Its name without its L0, where a pattern found it or `l0` does: equal for SAEs that differ in it alone."""
+        rest = self.name if said_at is None else f"{self.name[: said_at[0]]}/{self.name[said_at[1] :]}"
+        return _L0.sub("", rest)
 
     @property
     def width(self) -> str | None:
@@ -127,6 +124,8 @@ class Checkpoint:
         asked = self.options.get("k")
         found = [asked] if asked else [value for value in stored if value is not None]
         try:
+            if isinstance(found[0], bool) or float(found[0]) != int(found[0]):
+                raise ValueError("no whole number")
             return int(found[0])
         except (IndexError, TypeError, ValueError, OverflowError, RuntimeError) as error:
             raise MatchError(f"{self.shown}: a TopK SAE without its k; write ?k=… after its path") from error

@@ -234,7 +234,7 @@ def _ref(revision: str | None) -> PurePosixPath:
 
     named = PurePosixPath(revision or constants.DEFAULT_REVISION)
     if named.is_absolute() or ".." in named.parts:
-        raise MatchError(f"{revision}: is no name of a branch, tag or commit")
+        raise MatchError(f"?revision={revision}: is no name of a branch, tag or commit")
     return PurePosixPath("refs") / named
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from saematch.errors import MatchError
 from saematch.sae import SAE
-from saematch.sources.address import SAMPLE
+from saematch.sources.address import SAMPLE, Address
 from saematch.sources.lists import Source
 from saematch.sources.places import LocalFolder
 from saematch.sources.search import listing, search
@@ -93,10 +93,13 @@ def load_layers(source: Source) -> Layers:
 
 def _check_no_layer_is_empty(source: Source, found: list[StoredSAE]) -> None:
     """Of a folder that is meant as a whole. Raises `MatchError`."""
-    if not isinstance(source, str | os.PathLike) or source == SAMPLE or not Path(source).is_dir():
+    if not isinstance(source, str | os.PathLike):
+        return
+    address = Address.parse(source)
+    if address.where == SAMPLE or address.options or not Path(address.where).is_dir():
         return
     homes = [Path(each.at.place.address(each.at.name)).parent for each in found]
-    for folder, _ in LocalFolder(Path(source)).folders():
+    for folder, _ in LocalFolder(Path(address.where)).folders():
         whole = Path(os.path.abspath(folder))
         inside = any(home.is_relative_to(whole) or whole.is_relative_to(home) for home in homes)
         if LAYER.search(folder.name) and not inside:

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from saematch.errors import MatchError
+from saematch.sources.address import SAMPLE
 
 _MOST_YAML_BYTES = 2**18
 One = str | os.PathLike[str]
@@ -46,9 +47,14 @@ def read_list(file: Path) -> list[tuple[int | None, str]]:
     for _, text in found:
         if ".." in Path(text).parts:
             raise MatchError(f"{file}: {text}: a list says where its SAEs are without going up (..)")
+    return [(layer, _from_folder(file.parent, text)) for layer, text in found]
+
+
+def _from_folder(folder: Path, text: str) -> str:
+    if "://" in text or text.partition("?")[0] == SAMPLE:
+        return text
     # A home is found here: joined, "~" would be a name, or a home again, by where the list lies.
-    return [(layer, text if "://" in text else os.path.join(file.parent, os.path.expanduser(text)))
-            for layer, text in found]  # fmt: skip
+    return os.path.join(folder, os.path.expanduser(text))
 
 
 def entries(content: Any, shown: str) -> list[tuple[int | None, One]]:

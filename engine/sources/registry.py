@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import posixpath
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -37,7 +38,7 @@ def release(name: str) -> tuple[str, tuple[Registered, ...]]:
     """The repository of a release, and its SAEs. Raises `MatchError`, with names that are close, if there is none."""
     found = _table().get(name)
     if not isinstance(found, dict):
-        close = difflib.get_close_matches(name, list(_table()), 4, 0.4)
+        close = difflib.get_close_matches(name, map(str, _table()), 4, 0.4)
         raise MatchError(
             f"saelens://{name}: sae-lens knows no such release; names like it: {', '.join(close) or 'none'}"
         )
@@ -46,7 +47,7 @@ def release(name: str) -> tuple[str, tuple[Registered, ...]]:
             Registered(
                 release=name,
                 id=str(each["id"]),
-                path=str(each["path"]),
+                path=posixpath.normpath(str(each["path"])),
                 l0=_number(each.get("l0")),
                 scale=_number(each.get("norm_scaling_factor")),
                 neuronpedia=each.get("neuronpedia"),

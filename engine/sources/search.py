@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from saematch.errors import MatchError
-from saematch.sources.address import HUB, REGISTRY, SAMPLE, Address
+from saematch.sources.address import HUB, REGISTRY, SAMPLE, Address, matched
 from saematch.sources.checkpoint import Checkpoint
 from saematch.sources.families import identify, known, published
 from saematch.sources.files import SUFFIXES
@@ -47,7 +47,8 @@ def search(source: Source) -> tuple[list[StoredSAE], str | None]:
 
 def natural(text: str) -> list[Any]:
     """A key by which text is sorted with its numbers as numbers."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", text)]
+    parts = re.split("([0-9]+)", text)  # of which every second is a number, perhaps of very many digits
+    return [(len(part.lstrip("0")), part.lstrip("0")) if at % 2 else (-1, part) for at, part in enumerate(parts)]
 
 
 def listing(names: Iterable[str], most: int = 8) -> str:
@@ -93,12 +94,10 @@ def _below(place: Place, pattern: str, address: Address) -> list[StoredSAE]:
         match = meant.fullmatch(name)
         if match is None or not name.endswith(SUFFIXES):
             continue
-        each = Checkpoint(place, name, address.reading)
-        by_name = match["below"] is None or bool(published(name))
-        if not by_name and not (isinstance(place, LocalFolder) and _known(each)):
-            continue
-        said = {key: value for key, value in match.groupdict().items() if key != "below"}
-        found.append(StoredSAE(each, said))
+        each, (said, below) = Checkpoint(place, name, address.reading), matched(match)
+        by_name = not below or bool(published(name))
+        if by_name or (isinstance(place, LocalFolder) and _known(each)):
+            found.append(StoredSAE(each, said, match.span("l0") if "l0" in said else None))
     return found
 
 
@@ -123,22 +122,21 @@ def _registered(address: Address, hub: Hub) -> tuple[list[StoredSAE], str]:
     name, _, pattern = address.where.removeprefix(REGISTRY).partition("/")
     repo, listed = release(name)
     meant = address.matcher(pattern)
-    matched = [(each, match) for each in listed if (match := meant.fullmatch(each.id))]
-    if not matched:
+    named = [(each, match) for each in listed if (match := meant.fullmatch(each.id))]
+    if not named:
         raise MatchError(f"{address}: {name} has no such SAE; it has {listing(each.id for each in listed)}")
     place = hub(repo, address.options.get("revision"))
-    files = defaultdict(list)  # by name, and those with weights by every folder that they are below
+    files = defaultdict(list)  # by name, and those with weights by every folder that they are below, "." the last
     for file in place.names():
         files[file].append(file)
         for folder in PurePosixPath(file).parents if published(file) else ():
             files[str(folder)].append(file)
     found = []
-    for each, match in matched:
-        said = {key: value for key, value in match.groupdict().items() if key != "below"}
-        said |= {} if each.l0 is None else {"l0": f"{each.l0:g}"}
+    for each, match in named:
+        said = matched(match)[0] | ({} if each.l0 is None else {"l0": f"{each.l0:g}"})
         found += [StoredSAE(Checkpoint(place, file, address.reading, each), said) for file in files[each.path]]
     if not found:
-        paths = listing(each.path for each, _ in matched)
+        paths = listing(each.path for each, _ in named)
         raise MatchError(f"{address}: sae-lens says that {repo} has its weights in {paths}; there are none")
     return found, str(Address(address.where, {**address.options, "revision": place.commit}))
 
@@ -215,7 +213,7 @@ def _by_l0(found: list[StoredSAE], wanted: str, address: Address) -> list[Stored
         if l0 is None:
             raise MatchError(f"{address}: the L0 of {each.at.shown} is not known; choose by name instead")
         distance = -l0 if near == math.inf else abs(l0 - near)
-        others = each.layer, each.at.without_l0(each.said.get("l0"))
+        others = each.layer, each.without_l0
         if others not in best or (distance, l0) < best[others][:2]:
             best[others] = distance, l0, each
     return [each for _, _, each in best.values()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -20,7 +21,8 @@ from saematch.sources.family import Entry, Family
 from saematch.sources.files import read_json, sha256, widened
 
 LAYER = re.compile(
-    r"(?:^|[^a-z])(?:layers?|blocks?)[._-]?(\d+)|(?:^|-)L(\d+)(?:R|A|M|TC)(?:-\d+x)?$", re.IGNORECASE
+    r"(?:^|[^a-z])(?:layers?|blocks?)[._-]?(\d{1,4})(?!\d)|(?:^|-)L(\d{1,4})(?:R|A|M|TC)(?:-\d+x)?$",
+    re.IGNORECASE | re.ASCII,
 )  # the second is Llama Scope's
 _MOST_LABEL_BYTES = 64 * 2**20
 _UNIT = 0.01  # of a norm: float16 rows that were unit are within it
@@ -37,10 +39,14 @@ class Description(Entry):
 
 @dataclass(frozen=True)
 class StoredSAE:
-    """An SAE that was found: its file, and what the pattern or the registry that found it says: layer, L0, names."""
+    """An SAE that was found: its file, and what the pattern or the registry that found it says: layer, L0, names.
+
+    `l0_at` is where a pattern found the L0 in the file's name.
+    """
 
     at: Checkpoint
     said: Mapping[str, str] = field(default_factory=dict)
+    l0_at: tuple[int, int] | None = None
 
     @cached_property
     def family(self) -> Family:
@@ -65,9 +71,15 @@ class StoredSAE:
     def l0(self) -> float | None:
         """The mean number of active features that its path, registry or configuration says."""
         try:
-            return float(self.said.get("l0") or self.at.l0 or "")
+            named = float(self.said.get("l0") or self.at.l0 or "")
         except ValueError:
-            return self.describe().l0
+            named = math.nan
+        return named if math.isfinite(named) else self.describe().l0
+
+    @property
+    def without_l0(self) -> str:
+        """Its file's name without its L0."""
+        return self.at.without_l0(self.l0_at)
 
     def read(self) -> SAE:
         """The SAE on the CPU, in float32, or float64 where it was stored or computed so. Raises `MatchError`."""
