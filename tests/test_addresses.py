@@ -146,7 +146,7 @@ def test_an_sae_is_read_from_where_it_was_found(tmp_path, monkeypatch):
     assert not any(str(tmp_path / "b") in json.dumps(record) for record in records)
 
 
-@pytest.mark.parametrize("name", ["c?q", "c{layer}", "c*", "c?l0=3"])
+@pytest.mark.parametrize("name", ["c?q", "c{layer}", "c{k}", "c*", "c?l0=3"])
 def test_a_pattern_below_a_folder_of_any_name(tmp_path, name, monkeypatch):
     for layer in (1, 2):
         write_npz(tmp_path / name / "m" / f"layer_{layer}", made_up(seed=layer))

@@ -59,31 +59,30 @@ class Address:
         if not source.partition("?")[0]:
             raise MatchError(f"{source!r}: names no file, folder or address")
         at = _options_begin(source)
-        where, query = source[:at], source[at + 1 :]
-        try:
-            given = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query))
-        except ValueError as error:
-            raise MatchError(f"{source}: after ? come options like l0=near:100&width=16k") from error
-        options = dict(given)
-        for name, times in Counter(name for name, _ in given).most_common(1):
-            if times > 1:
-                raise MatchError(f"{source}: the option {name} is given {times} times; give it once")
-        taken = [name for name in _PLACEHOLDER.findall(where) if name in (*READING, "revision")]
+        where, options = source[:at], _options(source, source[at + 1 :])
+        found = cls(where if "://" in where else os.path.expanduser(where), options)
+        found._check(source)
+        return found
+
+    def _check(self, source: str) -> None:
+        """Raise `MatchError` for options that mean nothing here."""
+        remote = self.where.startswith((HUB, REGISTRY))
+        if "://" in self.where and not remote:
+            raise MatchError(f"{source}: SAEs are read from paths, from {HUB}organisation/name and {REGISTRY}release")
+        placeholders = _PLACEHOLDER.findall(self.where if remote else self.split()[1])
+        known = [*READING, *CHOOSING, *(["revision"] if remote else [])]
+        taken = [name for name in placeholders if name in (*READING, "revision")]
         if taken:
             raise MatchError(
                 f"{source}: ?{taken[0]}= says how to read; give the placeholder {{{taken[0]}}} another name"
             )
-        if "://" in where and not where.startswith((HUB, REGISTRY)):
-            raise MatchError(f"{source}: SAEs are read from paths, from {HUB}organisation/name and {REGISTRY}release")
-        known = [*READING, *CHOOSING, *(["revision"] if where.startswith((HUB, REGISTRY)) else [])]
-        known += [name for name in _PLACEHOLDER.findall(where) if name not in known]
-        unknown = [name for name in options if name not in known]
+        known += [name for name in placeholders if name not in known]
+        unknown = [name for name in self.options if name not in known]
         if unknown:
             raise MatchError(f"{source}: there is no option {unknown[0]!r}; there are {', '.join(known)}")
-        strange = [name for name in options.get("allow", ALLOWABLE[0]).split(",") if name not in ALLOWABLE]
+        strange = [name for name in self.options.get("allow", ALLOWABLE[0]).split(",") if name not in ALLOWABLE]
         if strange:
             raise MatchError(f"{source}: allow={strange[0]} is not known; known are {', '.join(ALLOWABLE)}")
-        return cls(where if "://" in where else os.path.expanduser(where), options)
 
     def __str__(self) -> str:
         return self.where + ("?" + urlencode(self.options, safe=":,/") if self.options else "")
@@ -127,6 +126,17 @@ def _options_begin(source: str) -> int:
         folder = folder.rpartition("/")[0]
     places = [at for at, letter in enumerate(source) if letter == "?" and at >= len(folder)]
     return next((at for at in reversed(places) if os.path.lexists(source[:at])), min(places, default=len(source)))
+
+
+def _options(source: str, query: str) -> dict[str, str]:
+    try:
+        given = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query))
+    except ValueError as error:
+        raise MatchError(f"{source}: after ? come options like l0=near:100&width=16k") from error
+    for name, times in Counter(name for name, _ in given).most_common(1):
+        if times > 1:
+            raise MatchError(f"{source}: the option {name} is given {times} times; give it once")
+    return dict(given)
 
 
 def escaped(name: str) -> str:
