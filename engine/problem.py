@@ -31,6 +31,7 @@ from saematch.features import check_parts, feature_rows
 from saematch.sae import SAE, Scale
 
 LARGEST, SMALLEST = 1e140, 1e-140  # of the largest entry: squares stay in float64's range
+LARGEST_SQUARE = 1e299  # and so does what all features together pay
 _WHOLE = 2**53  # whole numbers up to here are float64's own
 MOST_COLUMNS = 2**20  # the bound for float32 products loses its meaning beyond
 Fold = Scale | tuple[Scale, Scale]
@@ -123,7 +124,7 @@ class RowProblem(Problem):
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "max_cost", _checked_max_cost(self.max_cost))
+        object.__setattr__(self, "max_cost", _checked_max_cost(self.max_cost, LARGEST_SQUARE))
         if self.x.shape[1] > MOST_COLUMNS:
             raise MatchError(f"rows have {self.x.shape[1]} columns; at most {MOST_COLUMNS} can be handled")
         sizes = [max(float(rows.max(initial=0)), -float(rows.min(initial=0))) for rows in (self.x, self.y)]
@@ -143,7 +144,7 @@ class RowProblem(Problem):
         """Raises `MatchError` unless these are two finite matrices of the same width."""
         x, y = _rows(x, "the first matrix"), _rows(y, "the second matrix")
         check_widths(x.shape[1], "the first matrix", y.shape[1], "the second matrix", "K")
-        return cls(x, y, max_cost, {"max_cost": _checked_max_cost(max_cost)})
+        return cls(x, y, max_cost, {"max_cost": _checked_max_cost(max_cost, LARGEST_SQUARE)})
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -178,7 +179,7 @@ class MatrixProblem(Problem):
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "max_cost", _checked_max_cost(self.max_cost))
+        object.__setattr__(self, "max_cost", _checked_max_cost(self.max_cost, LARGEST))
         _refuse(np.isnan(self.matrix) | (self.matrix == -np.inf), "cost holds", "NaN or -inf (inf forbids a pair)")
         largest = min(LARGEST, float(np.finfo(self.matrix.dtype).max))
         _refuse(np.isfinite(self.matrix) & (np.abs(self.matrix) > largest), "cost holds", f"beyond {LARGEST:g} in size")
@@ -187,7 +188,7 @@ class MatrixProblem(Problem):
     def checked(cls, cost: Any, max_cost: float | None) -> MatrixProblem:
         """Raises `MatchError` unless this is a matrix of numbers."""
         matrix = _matrix(cost, "cost", "(sources, targets)")
-        return cls(matrix, max_cost, {"max_cost": _checked_max_cost(max_cost)})
+        return cls(matrix, max_cost, {"max_cost": _checked_max_cost(max_cost, LARGEST)})
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -236,7 +237,7 @@ class Comparison:
         """Raises `MatchError` for parts or weights that make no sense."""
         is_pair = isinstance(fold, tuple) and len(fold) == 2 and not any(isinstance(one, int | float) for one in fold)
         folds = cast(tuple[Scale, Scale], fold if is_pair else (fold, fold))
-        return cls(*check_parts(parts, weights), folds, _checked_max_cost(max_cost))
+        return cls(*check_parts(parts, weights), folds, _checked_max_cost(max_cost, LARGEST_SQUARE))
 
     def width(self, sae: SAE) -> int:
         """K, the number of columns of the feature rows."""
@@ -267,12 +268,10 @@ def check_widths(width: int, source: str, other: int, target: str, letter: str) 
         )
 
 
-def _checked_max_cost(max_cost: Any) -> float | None:
+def _checked_max_cost(max_cost: Any, most: float) -> float | None:
     if max_cost is None:
         return None
-    return checked_number(
-        max_cost, 0, LARGEST, f"max_cost is {max_cost!r:.40}; give a cost from 0 to {LARGEST:g}, or none"
-    )
+    return checked_number(max_cost, 0, most, f"max_cost is {max_cost!r:.40}; give a cost from 0 to {most:g}, or none")
 
 
 def _rows(given: Any, name: str) -> Rows:

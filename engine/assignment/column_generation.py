@@ -127,7 +127,9 @@ class Solution:
         # Settled prices may leave an edge cheaper than its row's by a few roundings of other numbers on its path.
         errors, trace = most - excess, TOLERANCE * cost.typical / max(1, *cost.shape)
         slack = np.maximum(4 * errors, trace)
-        hidden = scale == 0 and gap + error > TOLERANCE * cost.typical / cost.scale
+        # Where most M are 0, the prices say what size is a trace of what.
+        ordinary = cost.typical or float(np.abs(self.prices).max(initial=0.0))
+        hidden = scale == 0 and gap + error > TOLERANCE * ordinary / cost.scale
         hidden |= cost.typical > 0 and float(np.median(errors)) * max(1, *cost.shape) > BLUR * cost.typical
         return Certificate(gap, error, scale, self.settled and bool((excess <= slack).all()) and not hidden)
 

@@ -87,7 +87,7 @@ class MatrixCost(Cost):
         """See `Cost`."""
         in_common = [0.0, 0.0]
         if np.isfinite(row) != np.isfinite(column) and 0 not in self.shape:
-            in_common = [float(np.median(each)) - price if np.isfinite(price) else 0.0
+            in_common = [float(np.quantile(each, 0.5, method="lower")) - price if np.isfinite(price) else 0.0
                          for each, price in ((self.row_constant, row), (self.column_constant, column))]  # fmt: skip
         rows, columns = row + in_common[0] - self.row_constant, column + in_common[1] - self.column_constant
         return Free(
