@@ -136,8 +136,8 @@ class Matching:
 
     @property
     def certified(self) -> bool:
-        """Whether it is proved optimal: gap <= error, gap + error <= 1e-9 scale, and no feature's share of the
-        gap more than rounding.
+        """Whether it is proved optimal: gap <= error, gap + error <= 1e-9 scale, no feature's share of the gap more
+        than rounding, and most features' rounding no more than a millionth of what ordinary pairs differ by.
         """
         return self._certificate is not None and self._certificate.certified
 

@@ -159,7 +159,9 @@ def _graded(
     margins: Callable[[Matching], Margins],
 ) -> Matching:  # fmt: skip
     """A matching that the problem allows, with what the prices prove about it."""
-    best, certificate = (solution.grade(cost, free, each) for each in (solution.permutation, permutation))
+    certificate = solution.grade(cost, free, permutation)
+    own = permutation is solution.permutation
+    best = certificate if own else solution.grade(cost, free, solution.permutation)
     if certificate.certified:
         status = "optimal"
     elif solution.stopped_by is not None:

@@ -20,7 +20,7 @@ from saematch.cost import UNIT_64, Cost, Floats, Free, Indices, Scan
 # made again. More of them settle more rows for good, at the price of more edges: worth it where a pass is a product.
 LISTED = {True: 8, False: 16}
 DENSE = 2**14  # pairs; with no more, all are candidates, and no pass is needed
-BLUR = 1e-6
+BLUR = 1e-6  # certified: most features are rounded by no more than this share of what ordinary pairs differ by
 TOLERANCE = 1e-9  # certified: no further from the optimum than this share of what matching can gain at all
 
 
