@@ -240,6 +240,7 @@ REFUSED = [
     elsewhere(saelens, "neurons", "blocks.5.mlp.hook_post", "neurons of an MLP", "every layer has its own"),
     elsewhere(saelens, "neurons", "model.layers.5.mlp.act_fn", "neurons of an MLP", "every layer has its own"),
     elsewhere(saelens, "layer_norm", "blocks.5.ln2.hook_normalized", "input is layer-normed", "as if it were not"),
+    elsewhere(saelens, "layer_norm", "transformer.h.5.ln_1", "input is layer-normed", "as if it were not"),
     elsewhere(saelens, "layer_norm", "model.layers.5.input_layernorm", "input is layer-normed", "as if it were not"),
     (partial(sparsify, signed=True), "signed", "keeps their sign", "signed: read as if it were not"),
 ]  # fmt: skip

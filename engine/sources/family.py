@@ -23,7 +23,7 @@ Config = Mapping[str, Any]
 # Of the place in the model that a configuration names; without one, of what a folder or repository above it ends in.
 _ATTENTION = re.compile(r"hook_z|attn_out|o_proj|self_attn|(?:^|[-_./])att(?:n|ention)?(?:[-_./]|$)", re.IGNORECASE)
 _NEURONS = re.compile(r"mlp\.hook_(?:pre|post)|act_fn|down_proj", re.IGNORECASE)
-_NORMED = re.compile(r"hook_normalized|layer_?norm", re.IGNORECASE)
+_NORMED = re.compile(r"hook_normalized|layer_?norm|\.ln_?[12f]$", re.IGNORECASE)
 _ATTENTION_NAME = re.compile(r"(?:^|[-_.])(?:hook_z|attn_out|o_proj|self_attn|att(?:n|ention)?)$", re.IGNORECASE)
 _OTHER_SPACES_NAME = re.compile(r"(?:^|[-_.])(?:(?:trans|cross)coders?|clt|tc)$", re.IGNORECASE)
 
