@@ -61,13 +61,13 @@ def test_sparse_costs_of_all_kinds(seed):
     assert_optimal(costs)
 
 
-@pytest.mark.usefixtures("dense_route")
 @pytest.mark.parametrize("costs", [[[math.inf], [1.0]], [[math.inf, 3.0], [5.0, math.inf], [2.0, 2.0]], [[-2.0]]])
 def test_what_has_one_way_only_is_proved(costs):
     assert_optimal(costs)
     assert_optimal(np.transpose(costs))
 
 
+@pytest.mark.usefixtures("dense_route")
 def test_small_problems_leave_forbidden_pairs_out():
     costs = np.random.default_rng(0).random((30, 30))
     costs[np.random.default_rng(1).random((30, 30)) < 0.6] = np.inf
