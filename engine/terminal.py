@@ -81,7 +81,9 @@ class StatusLine:
 
 def print_proof(matching: Matching) -> None:
     """Print a table of one matching."""
-    print(table(("features", *PROOF_HEAD), [[f"{len(matching.perm):,}", *proof_cells(matching)]]))
+    features, matched = len(matching.perm), int((matching.perm >= 0).sum())
+    shown = f"{features:,}" if matched == features else f"{matched:,} of {features:,}"
+    print(table(("matched", *PROOF_HEAD), [[shown, *proof_cells(matching)]]))
 
 
 def print_path(path: Sequence[Step]) -> None:

@@ -103,6 +103,11 @@ def test_match_and_verify(model, tmp_path):
     assert (verified["status"], verified["cost"]) == ("optimal", content["cost"])
     assert "Optimal, and proved so." in saematch("verify", a, b, out).stdout
     assert saematch("match", a, b, "-o", out, "--overwrite").returncode == 0
+    assert {"staying_free", "random_cost", "proof_gap"} <= set(content)
+    assert saematch("match", a, b).stdout.splitlines()[2].startswith("12 ")
+    few = sm.match(sm.load(a), sm.load(b), max_cost=0.5 * float(matching.pair_cost.median()))
+    shown = saematch("match", a, b, "--max-cost", few.options["max_cost"]).stdout.splitlines()[2]
+    assert shown.startswith(f"{int((few.perm >= 0).sum())} of 12 ")
 
 
 def test_verify_gives_the_excess_of_a_worse_permutation(model, tmp_path):
