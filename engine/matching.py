@@ -17,6 +17,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from saematch.assignment import Certificate, Margins
+from saematch.cost import UNIT_64
 from saematch.errors import MatchError
 from saematch.storage import write_whole
 
@@ -108,7 +109,8 @@ class Matching:
         if self._certificate is None:
             return -math.inf
         size = self.objective - self.cost + math.fsum(self.pair_cost.abs().tolist())
-        return self.objective - size * self._evaluation_error - self.gap - self.error
+        rounding = size * self._evaluation_error + 4 * UNIT_64 * abs(self.gap)  # of the objective, and of a large gap
+        return math.fsum([self.objective, -self.gap, -self.error, -rounding])
 
     @property
     def gap(self) -> float:
@@ -169,7 +171,10 @@ class Matching:
         return torch.from_numpy(self._margins.tied)
 
     def exact_margin(self, features: Sequence[int] | Tensor) -> Tensor:
-        """float64: the margins themselves of source features, listed or masked; a search each. Raises `MatchError`."""
+        """float64: the margins themselves of source features, listed or masked; a search each. Raises `MatchError`.
+
+        Where pairs are forbidden, one that only a matching of fewer pairs could replace is given as at least.
+        """
         try:
             given = np.asarray(features)
         except ValueError as error:

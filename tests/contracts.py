@@ -87,7 +87,8 @@ def assert_proved_optimal(matching, x, y, max_cost=None, beyond_float64=False):
     scale = max(reference - optimum, 0.0)
     # Of the oracle itself, which adds up constants that the proof never sees, and of prices, which hold them.
     rounding = 1e-13 * (costs.sum() + (n + m) * (max_cost or 0.0) + (np.asarray(y, dtype=np.float64) ** 2).sum())
-    if beyond_float64 and matching.error > min(OPTIMUM * scale, BLUR * ordinary(costs)):
+    # What is ordinary can be measured in ways that differ by some factor.
+    if beyond_float64 and matching.error > min(OPTIMUM * scale, BLUR * ordinary(costs) / 10):
         assert matching.status in ("unproved", "optimal")
         rounding += matching.error
     else:

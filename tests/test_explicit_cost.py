@@ -1,5 +1,6 @@
 """Costs that are given as a matrix: the same answers, proofs and limits as for rows."""
 
+import itertools
 import math
 
 import numpy as np
@@ -200,3 +201,48 @@ def test_what_all_costs_have_in_common_costs_no_precision(shape, offset):
     assert torch.equal(plain.perm, moved.perm)
     proved = dual_bound(costs + offset, moved.prices.numpy(), *moved.staying_free)
     assert proved == pytest.approx(moved.cost, rel=1e-14)
+
+
+G = 1e17
+
+
+@pytest.mark.parametrize(
+    ("costs", "max_cost"),
+    [
+        ([[math.inf, 0.12, G, 0.8]], G),
+        ([[0.36, 0.65, G, G], [0.71, 0.63, 0.63, 0.82], [G, 0.54, G, G], [G, 0.27, 0.78, 0.08]], None),
+        ([[0.46, 1e16, 0.0], [0.52, 1e14, 0.09], [0.47, 0.97, 1e10]], 1e14),
+        ([[1e14 + 0.9, 0.06], [1e14 + 0.69, 0.76], [1e14 + 0.6, math.inf], [1e14 + 0.5, 0.52]], None),
+    ],
+)
+def test_giants_in_every_row_hide_nothing(costs, max_cost):
+    """Whatever is called optimal is, to a thousandth of what ordinary pairs differ by."""
+    costs = np.array(costs)
+    cheap = np.where(costs >= 1e10, 1000.0, costs)  # what a giant costs is beside the point, as long as it is much
+    best = cheapest(cheap)[1] if max_cost is None else cheapest_partial(cheap, 2000.0)
+    for order in itertools.permutations(range(max(costs.shape)), len(costs)):
+        perm = np.where(np.array(order) < costs.shape[1], order, -1)
+        rows = np.nonzero(perm >= 0)[0]
+        if np.isinf(costs[rows, perm[rows]]).any() or (max_cost is None and len(rows) < min(costs.shape)):
+            continue
+        graded = sm.certify(cost=costs, perm=perm, max_cost=max_cost)
+        if graded.certified:
+            alone = sum(costs.shape) - 2 * len(rows)
+            paid = cheap[rows, perm[rows]].sum() + (0 if max_cost is None else 1000.0 * alone)
+            assert paid <= best + 1e-3
+
+
+def test_a_bound_is_none_too_high_beside_a_giant_max_cost():
+    costs = np.array([[0.38, 0.02, 0.34], [0.31, 0.55, 0.63], [0.16, 0.5, 0.91]])
+    graded = sm.certify(cost=costs, perm=[-1, -1, -1], max_cost=1e14)
+    assert graded.status == "suboptimal"
+    assert graded.lower_bound <= cheapest(costs)[1]
+
+
+@pytest.mark.parametrize("max_cost", [1e3, 1e15, 1e30, 1e100])
+def test_margins_beside_forbidden_pairs_under_a_giant_max_cost(max_cost):
+    matching = sm.assign(cost=[[0.0, 0.5, math.inf]], max_cost=max_cost)
+    assert matching.exact_margin([0]).tolist() == [pytest.approx(0.5, rel=1e-9)]
+    assert matching.margin.tolist() == [pytest.approx(0.5, rel=1e-9)]
+    assert not matching.tied.any()
+    assert sm.assign(cost=[[1.0]], max_cost=max_cost).margin.item() == pytest.approx(max_cost - 1)

@@ -130,7 +130,7 @@ class Solution:
         # Where most M are 0, the prices say what size is a trace of what.
         ordinary = cost.typical or float(np.abs(self.prices).max(initial=0.0))
         hidden = scale == 0 and gap + error > TOLERANCE * ordinary / cost.scale
-        hidden |= cost.typical > 0 and float(np.median(errors)) * max(1, *cost.shape) > BLUR * cost.typical
+        hidden |= cost.ordinary > 0 and float(np.median(errors)) > BLUR * cost.ordinary
         return Certificate(gap, error, scale, self.settled and bool((excess <= slack).all()) and not hidden)
 
 

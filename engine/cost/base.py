@@ -19,6 +19,7 @@ from saematch.team import Team
 
 TILE = (1024, 2048)  # 8 MiB of float32: still in a CPU's cache when it is scanned
 BLOCK_BYTES = 4 * TILE[0] * TILE[1]
+_SAMPLE = 128  # rows and columns
 
 
 class Tile(NamedTuple):
@@ -79,6 +80,23 @@ class Cost(ABC):
     @abstractmethod
     def typical(self) -> float:
         """What the M of an ordinary row and column differs by from others, times the number of rows: giants aside."""
+
+    @cached_property
+    def ordinary(self) -> float:
+        """What ordinary pairs differ by, in the units of M, giants aside; 0.0 where nothing differs.
+
+        Of a sample of pairs, the median size of M, or of the distance of costs from their median if that is less: what
+        rows and columns have in common, or a giant in each of them, is not what pairs differ by.
+        """
+        rows, columns = (
+            np.unique(np.linspace(0, size - 1, min(size, _SAMPLE)).astype(np.int64)) for size in self.shape
+        )
+        M = self.block(rows, columns)
+        costs = M + (self.row_constant[rows][:, None] + self.column_constant[columns]) * self.scale
+        known = np.isfinite(costs)
+        sizes = np.abs(M[known]), np.abs(costs[known] - np.median(costs[known])) if known.any() else M[known]
+        found = (np.quantile(each[each > 0], 0.5, method="lower") for each in sizes if (each > 0).any())
+        return min(map(float, found), default=0.0)
 
     @property
     @abstractmethod
@@ -155,7 +173,8 @@ class Cost(ABC):
         constant[closed] = np.inf
         raised = potentials[rows] + row_pad + 4 * UNIT_32 * np.abs(potentials[rows])
         offset = -rounded_down(-raised)
-        limit = (ceiling + prices).astype(np.float32)
+        with np.errstate(over="ignore"):
+            limit = (ceiling + prices).astype(np.float32)
         limit[closed] = -np.inf
         by_row, by_column = self._cheapest(rows, constant, offset, limit, k)
         listed = np.where(by_column.partners >= 0, np.append(rows, -1)[by_column.partners], -1)

@@ -21,7 +21,8 @@ def gamma(terms: int, unit: float) -> float:
 
 def rounded_down(values: Floats) -> NDArray[np.float32]:
     """The largest float32 not above each value."""
-    nearest = values.astype(np.float32)
+    with np.errstate(over="ignore"):  # inf, and then the largest that there is
+        nearest = values.astype(np.float32)
     return np.where(nearest > values, np.nextafter(nearest, np.float32(-np.inf)), nearest)
 
 
