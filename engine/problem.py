@@ -211,7 +211,7 @@ class MatrixProblem(Problem):
 
     def dearest(self, cost: Cost) -> float:  # noqa: ARG002 (it is known better)
         """See `Problem`."""
-        return float(self.matrix.max(initial=0.0, where=self.matrix <= self.max_cost))
+        return float(self.matrix.max(initial=0.0, where=self.matrix <= np.float64(self.max_cost or 0.0)))
 
     def pair_cost(self, permutation: Indices) -> Floats:
         """See `Problem`."""

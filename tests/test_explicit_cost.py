@@ -245,4 +245,7 @@ def test_margins_beside_forbidden_pairs_under_a_giant_max_cost(max_cost):
     assert matching.exact_margin([0]).tolist() == [pytest.approx(0.5, rel=1e-9)]
     assert matching.margin.tolist() == [pytest.approx(0.5, rel=1e-9)]
     assert not matching.tied.any()
+    single = np.array([[0.0, 0.5, math.inf]], dtype=np.float32)
+    assert sm.assign(cost=single, max_cost=max_cost).perm.tolist() == [0]
+    assert sm.certify(cost=single[:, :2], perm=[-1], max_cost=max_cost).status == "suboptimal"
     assert sm.assign(cost=[[1.0]], max_cost=max_cost).margin.item() == pytest.approx(max_cost - 1)
