@@ -20,7 +20,7 @@ from saematch.plan import Pair
 from saematch.problem import Comparison, RowProblem
 from saematch.run_folder import RunFolder
 from saematch.sae import SAE
-from saematch.solver import Solver
+from saematch.solver import Solver, require_unchanged
 from saematch.sources import Layers, Source, load_layers
 
 
@@ -275,10 +275,9 @@ class Chain(Mapping[Pair, Matching]):
         return torch.from_numpy(squared_distances(problem.x, problem.y, perm.numpy()))
 
     def _margins(self, pair: Pair, matching: Matching) -> Margins:
-        graded = self._solver.run(self._problem(pair), matching.perm)
-        if not torch.equal(graded.pair_cost, matching.pair_cost):
-            raise MatchError("the inputs have changed since they were matched: margins are those of the old ones")
-        return graded.find_margins()
+        problem = self._problem(pair)
+        require_unchanged(problem, matching)  # before it is solved again
+        return self._solver.run(problem, matching.perm).find_margins()
 
     def _problem(self, pair: Pair) -> RowProblem:
         assert self.comparison is not None

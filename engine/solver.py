@@ -73,14 +73,16 @@ class Solver:
 
     def _run(self, problem: Problem, perm: Tensor | None, again: Callable[[], Problem] | None) -> Matching:
         began = time.perf_counter()
-        cost, free = self._prepared(problem)
+        cost = self._cost(problem)
+        free = cost.free(*problem.staying_free(cost))
         given = None if perm is None else perm.numpy()
         if given is None and self.method != "optimal":
             given = BASELINES[self.method](cost, free)
         allowed = given is not None and _is_allowed(given, free)
         if given is not None and not allowed and problem.max_cost is not None:
             either = cost.free(*problem.leaving_out(cost))  # which no optimum would have to pay
-            free, allowed = (either, True) if _is_allowed(given, either) else (free, False)
+            if _is_allowed(given, either):
+                free, allowed = either, True
         solution = solve(
             cost, free, start=given if allowed else None, max_rounds=self.max_rounds, time_limit=self.time_limit,
             progress=self.progress,
@@ -111,10 +113,8 @@ class Solver:
 
     def _margins(self, again: Callable[[], Problem], prices: Floats, matching: Matching) -> Margins:
         problem = again()
-        perm = matching.perm.numpy()
-        if not np.array_equal(problem.pair_cost(perm), matching.pair_cost.numpy()):
-            raise MatchError("the inputs have changed since they were matched: margins are those of the old ones")
-        cost, _ = self._prepared(problem)
+        require_unchanged(problem, matching)
+        perm, cost = matching.perm.numpy(), self._cost(problem)
         free = cost.free(*problem.leaving(cost))
         if free.each != matching.staying_free:  # then the prices are those of another problem
             prices = solve(cost, free, start=perm).prices
@@ -126,12 +126,18 @@ class Solver:
             )
         return margins
 
-    def _prepared(self, problem: Problem) -> tuple[Cost, Free]:
+    def _cost(self, problem: Problem) -> Cost:
         backend = choose_backend(self.backend, self.device, self.precision)
         cost = problem.cost(backend, free_memory(backend.device) // 2 if self.memory is None else self.memory)
         if self.backend == "triton" and cost.backend == "torch":
             raise MatchError('backend "triton" is for rows: costs of your own are looked at where they lie, on the CPU')
-        return cost, cost.free(*problem.staying_free(cost))
+        return cost
+
+
+def require_unchanged(problem: Problem, matching: Matching) -> None:
+    """Raise `MatchError` unless the pairs of a matching cost what they did."""
+    if not np.array_equal(problem.pair_cost(matching.perm.numpy()), matching.pair_cost.numpy()):
+        raise MatchError("the inputs have changed since they were matched: margins are those of the old ones")
 
 
 def require_certified(matching: Matching) -> None:

@@ -127,9 +127,8 @@ class Solution:
         # Settled prices may leave an edge cheaper than its row's by a few roundings of other numbers on its path.
         errors, trace = most - excess, TOLERANCE * cost.typical / max(1, *cost.shape)
         slack = np.maximum(4 * errors, trace)
-        # Where most M are 0, the prices say what size is a trace of what.
-        ordinary = cost.typical or float(np.abs(self.prices).max(initial=0.0))
-        hidden = scale == 0 and gap + error > TOLERANCE * ordinary / cost.scale
+        size = cost.typical or float(np.abs(self.prices).max(initial=0.0))  # most M may be 0, and prices not
+        hidden = scale == 0 and gap + error > TOLERANCE * size / cost.scale
         hidden |= cost.ordinary > 0 and float(np.median(errors)) > BLUR * cost.ordinary
         return Certificate(gap, error, scale, self.settled and bool((excess <= slack).all()) and not hidden)
 
@@ -217,23 +216,15 @@ def _price(
     `rest (F_A,)`, which is updated, bounds M_ij - v_j from below over the pairs of row i that are not in the graph. It
     stays true while prices fall, so only rows that it does not settle are looked at: all at first, few later. That is
     why a row gets its cheapest pairs even where nothing is gained by them: the bound for the others is higher.
-    A list that is full within rounding of its row's minimum proves nothing about the pairs it had no place for. Those
-    rows are priced in float64 once no list shows a gain.
     """
-    price_error = free.price_error(prices)
     potentials, rounding = graph.potentials(permutation, prices)
     wanted = potentials + 2 * rounding
     rows = np.nonzero(rest < wanted)[0]
     if len(rows):
-        scan = cost.scan(rows, prices, price_error, wanted, LISTED[cost.stored])
+        scan = cost.scan(rows, prices, free.price_error(prices), wanted, LISTED[cost.stored])
         _add_listed(cost, graph, scan)
         rest[rows] = scan.floors[:, -1]
-    minima, proved, gain = graph.price(prices, potentials, rounding)
-    doubtful = np.nonzero(rest < np.minimum(proved, wanted))[0]
-    if gain == 0 and len(doubtful):
-        cheapest, rest[doubtful] = cost.row_minima(doubtful, prices, price_error)
-        graph.add(doubtful, cheapest)
-        minima, proved, gain = graph.price(prices, potentials, rounding)
+    minima, proved, gain = graph.settle(prices, potentials, rounding, wanted, rest)
     return minima, np.minimum(proved, rest), gain
 
 

@@ -85,6 +85,23 @@ class CandidateGraph:
         undercut[undercut <= error + rounding[rows] + left] = 0.0
         return value, proved, float(undercut.max(initial=0.0))
 
+    def settle(
+        self, prices: Floats, potentials: Floats, rounding: Floats, wanted: Floats, rest: Floats
+    ) -> tuple[Floats, Floats, float]:
+        """`price`, where `rest (F_A,)` bounds M_ij - v_j over the pairs of each row that are no edges.
+
+        A list that is full within rounding of its row's minimum proves nothing about the pairs it had no place for.
+        Once no edge shows a gain, rows that `rest` leaves open below `wanted` are priced in float64; it is updated.
+        """
+        minima, proved, gain = self.price(prices, potentials, rounding)
+        doubtful = np.nonzero(rest < np.minimum(proved, wanted))[0]
+        if gain == 0 and len(doubtful):
+            price_error = self._free.price_error(prices)
+            cheapest, rest[doubtful] = self._cost.row_minima(doubtful, prices, price_error)
+            self.add(doubtful, cheapest)
+            minima, proved, gain = self.price(prices, potentials, rounding)
+        return minima, proved, gain
+
     def optimum(self, prices: Floats, off: float) -> tuple[Indices, Floats]:
         """The optimal matching of the graph, -1 where a row stays free, and prices that prove it.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from saematch.assignment.graph import CandidateGraph
@@ -11,6 +13,19 @@ from saematch.cost import Cost, Floats, Free, Indices
 LISTED = 16  # cheapest pairs of a row and of a column that a pass adds to the graph
 SWEEPS = 8
 _WHOLE_ROWS, _MOST_ENTRIES = 64, 2**25  # made at a time, and kept
+
+
+class Listed(NamedTuple):
+    """What a pass says of pairs that it did not add to the graph, and of those that are in it.
+
+    `floors (F_A,)` bounds M_ij - v_j for each row, `column_floors (F_B,)` M_ij - u_i - v_j for each column. `gain` is
+    how far a pair of the graph is below zero, 0.0 within rounding; `new` says that one below zero was added.
+    """
+
+    floors: Floats
+    column_floors: Floats
+    gain: float
+    new: bool
 
 
 class Margins:
@@ -45,8 +60,9 @@ class Margins:
         new = True
         while new:  # until nothing that was not listed stands in the way
             self._prices = self._centred(halfway)
-            floors, column_floors, new = self._list(self._prices, np.inf)
-        self._settle(floors, column_floors)
+            listed = self._list(self._prices, np.inf)
+            new = listed.new
+        self._settle(listed)
 
     def exact(self, features: Indices) -> Floats:
         """The margins themselves, within the rounding of float64: one shortest path each."""
@@ -55,25 +71,16 @@ class Margins:
         found = [self._cycle(int(i), self._cycle(int(i), np.inf, False), True) for i in features]
         return np.array(found) / self._cost.scale
 
-    def _list(self, prices: Floats, ceiling: float) -> tuple[Floats, Floats, bool]:
-        """A pass that adds cheap pairs to the graph; bounds for those that it did not add, of each row by M_ij - v_j
-        and of each column by M_ij - u_i - v_j, and whether it added one below zero.
-
-        Rows of which float32 cannot tell the pairs apart are priced in float64 once no list shows a gain.
-        """
+    def _list(self, prices: Floats, ceiling: float) -> Listed:
+        """A pass that adds cheap pairs to the graph."""
         potentials, rounding = self._graph.potentials(self._permutation, prices)
         every, before = np.arange(self._cost.shape[0]), len(self._graph)
         price_error = self._free.price_error(prices)
         scan = self._cost.scan(every, prices, price_error, potentials + rounding, LISTED, ceiling)
         self._graph.add(*scan.pairs())
-        _, proved, gain = self._graph.price(prices, potentials, rounding)
         floors = scan.floors[:, -1]
-        doubtful = np.nonzero(floors < np.minimum(proved, potentials + rounding))[0]
-        if gain == 0 and len(doubtful):
-            cheapest, floors[doubtful] = self._cost.row_minima(doubtful, prices, price_error)
-            self._graph.add(doubtful, cheapest)
-            _, _, gain = self._graph.price(prices, potentials, rounding)
-        return floors, scan.column_floors[:, -1], gain > 0 and len(self._graph) > before
+        _, _, gain = self._graph.settle(prices, potentials, rounding, potentials + rounding, floors)
+        return Listed(floors, scan.column_floors[:, -1], gain, gain > 0 and len(self._graph) > before)
 
     def _between_extremes(self, prices: Floats) -> Floats:
         """The mean of the highest and the lowest prices that prove the optimum.
@@ -88,7 +95,7 @@ class Margins:
             sources, targets, lengths = self._ways(prices)
             rise = shortest_paths(sources, targets, lengths, root, hub + 1)[:hub]
             fall = shortest_paths(targets, sources, lengths, root, hub + 1)[:hub]
-            new = any(self._list(extreme, 0.0)[2] for extreme in (prices + rise, prices - fall))
+            new = any(self._list(extreme, 0.0).new for extreme in (prices + rise, prices - fall))
         return prices + (rise - fall) / 2
 
     def _ways(self, prices: Floats) -> tuple[Indices, Indices, Floats]:
@@ -117,14 +124,13 @@ class Margins:
         moved = centred(sources, targets, lengths, self._columns, self._cost.shape[1] + 1, SWEEPS)
         return prices + moved[:-1]
 
-    def _settle(self, floors: Floats, column_floors: Floats) -> None:
+    def _settle(self, listed: Listed) -> None:
         """The bound at the final prices, and who is tied, by the graph and what the pass says of all other pairs."""
         cost, free, prices, graph = self._cost, self._free, self._prices, self._graph
         self._price_error = free.price_error(prices)
         potentials, rounding = graph.potentials(self._permutation, prices)
-        _, _, gain = graph.price(prices, potentials, rounding)
         self._has = potentials + rounding
-        self._floors = floors - self._has
+        self._floors = listed.floors - self._has
 
         rows, columns = graph.rows, graph.columns
         reduced = graph.costs - prices[columns] - self._has[rows] - cost.exact_error(rows, columns, self._price_error)
@@ -132,13 +138,14 @@ class Margins:
         matched = self._permutation >= 0
         row_exit = np.where(matched, free.rows - free.row_error - self._has, np.inf)
         column_exit = free.columns - free.column_error - prices
-        out, into = np.minimum(self._floors, row_exit), np.minimum(column_floors, column_exit)
+        out, into = np.minimum(self._floors, row_exit), np.minimum(listed.column_floors, column_exit)
         np.minimum.at(out, rows, reduced)
         np.minimum.at(into, columns, reduced)
         # Whatever else is on a cycle costs nothing less than this, in sum: only ties within rounding are below zero.
         below_zero = float(np.minimum(out, 0.0).sum())
         both = out + np.where(matched, into[self._permutation], 0.0) + below_zero
-        self.bound, self.short = np.maximum(both, 0.0) / cost.scale, -below_zero / cost.scale if gain > 0 else 0.0
+        self.bound = np.maximum(both, 0.0) / cost.scale
+        self.short = -below_zero / cost.scale if listed.gain > 0 else 0.0
 
         self._starts, self._others, self._lengths = graph.starts, columns, np.maximum(reduced, 0.0)
         self._row_exit, self._column_exit = np.maximum(row_exit, 0.0), np.maximum(column_exit, 0.0)

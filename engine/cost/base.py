@@ -93,10 +93,13 @@ class Cost(ABC):
         )
         M = self.block(rows, columns)
         costs = M + (self.row_constant[rows][:, None] + self.column_constant[columns]) * self.scale
-        known = np.isfinite(costs)
-        sizes = np.abs(M[known]), np.abs(costs[known] - np.median(costs[known])) if known.any() else M[known]
-        found = (np.quantile(each[each > 0], 0.5, method="lower") for each in sizes if (each > 0).any())
-        return min(map(float, found), default=0.0)
+        M, costs = M[np.isfinite(costs)], costs[np.isfinite(costs)]
+        if not len(costs):
+            return 0.0
+        sizes = np.abs(M), np.abs(costs - np.median(costs))
+        return min(
+            (float(np.quantile(each[each > 0], 0.5, method="lower")) for each in sizes if each.any()), default=0.0
+        )
 
     @property
     @abstractmethod
