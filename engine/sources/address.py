@@ -66,11 +66,10 @@ class Address:
 
     def _check(self, source: str) -> None:
         """Raise `MatchError` for options that mean nothing here."""
-        remote = self.where.startswith((HUB, REGISTRY))
-        if "://" in self.where and not remote:
+        if "://" in self.where and not self._is_remote:
             raise MatchError(f"{source}: SAEs are read from paths, from {HUB}organisation/name and {REGISTRY}release")
-        placeholders = _PLACEHOLDER.findall(self.where if remote else self.split()[1])
-        known = [*READING, *CHOOSING, *(["revision"] if remote else [])]
+        placeholders = _PLACEHOLDER.findall(self.where if self._is_remote else self.split()[1])
+        known = [*READING, *CHOOSING, *(["revision"] if self._is_remote else [])]
         taken = [name for name in placeholders if name in (*READING, "revision")]
         if taken:
             raise MatchError(
@@ -83,6 +82,10 @@ class Address:
         strange = [name for name in self.options.get("allow", ALLOWABLE[0]).split(",") if name not in ALLOWABLE]
         if strange:
             raise MatchError(f"{source}: allow={strange[0]} is not known; known are {', '.join(ALLOWABLE)}")
+
+    @property
+    def _is_remote(self) -> bool:
+        return self.where.startswith((HUB, REGISTRY))
 
     def __str__(self) -> str:
         return self.where + ("?" + urlencode(self.options, safe=":,/") if self.options else "")
@@ -106,7 +109,7 @@ class Address:
 
     def matcher(self, pattern: str) -> re.Pattern[str]:
         """That of a pattern of this address; what is no path may have letters of names escaped."""
-        return matcher(pattern, unquote if self.where.startswith((HUB, REGISTRY)) else str)
+        return matcher(pattern, unquote if self._is_remote else str)
 
     def repository(self) -> tuple[str, str | None, str]:
         """Of a `hf://` address: the repository, its revision if one is given, and the pattern. Raises `MatchError`."""

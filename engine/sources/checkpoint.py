@@ -124,8 +124,9 @@ class Checkpoint:
         asked = self.options.get("k")
         found = [asked] if asked else [value for value in stored if value is not None]
         try:
-            if isinstance(found[0], bool) or float(found[0]) != int(found[0]):
+            k = int(found[0])
+            if isinstance(found[0], bool) or float(found[0]) != k:
                 raise ValueError("no whole number")
-            return int(found[0])
+            return k
         except (IndexError, TypeError, ValueError, OverflowError, RuntimeError) as error:
             raise MatchError(f"{self.shown}: a TopK SAE without its k; write ?k=… after its path") from error

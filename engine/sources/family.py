@@ -177,7 +177,8 @@ def canonical(
             threshold = threshold.double() / (size if scales is None else size * scales[1])
             notes += ("the threshold is compared with code x decoder norm: divided by it",)
     if threshold is not None and activation == "jumprelu":
-        threshold = threshold.clamp(min=0)  # no family's JumpReLU lets codes below zero pass
+        # No family's JumpReLU lets codes below zero pass; one that was never set (-1) is a ReLU.
+        threshold = threshold.clamp(min=0)
     return SAE(W_enc, b_enc, W_dec, b_dec, activation, threshold, k, at.shown, notes)
 
 
@@ -190,7 +191,7 @@ def gated_as_jumprelu(W_enc: Tensor, b_gate: Tensor, b_mag: Tensor, r_mag: Tenso
         shapes = [tuple(each.shape) for each in (b_gate, b_mag, r_mag)]
         raise MatchError(f"a gated SAE whose gate and magnitude have biases and factors of the shapes {shapes}")
     grow = r_mag.double().exp()
-    threshold = (b_mag.double() - grow * b_gate.double()).clamp(min=0)
+    threshold = b_mag.double() - grow * b_gate.double()
     note = "gated: the same as JumpReLU with W_enc exp(r_mag), b_mag, and threshold b_mag - exp(r_mag) b_gate"
     return {
         "W_enc": W_enc.double() * grow, "b_enc": b_mag, "activation": "jumprelu", "threshold": threshold,
@@ -199,8 +200,8 @@ def gated_as_jumprelu(W_enc: Tensor, b_gate: Tensor, b_mag: Tensor, r_mag: Tenso
 
 
 def everywhere(threshold: Tensor, like: Tensor) -> Tensor:
-    """One threshold for all features, or one for each; where it is not set (-1), the JumpReLU is a ReLU: 0."""
-    threshold = threshold.to(like.device).clamp(min=0)
+    """One threshold for all features, or one for each."""
+    threshold = threshold.to(like.device)
     return threshold.expand(like.shape).contiguous() if threshold.ndim == 0 else threshold
 
 
