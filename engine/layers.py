@@ -101,7 +101,7 @@ def match_layers(
     for other in devices[1:]:
         choose_backend(backend, other, precision)
     planned = plan_pairs(layers, against, pairs)
-    if shard is not None and not (isinstance(shard, tuple) and len(shard) == 2 and all(type(i) is int for i in shard)):
+    if shard is not None and not (isinstance(shard, tuple) and len(shard) == 2):
         raise MatchError(f"shard is {shard!r}; give (i, n), the part i of n")
     if shard is not None and (out is None or overwrite):
         raise MatchError("a shard is part of a run folder: give out, and overwrite nothing")
@@ -110,13 +110,8 @@ def match_layers(
     work = Work(layers, layers if against is None else copy(against), comparison, solver)
     check_headers(work, planned)
     memory = share_of_memory(devices, backend, precision) if solver.memory is None else solver.memory
-    options = {
-        **comparison.record(),
-        "method": method,
-        "max_rounds": solver.max_rounds,
-        "time_limit": solver.time_limit,
-    }
-    options |= {"backend": backend, "precision": precision, "memory": memory}
+    options = {**comparison.record(), "method": method, "max_rounds": solver.max_rounds}
+    options |= {"time_limit": solver.time_limit, "backend": backend, "precision": precision, "memory": memory}
     if out is None:
         work = replace(work, solver=replace(solver, memory=memory))
         return _run(work, mine, None, devices, executor, on_gpu, strict, progress)

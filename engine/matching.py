@@ -19,7 +19,7 @@ from torch import Tensor
 from saematch.assignment import Certificate, Margins
 from saematch.cost import UNIT_64
 from saematch.errors import MatchError
-from saematch.storage import write_whole
+from saematch.storage import finite, write_whole
 
 SCHEMA = 1
 SCALARS = (
@@ -231,9 +231,7 @@ class Matching:
     def scalars(self) -> dict[str, Any]:
         """The numbers of the answer by name, ready for JSON: None for those that are not finite."""
         found = {name: getattr(self, name) for name in SCALARS}
-        return {
-            name: value if isinstance(value, str) or math.isfinite(value) else None for name, value in found.items()
-        }
+        return {name: finite(value) for name, value in found.items()}
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a `.safetensors` file: `perm`, `pair_cost`, `prices`, and the numbers as JSON under the key "saematch".
@@ -248,7 +246,7 @@ class Matching:
         record = {"schema": SCHEMA, "target_features": self.target_features, **self.scalars(), "options": self.options}
         record |= {
             "evaluation_error": self._evaluation_error,
-            "staying_free": [None if math.isinf(cost) else cost for cost in self.staying_free],
+            "staying_free": [finite(cost) for cost in self.staying_free],
         }
         metadata = {"saematch": json.dumps(record, allow_nan=False)}
         return save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata)
@@ -283,12 +281,8 @@ class Matching:
             gap, error, scale, evaluation = (
                 float(record[name]) if proved else 0.0 for name in ("gap", "error", "scale", "evaluation_error")
             )
-            random_cost, *staying_free = (
-                default if cost is None else float(cost)
-                for cost, default in zip(
-                    (record["random_cost"], *record["staying_free"]), (math.nan, math.inf, math.inf), strict=True
-                )
-            )
+            random_cost = math.nan if record["random_cost"] is None else float(record["random_cost"])
+            row, column = (math.inf if cost is None else float(cost) for cost in record["staying_free"])
             pair_cost, prices = tensors["pair_cost"].double(), tensors["prices"].double()
             if pair_cost.shape != perm.shape or prices.shape != (record["target_features"],):
                 raise MatchError(f"{path}: pair_cost or prices do not have the size of perm")
@@ -297,7 +291,7 @@ class Matching:
                 raise MatchError(f"{path}: holds costs or prices that are NaN or infinite")
             return cls(
                 perm, pair_cost, target_features=record["target_features"], prices=prices,
-                staying_free=(staying_free[0], staying_free[1]), random_cost=random_cost,
+                staying_free=(row, column), random_cost=random_cost,
                 certificate=Certificate(gap, error, scale, record["certified"] is True) if proved else None,
                 evaluation_error=evaluation, status=str(record["status"]), options=dict(record["options"]),
             )  # fmt: skip

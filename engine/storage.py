@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import secrets
 import tempfile
@@ -38,6 +39,11 @@ def replacing(path: Path) -> Iterator[Path]:
             aside.unlink(missing_ok=True)
     except OSError as error:
         raise _unwritable(path, error) from error
+
+
+def finite(value: Any) -> Any:
+    """A value for JSON: None for a number that is not finite, anything else as it is."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def as_json(content: Any) -> bytes:

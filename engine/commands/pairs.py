@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from saematch.commands.common import DONE, UNFINISHED, comparison_of, limits_of, print_json, refuse_unwritable
 from saematch.errors import MatchError
+from saematch.storage import finite
 from saematch.terminal import StatusLine, print_proof, round_text
 
 if TYPE_CHECKING:
@@ -72,5 +72,5 @@ def verify(options: argparse.Namespace) -> int:
 def _matching_json(matching: Matching) -> dict[str, Any]:
     arrays = {"perm": matching.perm, "pair_cost": matching.pair_cost, "prices": matching.prices}
     lists = {name: values.tolist() for name, values in arrays.items()}
-    lists["staying_free"] = [None if math.isinf(cost) else cost for cost in matching.staying_free]
+    lists["staying_free"] = [finite(cost) for cost in matching.staying_free]
     return {**matching.scalars(), **lists, "options": matching.options, "stats": matching.stats}

@@ -16,7 +16,7 @@ import numpy as np
 
 from saematch.cost import Floats
 from saematch.errors import MatchError
-from saematch.storage import LocalFolder
+from saematch.storage import LocalFolder, finite
 
 Row = dict[str, Any]
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
@@ -41,7 +41,7 @@ class Schema:
     def row(self, **values: Any) -> Row:
         """A row with all columns, in order; a number that is not finite is no value, None."""
         assert values.keys() == self.columns.keys(), set(values) ^ set(self.columns)
-        return {column: _known(values[column]) for column in self.columns}
+        return {column: finite(values[column]) for column in self.columns}
 
 
 @dataclass
@@ -149,7 +149,3 @@ def _parsed(cell: str | None) -> Any:
         except ValueError:
             continue
     return cell
-
-
-def _known(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value

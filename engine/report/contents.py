@@ -21,7 +21,7 @@ from saematch.findings import COLUMNS, FIRM, SAME, Columns, Findings, persistenc
 from saematch.plan import Pair
 from saematch.sources import Layers
 from saematch.sources.registry import neuronpedia
-from saematch.storage import LocalFolder
+from saematch.storage import LocalFolder, finite
 
 SCHEMA = 1
 _WHOLE = ("partner", "runner_up", "tied")
@@ -132,10 +132,10 @@ class Contents:
         cosine, perm = columns.get("cosine"), columns["partner"]
         about: dict[str, Any] = {
             "source": pair[0], "target": pair[1], "features": len(perm), "targets": matching.target_features,
-            "matched": int((perm >= 0).sum()), "cost": matching.cost, "random_cost": _known(matching.random_cost),
-            "gap": _known(matching.proof_gap), "certified": matching.certified, "status": matching.status,
+            "matched": int((perm >= 0).sum()), "cost": matching.cost, "random_cost": finite(matching.random_cost),
+            "gap": finite(matching.proof_gap), "certified": matching.certified, "status": matching.status,
             "seconds": record.get("seconds"), "columns": list(columns), "identity_cost": self._identity(pair),
-            "mean_cosine": None if cosine is None else _known(mean(cosine)),
+            "mean_cosine": None if cosine is None else finite(mean(cosine)),
         }  # fmt: skip
         if cosine is not None:
             shares = [persistence(cosine, perm, matching.target_features, least) for least in SAME]
@@ -203,7 +203,3 @@ def _packed(name: str, values: Any) -> bytes:
 def packed_labels(labels: Mapping[int, str]) -> bytes:
     """Features and their texts, gzipped JSON."""
     return gzip.compress(json.dumps([list(labels), list(labels.values())]).encode(), 6, mtime=0)
-
-
-def _known(value: float) -> float | None:
-    return value if math.isfinite(value) else None
