@@ -47,6 +47,53 @@ def squared_differences(x: Any, y: Any, permutation: Any, out: Any) -> None:
             out[i] = total
 
 
+@compiled
+def _two_sum(a: Any, b: Any) -> Any:
+    """The rounded sum and what rounding took from it, exactly (Knuth)."""
+    total = a + b
+    share = total - a
+    return total, (a - (total - share)) + (b - share)
+
+
+@compiled
+def squared_distances_less(
+    x: Any, y: Any, rows: Any, columns: Any, potentials: Any, prices: Any, out: Any, error: Any
+) -> None:
+    """Fills out_e = |x_i - y_j|^2 - sum_n u_ni - sum_n v_nj for the pairs e = (i, j), and bounds for the errors.
+
+    What rounding takes from differences, squares and sums is known exactly and added up in a second number (Dekker's
+    product; Ogita, Rump and Oishi, *Accurate sum and dot product*, 2005); what it takes from that number is the error.
+    """
+    for e in range(len(rows)):
+        i, j = rows[e], columns[e]
+        total, rest, lost = 0.0, 0.0, 0.0
+        for n in range(len(potentials) + len(prices)):
+            dual = potentials[n, i] if n < len(potentials) else prices[n - len(potentials), j]
+            total, low = _two_sum(total, -dual)
+            rest, lower = _two_sum(rest, low)
+            lost += abs(lower)
+        for k in range(x.shape[1]):
+            d, d_low = _two_sum(np.float64(x[i, k]), -np.float64(y[j, k]))
+            if d == 0:
+                continue
+            square = d * d
+            cut = 134217729.0 * d  # 2^27 + 1 halves the digits
+            high = cut - (cut - d)
+            tail = d - high
+            square_low = ((high * high - square) + 2.0 * high * tail) + tail * tail
+            total, low = _two_sum(total, square)
+            low, lower = _two_sum(low, square_low)
+            lost += abs(lower) + (2.0**-1060 if square < 2.0**-900 else 0.0)  # and underflow
+            if d_low != 0:
+                mixed = 2.0 * d * d_low
+                low, lower = _two_sum(low, mixed)
+                lost += abs(lower) + 2.0**-50 * abs(mixed)  # the rounding of the product, and d_low squared
+            rest, lower = _two_sum(rest, low)
+            lost += abs(lower)
+        out[e], low = _two_sum(total, rest)
+        error[e] = (abs(low) + lost) * (1 + 2.0**-40)
+
+
 @compiled_sums
 def centred_dots(rows: Any, centre: Any, vector: Any) -> Any:
     """<rows_i - centre, vector>, in float64."""

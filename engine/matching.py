@@ -110,7 +110,10 @@ class Matching:
             return -math.inf
         size = self.objective - self.cost + math.fsum(self.pair_cost.abs().tolist())
         rounding = size * self._evaluation_error + 4 * UNIT_64 * abs(self.gap)  # of the objective, and of a large gap
-        return math.fsum([self.objective, -self.gap, -self.error, -rounding])
+        if rounding > 0:
+            rounding += len(self.perm) * 2.0**-1050  # of squares that underflow
+        bound = math.fsum([self.objective, -self.gap, -self.error, -rounding])
+        return bound if rounding + self.gap + self.error == 0 else math.nextafter(bound, -math.inf)
 
     @property
     def gap(self) -> float:

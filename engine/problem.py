@@ -101,7 +101,7 @@ class Problem(ABC):
         precision.
         """
         dear = cost.largest_cost + 2 * (cost.largest_cost - min(0.0, self.smallest_cost))
-        if self.max_cost is not None and not cost.forbids and (self.max_cost <= dear or max(self.shape) < 2):
+        if self.max_cost is not None and (self.max_cost <= dear or (not cost.forbids and max(self.shape) < 2)):
             return self.max_cost / 2, self.max_cost / 2
         return self.staying_free(cost)
 
@@ -271,7 +271,12 @@ def check_widths(width: int, source: str, other: int, target: str, letter: str) 
 def _checked_max_cost(max_cost: Any, most: float) -> float | None:
     if max_cost is None:
         return None
-    return checked_number(max_cost, 0, most, f"max_cost is {max_cost!r:.40}; give a cost from 0 to {most:g}, or none")
+    checked = checked_number(
+        max_cost, 0, most, f"max_cost is {max_cost!r:.40}; give a cost from 0 to {most:g}, or none"
+    )
+    if 2 * (checked / 2) != checked:
+        raise MatchError(f"max_cost is {max_cost!r:.40}; half of it, which a feature pays, underflows: give 0, or more")
+    return checked
 
 
 def _rows(given: Any, name: str) -> Rows:

@@ -74,7 +74,9 @@ class Solver:
     def _run(self, problem: Problem, perm: Tensor | None, again: Callable[[], Problem] | None) -> Matching:
         began = time.perf_counter()
         cost = self._cost(problem)
-        free = cost.free(*problem.staying_free(cost))
+        each = problem.staying_free(cost)
+        cost.leave_out_hopeless(*each)
+        free = cost.free(*each)
         given = None if perm is None else perm.numpy()
         if given is None and self.method != "optimal":
             given = BASELINES[self.method](cost, free)
@@ -98,7 +100,7 @@ class Solver:
             "seconds": time.perf_counter() - began,
             "stages": dict(solution.seconds),
         }
-        margins = partial(self._margins, again or (lambda: problem), solution.prices)
+        margins = partial(self._margins, again or (lambda: problem), solution.prices / cost.scale)
 
         def graded(permutation: Indices) -> Matching:
             return _graded(problem, cost, free, solution, permutation, stats, margins)
@@ -117,12 +119,11 @@ class Solver:
         perm, cost = matching.perm.numpy(), self._cost(problem)
         free = cost.free(*problem.leaving(cost))
         if free.each != matching.staying_free:  # then the prices are those of another problem
-            prices = solve(cost, free, start=perm).prices
-        margins = Margins(cost, free, perm, prices)
-        if margins.short > TOLERANCE * matching.scale:
+            prices = solve(cost, free, start=perm).prices / cost.scale
+        margins = Margins(cost, free, perm, prices * cost.scale)
+        if margins.short > TOLERANCE * matching.scale and not _is_optimum(problem, cost, perm):
             raise MatchError(
-                "the matching is no optimum of the inputs as they are now: they have changed since they were matched, "
-                "or beside so large a max_cost rounding hides what margins are"
+                "the matching is no optimum of the inputs as they are now: they have changed since they were matched"
             )
         return margins
 
@@ -132,6 +133,14 @@ class Solver:
         if self.backend == "triton" and cost.backend == "torch":
             raise MatchError('backend "triton" is for rows: costs of your own are looked at where they lie, on the CPU')
         return cost
+
+
+def _is_optimum(problem: Problem, cost: Cost, perm: Indices) -> bool:
+    """Whether a matching is the optimum, where margins meet pairs that float64 cannot tell from its own."""
+    each = problem.staying_free(cost)
+    cost.leave_out_hopeless(*each)
+    free = cost.free(*each)
+    return solve(cost, free, start=perm).grade(cost, free, perm).certified
 
 
 def require_unchanged(problem: Problem, matching: Matching) -> None:

@@ -1,7 +1,8 @@
 """Candidates, sparse optimum, prices and their proof: from the costs of all pairs to a certified permutation."""
 
 from saematch.assignment.baselines import BASELINES
-from saematch.assignment.column_generation import TOLERANCE, Certificate, Round, Solution, solve
+from saematch.assignment.certificate import TOLERANCE, Certificate, Solution
+from saematch.assignment.column_generation import Round, solve
 from saematch.assignment.margins import Margins
 
 __all__ = ["BASELINES", "TOLERANCE", "Certificate", "Margins", "Round", "Solution", "solve"]

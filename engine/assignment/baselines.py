@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from saematch.compiled import compiled
-from saematch.cost import Cost, Floats, Free, Indices
+from saematch.cost import Cost, Free, Indices
 
 LISTED = 16
 
@@ -44,7 +44,11 @@ def greedy(cost: Cost, free: Free) -> Indices:
             break
         before = taken.sum()
         _match_mutual(rows, columns, left, permutation, taken)
-        assert taken.sum() > before, "the cheapest pair of all is the cheapest of its row and of its column"
+        if taken.sum() == before:  # float32 named others as the cheapest of these columns: equal, to its eyes
+            first = left[rows[:, 0] >= 0]
+            partners = rows[rows[:, 0] >= 0, 0]
+            cheapest = cost.pair_cost(first, partners).argmin()
+            permutation[first[cheapest]], taken[partners[cheapest]] = partners[cheapest], True
         left = left[permutation[left] < 0]
     return permutation
 
@@ -68,25 +72,22 @@ def _lists(cost: Cost, free: Free, rows: Indices, taken: Any) -> tuple[Indices, 
     k = min(LISTED, *cost.shape)
     prices = np.where(taken, -np.inf, -q)
     scan = cost.scan(rows, prices, np.zeros(len(q)), -p, k, np.inf)
-    by_row = _ordered(cost, free, np.repeat(rows, k), scan.row_partners.ravel(), taken, k, p, q)
+    by_row = _ordered(cost, free, np.repeat(rows, k), scan.row_partners.ravel(), taken, k)
     j = np.repeat(np.arange(len(q)), k)
-    by_column = _ordered(cost, free, scan.column_partners.ravel(), j, taken, k, p, q)
+    by_column = _ordered(cost, free, scan.column_partners.ravel(), j, taken, k)
     return (
         np.where(by_row >= 0, scan.row_partners.ravel()[by_row], -1).reshape(-1, k),
         np.where(by_column >= 0, scan.column_partners.ravel()[by_column], -1).reshape(-1, k),
     )
 
 
-def _ordered(
-    cost: Cost, free: Free, rows: Indices, columns: Indices, taken: Any, k: int, p: Floats, q: Floats
-) -> Indices:
+def _ordered(cost: Cost, free: Free, rows: Indices, columns: Indices, taken: Any, k: int) -> Indices:
     """Places of the pairs in lists of `k`, each list in order of cost and index; -1 for those that are no pair."""
     value = np.full(len(rows), np.inf)
     some = np.nonzero((rows >= 0) & (columns >= 0))[0]
     some = some[~taken[columns[some]]]
-    i, j = rows[some], columns[some]
-    reduced = cost.exact(i, j)
-    value[some] = np.where(reduced <= free.rows[i] + free.columns[j], reduced + p[i] + q[j], np.inf)
+    costs = cost.pair_cost(rows[some], columns[some])
+    value[some] = np.where(costs <= sum(free.each), costs, np.inf)
     each = np.repeat(np.arange(len(rows) // k), k)
     order = np.lexsort((columns, rows, value, each))
     return np.where(np.isfinite(value[order]), order, -1)

@@ -6,7 +6,7 @@ import numpy as np
 
 from saematch.assignment.auction import auction
 from saematch.assignment.sparse import SETTLED, solve_sparse
-from saematch.cost import Cost, Floats, Free, Indices
+from saematch.cost import Cost, Floats, Free, Indices, at_least
 
 
 class CandidateGraph:
@@ -46,7 +46,7 @@ class CandidateGraph:
         new = np.sort(rows * self.shape[1] + columns)
         new = new[np.append(True, new[1:] != new[:-1])] if len(new) else new
         new = new[np.append(self._keys, -1)[np.searchsorted(self._keys, new)] != new]
-        new_costs = self._cost.exact(new // self.shape[1], new % self.shape[1])
+        new_costs = self._cost.below_ceiling(self._cost.exact(new // self.shape[1], new % self.shape[1]))
         allowed = np.isfinite(new_costs)
         keys = np.concatenate([self._keys, new[allowed]])
         costs = np.concatenate([self.costs, new_costs[allowed]])
@@ -66,67 +66,82 @@ class CandidateGraph:
         rounding[rows] = self._cost.exact_error(rows, columns, self._free.price_error(prices))
         return potentials, rounding
 
-    def price(self, prices: Floats, potentials: Floats, rounding: Floats) -> tuple[Floats, Floats, float]:
-        """What the edges offer at these prices: each row's least, a lower bound for it, and what can be gained by it.
+    def price(
+        self, permutation: Indices, prices: Floats, potentials: Floats, rounding: Floats
+    ) -> tuple[Floats, Floats, float]:
+        """What the edges offer at these prices: each row's least, a lower bound for the others, and what can be gained.
 
-        min_j M_ij - v_j over the edges of each row, infinite without any; the same covering rounding; and how far an
-        edge undercuts its row's potential, 0.0 where it is no more than rounding and what settled prices leave.
+        min_j M_ij - v_j over the edges of each row, infinite without any; the same over all but the partner of the row,
+        covering rounding; and how far an edge undercuts its row's potential, 0.0 where it is no more than rounding and
+        what settled prices leave.
         """
         starts, rows, columns = self.starts, self.rows, self.columns
         reduced = self.costs - prices[columns]
         error = self._cost.exact_error(rows, columns, self._free.price_error(prices))
-        value, proved = np.full(self.shape[0], np.inf), np.full(self.shape[0], np.inf)
-        some = np.nonzero(np.diff(starts))[0]
-        if len(some):
-            value[some] = np.minimum.reduceat(reduced, starts[some])
-            proved[some] = np.minimum.reduceat(reduced - error, starts[some])
+        value = least_of_rows(reduced, starts)
+        others = least_of_rows(np.where(permutation[rows] == columns, np.inf, at_least(reduced, error)), starts)
         left = 2 * SETTLED * (np.abs(self.costs) + np.abs(potentials)[rows] + np.abs(prices)[columns])
         undercut = potentials[rows] - reduced
         undercut[undercut <= error + rounding[rows] + left] = 0.0
-        return value, proved, float(undercut.max(initial=0.0))
+        return value, others, float(undercut.max(initial=0.0))
 
     def settle(
-        self, prices: Floats, potentials: Floats, rounding: Floats, wanted: Floats, rest: Floats
+        self, permutation: Indices, prices: Floats, potentials: Floats, rounding: Floats, wanted: Floats, rest: Floats
     ) -> tuple[Floats, Floats, float]:
         """`price`, where `rest (F_A,)` bounds M_ij - v_j over the pairs of each row that are no edges.
 
         A list that is full within rounding of its row's minimum proves nothing about the pairs it had no place for.
         Once no edge shows a gain, rows that `rest` leaves open below `wanted` are priced in float64; it is updated.
         """
-        minima, proved, gain = self.price(prices, potentials, rounding)
-        doubtful = np.nonzero(rest < np.minimum(proved, wanted))[0]
+        minima, others, gain = self.price(permutation, prices, potentials, rounding)
+        doubtful = np.nonzero(rest < np.minimum(np.minimum(others, potentials - rounding), wanted))[0]
         if gain == 0 and len(doubtful):
             price_error = self._free.price_error(prices)
             cheapest, rest[doubtful] = self._cost.row_minima(doubtful, prices, price_error)
             self.add(doubtful, cheapest)
-            minima, proved, gain = self.price(prices, potentials, rounding)
-        return minima, proved, gain
+            minima, others, gain = self.price(permutation, prices, potentials, rounding)
+        return minima, others, gain
 
     def optimum(self, prices: Floats, off: float) -> tuple[Indices, Floats]:
         """The optimal matching of the graph, -1 where a row stays free, and prices that prove it.
 
         `prices` to begin with are about `off` away from such ones.
-
-        A problem in which somebody may stay free is solved as one of F_A + F_B rows and columns: each row gets a column
-        of its own to stay free on, each column a row, and these meet at no cost where row and column of an edge do.
-        The prices of column j and of its row add up to the price of j. No auction goes before: among so many edges of
-        no cost it takes longer than it saves.
         """
         if self._free.nobody:
-            better = auction(self.starts, self.columns, self.costs, prices, off)
-            return solve_sparse(self.starts, self.columns, self.costs, better)
+            prices = auction(self.starts, self.columns, self.costs, prices, off)
+        return self.optimum_of(self.costs, self._free.rows, self._free.columns, prices=prices)
+
+    def optimum_of(
+        self, costs: Floats, free_rows: Floats, free_columns: Floats, *, prices: Floats
+    ) -> tuple[Indices, Floats]:
+        """The same for other costs of the edges and of staying free.
+
+        A problem in which a feature may stay free is solved as one of F_A + F_B rows and columns: each row gets a
+        column of its own to stay free on, each column a row, and these meet at no cost where row and column of an edge
+        do. The prices of column j and of its row add up to the price of j. No auction goes before: among so many edges
+        of no cost it takes longer than it saves.
+        """
+        if self._free.nobody:
+            return solve_sparse(self.starts, self.columns, costs, prices)
         F_A, F_B = self.shape
         rows, columns = self.rows, self.columns
-        may_rows, may_columns = (np.nonzero(np.isfinite(each))[0] for each in (self._free.rows, self._free.columns))
+        may_rows, may_columns = (np.nonzero(np.isfinite(each))[0] for each in (free_rows, free_columns))
         edge_rows = np.concatenate([rows, may_rows, F_A + may_columns, F_A + columns])
         edge_columns = np.concatenate([columns, F_B + may_rows, may_columns, F_B + rows])
-        costs = np.concatenate(
-            [self.costs, self._free.rows[may_rows], self._free.columns[may_columns], np.zeros(len(rows))]
-        )
+        costs = np.concatenate([costs, free_rows[may_rows], free_columns[may_columns], np.zeros(len(rows))])
         order = np.lexsort((edge_columns, edge_rows))
         edge_columns, costs = edge_columns[order], costs[order]
         starts = np.searchsorted(edge_rows[order], np.arange(F_A + F_B + 1))
         doubled, settled = solve_sparse(starts, edge_columns, costs, np.concatenate([prices, np.zeros(F_A)]))
         potentials = np.minimum.reduceat(costs - settled[edge_columns], starts[:-1])
         permutation = np.where(doubled[:F_A] < F_B, doubled[:F_A], -1)
-        return permutation, np.minimum(settled[:F_B] + potentials[F_A:], self._free.columns)
+        return permutation, np.minimum(settled[:F_B] + potentials[F_A:], free_columns)
+
+
+def least_of_rows(values: Floats, starts: Indices) -> Floats:
+    """The least of the values of each row's edges, infinite for a row without any."""
+    least = np.full(len(starts) - 1, np.inf)
+    some = np.nonzero(np.diff(starts))[0]
+    if len(some):
+        least[some] = np.minimum.reduceat(values, starts[some])
+    return least

@@ -7,12 +7,16 @@ from typing import NamedTuple
 import numpy as np
 
 from saematch.assignment.graph import CandidateGraph
-from saematch.assignment.paths import centred, shortest_paths
-from saematch.cost import Cost, Floats, Free, Indices
+from saematch.assignment.paths import Ways
+from saematch.cost import UNIT_64, Cost, Floats, Free, Indices, at_least, at_most
 
 LISTED = 16  # cheapest pairs of a row and of a column that a pass adds to the graph
-SWEEPS = 8
 _WHOLE_ROWS, _MOST_ENTRIES = 64, 2**25  # made at a time, and kept
+
+
+def _rounded_down(values: Floats) -> Floats:
+    """Lower bounds of differences that were rounded once."""
+    return values - 2 * UNIT_64 * np.where(np.isinf(values), 0.0, np.abs(values))
 
 
 class Listed(NamedTuple):
@@ -59,7 +63,7 @@ class Margins:
         halfway = self._between_extremes(prices)
         new = True
         while new:  # until nothing that was not listed stands in the way
-            self._prices = self._centred(halfway)
+            self._prices = self._ways(halfway).balanced(halfway)
             listed = self._list(self._prices, np.inf)
             new = listed.new
         self._settle(listed)
@@ -79,72 +83,46 @@ class Margins:
         scan = self._cost.scan(every, prices, price_error, potentials + rounding, LISTED, ceiling)
         self._graph.add(*scan.pairs())
         floors = scan.floors[:, -1]
-        _, _, gain = self._graph.settle(prices, potentials, rounding, potentials + rounding, floors)
+        _, _, gain = self._graph.settle(self._permutation, prices, potentials, rounding, potentials + rounding, floors)
         return Listed(floors, scan.column_floors[:, -1], gain, gain > 0 and len(self._graph) > before)
 
     def _between_extremes(self, prices: Floats) -> Floats:
-        """The mean of the highest and the lowest prices that prove the optimum.
-
-        Column j can rise by the shortest way to it in reduced costs, and fall by the shortest way back: from a node
-        that stands for staying free, or, where nobody may, from the first row's column, whose price stays put.
-        """
-        hub = self._cost.shape[1]
-        root = self._permutation[0] if self._free.nobody else hub
+        """The mean of the highest and the lowest prices that prove the optimum."""
         new = True
         while new:
-            sources, targets, lengths = self._ways(prices)
-            rise = shortest_paths(sources, targets, lengths, root, hub + 1)[:hub]
-            fall = shortest_paths(targets, sources, lengths, root, hub + 1)[:hub]
+            rise, fall = self._ways(prices).extremes()
             new = any(self._list(extreme, 0.0).new for extreme in (prices + rise, prices - fall))
         return prices + (rise - fall) / 2
 
-    def _ways(self, prices: Floats) -> tuple[Indices, Indices, Floats]:
-        """Edges from the column that a row leaves to the one that it takes; the last node stands for staying free."""
+    def _ways(self, prices: Floats) -> Ways:
         potentials, _ = self._graph.potentials(self._permutation, prices)
-        rows, columns, hub = self._graph.rows, self._graph.columns, self._cost.shape[1]
-        other = self._permutation[rows] != columns
-        rows, columns = rows[other], columns[other]
-        reduced = self._graph.costs[other] - potentials[rows] - prices[columns]
-        leaves = np.where(self._permutation[rows] >= 0, self._permutation[rows], hub)
-        sources, targets, lengths = [leaves], [columns], [reduced]
-        if np.isfinite(self._free.rows).all():
-            sources.append(self._columns)
-            targets.append(np.full(len(self._columns), hub))
-            lengths.append((self._free.rows - potentials)[self._owner[self._columns]])
-        if np.isfinite(self._free.columns).all():
-            every, alone = np.arange(hub), np.nonzero(self._owner < 0)[0]
-            sources += [np.full(hub, hub), alone]
-            targets += [every, np.full(len(alone), hub)]
-            lengths += [self._free.columns - prices, np.zeros(len(alone))]
-        return np.concatenate(sources), np.concatenate(targets), np.maximum(np.concatenate(lengths), 0.0)
-
-    def _centred(self, prices: Floats) -> Floats:
-        """Every price in turn to the middle between its row's cheapest way out and its column's cheapest way in."""
-        sources, targets, lengths = self._ways(prices)
-        moved = centred(sources, targets, lengths, self._columns, self._cost.shape[1] + 1, SWEEPS)
-        return prices + moved[:-1]
+        rows, columns = self._graph.rows, self._graph.columns
+        reduced = self._graph.costs - potentials[rows] - prices[columns]
+        exits = self._free.rows - potentials, self._free.columns - prices
+        return Ways.of(self._permutation, rows, columns, reduced, *exits)
 
     def _settle(self, listed: Listed) -> None:
         """The bound at the final prices, and who is tied, by the graph and what the pass says of all other pairs."""
         cost, free, prices, graph = self._cost, self._free, self._prices, self._graph
         self._price_error = free.price_error(prices)
         potentials, rounding = graph.potentials(self._permutation, prices)
-        self._has = potentials + rounding
-        self._floors = listed.floors - self._has
+        self._has = at_most(potentials, rounding)
+        self._floors = _rounded_down(listed.floors - self._has)
 
         rows, columns = graph.rows, graph.columns
-        reduced = graph.costs - prices[columns] - self._has[rows] - cost.exact_error(rows, columns, self._price_error)
+        error = cost.exact_error(rows, columns, self._price_error)
+        reduced = _rounded_down(at_least(graph.costs - prices[columns], error) - self._has[rows])
         reduced[self._permutation[rows] == columns] = np.inf
         matched = self._permutation >= 0
-        row_exit = np.where(matched, free.rows - free.row_error - self._has, np.inf)
-        column_exit = free.columns - free.column_error - prices
+        row_exit = np.where(matched, _rounded_down(at_least(free.rows, free.row_error) - self._has), np.inf)
+        column_exit = _rounded_down(at_least(free.columns, free.column_error) - prices)
         out, into = np.minimum(self._floors, row_exit), np.minimum(listed.column_floors, column_exit)
         np.minimum.at(out, rows, reduced)
         np.minimum.at(into, columns, reduced)
         # Whatever else is on a cycle costs nothing less than this, in sum: only ties within rounding are below zero.
         below_zero = float(np.minimum(out, 0.0).sum())
         both = out + np.where(matched, into[self._permutation], 0.0) + below_zero
-        self.bound = np.maximum(both, 0.0) / cost.scale
+        self.bound = np.maximum(both, 0.0) * (1 - 2.0**-50) / cost.scale  # less the rounding of these sums
         self.short = -below_zero / cost.scale if listed.gain > 0 else 0.0
 
         self._starts, self._others, self._lengths = graph.starts, columns, np.maximum(reduced, 0.0)
@@ -201,7 +179,7 @@ class Margins:
             rows = np.unique(np.append(self._owner[nearest[new[nearest]]], i))
             columns = np.arange(self._cost.shape[1])
             reduced = self._cost.block(rows, columns) - self._prices - self._has[rows][:, None]
-            reduced -= self._cost.exact_error(rows[:, None], columns[None], self._price_error)
+            reduced -= self._cost.block_error(rows, columns, self._price_error)
             np.maximum(reduced, 0.0, out=reduced)
             matched = self._permutation[rows] >= 0
             reduced[matched, self._permutation[rows][matched]] = np.inf

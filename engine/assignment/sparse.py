@@ -28,7 +28,7 @@ def solve_sparse(starts: Indices, columns: Indices, costs: Floats, prices: Float
     reduced -= np.minimum.reduceat(reduced, starts[:-1])[rows]
     largest = reduced.max(initial=0.0)
     if largest > 0:
-        reduced *= 2.0 ** np.floor(np.log2(_LAPMOD_LIMIT / (n + 1) / largest))
+        reduced = np.ldexp(reduced, int(np.floor(np.log2(_LAPMOD_LIMIT / (n + 1)) - np.log2(largest))))
     found, _ = lap.lapmod(n, reduced, starts.astype(np.int32), columns.astype(np.int32), return_cost=False)
     permutation = found.astype(np.int64)
     matched = np.nonzero(columns == permutation[rows])[0]

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
-from saematch.cost import Indices
+from saematch.compiled import compiled
+from saematch.cost import Cost, Floats, Indices, Scan
+
+_TIED = 16  # partners of a row that are added where more than a list holds cost the same
+_SAME = 2.0**-18  # share of the numbers involved by which listed values may differ, to the eyes of a float32 pass
 
 
 def in_order(permutation: Indices, row_group: Indices, column_group: Indices) -> Indices:
@@ -29,6 +35,49 @@ def spread(rows: Indices, columns: Indices, row_group: Indices, column_group: In
     other_columns = _another(columns, rows, column_group)
     new = (other_rows != rows) | (other_columns != columns)
     return other_rows[new], other_columns[new]
+
+
+def spread_ties(cost: Cost, scan: Scan, prices: Floats) -> tuple[Indices, Indices]:
+    """Pairs that cost their rows as little as the cheapest, where a pass found more of these than its lists hold.
+
+    Lists break ties by index, so that rows with many cheapest partners name the same few. Here each of them names some
+    from everywhere in its row, starting at a place of its own.
+    """
+    full = np.isfinite(scan.floors[:, -1])
+    first, last = scan.floors[full, 0], scan.floors[full, -1]
+    tied = scan.rows[full][last - first <= _SAME * (np.abs(first) + np.abs(last))]
+    if len(tied) < len(scan.rows) / 8 or cost.shape[1] <= _TIED:
+        return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
+    found, columns = np.full((len(tied), _TIED), -1), np.arange(cost.shape[1])
+    step = max(1, cost.tile[0] * cost.tile[1] // len(columns))
+    for start in range(0, len(tied), step):
+        rows = tied[start : start + step]
+        _choose_tied(cost.block(rows, columns) - prices, rows, found[start : start + step])
+    at, place = np.nonzero(found >= 0)
+    return tied[at], found[at, place]
+
+
+@compiled
+def _choose_tied(reduced: Any, rows: Any, found: Any) -> None:
+    """Fill each row of `found` with places at which `reduced` is as small as anywhere in the row, within rounding."""
+    width = reduced.shape[1]
+    for r in range(len(rows)):
+        least, most = np.inf, 0.0
+        for j in range(width):
+            least = min(least, reduced[r, j])
+            if reduced[r, j] < np.inf:
+                most = max(most, abs(reduced[r, j]))
+        limit, count = least + 1e-12 * most, 0
+        for j in range(width):
+            count += reduced[r, j] <= limit
+        each, seen, start, kept = max(1, count // found.shape[1]), 0, rows[r] * 40503 % width, 0
+        for step in range(width):
+            j = (start + step) % width
+            if reduced[r, j] <= limit:
+                if seen % each == 0 and kept < found.shape[1]:
+                    found[r, kept] = j
+                    kept += 1
+                seen += 1
 
 
 def _another(indices: Indices, turn: Indices, group: Indices) -> Indices:

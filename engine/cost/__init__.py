@@ -15,10 +15,10 @@ from saematch.cost.distances import DistanceCost, squared_distances
 from saematch.cost.free import Free
 from saematch.cost.kernels import KernelCost
 from saematch.cost.matrix import MatrixCost
-from saematch.cost.rounding import UNIT_64, Floats, Indices, Rows, gamma
+from saematch.cost.rounding import UNIT_64, Floats, Indices, Rows, at_least, at_most, exact_sum, gamma
 from saematch.cost.scan import Scan
 
 __all__ = [
     "BLOCK_BYTES", "UNIT_64", "Cost", "DistanceCost", "Floats", "Free", "Indices", "KernelCost", "MatrixCost", "Rows",
-    "Scan", "gamma", "squared_distances",
+    "Scan", "at_least", "at_most", "exact_sum", "gamma", "squared_distances",
 ]  # fmt: skip

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from saematch.cost.free import Free
-from saematch.cost.rounding import UNIT_32, Floats, Indices, rounded_down
+from saematch.cost.rounding import UNIT_32, UNIT_64, Floats, Indices, rounded_down
 from saematch.cost.scan import Scan
 from saematch.loops import scan_columns, scan_rows
 from saematch.team import Team
@@ -47,7 +47,8 @@ class Cost(ABC):
 
     Attributes: `shape`; `scale`, so that M / scale is in units of the cost; `row_constant (F_A,)` and `column_constant
     (F_B,)`, p and q of the package's docstring, in units of the cost; `stored`, whether the float32 values of M, 4 F_A
-    F_B bytes, are kept from the first pass on, because they fit into `memory`, or made again in every pass.
+    F_B bytes, are kept from the first pass on, because they fit into `memory`, or made again in every pass; `ceiling`,
+    in units of the cost, above which no optimum has an M, and the passes need not tell one from another.
     """
 
     scale: float
@@ -57,6 +58,7 @@ class Cost(ABC):
     backend = "torch"
     precision = "float32 chooses, float64 proves"
     forbids = False
+    ceiling = np.inf
 
     def __init__(self, shape: tuple[int, int], memory: int, tile: tuple[int, int]) -> None:
         self.shape, self.tile = shape, tile
@@ -71,35 +73,71 @@ class Cost(ABC):
     def exact_error(self, rows: Indices, columns: Indices, price_error: Floats) -> Floats:
         """How far the float64 value of M_ij - v_j can be from the truth, for the listed pairs."""
 
+    @abstractmethod
+    def pair_cost(self, rows: Indices, columns: Indices) -> Floats:
+        """C of the listed pairs, in float64 and in units of the cost."""
+
+    @abstractmethod
+    def less(self, rows: Indices, columns: Indices, potentials: Floats, prices: Floats) -> tuple[Floats, Floats]:
+        """C_ij less the sum of all u_i and v_j, of the listed pairs, computed in twice the precision of float64.
+
+        `potentials (n, F_A)` and `prices (m, F_B)`, in units of the cost as the result, are sums that are not added up.
+        The second array bounds the errors: a rounding of the result, and 2^-104 or so of what it is made from.
+        """
+
+    @property
+    def no_duals(self) -> tuple[Floats, Floats]:
+        """Potentials and prices for `less` that take nothing away."""
+        return np.zeros((0, self.shape[0])), np.zeros((0, self.shape[1]))
+
+    def trivial_bound(self, complete: bool) -> Floats:  # noqa: ARG002 (distances are not negative)
+        """Numbers whose sum no matching can cost less than; `complete` if the whole smaller side is matched."""
+        return np.zeros(1)
+
+    @abstractmethod
+    def constant_error(self) -> tuple[Floats, Floats]:
+        """How far the float64 values of p_i and of q_j can be from the numbers of which C = p + q + M / scale holds."""
+
+    def leave_out_hopeless(self, row: float, column: float) -> None:  # noqa: B027 (most costs need none)
+        """Set `ceiling`, where costs differ so widely that the largest would take from the others their digits.
+
+        With M' = min(M, ceiling), what prices prove for M' holds for M, and an optimum for M' that contains no pair
+        above the ceiling is one for M. `row` and `column` are what it costs to leave one of them without a partner.
+        """
+
+    def below_ceiling(self, values: Floats) -> Floats:
+        """M, or the ceiling where that is less; infinite where a pair is forbidden."""
+        if self.ceiling == np.inf:
+            return values
+        return np.where(np.isinf(values), values, np.minimum(values, self.ceiling * self.scale))
+
     @property
     def form(self) -> str:
         """How the costs are held."""
         return "stored" if self.stored else "matrix-free"
 
-    @property
-    @abstractmethod
-    def typical(self) -> float:
-        """What the M of an ordinary row and column differs by from others, times the number of rows: giants aside."""
-
     @cached_property
     def ordinary(self) -> float:
-        """What ordinary pairs differ by, in the units of M, giants aside; 0.0 where nothing differs.
+        """What ordinary pairs differ by, in the units of M, outliers aside; 0.0 where nothing differs.
 
         Of a sample of pairs, the median size of M, or of the distance of costs from their median if that is less: what
-        rows and columns have in common, or a giant in each of them, is not what pairs differ by.
+        rows and columns have in common, or an outlier in each of them, is not what pairs differ by. Sizes and
+        distances that are no more than rounding are left out: costs that are equal need not be equal to the last bit.
         """
         rows, columns = (
             np.unique(np.linspace(0, size - 1, min(size, _SAMPLE)).astype(np.int64)) for size in self.shape
         )
         M = self.block(rows, columns)
-        costs = M + (self.row_constant[rows][:, None] + self.column_constant[columns]) * self.scale
-        M, costs = M[np.isfinite(costs)], costs[np.isfinite(costs)]
+        error = np.broadcast_to(self.block_error(rows, columns, np.zeros(self.shape[1])), M.shape)
+        p, q = self.row_constant[rows][:, None] * self.scale, self.column_constant[columns] * self.scale
+        costs, rounding = M + p + q, error + 4 * UNIT_64 * (np.abs(M) + np.abs(p) + np.abs(q))
+        finite = np.isfinite(costs)
+        M, error, costs, rounding = M[finite], error[finite], costs[finite], rounding[finite]
         if not len(costs):
             return 0.0
-        sizes = np.abs(M), np.abs(costs - np.median(costs))
-        return min(
-            (float(np.quantile(each[each > 0], 0.5, method="lower")) for each in sizes if each.any()), default=0.0
-        )
+        apart = np.abs(costs - np.median(costs))
+        found = np.abs(M)[np.abs(M) > 2 * error], apart[apart > 2 * (rounding + np.median(rounding))]
+        return min((float(np.quantile(each, 0.5, method="lower")) for each in found if len(each)), default=0.0)
 
     @property
     @abstractmethod
@@ -155,7 +193,11 @@ class Cost(ABC):
 
     @abstractmethod
     def block(self, rows: Indices, columns: Indices) -> Floats:
-        """M of all pairs of the listed rows and columns in float64, within `exact_error`."""
+        """M of all pairs of the listed rows and columns in float64, within `block_error`."""
+
+    def block_error(self, rows: Indices, columns: Indices, price_error: Floats) -> Floats:
+        """How far the float64 values of M_ij - v_j of a block can be from the truth."""
+        return self.exact_error(rows[:, None], columns[None], price_error)
 
     def scan(
         self, rows: Indices, prices: Floats, price_error: Floats, potentials: Floats, k: int, ceiling: float = 0.0
@@ -253,7 +295,7 @@ class Cost(ABC):
                 value = reduced.min(axis=1)
                 best_at = np.where(value < best, to[reduced.argmin(axis=1)], best_at)
                 best = np.minimum(value, best)
-                reduced -= self.exact_error(rows[part][:, None], to[None], price_error)
+                reduced -= self.block_error(rows[part], to, price_error)
                 best_low = np.minimum(reduced.min(axis=1), best_low)
             at[part], low[part] = best_at, best_low
         return at, low

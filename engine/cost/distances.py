@@ -7,6 +7,7 @@ where x' and y' are the rows less a centre of their own side, a and b, times a p
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from functools import cached_property, partial
@@ -17,7 +18,7 @@ import torch
 
 from saematch.cost.base import TILE, Cost, Tile
 from saematch.cost.free import Free
-from saematch.cost.rounding import UNIT_32, UNIT_64, Floats, Indices, Rows, first_alike, gamma
+from saematch.cost.rounding import TINY, UNIT_32, UNIT_64, Floats, Indices, Rows, first_alike, gamma
 from saematch.loops import (
     centre_rows,
     centred_dots,
@@ -25,6 +26,7 @@ from saematch.loops import (
     column_sums,
     square_norms,
     squared_differences,
+    squared_distances_less,
 )
 from saematch.team import Team
 
@@ -43,7 +45,7 @@ class DistanceCost(Cost):
         with Team(x.size + y.size) as team:
             team.do([self._x.measure, self._y.measure])
             largest = max(self._x.largest(), self._y.largest())
-            side_scale = 2.0 ** -np.ceil(np.log2(largest)) if largest > 0 else 1.0
+            side_scale = 2.0 ** min(-np.ceil(np.log2(largest)), 500.0) if largest > 0 else 1.0
             self.scale = float(side_scale**2)
             team.do(
                 [
@@ -61,6 +63,7 @@ class DistanceCost(Cost):
         self._exact_unit = 2 * gamma(width + 16, UNIT_64)
         self._filter_unit = 2 * self._product_error(width)
         self._underflow = (12 * width + 8) * 2.0**-125
+        self._exact_underflow = (width + 1) * TINY * max(1.0, self.scale)
 
     def _product_error(self, width: int) -> float:
         """Of float32 values of M and their sum with a price, relative to |x'_i| |y'_j|."""
@@ -90,6 +93,12 @@ class DistanceCost(Cost):
             column_error=q_error if np.isfinite(column) else np.zeros(self.shape[1]),
         )
 
+    def constant_error(self) -> tuple[Floats, Floats]:
+        """See `Cost`."""
+        unit = gamma(len(self._x.centre) + 8, UNIT_64)
+        apart = float(np.linalg.norm(self._y.centre - self._x.centre))
+        return unit * (self._x.distance**2 + 2 * self._x.distance * apart), unit * self.column_constant
+
     def exact(self, rows: Indices, columns: Indices) -> Floats:
         """See `Cost`."""
         out = np.empty(len(rows))
@@ -103,16 +112,28 @@ class DistanceCost(Cost):
             )  # fmt: skip
         return out * (-2 * self.scale)
 
+    def pair_cost(self, rows: Indices, columns: Indices) -> Floats:
+        """See `Cost`."""
+        costs: Floats = self.less(rows, columns, *self.no_duals)[0]
+        return costs
+
+    def less(self, rows: Indices, columns: Indices, potentials: Floats, prices: Floats) -> tuple[Floats, Floats]:
+        """See `Cost`."""
+        out, error = np.empty(len(rows)), np.empty(len(rows))
+        with Team(len(rows) * self._x.rows.shape[1]) as team:
+            team.do(
+                partial(
+                    squared_distances_less, self._x.rows, self._y.rows, rows[part], columns[part], potentials, prices,
+                    out[part], error[part],
+                )
+                for part in team.shares(len(rows))
+            )  # fmt: skip
+        return out, error
+
     def exact_error(self, rows: Indices, columns: Indices, price_error: Floats) -> Floats:
         """See `Cost`."""
-        products: Floats = self._exact_unit * self._x.norm[rows] * self._y.norm[columns]
+        products: Floats = self._exact_unit * self._x.norm[rows] * self._y.norm[columns] + self._exact_underflow
         return products + price_error[columns]
-
-    @property
-    def typical(self) -> float:
-        """See `Cost`."""
-        middle = [float(np.median(side.norm)) if len(side.norm) else 0.0 for side in (self._x, self._y)]
-        return 2 * middle[0] * middle[1] * min(self.shape)
 
     @property
     def largest_cost(self) -> float:
@@ -199,7 +220,8 @@ class _Side:
     def prepare(self, scale: float, factor: float, device: torch.device) -> None:
         """`factor`, plus or minus a power of two, is that of M: then the product of two working copies is M itself."""
         self.scale = scale
-        self.norm = self.distance * scale * (1 + 1e-9)
+        lost = math.sqrt(self.rows.shape[1] + 1) * 2.0**-536  # by squares that underflow
+        self.norm = (self.distance + lost) * scale * (1 + 1e-9)
         working = np.empty(self.rows.shape, dtype=np.float32)
         centre_rows(self.rows, self.centre, scale * factor, working)
         self.working = torch.from_numpy(working).to(device)

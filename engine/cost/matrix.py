@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
@@ -12,61 +13,89 @@ from numpy.typing import NDArray
 
 from saematch.cost.base import TILE, Cost, Tile
 from saematch.cost.free import Free
-from saematch.cost.rounding import UNIT_32, UNIT_64, Floats, Indices, first_alike, gamma
+from saematch.cost.rounding import LEAST_NORMAL, TINY, UNIT_32, UNIT_64, Floats, Indices, exact_sum, first_alike, gamma
 from saematch.errors import MatchError
+
+_WIDE = 2.0**20  # times what decides in most rows
 
 
 class MatrixCost(Cost):
     """The entries of `matrix (F_A, F_B)`, float32 or float64, which is neither copied nor changed; inf is forbidden.
 
-    p_i is the least entry of row i, q_j the least of C_ij - p_i in column j, so that no entry of M is negative.
+    Where all rows are matched, p_i is the least entry of row i; where all columns are, q_j is the least C_ij - p_i of
+    column j. The constants of a larger side are 0. So no entry of M is negative, and no M that is matched can be more
+    than the sum of M over any matching of the smaller side: see `leave_out_above`.
     """
 
     def __init__(self, matrix: NDArray[Any], *, memory: int = 0, tile: tuple[int, int] = TILE) -> None:
         super().__init__((matrix.shape[0], matrix.shape[1]), memory, tile)
-        self.scale = 1.0
-        self._matrix = matrix
-        self.row_constant = _finite(matrix.min(axis=1, initial=np.inf).astype(np.float64))
-        self.column_constant = np.zeros(self.shape[1])
-        least = np.full(self.shape[1], np.inf)
-        for _, rows in self._blocks(np.arange(self.shape[0])):
-            np.minimum(least, self._rows(rows).min(axis=0), out=least)
-        self.column_constant = _finite(least)
-        self._largest, self._mean = np.zeros(self.shape[0]), np.zeros(self.shape[0])
-        self._column_total, self.forbids, self._is_exact = np.zeros(self.shape[1]), False, True
-        for at, rows in self._blocks(np.arange(self.shape[0])):
+        sources, targets = self.shape
+        self._matrix, self.scale = matrix, 1.0
+        self.row_constant, self.column_constant = np.zeros(sources), np.zeros(targets)
+        if sources <= targets:
+            self.row_constant = _finite(matrix.min(axis=1, initial=np.inf).astype(np.float64))
+        if targets <= sources:
+            least = np.full(targets, np.inf)
+            for _, rows in self._blocks(np.arange(sources)):
+                np.minimum(least, self._rows(rows).min(axis=0), out=least)
+            self.column_constant = _finite(least)
+        self._largest, self._mean, self._second = np.zeros(sources), np.zeros(sources), np.zeros(sources)
+        self._column_total, self.forbids = np.zeros(targets), False
+        for at, rows in self._blocks(np.arange(sources)):
             block = self._rows(rows)
+            self._second[at] = block.min(axis=1, initial=np.inf, where=block > 0)
             allowed = np.isfinite(block)
-            if self._is_exact:
-                self._is_exact = self._subtracts_exactly(rows, block, allowed)
             block[~allowed] = 0.0
             self.forbids |= not allowed.all()
             self._largest[at] = block.max(axis=1, initial=0.0)
             self._mean[at] = block.sum(axis=1) / np.maximum(allowed.sum(axis=1), 1)
             self._column_total += block.sum(axis=0)
-        largest = float(self._largest.max(initial=0.0))
-        self.scale = float(2.0 ** min(-np.ceil(np.log2(largest)), 500.0)) if largest > 0 else 1.0
+        self._set_scale(float(self._largest.max(initial=0.0)))
 
-    def _subtracts_exactly(self, rows: Indices, block: Floats, allowed: NDArray[np.bool_]) -> bool:
-        """Whether p and q leave M without rounding, as they do for whole numbers: then it has no error."""
-        given, p = self._matrix[rows].astype(np.float64), self.row_constant[rows][:, None]
-        with np.errstate(invalid="ignore"):  # of forbidden pairs
-            less = given - p
-            exact = _is_difference(less, given, p) & _is_difference(block, less, self.column_constant)
-        return bool(exact[allowed].all())
+    def _set_scale(self, largest: float) -> None:
+        self.scale = float(2.0 ** min(-np.ceil(np.log2(largest)), 1000.0)) if largest > 0 else 1.0
+
+    @property
+    def _is_wide(self) -> bool:
+        """Whether the largest M may be so far above those that decide that it would cost them their digits."""
+        second = self._second[np.isfinite(self._second)]
+        return len(second) > 0 and float(self._largest.max()) > _WIDE * float(np.quantile(second, 0.1, method="lower"))
+
+    def trivial_bound(self, complete: bool) -> Floats:
+        """See `Cost`: the least entry of each row, or of each column where the columns are all matched."""
+        bounds = [np.zeros(0)]
+        if not complete:
+            bounds = [np.minimum(_finite(self._matrix.min(axis=1, initial=np.inf).astype(np.float64)), 0.0)]
+        elif 0 not in self.shape:
+            sides = [axis for axis in (1, 0) if self.shape[1 - axis] <= self.shape[axis]]
+            bounds = [_finite(self._matrix.min(axis=axis).astype(np.float64)) for axis in sides]
+        return max(bounds, key=math.fsum)
+
+    def leave_out_hopeless(self, row: float, column: float) -> None:
+        """See `Cost`.
+
+        A pair that costs more than both of its features pay to stay free is in no optimum. Nor, where one side is
+        matched as a whole, is a pair whose M is more than the sum over any matching: no M is negative.
+        """
+        most = np.inf
+        if 0 in self.shape:
+            return
+        if np.isfinite(row) and np.isfinite(column):
+            both = row + column - float(self.row_constant.min() + self.column_constant.min())
+            most = 2 * both if both > 0 else np.inf
+        elif self._is_wide:
+            paid = math.fsum(self._reduced(self.some_matching()))
+            most = (1 + 2.0**-20) * paid if paid > 0 else float(np.median(self._second))
+        most = max(most, LEAST_NORMAL * 2.0**100)
+        if most < self._largest.max():
+            self.ceiling = most
+            self._largest = np.minimum(self._largest, most)
+            self._set_scale(most)
 
     @property
     def form(self) -> str:
         """See `Cost`."""
         return "given"
-
-    @property
-    def typical(self) -> float:
-        """See `Cost`."""
-        if 0 in self.shape:
-            return 0.0
-        by_row, by_column = np.median(self._mean), np.median(self._column_total) / self.shape[0]
-        return float(min(by_row, by_column)) * self.scale * min(self.shape)
 
     @property
     def largest_cost(self) -> float:
@@ -104,18 +133,36 @@ class MatrixCost(Cost):
         error: Floats = 2 * UNIT_64 * self.scale * np.abs(less_constant)
         return error if np.isfinite(price) else np.zeros_like(less_constant)
 
+    def pair_cost(self, rows: Indices, columns: Indices) -> Floats:
+        """See `Cost`."""
+        entries: Floats = self._matrix[rows, columns].astype(np.float64)
+        return entries
+
+    def less(self, rows: Indices, columns: Indices, potentials: Floats, prices: Floats) -> tuple[Floats, Floats]:
+        """See `Cost`."""
+        entries = self.pair_cost(rows, columns)
+        allowed = np.isfinite(entries)
+        duals = [-each[rows] for each in potentials] + [-each[columns] for each in prices]
+        value, error = exact_sum(np.where(allowed, entries, 0.0), *duals)
+        return np.where(allowed, value, np.inf), np.where(allowed, error, 0.0)
+
+    def _less_constants(self, rows: Indices, columns: Indices) -> tuple[Floats, Floats]:
+        """M in units of the cost, and a bound for its error."""
+        return self.less(rows, columns, self.row_constant[None], self.column_constant[None])
+
+    def constant_error(self) -> tuple[Floats, Floats]:
+        """See `Cost`."""
+        return np.zeros(self.shape[0]), np.zeros(self.shape[1])
+
     def exact(self, rows: Indices, columns: Indices) -> Floats:
         """See `Cost`."""
-        less_row: Floats = self._matrix[rows, columns].astype(np.float64) - self.row_constant[rows]
-        return (less_row - self.column_constant[columns]) * self.scale
+        return self._less_constants(rows, columns)[0] * self.scale
 
     def exact_error(self, rows: Indices, columns: Indices, price_error: Floats) -> Floats:
         """See `Cost`."""
-        if self._is_exact:
-            return price_error[columns] + np.zeros(np.shape(rows))
-        roundings = 2 * np.abs(_finite(self.exact(rows, columns))) + self.column_constant[columns] * self.scale
-        error: Floats = 2 * UNIT_64 * roundings + price_error[columns]
-        return error
+        value, error = self._less_constants(rows, columns)
+        underflow = np.where((value != 0) & (np.abs(value) < LEAST_NORMAL / self.scale), TINY, 0.0)
+        return error * self.scale + price_error[columns] + underflow
 
     @cached_property
     def identical_rows(self) -> tuple[Indices, Indices]:
@@ -124,10 +171,41 @@ class MatrixCost(Cost):
 
     def some_matching(self) -> Indices:
         """See `Cost`."""
-        if not self.forbids:
+        return self._some_matching
+
+    @cached_property
+    def _some_matching(self) -> Indices:
+        """Where costs differ widely, one whose largest M is within a factor of two of the least possible."""
+        if not (self.forbids or self._is_wide) or 0 in self.shape:
             return super().some_matching()
-        _, partners, _ = lap.lapjv(np.isinf(self._matrix).astype(np.float64), extend_cost=True)
-        partners = partners.astype(np.int64)
+        low, high = -1074, 1024
+        best = self._matching_below(np.inf)
+        self._refuse_forbidden(best)
+        while self._is_wide and high - low > 1:
+            middle = (low + high) // 2
+            found = self._matching_below(2.0**middle)
+            if (self._reduced(found) <= 2.0**middle).all():
+                best, high = found, middle
+            else:
+                low = middle
+        return best
+
+    def _matching_below(self, most: float) -> Indices:
+        """A matching of the smaller side with as few pairs as can be of an M that is above `most`, or forbidden."""
+        above = np.empty(self.shape)
+        for at, rows in self._blocks(np.arange(self.shape[0])):
+            block = self._rows(rows)
+            above[at] = (block / self.scale > most) | np.isinf(block)
+        found: Indices = lap.lapjv(above, extend_cost=True)[1].astype(np.int64)
+        return found
+
+    def _reduced(self, permutation: Indices) -> Floats:
+        """M of the pairs of a matching, in units of the cost."""
+        rows = np.nonzero(permutation >= 0)[0]
+        return self._less_constants(rows, permutation[rows])[0]
+
+    def _refuse_forbidden(self, partners: Indices) -> None:
+        """Raise `MatchError` if a matching with as few forbidden pairs as can be has one."""
         smaller_is_rows = self.shape[0] <= self.shape[1]
         side, other = ("row", "column") if smaller_is_rows else ("column", "row")
         matched = np.nonzero(partners >= 0)[0]
@@ -144,7 +222,6 @@ class MatrixCost(Cost):
                 )
                 + "; allow more pairs, or give max_cost, under which features may stay free"
             )
-        return partners
 
     @property
     def random_total(self) -> float:
@@ -159,15 +236,29 @@ class MatrixCost(Cost):
     def _pads(self, rows: Indices) -> tuple[Floats, Floats]:
         """The rounding of M to float32 and in a sum; of M itself, by q; underflow, absolutely."""
         of_size = 4 * UNIT_32 * self._largest[rows] * self.scale + 2.0**-125
-        return of_size, 4 * UNIT_64 * self.column_constant * self.scale
+        return of_size, 4 * UNIT_64 * np.abs(self.column_constant) * self.scale
 
     def block(self, rows: Indices, columns: Indices) -> Floats:
         """See `Cost`."""
-        return self.exact(rows[:, None], columns[None])
+        return self.below_ceiling(self._plain(rows, columns))
+
+    def block_error(self, rows: Indices, columns: Indices, price_error: Floats) -> Floats:
+        """See `Cost`: two differences, of which the second is M, and the first M + q."""
+        values = _finite(self._plain(rows, columns))
+        error: Floats = 4 * UNIT_64 * (np.abs(values) + np.abs(self.column_constant[columns] * self.scale))
+        return error + price_error[columns] + TINY
+
+    def _plain(self, rows: Indices, columns: Indices) -> Floats:
+        whole = len(columns) == self.shape[1]
+        values: Floats = (self._matrix[rows] if whole else self._matrix[np.ix_(rows, columns)]).astype(np.float64)
+        values -= self.row_constant[rows][:, None]
+        values -= self.column_constant[columns]
+        values *= self.scale
+        return values
 
     def _make_tiles(self, rows: Indices, keep: bool) -> Iterator[Tile]:  # noqa: ARG002 (each is new)
         for at, some in self._blocks(rows):
-            yield Tile(at, slice(0, self.shape[1]), self._rows(some).astype(np.float32))
+            yield Tile(at, slice(0, self.shape[1]), self.below_ceiling(self._rows(some)).astype(np.float32))
 
     def _blocks(self, rows: Indices) -> Iterator[tuple[slice, Indices]]:
         """As many whole rows at a time as a tile has place for: places in `rows`, and rows."""
@@ -178,16 +269,7 @@ class MatrixCost(Cost):
 
     def _rows(self, rows: Indices) -> Floats:
         """M of whole rows in float64."""
-        values: Floats = self._matrix[rows].astype(np.float64)
-        values -= self.row_constant[rows][:, None]
-        values -= self.column_constant
-        values *= self.scale
-        return values
-
-
-def _is_difference(less: Any, value: Any, taken: Any) -> Any:
-    """Where less = value - taken without rounding: Knuth's two-sum has no remainder."""
-    return (less + taken == value) & (value - less == taken)
+        return self._plain(rows, np.arange(self.shape[1]))
 
 
 def _finite(values: Any) -> Any:
