@@ -8,11 +8,13 @@ import os
 import platform
 import sys
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import torch
 
 from saematch.errors import MatchError
+from saematch.resources import available_memory, processors
+from saematch.team import threads
 
 _TRUE = ("1", "true", "yes", "on", "y")  # as Triton reads its environment
 BACKENDS = ("auto", "torch", "triton")
@@ -83,14 +85,8 @@ def _why_not_triton(device: torch.device) -> str | None:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes of the device's memory that can be taken without swapping; half of it where the system does not say."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    meminfo = Path("/proc/meminfo")
-    if meminfo.exists():
-        lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
-        return int(lines["MemAvailable"].split()[0]) * 1024
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    """Bytes of the device's memory that this process can take; of the CPU's, see `available_memory`."""
+    return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else available_memory()
 
 
 def versions() -> dict[str, str | None]:
@@ -104,13 +100,14 @@ def versions() -> dict[str, str | None]:
     return found
 
 
-def machine() -> dict[str, str | int | list[str]]:
-    """What the figures of a run depend on."""
+def machine() -> dict[str, Any]:
+    """What the figures of a run depend on: cores, threads and bytes of memory are those that this process may use."""
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "system": sys.platform,
         "processor": platform.machine(),
-        "cores": os.cpu_count() or 1,
-        "threads": torch.get_num_threads(),
+        "cores": processors(),
+        "threads": threads(),
+        "memory": available_memory(),
         "gpus": gpus,
     }

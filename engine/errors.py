@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import math
+import re
 from typing import Any
 
 import numpy as np
 
 _LONGEST = 4_000  # letters of a message
+# In the words of torch's allocators, of C++, of the system as safetensors and torch pass it on, and of Python.
+_NO_MEMORY = re.compile(
+    r"out of memory|bad_alloc|Cannot allocate memory|os error 12\b|DefaultCPUAllocator|can't start new thread"
+)
 
 
 class MatchError(ValueError):
@@ -18,6 +24,26 @@ class MatchError(ValueError):
 
     def __init__(self, message: str) -> None:
         super().__init__(message if len(message) <= _LONGEST else f"{message[: _LONGEST - 500]} … {message[-500:]}")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory is short, whichever library raised it.
+
+    Python and numpy raise `MemoryError`, the system `OSError`, and torch and safetensors a `RuntimeError` or an error
+    of their own that says so in words alone. What a `MatchError` says is never taken for it: its text may be a file's.
+
+    >>> is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"))
+    True
+    """
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    in_words = isinstance(error, RuntimeError) or type(error).__name__ == "SafetensorError"
+    return isinstance(error, MemoryError) or (in_words and bool(_NO_MEMORY.search(str(error))))
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an exception says, or its type where it says nothing."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def checked_number(given: Any, low: float, high: float, message: str, *, above: bool = False) -> float:

@@ -20,6 +20,7 @@ from saematch.errors import MatchError
 from saematch.plan import Pair, share_of
 from saematch.run_folder import RunFolder
 from saematch.stream import Outcome, Progress, Work, match_pair, memory_needed, stream
+from saematch.team import threads
 
 _CONTEXT = multiprocessing.get_context("spawn")  # a forked process cannot use CUDA, nor torch's threads
 
@@ -30,7 +31,7 @@ def on_devices(work: Work, pairs: Sequence[Pair], devices: Sequence[str]) -> Gen
     A worker that dies costs the pairs it had not finished.
     """
     shares = [share_of(list(pairs), number, len(devices)) for number in range(1, len(devices) + 1)]
-    threads = max(1, torch.get_num_threads() // max(1, sum(torch.device(device).type == "cpu" for device in devices)))
+    each = max(1, threads() // max(1, sum(torch.device(device).type == "cpu" for device in devices)))
     workers: dict[Connection, _Worker] = {}
     try:
         for device, share in zip(devices, shares, strict=True):
@@ -38,7 +39,7 @@ def on_devices(work: Work, pairs: Sequence[Pair], devices: Sequence[str]) -> Gen
                 there = replace(work, solver=replace(work.solver, device=device))
                 # A pipe each: a queue's lock would stay locked for all when a worker is killed while it holds it.
                 ours, theirs = _CONTEXT.Pipe(duplex=False)
-                process = _CONTEXT.Process(target=_work_on_device, args=(there, share, threads, theirs), daemon=True)
+                process = _CONTEXT.Process(target=_work_on_device, args=(there, share, each, theirs), daemon=True)
                 with _deaf_to_interrupts():
                     process.start()
                 theirs.close()  # the worker's copy is the only one, so that the pipe ends with it
@@ -88,12 +89,12 @@ class _Worker(NamedTuple):
     unfinished: list[Pair]
 
 
-def _work_on_device(work: Work, pairs: Sequence[Pair], threads: int, news: Connection) -> None:
+def _work_on_device(work: Work, pairs: Sequence[Pair], number: int, news: Connection) -> None:
     def tell(told: Progress | Outcome | Exception) -> None:
         # Plain pickle copies tensors; multiprocessing's own would leave them in memory that goes when the worker does.
         news.send_bytes(pickle.dumps(told))
 
-    torch.set_num_threads(threads)
+    torch.set_num_threads(number)
     try:
         for told in stream(work, pairs):
             tell(told)

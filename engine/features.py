@@ -16,11 +16,12 @@ from torch import Tensor
 from saematch.errors import MatchError, checked_number
 from saematch.loops import fold_rows
 from saematch.sae import SAE, Scale
-from saematch.team import Team
+from saematch.team import Team, torch_threads
 
 PARTS = ("encoder", "bias", "decoder")
 
 
+@torch_threads()
 def feature_rows(
     sae: SAE,
     parts: Sequence[str] = PARTS,

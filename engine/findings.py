@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -134,7 +134,8 @@ def _runners_up(a: Side, b: Side, perm: Indices) -> Columns:
     cost = RowProblem(a.rows, b.rows).cost(backend, free_memory(backend.device) // 4)
     prices = -cost.scale * cost.column_constant  # under which the partners of a row rank by their cost
     nothing = np.zeros(len(a.rows)), np.zeros(len(b.rows))
-    listed = cost.scan(np.arange(len(a.rows)), prices, nothing[1], nothing[0], 2, -math.inf).row_partners
+    scan = partial(cost.scan, np.arange(len(a.rows)), prices, nothing[1], nothing[0], 2, -math.inf)
+    listed = cost.with_room(scan).row_partners
     best, least = np.full(len(perm), -1), np.full(len(perm), np.inf)
     for cheap in listed.T:
         other = np.where(cheap == perm, -1, cheap)

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 
 from saematch.assignment import Round
+from saematch.backend import choose_device, free_memory
+from saematch.cost import BLOCK_BYTES
 from saematch.errors import MatchError
 from saematch.features import PARTS
 from saematch.matching import Matching, check_permutation
@@ -155,7 +157,8 @@ def certify(
         raise MatchError(
             f"perm matches {matched} of {smaller} features; without max_cost, -1 is for what cannot have a partner"
         )
-    memory = CERTIFY_MEMORY if memory is None else memory
+    if memory is None:
+        memory = max(BLOCK_BYTES, min(CERTIFY_MEMORY, free_memory(choose_device(device)[0]) // 2))
     solver = Solver("optimal", max_rounds, time_limit, memory, device, backend, precision, strict, progress)
     return solver.run(problem, checked)
 

@@ -17,9 +17,10 @@ from torch import Tensor
 from saematch.assignment import BASELINES, TOLERANCE, Certificate, Margins, Round, Solution, solve
 from saematch.backend import choose_backend, free_memory
 from saematch.cost import BLOCK_BYTES, Cost, Floats, Free, Indices
-from saematch.errors import MatchError, checked_count, checked_number
+from saematch.errors import MatchError, checked_count, checked_number, first_line, is_out_of_memory
 from saematch.matching import Matching, NotCertified
 from saematch.problem import Problem
+from saematch.team import torch_threads
 
 METHODS = ("optimal", *BASELINES)
 
@@ -55,25 +56,36 @@ class Solver:
             wrong = f"memory is {self.memory!r}; give bytes, at least {BLOCK_BYTES} for one block of products"
             object.__setattr__(self, "memory", checked_count(self.memory, BLOCK_BYTES, wrong))
 
+    @torch_threads()
     def run(self, problem: Problem, perm: Tensor | None = None, again: Callable[[], Problem] | None = None) -> Matching:
         """The answer of the method, or `perm`, with the proof of how far it is from the optimum.
 
         `again` makes the problem again, for margins: the matching does not hold on to it.
 
-        Raises `NotCertified` under `strict`, and `MatchError` if there is no matching that the problem allows.
+        Raises `NotCertified` under `strict`, `MatchError` if there is no matching that the problem allows, or a GPU has
+        too little memory, and `MemoryError` if this process has.
         """
-        try:
-            return self._run(problem, perm, again)
-        except torch.OutOfMemoryError as error:
-            sources, targets = problem.shape
-            raise MatchError(
-                f"not enough memory on {self.device or 'the GPU'} for {sources:,} x {targets:,} features: "
-                f'{str(error).splitlines()[0]}; give a smaller memory, or device="cpu"'
-            ) from error
-
-    def _run(self, problem: Problem, perm: Tensor | None, again: Callable[[], Problem] | None) -> Matching:
         began = time.perf_counter()
-        cost = self._cost(problem)
+        try:
+            cost = self._cost(problem)
+            matching = cost.with_room(lambda: self._run(problem, cost, perm, again, began))
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            size = "{:,} x {:,} features".format(*problem.shape)
+            if isinstance(error, torch.OutOfMemoryError):
+                raise MatchError(
+                    f"not enough memory on {self.device or 'the GPU'} for {size}: {first_line(error)}; give a "
+                    'smaller memory, or device="cpu"'
+                ) from error
+            raise MemoryError(f"not enough memory for {size} ({first_line(error)})") from error
+        if self.strict:
+            require_certified(matching)
+        return matching
+
+    def _run(
+        self, problem: Problem, cost: Cost, perm: Tensor | None, again: Callable[[], Problem] | None, began: float
+    ) -> Matching:
         each = problem.staying_free(cost)
         cost.leave_out_hopeless(*each)
         free = cost.free(*each)
@@ -106,12 +118,8 @@ class Solver:
             return _graded(problem, cost, free, solution, permutation, stats, margins)
 
         if given is not None and not allowed:
-            matching = _beside(problem, cost, graded(solution.permutation), given, stats)
-        else:
-            matching = graded(solution.permutation if given is None else given)
-        if self.strict:
-            require_certified(matching)
-        return matching
+            return _beside(problem, cost, graded(solution.permutation), given, stats)
+        return graded(solution.permutation if given is None else given)
 
     def _margins(self, again: Callable[[], Problem], prices: Floats, matching: Matching) -> Margins:
         problem = again()
@@ -119,8 +127,8 @@ class Solver:
         perm, cost = matching.perm.numpy(), self._cost(problem)
         free = cost.free(*problem.leaving(cost))
         if free.each != matching.staying_free:  # then the prices are those of another problem
-            prices = solve(cost, free, start=perm).prices / cost.scale
-        margins = Margins(cost, free, perm, prices * cost.scale)
+            prices = cost.with_room(lambda: solve(cost, free, start=perm)).prices / cost.scale
+        margins = cost.with_room(lambda: Margins(cost, free, perm, prices * cost.scale))
         if margins.short > TOLERANCE * matching.scale and not _is_optimum(problem, cost, perm):
             raise MatchError(
                 "the matching is no optimum of the inputs as they are now: they have changed since they were matched"

@@ -1,23 +1,45 @@
-"""Loops that share their work among threads."""
+"""Loops that share their work among threads, and how many threads there are."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import pairwise
 from types import TracebackType
 
 import numpy as np
 import torch
 
+from saematch.resources import processors
+
 _ALONE = 2**18  # entries; below, starting threads takes longer than the work
 
 
+def threads() -> int:
+    """As many as the host program gave torch, but no more than this process may use processors."""
+    return min(torch.get_num_threads(), processors())
+
+
+@contextmanager
+def torch_threads() -> Iterator[None]:
+    """Hold torch's own operations to `threads()`: torch itself knows of no quota. It is a decorator too."""
+    given, fewer = torch.get_num_threads(), threads()
+    if fewer == given:
+        yield
+        return
+    torch.set_num_threads(fewer)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(given)
+
+
 class Team:
-    """As many threads as the host program gave torch, or the calling one alone where there is little `work` to do."""
+    """`threads()` threads, or the calling one alone where there is little `work` to do."""
 
     def __init__(self, work: int) -> None:
-        self.members = torch.get_num_threads() if work > _ALONE else 1
+        self.members = threads() if work > _ALONE else 1
         self._pool = ThreadPoolExecutor(self.members) if self.members > 1 else None
 
     def __enter__(self) -> Team:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from saematch.commands.common import DONE, UNFINISHED, print_json
 from saematch.errors import MatchError
-from saematch.terminal import print_saes, printable, table
+from saematch.terminal import print_saes, printable, size, table
 
 if TYPE_CHECKING:
     from saematch.sources import StoredSAE
@@ -82,9 +82,8 @@ def env(options: argparse.Namespace) -> int:
         return DONE
     print(table(("package", "version"), [[name, version or "not installed"] for name, version in versions().items()]))
     print()
-    shown = {
-        name: ", ".join(value) or "none" if isinstance(value, list) else str(value) for name, value in machine().items()
-    }
-    print(table(("machine", ""), [[name, value] for name, value in shown.items()]))
+    about = machine()
+    shown = {**about, "memory": size(about["memory"]), "gpus": ", ".join(about["gpus"]) or "none"}
+    print(table(("machine", ""), [[name, str(value)] for name, value in shown.items()]))
     print(f"\nPasses over all pairs run on {backend.device} through {backend.name}: {backend.reason}.")
     return DONE

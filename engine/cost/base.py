@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property, partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -14,12 +14,14 @@ from numpy.typing import NDArray
 from saematch.cost.free import Free
 from saematch.cost.rounding import UNIT_32, UNIT_64, Floats, Indices, rounded_down
 from saematch.cost.scan import Scan
+from saematch.errors import is_out_of_memory
 from saematch.loops import scan_columns, scan_rows
 from saematch.team import Team
 
 TILE = (1024, 2048)  # 8 MiB of float32: still in a CPU's cache when it is scanned
 BLOCK_BYTES = 4 * TILE[0] * TILE[1]
 _SAMPLE = 128  # rows and columns
+T = TypeVar("T")
 
 
 class Tile(NamedTuple):
@@ -64,6 +66,7 @@ class Cost(ABC):
         self.shape, self.tile = shape, tile
         self.stored = 4 * shape[0] * shape[1] <= memory
         self._kept: list[Tile] = []
+        self._notes = ""
 
     @abstractmethod
     def exact(self, rows: Indices, columns: Indices) -> Floats:
@@ -114,7 +117,24 @@ class Cost(ABC):
     @property
     def form(self) -> str:
         """How the costs are held."""
-        return "stored" if self.stored else "matrix-free"
+        return ("stored" if self.stored else "matrix-free") + self._notes
+
+    def with_room(self, run: Callable[[], T]) -> T:
+        """Return `run()`; if memory is too short for it, run it again without the products that are kept."""
+        if self.stored:
+            # The remedy comes after the exception, which holds on to what did not fit.
+            try:
+                return run()
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+            self._let_go()
+        return run()
+
+    def _let_go(self) -> None:
+        """Drop the products that are kept: from here on they are made again in every pass."""
+        self.stored, self._kept = False, []
+        self._notes += f" ({4 * self.shape[0] * self.shape[1] / 1e9:.1f} GB of products did not fit)"
 
     @cached_property
     def ordinary(self) -> float:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from saematch.cost.base import Lists
+from saematch.cost.base import Lists, T
 from saematch.cost.distances import DistanceCost
 from saematch.cost.rounding import Floats, Indices, Rows
 from saematch.errors import MatchError
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from saematch.kernels import Costs
 
 STRIPE_BYTES = 2**30  # of products at a time, where they are not kept
-T = TypeVar("T")
 
 
 class KernelCost(DistanceCost):
@@ -31,7 +30,7 @@ class KernelCost(DistanceCost):
 
         self._kernels, self._precision = kernels, kernels.precision_named(precision)
         super().__init__(x, y, torch.device("cpu"), memory=memory)
-        self.device, self._stripe, self._notes = device, STRIPE_BYTES, ""
+        self.device, self._stripe = device, STRIPE_BYTES
         model = "" if self._precision.is_proved else ", trusting a model of how tensor cores round"
         self.precision = f"{precision} chooses, float64 proves{model}"
         self.backend = "triton, interpreted" if kernels.is_interpreted() else "triton"
@@ -42,12 +41,7 @@ class KernelCost(DistanceCost):
             try:
                 self._costs = kernels.stored(kernels.pairwise_cost(self._costs))
             except torch.OutOfMemoryError:
-                self._keep_nothing()
-
-    @property
-    def form(self) -> str:
-        """See `Cost`."""
-        return super().form + self._notes
+                super()._let_go()
 
     def _product_error(self, width: int) -> float:
         """The rows are rounded to float32 before they are split: 2^-24 each, and eight roundings to spare."""
@@ -61,21 +55,16 @@ class KernelCost(DistanceCost):
             del side.working
         return self._kernels.Costs(parts[0], parts[1], self._precision)
 
-    def _keep_nothing(self) -> None:
-        """From here on products are made again in every pass."""
-        self.stored = False
-        self._notes += f" ({4 * self.shape[0] * self.shape[1] / 1e9:.1f} GB of products did not fit)"
-
     def _let_go(self) -> None:
-        """Drop the products that were kept, for want of room beside them."""
-        self._keep_nothing()
+        """See `Cost`. Rows take the place of products."""
+        super()._let_go()
         del self._costs
         self._x.prepare(self._x.scale, -2.0, torch.device("cpu"))
         self._y.prepare(self._y.scale, 1.0, torch.device("cpu"))
         self._costs = self._or_refuse(self._products)
 
-    def _with_room(self, run: Callable[[], T]) -> T:
-        """What `run` returns: without the products that are kept if there is no room, then in smaller stripes."""
+    def with_room(self, run: Callable[[], T]) -> T:
+        """See `Cost`. After the products, the stripes become smaller."""
         remedies = [self._let_go] * self.stored + [self._narrow] * (self._stripe == STRIPE_BYTES)
         for remedy in remedies:
             # The remedy comes after the exception, which holds on to what did not fit.
@@ -109,12 +98,12 @@ class KernelCost(DistanceCost):
             products: Tensor = self._kernels.exact_products(*self._on_device, *listed, *self._centres)
             return products.cpu()
 
-        exact: Floats = self._with_room(run).numpy() * (-2 * self.scale)
+        exact: Floats = self.with_room(run).numpy() * (-2 * self.scale)
         return exact
 
     def block(self, rows: Indices, columns: Indices) -> Floats:
         """See `Cost`."""
-        return self._with_room(lambda: super(KernelCost, self).block(rows, columns))
+        return self.with_room(lambda: super(KernelCost, self).block(rows, columns))
 
     def soft_minima(self, prices: Floats, potentials: Floats, temperature: float) -> tuple[Floats, Floats]:
         """See `Cost`."""
@@ -123,7 +112,7 @@ class KernelCost(DistanceCost):
             u, v = (self._tensor(-each.astype(np.float32)) for each in (potentials, prices))
             return [each.cpu() for each in self._kernels.soft_minima(self._costs, u, v, temperature)]
 
-        by_row, by_column = self._with_room(run)
+        by_row, by_column = self.with_room(run)
         return by_row.numpy(), by_column.numpy()
 
     def _cheapest(
@@ -137,7 +126,7 @@ class KernelCost(DistanceCost):
             )  # fmt: skip
             return [each.cpu().numpy() for lists in found for each in lists]
 
-        row_values, row_partners, column_values, column_partners = self._with_room(run)
+        row_values, row_partners, column_values, column_partners = self.with_room(run)
         return Lists(row_values, row_partners), Lists(column_values, column_partners)
 
     def _tensor(self, values: NDArray[np.generic]) -> Tensor:

@@ -27,6 +27,7 @@ from saematch.sae import SAE
 from saematch.sources import Layers
 from saematch.storage import LocalFolder, as_json
 from saematch.stream import Progress
+from saematch.team import torch_threads
 
 FAR = "far"  # the run of far pairs
 SCHEMAS = (*weights.TABLES, codes.VARIANCE, codes.SCORES, LOSS, meaning.JUDGEMENTS, meaning.MEANING, meaning.AGREEMENT)
@@ -51,6 +52,7 @@ class Evaluation:
     unfinished: str | None = None
 
 
+@torch_threads()
 def evaluate(
     chain: Chain,
     out: str | os.PathLike[str],

@@ -19,6 +19,7 @@ from saematch.sources.checkpoint import Checkpoint
 from saematch.sources.families import identify
 from saematch.sources.family import Entry, Family
 from saematch.sources.files import read_json, sha256, widened
+from saematch.team import torch_threads
 
 LAYER = re.compile(
     r"(?:^|[^a-z])(?:layers?|blocks?)[._-]?(\d{1,4})(?!\d)|(?:^|-)L(\d{1,4})(?:R|A|M|TC)(?:-\d+x)?$",
@@ -81,6 +82,7 @@ class StoredSAE:
         """Its file's name without its L0."""
         return self.at.without_l0(self.l0_at)
 
+    @torch_threads()
     def read(self) -> SAE:
         """The SAE on the CPU, in float32, or float64 where it was stored or computed so. Raises `MatchError`."""
         self.at.place.fetch(self.at.name)
