@@ -14,7 +14,7 @@ import saematch
 from saematch.arguments import BAD_INPUT, parser
 from saematch.commands import COMMANDS
 from saematch.commands.common import DEFECT, INTERRUPTED, UNFINISHED, complain
-from saematch.errors import MatchError
+from saematch.errors import MatchError, about_memory, is_out_of_memory
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,11 +36,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read our output has gone, for example `head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return UNFINISHED
-    except MemoryError:
-        return complain("not enough memory; give a smaller --memory, or match smaller SAEs", BAD_INPUT)
-    except OSError as error:
-        return complain(f"{error.filename or 'output'}: {error.strerror or error}", BAD_INPUT)
-    except Exception:
+    except Exception as error:
+        if is_out_of_memory(error):
+            return complain(f"{about_memory(error)}; give a smaller --memory, or match smaller SAEs", BAD_INPUT)
+        if isinstance(error, OSError):
+            return complain(f"{error.filename or 'output'}: {error.strerror or error}", BAD_INPUT)
         if _interrupted.is_set():  # in the middle of an import, from which anything may come
             return complain("interrupted before anything was done", INTERRUPTED)
         traceback.print_exc()

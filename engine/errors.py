@@ -5,11 +5,14 @@ from __future__ import annotations
 import errno
 import math
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
 _LONGEST = 4_000  # letters of a message
+_NOT_ENOUGH = "not enough memory"
 # In the words of torch's allocators, of C++, of the system as safetensors and torch pass it on, and of Python.
 _NO_MEMORY = re.compile(
     r"out of memory|bad_alloc|Cannot allocate memory|os error 12\b|DefaultCPUAllocator|can't start new thread"
@@ -39,6 +42,33 @@ def is_out_of_memory(error: BaseException) -> bool:
         return error.errno == errno.ENOMEM
     in_words = isinstance(error, RuntimeError) or type(error).__name__ == "SafetensorError"
     return isinstance(error, MemoryError) or (in_words and bool(_NO_MEMORY.search(str(error))))
+
+
+def refuse_out_of_memory(error: BaseException, what: str) -> None:
+    """Raise `MemoryError`, which says for what there is too little memory, if that is why `error` was raised.
+
+    To be called before an error is taken for the fault of an input.
+    """
+    if isinstance(error, MemoryError) and str(error).startswith(_NOT_ENOUGH):
+        raise error  # it says so already
+    if is_out_of_memory(error):
+        raise MemoryError(f"{_NOT_ENOUGH} for {what} ({first_line(error)})") from error
+
+
+@contextmanager
+def memory_for(what: str) -> Iterator[None]:
+    """Turn every error of too little memory into a `MemoryError` that says for what."""
+    try:
+        yield
+    except Exception as error:
+        refuse_out_of_memory(error, what)
+        raise
+
+
+def about_memory(error: BaseException) -> str:
+    """The reason, for messages, that an exception of too little memory gives."""
+    said = first_line(error)
+    return said if said.startswith(_NOT_ENOUGH) else f"{_NOT_ENOUGH} ({said})"
 
 
 def first_line(error: BaseException) -> str:

@@ -63,7 +63,7 @@ def header(layers: Mapping[int, SAE], layer: int) -> SAE | None:
         return _sae(layers, layer)
     try:
         return stored.describe().sae
-    except (MatchError, OSError):
+    except (MatchError, OSError, MemoryError):
         return None
 
 

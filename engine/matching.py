@@ -18,7 +18,7 @@ from torch import Tensor
 
 from saematch.assignment import Certificate, Margins
 from saematch.cost import UNIT_64
-from saematch.errors import MatchError
+from saematch.errors import MatchError, first_line, refuse_out_of_memory
 from saematch.storage import finite, write_whole
 
 SCHEMA = 1
@@ -303,7 +303,8 @@ class Matching:
         except (
             OSError, SafetensorError, KeyError, TypeError, ValueError, OverflowError, AttributeError, RecursionError,
         ) as error:  # fmt: skip
-            raise MatchError(f"{path}: not a matching that saematch wrote ({_first_line(error)})") from error
+            refuse_out_of_memory(error, str(path))
+            raise MatchError(f"{path}: not a matching that saematch wrote ({first_line(error)})") from error
 
     def __getstate__(self) -> dict[str, Any]:
         """As arrays: torch would send tensors by handles, which die with the process that made them."""
@@ -369,7 +370,8 @@ def check_matching(path: Path) -> None:
         with safe_open(path, framework="pt") as file:
             missing = {"perm", "pair_cost", "prices"} - set(file.keys())
     except (OSError, SafetensorError) as error:
-        raise MatchError(f"{path}: not a matching that saematch wrote ({_first_line(error)})") from error
+        refuse_out_of_memory(error, str(path))
+        raise MatchError(f"{path}: not a matching that saematch wrote ({first_line(error)})") from error
     if missing:
         raise MatchError(f"{path}: not a matching that saematch wrote: no {', '.join(sorted(missing))}")
 
@@ -384,7 +386,8 @@ def read_pair(path: Path, feature: int) -> tuple[int, float]:
             target, cost = (file.get_slice(name)[feature : feature + 1] for name in ("perm", "pair_cost"))
         return int(target.item()), float(cost.item())
     except (OSError, SafetensorError, TypeError, ValueError, RuntimeError) as error:
-        raise MatchError(f"{path}: not a matching that saematch wrote ({_first_line(error)})") from error
+        refuse_out_of_memory(error, str(path))
+        raise MatchError(f"{path}: not a matching that saematch wrote ({first_line(error)})") from error
 
 
 def read_permutation(path: str | os.PathLike[str]) -> tuple[Any, dict[str, Any]]:
@@ -399,10 +402,7 @@ def read_permutation(path: str | os.PathLike[str]) -> tuple[Any, dict[str, Any]]
             record = json.loads((file.metadata() or {}).get("saematch", "{}"))
             return file.get_tensor("perm"), dict(record.get("options", {}))
     except (OSError, SafetensorError, ValueError, TypeError, AttributeError, EOFError, RecursionError) as error:
+        refuse_out_of_memory(error, str(path))
         raise MatchError(
-            f"{path}: no permutation can be read ({_first_line(error)}); expected .npy, or .safetensors with perm"
+            f"{path}: no permutation can be read ({first_line(error)}); expected .npy, or .safetensors with perm"
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -26,7 +26,7 @@ from saematch.cost import (
     gamma,
     squared_distances,
 )  # fmt: skip
-from saematch.errors import MatchError, checked_number
+from saematch.errors import MatchError, checked_number, memory_for
 from saematch.features import check_parts, feature_rows
 from saematch.sae import SAE, Scale
 
@@ -245,7 +245,8 @@ class Comparison:
 
     def rows(self, sae: SAE, side: int = 0) -> Rows:
         """Feature rows of the source (side 0) or the target (side 1)."""
-        return feature_rows(sae, self.parts, self.weights, self.folds[side])
+        with memory_for(f"the feature rows of {sae.source}"):
+            return feature_rows(sae, self.parts, self.weights, self.folds[side])
 
     def problem(self, a: SAE, b: SAE) -> RowProblem:
         """The rows of both sides. Raises `MatchError` if they cannot be compared."""

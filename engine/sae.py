@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saematch.errors import MatchError
+from saematch.errors import MatchError, refuse_out_of_memory
 from saematch.saving import save
 
 ACTIVATIONS = ("jumprelu", "relu", "topk")
@@ -173,6 +173,7 @@ class SAE:
             try:
                 s = torch.as_tensor(scale, dtype=dtype, device=device)
             except (TypeError, ValueError, RuntimeError) as error:
+                refuse_out_of_memory(error, "the fold's scale")
                 raise MatchError(f"fold {scale!r} is neither one of {_list(FOLDS)} nor a vector") from error
             if s.shape != (self.F,):
                 raise MatchError(f"{self.source}: the fold's scale has shape {tuple(s.shape)}, expected ({self.F},)")

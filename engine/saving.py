@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from saematch.errors import MatchError
+from saematch.errors import MatchError, refuse_out_of_memory
 from saematch.storage import as_json, replacing
 
 WEIGHTS = {"saelens": "sae_weights.safetensors", "gemma_scope": "params.npz"}
@@ -48,6 +48,7 @@ def save(
             try:
                 save_file(here, aside)
             except SafetensorError as error:
+                refuse_out_of_memory(error, str(weights))
                 raise MatchError(f"{weights}: cannot be written ({error})") from error
         return
     here.setdefault("threshold", torch.zeros_like(here["b_enc"]))  # of a ReLU

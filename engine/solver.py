@@ -17,7 +17,7 @@ from torch import Tensor
 from saematch.assignment import BASELINES, TOLERANCE, Certificate, Margins, Round, Solution, solve
 from saematch.backend import choose_backend, free_memory
 from saematch.cost import BLOCK_BYTES, Cost, Floats, Free, Indices
-from saematch.errors import MatchError, checked_count, checked_number, first_line, is_out_of_memory
+from saematch.errors import MatchError, checked_count, checked_number, first_line, refuse_out_of_memory
 from saematch.matching import Matching, NotCertified
 from saematch.problem import Problem
 from saematch.team import torch_threads
@@ -65,20 +65,18 @@ class Solver:
         Raises `NotCertified` under `strict`, `MatchError` if there is no matching that the problem allows, or a GPU has
         too little memory, and `MemoryError` if this process has.
         """
-        began = time.perf_counter()
+        began, size = time.perf_counter(), "{:,} x {:,} features".format(*problem.shape)
         try:
             cost = self._cost(problem)
             matching = cost.with_room(lambda: self._run(problem, cost, perm, again, began))
+        except torch.OutOfMemoryError as error:
+            raise MatchError(
+                f"not enough memory on {self.device or 'the GPU'} for {size}: {first_line(error)}; give a smaller "
+                'memory, or device="cpu"'
+            ) from error
         except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            size = "{:,} x {:,} features".format(*problem.shape)
-            if isinstance(error, torch.OutOfMemoryError):
-                raise MatchError(
-                    f"not enough memory on {self.device or 'the GPU'} for {size}: {first_line(error)}; give a "
-                    'smaller memory, or device="cpu"'
-                ) from error
-            raise MemoryError(f"not enough memory for {size} ({first_line(error)})") from error
+            refuse_out_of_memory(error, size)
+            raise
         if self.strict:
             require_certified(matching)
         return matching

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from saematch.errors import MatchError
+from saematch.errors import MatchError, first_line, refuse_out_of_memory
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -101,6 +101,7 @@ class LocalFolder(Folder):
         try:
             return (self.path / name).read_bytes()
         except OSError as error:
+            refuse_out_of_memory(error, str(self.path / name))
             raise MatchError(f"{self.path / name}: cannot be read ({error.strerror or error})") from error
 
     def write(self, name: str, content: bytes) -> None:
@@ -179,8 +180,8 @@ class RemoteFolder(Folder):
         try:
             yield
         except Exception as error:  # whatever the client of a store may raise, a missing client among it
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise MatchError(f"{self.url}{'/' if name else ''}{name}: {what} ({reason})") from error
+            refuse_out_of_memory(error, f"{self.url}/{name}")
+            raise MatchError(f"{self.url}{'/' if name else ''}{name}: {what} ({first_line(error)})") from error
 
 
 def folder_at(where: str | os.PathLike[str]) -> Folder:

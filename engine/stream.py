@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from saematch.assignment import Round
 from saematch.cost import Rows
-from saematch.errors import MatchError
+from saematch.errors import MatchError, about_memory, is_out_of_memory
 from saematch.inputs import header, read_input
 from saematch.matching import Matching
 from saematch.plan import Pair
@@ -117,10 +117,15 @@ def stream(work: Work, pairs: Sequence[Pair]) -> Generator[Progress | Outcome, N
 
     # No daemons: compiled code that is left running while the interpreter ends aborts the process.
     lanes = [threading.Thread(target=lane, name=_THREAD) for _ in range(min(LANES, len(pairs)))]
+    running = 0
     try:
         for each in lanes:
-            each.start()
-        running = len(lanes)
+            try:
+                each.start()
+                running += 1
+            except RuntimeError:  # there is no memory for another thread: those that have started do all pairs
+                if not running:
+                    raise
         while running:
             told = news.get()
             if isinstance(told, BaseException):
@@ -244,12 +249,16 @@ def _matched(work: Work, shelf: _Shelf, pair: Pair, tell: Callable[[Progress], N
         problem = RowProblem(x.rows, y.rows, work.comparison.max_cost, work.comparison.record())
         with_news = replace(work.solver, progress=lambda news: tell(Progress("pass", pair=pair, round=news)))
         matching = with_news.run(problem, again=partial(work.problem, pair))
-    except MemoryError:
-        return Outcome.failed(pair, "not enough memory for it; give a smaller memory, or match smaller SAEs")
-    except OSError as error:
-        return Outcome.failed(pair, f"{error.filename or 'its files'}: {error.strerror or error}")
     except MatchError as error:
         return Outcome.failed(pair, str(error))
+    except Exception as error:
+        if is_out_of_memory(error):
+            reason = f"{about_memory(error)}; give a smaller memory, or match smaller SAEs"
+        elif isinstance(error, OSError):
+            reason = f"{error.filename or 'its files'}: {error.strerror or error}"
+        else:
+            raise
+        return Outcome.failed(pair, reason)
     record = {
         "source": pair[0], "target": pair[1], "inputs": [x.record, y.record], **matching.scalars(),
         "seconds": round(time.perf_counter() - began, 3), "stats": matching.stats,

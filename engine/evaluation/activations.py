@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from saematch.cost import Floats, Indices
-from saematch.errors import MatchError
+from saematch.errors import MatchError, first_line, refuse_out_of_memory
 from saematch.evaluation.uncertainty import UNITS
 from saematch.sae import SAE
 
@@ -197,7 +197,8 @@ def _array(path: Path, axes: int, kinds: str) -> NDArray[Any]:
     try:
         array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise MatchError(f"{path}: not an array that can be read ({str(error).splitlines()[0]})") from error
+        refuse_out_of_memory(error, str(path))
+        raise MatchError(f"{path}: not an array that can be read ({first_line(error)})") from error
     if array.ndim != axes or array.dtype.kind not in kinds:
         expected = {2: "(tokens, d) of floating-point numbers", 1: "(tokens,) of integers"}[axes]
         raise MatchError(f"{path}: {array.dtype} {array.shape}; expected {expected}")

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from saematch.errors import MatchError
+from saematch.errors import MatchError, refuse_out_of_memory
 from saematch.evaluation.meaning import Grade, Verdict
 
 AT_ONCE, RETRIES, TIMEOUT = 8, 5, 60.0  # calls, tries after the first, seconds
@@ -148,4 +148,5 @@ def _read_cache(path: Path) -> dict[str, str]:
         rows = [json.loads(line) for line in content.splitlines()]
         return {row["mark"]: str(row["answer"]) for row in rows}
     except (OSError, ValueError, KeyError, TypeError) as error:
+        refuse_out_of_memory(error, str(path))
         raise MatchError(f"{path}: not the answers of a judge ({error}); remove it, or name another") from error

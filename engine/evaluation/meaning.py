@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from saematch.cost import Floats, Indices
-from saematch.errors import MatchError
+from saematch.errors import MatchError, refuse_out_of_memory
 from saematch.evaluation.methods import Matched
 from saematch.evaluation.tables import METHOD, PAIR, Row, Schema, mean
 from saematch.evaluation.uncertainty import DRAWS, LEVEL, draws, interval, mean_ratio
@@ -164,6 +164,7 @@ def read_grades(path: str | os.PathLike[str]) -> dict[PairOfFeatures, Grade]:
             found[a, b, i, j] = Grade[given] if given in Grade.__members__ else Grade(int(given))
         return found
     except (OSError, KeyError, ValueError, TypeError, AttributeError, csv.Error) as error:
+        refuse_out_of_memory(error, str(path))
         raise MatchError(
             f"{path}: no grades can be read ({error}); expected CSV with columns source, target, feature, partner and "
             "grade (1, 2, 3 or DIFFERENT, MAYBE, SAME)"
@@ -275,4 +276,5 @@ def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                         raise ValueError("no object")
                     yield number, row
     except (OSError, ValueError, EOFError, RecursionError) as error:
+        refuse_out_of_memory(error, str(path))
         raise MatchError(f"{path}: not lines of JSON objects ({error})") from error

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from saematch.cost import Floats, Indices
-from saematch.errors import MatchError
+from saematch.errors import MatchError, first_line, refuse_out_of_memory
 from saematch.plan import Pair
 from saematch.sae import SAE
 
@@ -44,6 +44,7 @@ class Texts(NamedTuple):
             else:
                 documents = re.split(r"\n\s*\n", content)
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            refuse_out_of_memory(error, str(path))
             raise MatchError(
                 f'{path}: no texts can be read ({error}); expected .jsonl with {{"text": …}} a line, or plain text '
                 "with an empty line between documents"
@@ -101,8 +102,8 @@ class LanguageModel:
             tokenizer = AutoTokenizer.from_pretrained(name)
             model: Any = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)
         except Exception as error:  # whatever the many kinds of models raise
-            reason = str(error).strip().splitlines()
-            raise MatchError(f"{name}: no causal language model can be loaded ({(reason or ['?'])[0]})") from error
+            refuse_out_of_memory(error, name)
+            raise MatchError(f"{name}: no causal language model can be loaded ({first_line(error)})") from error
         self.name, self.device, self.width = name, torch.device(device), int(model.config.get_text_config().hidden_size)
         self._model = model.eval().requires_grad_(False).to(self.device)
         self._blocks = _blocks(self._model, int(model.config.get_text_config().num_hidden_layers), name)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saematch.errors import MatchError
+from saematch.errors import MatchError, refuse_out_of_memory
 from saematch.sae import SAE
 from saematch.sources.checkpoint import Checkpoint
 
@@ -86,6 +86,7 @@ class Family:
         except MatchError:
             raise
         except Exception as error:  # values of a stranger's configuration may be anything, and of any size
+            refuse_out_of_memory(error, at.shown)
             reason = f"{type(error).__name__}: {str(error)[:100]}"
             raise MatchError(f"{at.shown}: not as {self.name} has it; a value is of another kind ({reason})") from error
 

@@ -20,7 +20,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from saematch.errors import MatchError
+from saematch.errors import MatchError, first_line, refuse_out_of_memory
 
 _DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
@@ -97,10 +97,11 @@ def sha256(path: Path) -> str:
 
 
 def damaged(shown: str, error: Exception) -> MatchError:
-    """The error for a file that some parser refused."""
+    """The error for a file that some parser refused. Raises `MemoryError` if the file is not to blame."""
+    refuse_out_of_memory(error, shown)
     if isinstance(error, FileNotFoundError):
         return MatchError(f"{shown}: no such file")
-    reason = (str(error).splitlines()[0] if str(error).strip() else type(error).__name__)[:_LONGEST_REASON]
+    reason = first_line(error)[:_LONGEST_REASON]
     return MatchError(f"{shown}: cannot be read ({reason}); the file may be truncated or not what its name says")
 
 

@@ -18,7 +18,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, TypeVar, cast
 
-from saematch.errors import MatchError
+from saematch.errors import MatchError, refuse_out_of_memory
 from saematch.sources.address import escaped
 from saematch.sources.places import Place
 from saematch.storage import write_whole
@@ -93,6 +93,7 @@ class HubRepository(Place):
         try:
             return [each.path for each in hub.get_cached_repo_tree(self.repo, revision=self.commit)]
         except Exception as error:  # an older client, or whatever a damaged cache makes of it
+            refuse_out_of_memory(error, f"hf://{self.repo}")
             folder, why = _cache(self.repo) / "snapshots" / self.commit, _ABSENT
             if folder.is_dir():
                 why = (
@@ -175,6 +176,7 @@ def asked(what: str, question: Callable[[], Answer]) -> Answer:
     try:
         return question()
     except Exception as error:  # whatever the client, or the client's client, may raise
+        refuse_out_of_memory(error, what)
         raise MatchError(f"{what}: {_remedy(error)}") from error
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from saematch.errors import MatchError
+from saematch.errors import MatchError, refuse_out_of_memory
 from saematch.sources.address import SAMPLE
 
 _MOST_YAML_BYTES = 2**18
@@ -41,6 +41,7 @@ def read_list(file: Path) -> list[tuple[int | None, str]]:
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         if isinstance(error, MatchError):
             raise
+        refuse_out_of_memory(error, str(file))
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise MatchError(f"{file}: cannot be read ({reason})") from error
     found = [(layer, str(text)) for layer, text in entries(content, str(file))]

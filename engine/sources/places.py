@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from saematch.errors import MatchError
+from saematch.errors import MatchError, refuse_out_of_memory
 
 _MOST_FOLDERS = 100_000
 
@@ -109,6 +109,7 @@ class LocalFolder(Place):
         try:
             return self.fetch(name).open("rb")
         except OSError as error:
+            refuse_out_of_memory(error, str(self.root / name))
             raise MatchError(f"{self.root / name}: cannot be read ({error.strerror})") from error
 
     def fetch(self, name: str) -> Path:
@@ -118,6 +119,7 @@ class LocalFolder(Place):
         except FileNotFoundError:
             return self.whole / name  # said where it is read
         except OSError as error:
+            refuse_out_of_memory(error, str(self.root / name))
             raise MatchError(f"{self.root / name}: cannot be read ({error.strerror})") from error
         if not stat.S_ISREG(mode):
             raise MatchError(f"{self.root / name}: is no regular file")

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from saematch.errors import MatchError
+from saematch.errors import MatchError, refuse_out_of_memory
 
 _FILE = "pretrained_saes.yaml"
 
@@ -89,6 +89,7 @@ def _table() -> dict[str, Any]:
         with file.open(encoding="utf-8") as text:
             table = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except (OSError, ValueError, yaml.YAMLError) as error:
+        refuse_out_of_memory(error, str(file))
         raise MatchError(f"{file}: cannot be read; install sae-lens again") from error
     if not isinstance(table, dict):
         raise MatchError(f"{file}: holds no releases; this sae-lens is newer than what is known of it here")

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saematch.errors import MatchError
+from saematch.errors import MatchError, memory_for
 from saematch.sae import SAE
 from saematch.sources.checkpoint import Checkpoint
 from saematch.sources.families import identify
@@ -85,10 +85,11 @@ class StoredSAE:
     @torch_threads()
     def read(self) -> SAE:
         """The SAE on the CPU, in float32, or float64 where it was stored or computed so. Raises `MatchError`."""
-        self.at.place.fetch(self.at.name)
-        self.describe()  # what headers refuse costs no memory
-        sae = self._entry(self.at.tensors()).sae.check_finite()
-        norms = torch.linalg.vector_norm(sae.W_dec, dim=1)
+        with memory_for(self.at.shown):
+            self.at.place.fetch(self.at.name)
+            self.describe()  # what headers refuse costs no memory
+            sae = self._entry(self.at.tensors()).sae.check_finite()
+            norms = torch.linalg.vector_norm(sae.W_dec, dim=1)
         low, high = float(norms.min()), float(norms.max())
         if max(high - 1, 1 - low) < _UNIT:
             return sae
