@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import logging
+import pickle
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TypeVar, cast
 
 import numba
+from numba.core.caching import FunctionCache, IndexDataCacheFile
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+_log = logging.getLogger(__name__)
 
 
 def compiled(function: Function) -> Function:
@@ -24,7 +30,56 @@ def compiled_sums(function: Function) -> Function:
 
 
 def _compiled(function: Function, **options: Any) -> Function:
-    try:
-        return cast(Function, numba.njit(cache=True, nogil=True, **options)(function))
-    except RuntimeError:  # no folder to cache in: neither the package's nor the user's can be written
-        return cast(Function, numba.njit(nogil=True, **options)(function))
+    dispatcher = numba.njit(nogil=True, **options)(function)
+    with suppress(RuntimeError, OSError):  # no folder to cache in: neither the package's nor the user's can be written
+        dispatcher._cache = _Cache(function)
+    return cast(Function, dispatcher)
+
+
+class _Cache(FunctionCache):  # type: ignore[misc]
+    """Numba's cache, which is never an obstacle: if it cannot be read or written, functions are compiled again."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__(function)
+        stamp = self._impl.locator.get_source_stamp()
+        self._cache_file = _CheckedFile(self._cache_path, self._impl.filename_base, stamp)
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        try:
+            return super().load_overload(sig, target_context)
+        except Exception as error:  # whatever unpickling damaged bytes may raise
+            _log.info("%s: cannot be read (%s), and is begun anew", self.cache_path, error)
+            with suppress(Exception):
+                self.flush()
+            return None
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        try:
+            super().save_overload(sig, data)
+        except Exception as error:  # a full disk, a quota, a folder that has become read-only
+            _log.info("%s: cannot be written (%s)", self.cache_path, error)
+
+
+class _CheckedFile(IndexDataCacheFile):  # type: ignore[misc]
+    """Numba's files, whose code is known by a hash: it may be cut short, zeros after a power cut, or of another key.
+
+    Machine code that is not what was saved would end the process instead of raising an error. It is of another key
+    where two processes have written one index.
+    """
+
+    def save(self, key: Any, data: Any) -> None:
+        content = self._dump(data)
+        super().save(key, (_hash(key, content), content))
+
+    def load(self, key: Any) -> Any:
+        found = super().load(key)
+        if found is None:
+            return None
+        expected, content = found
+        if expected != _hash(key, content):
+            raise ValueError("its content is not what was saved")
+        return pickle.loads(content)
+
+
+def _hash(key: Any, content: bytes) -> str:
+    return hashlib.sha256(repr(key).encode() + content).hexdigest()
