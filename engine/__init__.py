@@ -6,6 +6,7 @@ Names are imported when they are first used, so that `import saematch` is quick 
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from saematch.stream import Progress
 
 __version__ = "0.1.0"
+
+_process = os.getpid()  # that imported the package: another one is a fork of it, see `team.py`
 
 _HOME = {
     "Chain": "chain", "Step": "chain", "MatchError": "errors", "NotCertified": "matching", "Progress": "stream",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import pickle
 from collections.abc import Callable
 from contextlib import suppress
@@ -11,9 +12,17 @@ from typing import Any, TypeVar, cast
 
 import numba
 from numba.core.caching import FunctionCache, IndexDataCacheFile
+from numba.core.compiler_lock import global_compiler_lock
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 _log = logging.getLogger(__name__)
+
+# A fork waits until no thread compiles: its child would inherit the lock without the thread that releases it.
+os.register_at_fork(
+    before=global_compiler_lock.acquire,
+    after_in_parent=global_compiler_lock.release,
+    after_in_child=global_compiler_lock.release,
+)
 
 
 def compiled(function: Function) -> Function:
@@ -36,7 +45,7 @@ def _compiled(function: Function, **options: Any) -> Function:
     return cast(Function, dispatcher)
 
 
-class _Cache(FunctionCache):  # type: ignore[misc]
+class _Cache(FunctionCache):
     """Numba's cache, which is never an obstacle: if it cannot be read or written, functions are compiled again."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -60,7 +69,7 @@ class _Cache(FunctionCache):  # type: ignore[misc]
             _log.info("%s: cannot be written (%s)", self.cache_path, error)
 
 
-class _CheckedFile(IndexDataCacheFile):  # type: ignore[misc]
+class _CheckedFile(IndexDataCacheFile):
     """Numba's files, whose code is known by a hash: it may be cut short, zeros after a power cut, or of another key.
 
     Machine code that is not what was saved would end the process instead of raising an error. It is of another key

@@ -111,8 +111,8 @@ def check_executor(executor: Executor | str | None) -> None:
     context = getattr(executor, "_mp_context", None)  # of a ProcessPoolExecutor, which does not say it otherwise
     if context is not None and context.get_start_method() == "fork":
         raise MatchError(
-            "the executor forks this process, and a fork does not take threads along: its workers would wait for them "
-            'for ever; give ProcessPoolExecutor mp_context=multiprocessing.get_context("spawn")'
+            "the executor forks this process, and a fork does not take threads along, only the locks that they hold; "
+            'give ProcessPoolExecutor mp_context=multiprocessing.get_context("spawn")'
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -11,14 +12,29 @@ from types import TracebackType
 import numpy as np
 import torch
 
+import saematch
 from saematch.resources import processors
 
 _ALONE = 2**18  # entries; below, starting threads takes longer than the work
 
 
+def _one_thread() -> None:
+    """Keep torch to one thread in a forked process: it would wait for ever for the threads of its parent."""
+    torch.set_num_threads(1)
+
+
+def _forked() -> bool:
+    return os.getpid() != saematch._process
+
+
+os.register_at_fork(after_in_child=_one_thread)
+if _forked():  # before this module was imported
+    _one_thread()
+
+
 def threads() -> int:
-    """As many as the host program gave torch, but no more than this process may use processors."""
-    return min(torch.get_num_threads(), processors())
+    """As many as the host program gave torch, but no more than this process may use processors; one after a fork."""
+    return 1 if _forked() else min(torch.get_num_threads(), processors())
 
 
 @contextmanager
