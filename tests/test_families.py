@@ -2,8 +2,11 @@
 
 import contextlib
 import io
+import json
 import re
 import resource
+import subprocess
+import sys
 from functools import partial
 
 import numpy as np
@@ -131,6 +134,25 @@ def test_notes_say_what_was_changed_and_nothing_else(tmp_path, name):
     assert said == set(own.notes)
     assert ("read with scale=0.375" in notes) == bool(own.options)
     assert ("decoder rows are not unit" in notes[-1]) == (not own.unit_rows)
+
+
+def test_headers_of_no_family_import_torchs_compiler(tmp_path):
+    """It takes two seconds and 150 MB. Headers say the precision in which weights are then read."""
+    sources = [written(tmp_path / str(number), name, drawn(16, 8))[1] for number, name in enumerate(VARIANTS)]
+    code = """
+import json, sys
+import saematch as sm
+from saematch.sources import search
+for name, source in json.loads(sys.argv[1]).items():
+    sae = search(source)[0][0].describe().sae
+    assert "torch._dynamo" not in sys.modules, name
+    read = sm.load(source)
+    dtypes = [{which: tensor.dtype for which, tensor in each.tensors().items()} for each in (sae, read)]
+    assert dtypes[0] == dtypes[1], (name, dtypes)
+"""
+    arguments = json.dumps(dict(zip(VARIANTS, sources, strict=True)))
+    done = subprocess.run([sys.executable, "-c", code, arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @each_variant

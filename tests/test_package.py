@@ -75,6 +75,19 @@ assert "triton" not in sys.modules
     python(code)
 
 
+@pytest.mark.parametrize("arguments", [["info", "sample"], ["layers", "sample", "--dry-run"], ["env"]])
+def test_commands_that_compute_nothing_import_no_compiler(arguments):
+    """Neither torch's, which takes longer than torch itself, nor, for a look at files, numba's or triton's."""
+    code = f"""
+import sys
+from saematch.cli import main
+assert main({arguments!r}) == 0
+assert not {{"torch._dynamo", "torch._inductor", "sympy"}} & set(sys.modules)
+assert not {{"numba", "triton"}} & set(sys.modules) or {arguments[0] != "info"}
+"""
+    python(code)
+
+
 def test_public_names_are_there_and_documented():
     assert set(sm.__all__) <= set(dir(sm))
     for name in sm.__all__:

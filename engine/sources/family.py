@@ -108,6 +108,16 @@ def take(at: Checkpoint, found: Tensors, *expected: str, optional: tuple[str, ..
     return [found[name] for name in expected]
 
 
+def computed(compute: Callable[..., Tensor], first: Tensor, *others: Tensor) -> Tensor:
+    """`compute` of the tensors in float64, in the shape of the first; without data, if the first has none.
+
+    Torch imports its compiler, which takes seconds, to compute with tensors that have no data.
+    """
+    if first.is_meta:
+        return torch.empty(first.shape, dtype=torch.float64, device="meta")
+    return compute(first.double(), *(other.double() for other in others))
+
+
 def turned(matrix: Tensor) -> Tensor:
     """A matrix that is stored the other way round; what is none stays, and is refused by its shape."""
     return matrix.mT if matrix.ndim == 2 else matrix
@@ -119,7 +129,7 @@ def norm_scale(at: Checkpoint, config: Config, norm: Any, b_dec: Tensor) -> Any:
     if type(d) is not int or b_dec.ndim != 1 or d != len(b_dec):
         raise MatchError(f"{at.shown}: d_model is {str(d)[:20]}, and b_dec has the shape {tuple(b_dec.shape)}")
     if isinstance(norm, Tensor) and norm.is_meta and norm.ndim == 0:
-        return math.sqrt(d) / norm.double()
+        return norm
     if isinstance(norm, Tensor) and norm.ndim == 0:
         norm = float(norm)
     if not isinstance(norm, int | float) or not 0 < norm < math.inf:
@@ -163,21 +173,25 @@ def canonical(
         raise MatchError(f"{at.shown}: ?k= is for TopK SAEs, and this one is {activation}")
     if b_enc.ndim == b_dec.ndim == 1 and W_enc.shape == W_dec.shape[::-1] == (len(b_dec), len(b_enc)):
         if subtracts:
-            b_enc = b_enc.double() - b_dec.double() @ W_enc.double()
+            b_enc = computed(lambda b, c, W: b - c @ W, b_enc, b_dec, W_enc)
             notes += ("b_dec is subtracted from the input: folded into b_enc",)
+        c_in, c_out = (1.0, 1.0) if scales is None else scales
         if scales is not None:
-            c_in, c_out = scales
-            W_enc, W_dec, b_dec = W_enc.double() * c_in, W_dec.double() / c_out, b_dec.double() / c_out
+            W_enc = computed(lambda W: W * c_in, W_enc)
+            W_dec, b_dec = computed(lambda W: W / c_out, W_dec), computed(lambda b: b / c_out, b_dec)
             notes += ("weights are for normalised activations: scaled to raw ones",)
-        size = W_dec.double().norm(dim=1).clamp(min=1e-30) if norm else torch.ones(())
+        if norm:
+            size = computed(lambda _, W: W.norm(dim=1).clamp(min=1e-30), b_enc, W_dec)
         if norm == "code" or (norm == "gate" and activation == "topk"):
-            W_enc, b_enc, W_dec = W_enc.double() * size, b_enc.double() * size, W_dec.double() / size[:, None]
-            threshold = threshold if threshold is None or scales is None else threshold.double() / scales[1]
+            W_enc, b_enc = computed(lambda W: W * size, W_enc), computed(lambda b: b * size, b_enc)
+            W_dec = computed(lambda W: W / size[:, None], W_dec)
+            if threshold is not None and scales is not None:
+                threshold = computed(lambda t: t / c_out, threshold)
             notes += ("the gate sees code x decoder norm: codes are in units of that norm",)
         elif norm == "gate" and threshold is not None:
-            threshold = threshold.double() / (size if scales is None else size * scales[1])
+            threshold = computed(lambda t: t / (size * c_out), threshold)
             notes += ("the threshold is compared with code x decoder norm: divided by it",)
-    if threshold is not None and activation == "jumprelu":
+    if threshold is not None and activation == "jumprelu" and not threshold.is_meta:
         # No family's JumpReLU lets codes below zero pass; one that was never set (-1) is a ReLU.
         threshold = threshold.clamp(min=0)
     return SAE(W_enc, b_enc, W_dec, b_dec, activation, threshold, k, at.shown, notes)
@@ -191,11 +205,11 @@ def gated_as_jumprelu(W_enc: Tensor, b_gate: Tensor, b_mag: Tensor, r_mag: Tenso
     if not b_gate.shape == b_mag.shape == r_mag.shape or b_mag.ndim != 1:
         shapes = [tuple(each.shape) for each in (b_gate, b_mag, r_mag)]
         raise MatchError(f"a gated SAE whose gate and magnitude have biases and factors of the shapes {shapes}")
-    grow = r_mag.double().exp()
-    threshold = b_mag.double() - grow * b_gate.double()
+    grow = computed(torch.exp, r_mag)
+    threshold = computed(lambda b, c: b - grow * c, b_mag, b_gate)
     note = "gated: the same as JumpReLU with W_enc exp(r_mag), b_mag, and threshold b_mag - exp(r_mag) b_gate"
     return {
-        "W_enc": W_enc.double() * grow, "b_enc": b_mag, "activation": "jumprelu", "threshold": threshold,
+        "W_enc": computed(lambda W: W * grow, W_enc), "b_enc": b_mag, "activation": "jumprelu", "threshold": threshold,
         "notes": (note,),
     }  # fmt: skip
 

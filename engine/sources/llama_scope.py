@@ -14,7 +14,7 @@ from torch import Tensor
 
 from saematch.errors import MatchError
 from saematch.sources.checkpoint import Checkpoint
-from saematch.sources.family import Config, Entry, Family, Tensors, canonical, norm_scale, take, turned
+from saematch.sources.family import Config, Entry, Family, Tensors, canonical, computed, norm_scale, take, turned
 
 WEIGHTS = ("encoder.weight", "encoder.bias", "decoder.weight", "decoder.bias")
 
@@ -25,16 +25,17 @@ def _entry(at: Checkpoint, found: Tensors, config: Config) -> Entry:
     threshold = config.get("jump_relu_threshold")
     if config.get("act_fn", "jumprelu") != "jumprelu" or not isinstance(threshold, int | float):
         raise MatchError(f"{at.shown}: hyperparams.json has no jump_relu_threshold; Llama Scope has JumpReLU SAEs only")
-    limit = torch.full_like(b_enc, 1, dtype=torch.float64) * (
-        float(threshold) * (1.0 if found_scales is None else found_scales[0])
-    )
+    c_in = 1.0 if found_scales is None else found_scales[0]
+    limit = computed(lambda b: torch.full_like(b, 1) * (float(threshold) * c_in), b_enc)
     return _made(at, config, W_enc, b_enc, W_dec, b_dec, limit, found_scales)
 
 
 def _entry_r1(at: Checkpoint, found: Tensors, config: Config) -> Entry:
     norms = tuple(name for name in found if name.startswith(NORMS))
     W_enc, b_enc, W_dec, b_dec, logarithm = take(at, found, *WEIGHTS, "log_jumprelu_threshold", optional=norms)
-    return _made(at, config, W_enc, b_enc, W_dec, b_dec, logarithm.double().exp(), scales(at, config, found, b_dec))
+    return _made(
+        at, config, W_enc, b_enc, W_dec, b_dec, computed(torch.exp, logarithm), scales(at, config, found, b_dec)
+    )
 
 
 NORMS = "dataset_average_activation_norm."

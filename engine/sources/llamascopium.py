@@ -10,7 +10,7 @@ import torch
 
 from saematch.errors import MatchError
 from saematch.sources.checkpoint import Checkpoint
-from saematch.sources.family import Config, Entry, Family, Tensors, canonical, take
+from saematch.sources.family import Config, Entry, Family, Tensors, canonical, computed, take
 from saematch.sources.llama_scope import NORMS, points, scales
 
 _LIMIT = "activation_function.log_jumprelu_threshold"
@@ -27,11 +27,12 @@ def _entry(at: Checkpoint, found: Tensors, config: Config) -> Entry:
     limits = (_LIMIT,) if function == "jumprelu" else ()
     norms = tuple(name for name in found if name.startswith(NORMS))
     W_enc, W_dec, b_enc, *rest = take(at, found, "W_E", "W_D", "b_E", *bias, *limits, optional=norms)
-    b_dec = rest.pop(0) if bias else torch.zeros_like(W_enc[:, 0])
+    b_dec = rest.pop(0) if bias else W_enc.new_zeros(len(W_enc))
     hook, writes, layer = points(config)
     sae = canonical(
         at, W_enc=W_enc, b_enc=b_enc, W_dec=W_dec, b_dec=b_dec, activation=function,
-        threshold=rest[0].double().exp() if rest else None, k=at.k(config.get("top_k")) if function == "topk" else None,
+        threshold=computed(torch.exp, rest[0]) if rest else None,
+        k=at.k(config.get("top_k")) if function == "topk" else None,
         scales=scales(at, config, found, b_dec), hook=hook, writes=writes,
         norm="gate" if config.get("sparsity_include_decoder_norm", True) else "",
     )  # fmt: skip

@@ -14,7 +14,17 @@ from torch import Tensor
 
 from saematch.errors import MatchError
 from saematch.sources.checkpoint import Checkpoint
-from saematch.sources.family import Config, Entry, Family, Tensors, canonical, everywhere, gated_as_jumprelu, take
+from saematch.sources.family import (
+    Config,
+    Entry,
+    Family,
+    Tensors,
+    canonical,
+    computed,
+    everywhere,
+    gated_as_jumprelu,
+    take,
+)  # fmt: skip
 
 _OLD_NAMES = {"hook_point": "hook_name", "activation_fn_str": "activation_fn", "hook_point_layer": "hook_layer"}
 _BY_BATCH = ("batchtopk", "matryoshka_batchtopk")
@@ -113,7 +123,7 @@ def _scaled(at: Checkpoint, config: Config, found: Tensors, W_dec: Tensor) -> Te
     if factors.shape != W_dec.shape[:1]:
         raise MatchError(f"{at.shown}: scaling_factor has the shape {tuple(factors.shape)}, W_dec {tuple(W_dec.shape)}")
     if config.get("finetuning_scaling_factor"):
-        return W_dec.double() * factors.double()[:, None]
+        return computed(lambda W, s: W * s[:, None], W_dec, factors)
     if not factors.is_meta and not bool((factors == torch.ones_like(factors)).all()):
         raise MatchError(f"{at.shown}: scaling_factor is not 1, and its configuration does not say that it is used")
     return W_dec
