@@ -272,7 +272,7 @@ class Matching:
             MatchError: if the file is damaged, not a matching, or its parts do not fit each other.
         """
         try:
-            with safe_open(path, framework="pt") as file:
+            with safe_open(path, framework="pt", device="cpu") as file:
                 record = json.loads((file.metadata() or {})["saematch"])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
             if record["schema"] != SCHEMA:
@@ -367,7 +367,7 @@ def check_permutation(perm: Any, source_features: int, target_features: int, man
 def check_matching(path: Path) -> None:
     """Raise `MatchError` unless the file is whole, and holds the tensors of a matching: its header says so."""
     try:
-        with safe_open(path, framework="pt") as file:
+        with safe_open(path, framework="pt", device="cpu") as file:
             missing = {"perm", "pair_cost", "prices"} - set(file.keys())
     except (OSError, SafetensorError) as error:
         refuse_out_of_memory(error, str(path))
@@ -382,7 +382,8 @@ def read_pair(path: Path, feature: int) -> tuple[int, float]:
     Raises `MatchError` if the file is damaged.
     """
     try:
-        with safe_open(path, framework="pt") as file:
+        # Safetensors makes slices on the default device of the host program.
+        with torch.device("cpu"), safe_open(path, framework="pt", device="cpu") as file:
             target, cost = (file.get_slice(name)[feature : feature + 1] for name in ("perm", "pair_cost"))
         return int(target.item()), float(cost.item())
     except (OSError, SafetensorError, TypeError, ValueError, RuntimeError) as error:
@@ -398,7 +399,7 @@ def read_permutation(path: str | os.PathLike[str]) -> tuple[Any, dict[str, Any]]
     try:
         if Path(path).suffix == ".npy":
             return np.load(path, allow_pickle=False), {}
-        with safe_open(path, framework="pt") as file:
+        with safe_open(path, framework="pt", device="cpu") as file:
             record = json.loads((file.metadata() or {}).get("saematch", "{}"))
             return file.get_tensor("perm"), dict(record.get("options", {}))
     except (OSError, SafetensorError, ValueError, TypeError, AttributeError, EOFError, RecursionError) as error:

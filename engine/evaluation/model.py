@@ -100,7 +100,8 @@ class LanguageModel:
             raise MatchError(f"context {context} and batch {batch}: give at least 3 tokens and one context")
         try:
             tokenizer = AutoTokenizer.from_pretrained(name)
-            model: Any = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)
+            with torch.device("cpu"):  # whatever the host program's default is
+                model: Any = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)
         except Exception as error:  # whatever the many kinds of models raise
             refuse_out_of_memory(error, name)
             raise MatchError(f"{name}: no causal language model can be loaded ({first_line(error)})") from error
@@ -181,19 +182,25 @@ class LanguageModel:
                 block = self._blocks[self._block(layer)]
                 keep = lambda _, __, out, layer=layer: found.__setitem__(layer, _hidden_of(out).clone())  # noqa: E731
                 held.callback(block.register_forward_hook(keep).remove)
-            self._model.base_model(contexts.ids, use_cache=False)
+            with self.device:  # for what the model itself makes
+                self._model.base_model(contexts.ids, use_cache=False)
         return [found[layer].float() for layer in layers]
 
     @torch.inference_mode()
     def _loss(self, contexts: _Contexts, layer: int, hidden: Tensor) -> Floats:
         """Of predicting the next token at each place `(n, length)`, 0 at the last, with these hidden states."""
         with self._replaced(self._block(layer), hidden):
-            logits = self._model(contexts.ids, use_cache=False).logits
+            logits = self._logits(contexts.ids)
         loss = nn.functional.cross_entropy(logits[:, :-1].float().flatten(0, 1), contexts.ids[:, 1:].flatten(),
                                            reduction="none")  # fmt: skip
         out = np.zeros(contexts.ids.shape)
         out[:, :-1] = loss.view(len(contexts.ids), -1).double().cpu().numpy()
         return out
+
+    def _logits(self, ids: Tensor) -> Tensor:
+        with self.device:
+            logits: Tensor = self._model(ids, use_cache=False).logits
+        return logits
 
     @contextmanager
     def _replaced(self, last: int, hidden: Tensor) -> Iterator[None]:
@@ -222,7 +229,7 @@ class LanguageModel:
         contexts = next(self._batches())
 
         def loss() -> Tensor:
-            logits = self._model(contexts.ids, use_cache=False).logits
+            logits = self._logits(contexts.ids)
             return nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), contexts.ids[:, 1:].flatten())
 
         with torch.inference_mode():
@@ -248,11 +255,11 @@ class LanguageModel:
     def _batches(self) -> Iterator[_Contexts]:
         for start in range(0, len(self._contexts), self._batch):
             some = self._contexts[start : start + self._batch]
-            ids = torch.zeros(len(some), max(length for _, length, _ in some), dtype=torch.int64)
+            ids = np.zeros((len(some), max(length for _, length, _ in some)), dtype=np.int64)
             for row, (tokens, length, _) in zip(ids, some, strict=True):
-                row[:length] = torch.tensor(tokens)
+                row[:length] = tokens
             lengths, documents = (np.array(column) for column in list(zip(*some, strict=True))[1:])
-            yield _Contexts(ids.to(self.device), lengths, documents)
+            yield _Contexts(torch.from_numpy(ids).to(self.device), lengths, documents)
 
 
 def hook_block(hook: str | None, layer: int) -> int:

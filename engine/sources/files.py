@@ -64,7 +64,8 @@ def tensors(path: Path, shown: str | None = None) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
             found = headers(file, shown)
-        return _READERS.get(path.suffix, _torch_tensors)(path, found)
+        with torch.device("cpu"):  # whatever the host program's default is: safetensors makes slices there
+            return _READERS.get(path.suffix, _torch_tensors)(path, found)
     except MatchError:
         raise
     except Exception as error:  # as in `headers`
@@ -169,7 +170,7 @@ def _safetensors_headers(file: BinaryIO, shown: str) -> dict[str, Any]:
 
 
 def _safetensors_tensors(path: Path, found: Mapping[str, Any]) -> dict[str, Any]:
-    with safe_open(path, framework="pt") as file:
+    with safe_open(path, framework="pt", device="cpu") as file:
         return {name: _sliced(file, name, header) for name, header in found.items()}
 
 
@@ -179,7 +180,7 @@ def _sliced(file: Any, name: str, header: Tensor) -> Tensor:
     if wanted == header.dtype or not header.numel() or not header.ndim:
         stored: Tensor = file.get_tensor(name)
         return stored.to(wanted)
-    out, part = torch.empty(header.shape, dtype=wanted), file.get_slice(name)
+    out, part = torch.empty(header.shape, dtype=wanted, device="cpu"), file.get_slice(name)
     step = max(1, _BLOCK_BYTES // max(1, header.nbytes // len(header)))
     for row in range(0, len(header), step):
         out[row : row + step] = part[row : row + step]
