@@ -119,7 +119,7 @@ def test_a_pool_that_forks_is_refused_before_anything_is_touched(model, tmp_path
     sm.match_layers(model, run)
     with (
         ProcessPoolExecutor(1, get_context("fork")) as executor,
-        pytest.raises(sm.MatchError, match="its workers would wait for them for ever; give ProcessPoolExecutor"),
+        pytest.raises(sm.MatchError, match="only the locks that they hold; give ProcessPoolExecutor"),
     ):
         sm.match_layers(model, executor=executor)
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
