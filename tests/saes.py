@@ -133,9 +133,10 @@ def write_file(file, w, tensors, config=None, named="config.json"):
         (file.parent / named).write_text(json.dumps(config))
 
 
-def gemma_scope(folder, w, repository="gemma-scope-2b-pt-res"):
+def gemma_scope(folder, w, repository="gemma-scope-2b-pt-res", lower=False, extra=()):
     file = folder / repository / f"layer_{LAYER}/width_16k/average_l0_71/params.npz"
-    write_file(file, w, {**w.plain, "threshold": w.limit})
+    tensors = {**w.plain, "threshold": w.limit, **dict(extra)}
+    write_file(file, w, {name.lower(): tensor for name, tensor in tensors.items()} if lower else tensors)
     return Own(lambda x: jump(x @ w.enc + w.b_enc, w.limit), w.decoded, "jumprelu")
 
 
@@ -157,8 +158,9 @@ def saelens(folder, w, kind="standard", subtracts=True, old=False, c=None, extra
     if way == "by norm":
         n, config["rescale_acts_by_decoder_norm"] = w.norm, True
     if kind.startswith("jumprelu") or way == "inference":
-        tensors["threshold"], activation = w.limit, "jumprelu"
-        code = lambda v: jump(v @ w.enc + w.b_enc, w.limit)
+        logarithmic, activation = way == "log_threshold", "jumprelu"
+        tensors |= {way: w.logarithm} if logarithmic else {"threshold": w.limit}
+        code = lambda v: jump(v @ w.enc + w.b_enc, w.logarithm.exp() if logarithmic else w.limit)
     elif kind in ("batchtopk", "matryoshka_batchtopk"):
         tensors["topk_threshold"], activation = torch.tensor(0.75), "jumprelu"
         code = lambda v: jump((v @ w.enc + w.b_enc) * n, 0.75)
@@ -170,8 +172,8 @@ def saelens(folder, w, kind="standard", subtracts=True, old=False, c=None, extra
         del tensors["b_enc"]
         tensors |= {"b_gate": w.b_gate, "b_mag": w.b_mag, "r_mag": w.r_mag}
         activation, code, notes = "jumprelu", lambda v: gate(v, w), (GATED,)
-    elif way == "finetuned":
-        grow, tensors["scaling_factor"], config["finetuning_scaling_factor"] = w.grow, w.grow, True
+    if way in ("scaling_factor", "finetuning_scaling_factor"):
+        grow, tensors[way], config["finetuning_scaling_factor"] = w.grow, w.grow, True
     if c is not None:
         config["normalize_activations"] = True if old else "expected_average_only_in"
     config |= {"hook_point": HOOK, "hook_point_layer": LAYER} if old else {"metadata": {"hook_name": HOOK}}
@@ -289,9 +291,12 @@ def dictionary_learning(folder, w, kind="AutoEncoder", threshold=0.75, file="ae.
     return Own(codes, w.decoded, activation, notes=notes)
 
 
-def openai(folder, w, activation="ReLU", **state):
+def openai(folder, w, activation="ReLU", tied=False, **state):
     tensors = {**w.turned, "latent_bias": w.b_enc, "pre_bias": w.b_dec, "activation": activation}
     tensors["stats_last_nonzero"] = torch.zeros(w.F, dtype=torch.int64)
+    tensors |= {"latents_activation_frequency": torch.ones(w.F), "latents_mean_square": torch.zeros(w.F)}
+    if tied:
+        tensors["decoder.linear.weight"] = tensors.pop("decoder.weight").T
     if activation == "TopK":
         tensors["activation_state_dict"] = {"k": K, "postact_fn": "ReLU", **state}
     write_file(folder / f"resid_post_mlp/{LAYER}.pt", w, tensors)
@@ -314,8 +319,9 @@ def qwen_scope(folder, w, repository=f"SAE-Res-Qwen3-8B-Base-W64K-L0_{K}"):
 
 
 LENS = (
-    "standard", "standard finetuned", "jumprelu", "topk", "topk by norm", "gated", "batchtopk", "batchtopk inference",
-    "batchtopk by norm", "matryoshka_batchtopk", "matryoshka_batchtopk by norm",
+    "standard", "standard scaling_factor", "gated finetuning_scaling_factor", "jumprelu", "jumprelu log_threshold",
+    "topk", "topk by norm", "gated", "batchtopk", "batchtopk inference", "batchtopk by norm", "matryoshka_batchtopk",
+    "matryoshka_batchtopk by norm",
 )  # fmt: skip
 CLASSES = (
     "AutoEncoder", "AutoEncoderNew", "GatedAutoEncoder", "JumpReluAutoEncoder", "AutoEncoderTopK", "BatchTopKSAE",
@@ -326,8 +332,9 @@ CLASSES = (
 def variants():
     """Name, which begins with the family's -> the function that writes such a file and says its formula."""
     found = [
-        (gemma_scope, {}), (gemma_scope_2, {}), (sparsify, {}), (sparsify, {"multiple": True}), (openai, {}),
-        (goodfire, {}), (goodfire, {"suffix": ".pt"}), (qwen_scope, {}), (llamascopium, {"bias": False}),
+        (gemma_scope, {}), (gemma_scope, {"lower": True}), (gemma_scope_2, {}), (sparsify, {}),
+        (sparsify, {"multiple": True}), (openai, {}), (openai, {"tied": True}), (goodfire, {}),
+        (goodfire, {"suffix": ".pt"}), (qwen_scope, {}), (llamascopium, {"bias": False}),
         (llama_scope, {}), (llama_scope, {"by_norm": True}), (llama_scope, {"subtracts": True}),
         (llama_scope, {"by_norm": True, "scale": 0.375}),
     ]  # fmt: skip

@@ -91,7 +91,12 @@ def test_every_family_is_here():
 
 @pytest.mark.parametrize(
     ("name", "F", "d", "dtype"),
-    [(name, *size) for name in VARIANTS for size in SIZES if (name, size[2]) != ("gemma_scope", torch.bfloat16)]
+    [
+        (name, *size)
+        for name in VARIANTS
+        for size in SIZES
+        if (name.split()[0], size[2]) != ("gemma_scope", torch.bfloat16)
+    ]
     + [("gemma_scope", 8, 8, torch.float64)],
 )  # numpy has no bfloat16
 def test_codes_and_reconstructions_are_the_familys_own(tmp_path, name, F, d, dtype):
@@ -328,6 +333,10 @@ NEVER = [
     (saelens, {"kind": "temporal"}, "'temporal' with activation 'relu' is not supported"),
     (saelens, {"activation_fn": "tanh-relu"}, "activation 'tanh-relu' is not supported"),
     (saelens, {"extra": {"scaling_factor": torch.full((16,), 2.0)}}, "scaling_factor is not 1"),
+    (saelens, {"extra": {"finetuning_scaling_factor": torch.full((16,), 2.0)}}, "finetuning_scaling_factor is not 1"),
+    (saelens, {"extra": {"scaling_factor": torch.ones(16), "finetuning_scaling_factor": torch.ones(16)}},
+     "holds finetuning_scaling_factor, which this format does not know"),
+    (gemma_scope, {"extra": {"scaling_factor": torch.full((16,), 2.0)}}, "scaling_factor is not 1"),
     (sparsify, {"activation": "groupmax"}, "activation 'groupmax' is not supported"),
     (sparsify, {"num_latents": 32}, "says F = 32, d = 8; its biases have 16 and 8"),
     (sparsify, {"d_in": 16}, "says F = 16, d = 16; its biases have 16 and 8"),
@@ -343,6 +352,13 @@ def test_what_no_canonical_form_holds_is_refused_whatever_is_allowed(tmp_path, m
     made(tmp_path / "saes", drawn(16, 8), **changes)
     with pytest.raises(sm.MatchError, match=message):
         sm.load(f"{tmp_path}/saes?allow={','.join(ALLOWABLE)}")
+
+
+@pytest.mark.parametrize("made", [gemma_scope, saelens])
+def test_factors_that_are_all_one_change_nothing(tmp_path, made):
+    w = drawn(16, 8)
+    own = made(tmp_path / "saes", w, extra={"scaling_factor": torch.ones(16)})
+    assert_own_pass(sm.load(tmp_path / "saes"), own, w)
 
 
 WITHOUT_K = [

@@ -118,6 +118,12 @@ def computed(compute: Callable[..., Tensor], first: Tensor, *others: Tensor) -> 
     return compute(first.double(), *(other.double() for other in others))
 
 
+def refuse_unless_ones(at: Checkpoint, name: str, factors: Any, why: str) -> None:
+    """Raise `MatchError` for factors that would change the weights, where nothing says that they are applied."""
+    if isinstance(factors, Tensor) and not factors.is_meta and not bool((factors == 1).all()):
+        raise MatchError(f"{at.shown}: {name} is not 1, and {why}")
+
+
 def turned(matrix: Tensor) -> Tensor:
     """A matrix that is stored the other way round; what is none stays, and is refused by its shape."""
     return matrix.mT if matrix.ndim == 2 else matrix

@@ -1,6 +1,7 @@
 """OpenAI's GPT-2 SAEs: `{layer}.pt`, one dictionary with weights and activation; the encoder sees x - pre_bias.
 
-`encoder.weight (F, d)`, `decoder.weight (d, F)` are turned. The TopK ones (v5) see each token's layer norm.
+`encoder.weight (F, d)`, `decoder.weight (d, F)` are transposed; a tied decoder is stored as the encoder is. The TopK
+ones (v5) see each token's layer norm. Three statistics of training are in the file too.
 """
 
 from __future__ import annotations
@@ -11,10 +12,16 @@ from saematch.errors import MatchError
 from saematch.sources.checkpoint import Checkpoint
 from saematch.sources.family import Config, Entry, Family, Tensors, canonical, take, turned
 
+_STATISTICS = ("stats_last_nonzero", "latents_activation_frequency", "latents_mean_square")
+_TIED = "decoder.linear.weight"  # (F, d): the module that turns the encoder into the decoder holds the encoder itself
+
 
 def _entry(at: Checkpoint, found: Tensors, _: Config) -> Entry:
-    names = ("encoder.weight", "decoder.weight", "latent_bias", "pre_bias")
-    W_enc, W_dec, b_enc, b_dec = take(at, found, *names, optional=("stats_last_nonzero",))
+    decoder = _TIED if _TIED in found else "decoder.weight"
+    W_enc, W_dec, b_enc, b_dec = take(
+        at, found, "encoder.weight", decoder, "latent_bias", "pre_bias", optional=_STATISTICS
+    )
+    W_dec = W_dec if decoder == _TIED else turned(W_dec)
     activation, k = found.get("activation", "ReLU"), None
     notes: tuple[str, ...] = ()
     if activation == "TopK":
@@ -28,7 +35,7 @@ def _entry(at: Checkpoint, found: Tensors, _: Config) -> Entry:
     elif activation != "ReLU":
         raise MatchError(f"{at.shown}: activation {activation!r} is not supported; supported are ReLU and TopK")
     sae = canonical(
-        at, W_enc=turned(W_enc), b_enc=b_enc, W_dec=turned(W_dec), b_dec=b_dec,
+        at, W_enc=turned(W_enc), b_enc=b_enc, W_dec=W_dec, b_dec=b_dec,
         activation="relu" if k is None else "topk", k=k, subtracts=True, notes=notes,
     )  # fmt: skip
     stem = PurePosixPath(at.name).stem

@@ -10,7 +10,7 @@ from saematch.sources.family import Config, Entry, Family, Tensors, canonical, t
 
 
 def _entry(at: Checkpoint, found: Tensors, _: Config) -> Entry:
-    W_enc, W_dec, b_enc, b_dec = take(at, found, "W_enc", "W_dec", "b_enc", "b_dec")
+    W_enc, W_dec, b_enc, b_dec = take(at, found, "W_enc", "W_dec", "b_enc", "b_dec", optional=("k",))
     sae = canonical(
         at,
         W_enc=turned(W_enc),

@@ -1,7 +1,8 @@
 """SAELens: a folder with `cfg.json` (nested since version 6, flat before) and `sae_weights.safetensors`.
 
 `W_enc (d, F)`, `W_dec (F, d)`; with `apply_b_dec_to_input` the encoder sees x - b_dec. Training checkpoints of
-BatchTopK and Matryoshka SAEs hold one `topk_threshold`, which is the JumpReLU threshold at inference.
+BatchTopK and Matryoshka SAEs hold one `topk_threshold`, which is the JumpReLU threshold at inference; older ones of
+JumpReLU SAEs hold its logarithm. Old SAEs whose codes were fine-tuned hold a factor for each code.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import re
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from saematch.errors import MatchError
@@ -23,11 +23,13 @@ from saematch.sources.family import (
     computed,
     everywhere,
     gated_as_jumprelu,
+    refuse_unless_ones,
     take,
-)  # fmt: skip
+)
 
 _OLD_NAMES = {"hook_point": "hook_name", "activation_fn_str": "activation_fn", "hook_point_layer": "hook_layer"}
-_BY_BATCH = ("batchtopk", "matryoshka_batchtopk")
+# What checkpoints of training hold in place of the threshold.
+_LIMITS = {"jumprelu": "log_threshold", "batchtopk": "topk_threshold", "matryoshka_batchtopk": "topk_threshold"}
 
 
 def _entry(at: Checkpoint, found: Tensors, config: Config) -> Entry:
@@ -43,21 +45,21 @@ def _entry(at: Checkpoint, found: Tensors, config: Config) -> Entry:
     }  # fmt: skip
     if config.get("reshape_activations") == "hook_z":
         common["hook"] = hook or "hook_z"
-    optional = ("scaling_factor", "W_skip") if transcoder else ("scaling_factor",)
+    optional = (*_factors(found), "W_skip") if transcoder else _factors(found)
     if architecture == "gated":
         names = ("W_enc", "W_dec", "b_dec", "b_gate", "b_mag", "r_mag")
         W_enc, W_dec, b_dec, b_gate, b_mag, r_mag = take(at, found, *names, optional=optional)
         common |= gated_as_jumprelu(W_enc, b_gate, b_mag, r_mag)
     else:
-        limits = {"jumprelu": ("threshold",)}.get(architecture, ())
-        if architecture in _BY_BATCH:
-            limits = ("threshold",) if "threshold" in found else ("topk_threshold",)
+        other = _LIMITS.get(architecture)
+        limits = () if other is None else (other if other in found and "threshold" not in found else "threshold",)
         W_enc, W_dec, b_enc, b_dec, *threshold = take(
             at, found, "W_enc", "W_dec", "b_enc", "b_dec", *limits, optional=optional
         )
         common |= {"W_enc": W_enc, "b_enc": b_enc, "activation": "jumprelu" if threshold else "relu"}
         if threshold:
-            common["threshold"] = everywhere(threshold[0], b_enc)
+            limit = threshold[0].double().exp() if limits == ("log_threshold",) else threshold[0]
+            common["threshold"] = everywhere(limit, b_enc)
         elif architecture == "topk":
             arguments = config.get("activation_fn_kwargs")
             k = at.k(config.get("k"), arguments.get("k") if isinstance(arguments, dict) else None)
@@ -115,17 +117,20 @@ def _scales(at: Checkpoint, config: Config) -> tuple[float, float] | None:
     return None
 
 
+def _factors(found: Tensors) -> tuple[str, ...]:
+    """The name of the tensor with a factor for each code, if there is one: published files and checkpoints differ."""
+    return tuple(name for name in ("scaling_factor", "finetuning_scaling_factor") if name in found)[:1]
+
+
 def _scaled(at: Checkpoint, config: Config, found: Tensors, W_dec: Tensor) -> Tensor:
-    """The decoder, with the factors that old fine-tuned SAEs apply to the codes before it."""
-    factors = found.get("scaling_factor")
-    if not isinstance(factors, Tensor):
-        return W_dec
-    if factors.shape != W_dec.shape[:1]:
-        raise MatchError(f"{at.shown}: scaling_factor has the shape {tuple(factors.shape)}, W_dec {tuple(W_dec.shape)}")
-    if config.get("finetuning_scaling_factor"):
-        return computed(lambda W, s: W * s[:, None], W_dec, factors)
-    if not factors.is_meta and not bool((factors == torch.ones_like(factors)).all()):
-        raise MatchError(f"{at.shown}: scaling_factor is not 1, and its configuration does not say that it is used")
+    """The decoder, multiplied by the factors that old fine-tuned SAEs apply to the codes before decoding."""
+    for name in _factors(found):
+        factors: Tensor = found[name]
+        if factors.shape != W_dec.shape[:1]:
+            raise MatchError(f"{at.shown}: {name} has the shape {tuple(factors.shape)}, W_dec {tuple(W_dec.shape)}")
+        if config.get("finetuning_scaling_factor"):
+            return computed(lambda W, s: W * s[:, None], W_dec, factors)
+        refuse_unless_ones(at, name, factors, "its configuration does not say that it is used")
     return W_dec
 
 
