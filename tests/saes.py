@@ -140,10 +140,12 @@ def gemma_scope(folder, w, repository="gemma-scope-2b-pt-res", lower=False, extr
     return Own(lambda x: jump(x @ w.enc + w.b_enc, w.limit), w.decoded, "jumprelu")
 
 
-def gemma_scope_2(folder, w, extra=(), **changes):
-    config = {"hf_hook_point_in": f"model.layers.{LAYER}.output", "architecture": "jump_relu", "l0": 71, **changes}
+def gemma_scope_2(folder, w, site="resid_post", config=True, extra=(), **changes):
+    hook = {"hf_hook_point_in": f"model.layers.{LAYER}.output", "model_name": "google/gemma-3-4b-it"}
+    config = {**hook, "architecture": "jump_relu", "l0": 71, "type": "sae", **changes} if config else None
     tensors = {name.lower(): tensor for name, tensor in w.plain.items()} | {"threshold": w.limit}
-    write_file(folder / "16k_l0_small/params.safetensors", w, tensors | dict(extra), config)
+    home = folder / f"{site}_all" / (f"layer_{LAYER}_width_16k_l0_small" if config is None else "16k_l0_small")
+    write_file(home / "params.safetensors", w, tensors | dict(extra), config)
     return Own(lambda x: jump(x @ w.enc + w.b_enc, w.limit), w.decoded, "jumprelu")
 
 
@@ -164,7 +166,7 @@ def saelens(folder, w, kind="standard", subtracts=True, old=False, c=None, extra
     elif kind in ("batchtopk", "matryoshka_batchtopk"):
         tensors["topk_threshold"], activation = torch.tensor(0.75), "jumprelu"
         code = lambda v: jump((v @ w.enc + w.b_enc) * n, 0.75)
-    elif kind == "topk":
+    elif kind in ("topk", "abstopk"):
         older = {"architecture": "standard", "activation_fn_str": "topk", "activation_fn_kwargs": {"k": K}}
         config |= older if old else {"k": K}
         activation, code = "topk", lambda v: largest((v @ w.enc + w.b_enc) * n)
@@ -186,11 +188,11 @@ def saelens(folder, w, kind="standard", subtracts=True, old=False, c=None, extra
     )  # fmt: skip
 
 
-def sparsify(folder, w, multiple=False, extra=(), **changes):
+def sparsify(folder, w, multiple=False, module=f"layers.{LAYER}", extra=(), **changes):
     width = {"expansion_factor": w.F // w.d, "num_latents": 0} if multiple and w.F % w.d == 0 else {"num_latents": w.F}
     tensors = {"encoder.weight": w.enc.T, "encoder.bias": w.b_enc, "W_dec": w.dec, "b_dec": w.b_dec, **dict(extra)}
     config = {"d_in": w.d, "k": K, "activation": "topk", "signed": False, **width, **changes}
-    write_file(folder / f"layers.{LAYER}/sae.safetensors", w, tensors, config, "cfg.json")
+    write_file(folder / f"{module}/sae.safetensors", w, tensors, config, "cfg.json")
     subtracts = not changes.get("transcode")
     shift = w.b_dec if subtracts else 0
     return Own(lambda x: largest((x - shift) @ w.enc + w.b_enc), w.decoded, "topk", notes=(FOLDED,) * subtracts)
@@ -291,7 +293,7 @@ def dictionary_learning(folder, w, kind="AutoEncoder", threshold=0.75, file="ae.
     return Own(codes, w.decoded, activation, notes=notes)
 
 
-def openai(folder, w, activation="ReLU", tied=False, **state):
+def openai(folder, w, activation="ReLU", tied=False, location="resid_post_mlp", **state):
     tensors = {**w.turned, "latent_bias": w.b_enc, "pre_bias": w.b_dec, "activation": activation}
     tensors["stats_last_nonzero"] = torch.zeros(w.F, dtype=torch.int64)
     tensors |= {"latents_activation_frequency": torch.ones(w.F), "latents_mean_square": torch.zeros(w.F)}
@@ -299,7 +301,7 @@ def openai(folder, w, activation="ReLU", tied=False, **state):
         tensors["decoder.linear.weight"] = tensors.pop("decoder.weight").T
     if activation == "TopK":
         tensors["activation_state_dict"] = {"k": K, "postact_fn": "ReLU", **state}
-    write_file(folder / f"resid_post_mlp/{LAYER}.pt", w, tensors)
+    write_file(folder / f"{location}/{LAYER}.pt", w, tensors)
     act = relu if activation == "ReLU" else largest
     codes = lambda x: act((x - w.b_dec) @ w.enc + w.b_enc)
     return Own(codes, w.decoded, str(activation).lower(), notes=(FOLDED,))

@@ -247,13 +247,18 @@ REFUSED = [
     unknown_scale(llamascopium, norms="nowhere", function="jumprelu"),
     attention(saelens, metadata={"hook_name": "blocks.5.attn.hook_z"}),
     attention(saelens, reshape_activations="hook_z", metadata={}),
-    attention(saelens, old=True, hook_point="blocks.5.hook_attn_out"),
+    attention(saelens, metadata={"hook_name": "model.layers.5.self_attn.o_proj"}),
     attention(gemma_scope, repository="gemma-scope-2b-pt-att"),
     attention(gemma_scope_2, hf_hook_point_in="model.layers.5.self_attn.o_proj.input"),
-    attention(llama_scope, hook_point_in="blocks.5.hook_attn_out", hook_point_out="blocks.5.hook_attn_out"),
-    attention(dictionary_learning, submodule_name="attn_out_layer_5"),
+    attention(gemma_scope_2, site="attn_out", config=False),
+    attention(llama_scope, hook_point_in="blocks.5.attn.hook_z", hook_point_out="blocks.5.attn.hook_z"),
+    attention(dictionary_learning, submodule_name="o_proj_layer_5"),
+    attention(sparsify, module="h.5.attn.c_attn"),
     transcoder(gemma_scope, repository="gemma-scope-2b-pt-transcoders"),
     transcoder(gemma_scope_2, hf_hook_point_out="model.layers.5.mlp.output"),
+    transcoder(gemma_scope_2, type="transcoder"),
+    transcoder(gemma_scope_2, type="transcoder", hf_hook_point_out="model.layers.5.output"),
+    transcoder(gemma_scope_2, extra={"affine_skip_connection": SKIP}),
     transcoder(gemma_scope_2, "affine connection is left out", extra={"affine_skip_connection": SKIP},
                hf_hook_point_out="model.layers.5.mlp.output"),
     transcoder(sparsify, transcode=True),
@@ -269,7 +274,9 @@ REFUSED = [
     elsewhere(saelens, "layer_norm", "blocks.5.ln2.hook_normalized", "input is layer-normed", "as if it were not"),
     elsewhere(saelens, "layer_norm", "transformer.h.5.ln_1", "input is layer-normed", "as if it were not"),
     elsewhere(saelens, "layer_norm", "model.layers.5.input_layernorm", "input is layer-normed", "as if it were not"),
+    elsewhere(saelens, "layer_norm", "model.layers.5.post_attention_layernorm", "its files name no such model", "not"),
     (partial(sparsify, signed=True), "signed", "keeps their sign", "signed: read as if it were not"),
+    (partial(saelens, kind="abstopk"), "signed", "keeps their sign", "signed: read as if it were not"),
 ]  # fmt: skip
 
 
@@ -283,9 +290,9 @@ def test_what_cannot_be_compared_is_read_where_that_is_allowed(tmp_path, made, a
     own = made(tmp_path / "saes", w)
     other = ",".join(each for each in ALLOWABLE if each != allow)
     for look in (sm.load, lambda source: search(source)[0][0].describe()):
-        for source in (f"{tmp_path}/saes", f"{tmp_path}/saes?allow={other}"):
-            with pytest.raises(sm.MatchError, match=rf"{message}.*write \?allow={allow} after its path$"):
-                look(source)
+        for options, advice in (("", allow), (f"?allow={other}", f"{other},{allow}")):
+            with pytest.raises(sm.MatchError, match=rf"{message}.*write \?allow={advice} after its path$"):
+                look(f"{tmp_path}/saes{options}")
     found = sm.load(f"{tmp_path}/saes?allow={allow}")
     assert_own_pass(found, own, w)
     assert note in " ".join(found.notes)
@@ -314,15 +321,23 @@ def test_no_code_is_below_zero_whatever_threshold_is_stored(tmp_path):
 
 
 def test_two_refusals_have_to_be_allowed_both(tmp_path):
-    llama_scope(tmp_path / "saes", drawn(16, 8), hook_point_in="blocks.5.hook_attn_out")
-    for allow in ("attention", "transcoder"):
-        with pytest.raises(sm.MatchError, match=r"write \?allow="):
-            sm.load(f"{tmp_path}/saes?allow={allow}")
-    assert sm.load(f"{tmp_path}/saes?allow=attention,transcoder").F == 16
+    llama_scope(tmp_path / "saes", drawn(16, 8), hook_point_in="blocks.5.attn.hook_z")
+    source, advice = f"{tmp_path}/saes", []
+    for _ in range(2):  # each message says all that has to be allowed so far
+        with pytest.raises(sm.MatchError, match=r"write \?allow=") as refused:
+            sm.load(source)
+        advice = re.search(r"write (\S+) after its path", str(refused.value))
+        source = f"{tmp_path}/saes{advice[1]}"
+    assert source.endswith("?allow=attention,transcoder")
+    assert sm.load(source).F == 16
 
 
 NEVER = [
     (gemma_scope_2, {"extra": {"w_dec": torch.zeros(16, 3, 8)}}, "a cross-layer transcoder"),
+    (gemma_scope_2, {"extra": {"w_enc": torch.zeros(3, 8, 16), "b_enc": torch.zeros(3, 16),
+                               "w_dec": torch.zeros(3, 16, 3, 8), "b_dec": torch.zeros(3, 8)}}, "r a crosscoder: a f"),
+    (gemma_scope_2, {"type": "clt", "hf_hook_point_out": "model.layers.5.mlp.output"}, "a clt: a feature reads or"),
+    (gemma_scope_2, {"type": "crosscoder"}, "a crosscoder: a feature reads or writes several layers"),
     (gemma_scope_2, {"architecture": "topk"}, "Gemma Scope 2 has jump_relu only"),
     (llamascopium, {"sae_type": "crosscoder"}, "a crosscoder has no one encoder and decoder row"),
     (llamascopium, {"sae_type": "clt"}, "a clt has no one encoder and decoder row"),
@@ -330,8 +345,8 @@ NEVER = [
     (llamascopium, {"act_fn": "batchtopk"}, "act_fn 'batchtopk' is not supported"),
     (llama_scope, {"act_fn": "topk"}, "Llama Scope has JumpReLU SAEs only"),
     (llama_scope, {"jump_relu_threshold": None}, "has no jump_relu_threshold"),
-    (saelens, {"kind": "temporal"}, "'temporal' with activation 'relu' is not supported"),
-    (saelens, {"activation_fn": "tanh-relu"}, "activation 'tanh-relu' is not supported"),
+    (saelens, {"kind": "temporal"}, "architecture 'temporal' is not supported; supported are"),
+    (saelens, {"activation_fn": "tanh-relu"}, "architecture 'standard' with 'tanh-relu' is not supported"),
     (saelens, {"extra": {"scaling_factor": torch.full((16,), 2.0)}}, "scaling_factor is not 1"),
     (saelens, {"extra": {"finetuning_scaling_factor": torch.full((16,), 2.0)}}, "finetuning_scaling_factor is not 1"),
     (saelens, {"extra": {"scaling_factor": torch.ones(16), "finetuning_scaling_factor": torch.ones(16)}},

@@ -197,7 +197,7 @@ def test_a_path_that_no_disk_holds():
 @pytest.mark.parametrize("l0", ["NaN", "Infinity"])
 def test_info_json_of_an_l0_that_is_no_number(tmp_path, l0, capsys):
     gemma_scope_2(tmp_path / "saes", drawn(16, 8))
-    config = tmp_path / "saes/16k_l0_small/config.json"
+    config = tmp_path / "saes/resid_post_all/16k_l0_small/config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "l0": 0}).replace('"l0": 0', f'"l0": {l0}'))
     assert main(["info", str(tmp_path), "--json"]) in (0, 3)
 

@@ -125,8 +125,9 @@ def test_hooks_are_found_in_the_saes_own_files(tmp_path):
     hooks = hooks_of(sm.load_layers(tmp_path))
     assert hooks == {1: "blocks.1.hook_resid_pre", 2: "blocks.2.hook_resid_post", 3: None}
     assert [hook_block(hooks[layer], layer) for layer in (1, 2, 3)] == [0, 2, 3]
-    assert hook_block("model.layers.7", 7) == 7
-    for other in ("blocks.2.attn.hook_z", "blocks.2.hook_mlp_out"):
+    for whole in ("model.layers.7", "model.layers.7.output", "gpt_neox.layers.7", "resid_post_layer_7"):
+        assert hook_block(whole, 7) == 7
+    for other in ("blocks.2.attn.hook_z", "blocks.2.hook_mlp_out", "model.layers.2.mlp.output"):
         with pytest.raises(sm.MatchError, match="is not a residual stream"):
             hook_block(other, 2)
 

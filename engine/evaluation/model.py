@@ -265,7 +265,8 @@ class LanguageModel:
 def hook_block(hook: str | None, layer: int) -> int:
     """The block whose output is read at a hook of a layer: of a residual stream. Raises `MatchError` for others."""
     name = hook or "resid_post"
-    if re.fullmatch(r"(blocks\.\d+\.)?(hook_)?resid_post|(model\.|transformer\.)?(layers|h)\.\d+", name):
+    block = r"([A-Za-z_]+\.)*(layers|h)\.\d+(\.output)?"
+    if re.fullmatch(rf"(blocks\.\d+\.)?(hook_)?resid_post|resid_post_layer_\d+|{block}", name):
         return layer
     if re.fullmatch(r"(blocks\.\d+\.)?(hook_)?resid_pre", name):
         return layer - 1

@@ -93,10 +93,11 @@ class Checkpoint:
     def refuse_unless_allowed(self, reason: str, why: str) -> None:
         """Raise `MatchError`, with the way to read it all the same, unless its address allows this."""
         assert reason in ALLOWABLE
-        if reason not in self.options.get("allow", "").split(","):
+        allowed = [*filter(None, self.options.get("allow", "").split(","))]
+        if reason not in allowed:
             raise MatchError(
                 f"{self.shown}: {why}, so its weights cannot be compared with another layer's as they are; to read it "
-                f"all the same, write ?allow={reason} after its path"
+                f"all the same, write ?allow={','.join([*allowed, reason])} after its path"
             )
 
     def scale(self) -> float | None:

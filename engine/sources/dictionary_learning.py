@@ -33,6 +33,7 @@ def _entry(at: Checkpoint, found: Tensors, config: Config) -> Entry:
     kind = str(trainer.get("dict_class") or _guess(at, found))
     layer, hook = trainer.get("layer"), trainer.get("submodule_name")
     made = _made(at, kind, found, trainer) | {"hook": hook if isinstance(hook, str) else None}
+    made["model"] = trainer.get("lm_name")
     return Entry(canonical(at, **made), made["hook"], layer if type(layer) is int else None)
 
 

@@ -6,7 +6,6 @@ A new family is one file with a `Family`, and its entry in `families.py`.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,15 +16,10 @@ from torch import Tensor
 from saematch.errors import MatchError, refuse_out_of_memory
 from saematch.sae import SAE
 from saematch.sources.checkpoint import Checkpoint
+from saematch.sources.site import check_site
 
 Tensors = Mapping[str, Any]
 Config = Mapping[str, Any]
-# Of the place in the model that a configuration names; without one, of what a folder or repository above it ends in.
-_ATTENTION = re.compile(r"hook_z|attn_out|o_proj|self_attn|(?:^|[-_./])att(?:n|ention)?(?:[-_./]|$)", re.IGNORECASE)
-_NEURONS = re.compile(r"mlp\.hook_(?:pre|post)|act_fn|down_proj", re.IGNORECASE)
-_NORMED = re.compile(r"hook_normalized|layer_?norm|\.ln_?[12f]$", re.IGNORECASE)
-_ATTENTION_NAME = re.compile(r"(?:^|[-_.])(?:hook_z|attn_out|o_proj|self_attn|att(?:n|ention)?)$", re.IGNORECASE)
-_OTHER_SPACES_NAME = re.compile(r"(?:^|[-_.])(?:(?:trans|cross)coders?|clt|tc)$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -158,6 +152,7 @@ def canonical(
     norm: str = "",
     hook: str | None = None,
     writes: str | None = None,
+    model: Any = None,
     notes: tuple[str, ...] = (),
 ) -> SAE:
     """An SAE in raw activation units from tensors in canonical orientation. Raises `MatchError`.
@@ -171,8 +166,14 @@ def canonical(
             it is stored; "code", so does the decoder, whose rows are then divided by it.
         hook: what it reads.
         writes: what it reconstructs, where that is something else.
+        model: the name of the model that it is for.
     """
-    notes += _check_space(at, hook, writes)
+    if W_enc.ndim == 3 or W_dec.ndim == 3:
+        raise MatchError(
+            f"{at.shown}: a cross-layer transcoder or a crosscoder: a feature reads or writes several layers, and has "
+            "no one encoder and decoder row"
+        )
+    notes += check_site(at, hook, writes, model)
     asked = at.scale()
     scales = scales if asked is None else (asked, asked)
     if "k" in at.options and activation != "topk":
@@ -224,27 +225,3 @@ def everywhere(threshold: Tensor, like: Tensor) -> Tensor:
     """One threshold for all features, or one for each."""
     threshold = threshold.to(like.device)
     return threshold.expand(like.shape).contiguous() if threshold.ndim == 0 else threshold
-
-
-def _check_space(at: Checkpoint, hook: str | None, writes: str | None) -> tuple[str, ...]:
-    """What is not the residual stream, or some other one basis of all layers, is refused unless it is asked for."""
-    names = [] if hook else re.split("[/@]", at.place.address(at.name))
-    found = next(filter(_ATTENTION_NAME.search, names), hook if hook and _ATTENTION.search(hook) else None)
-    notes = []
-    if found is not None:
-        at.refuse_unless_allowed("attention", f"it reads attention ({found}): every layer has a basis of its own there")
-        notes.append("attention: every layer has a basis of its own")
-    if hook and _NEURONS.search(hook):
-        at.refuse_unless_allowed(
-            "neurons", f"it reads the neurons of an MLP ({hook}), which every layer has of its own"
-        )
-        notes.append("neurons of an MLP: every layer has its own")
-    if hook and _NORMED.search(hook):
-        at.refuse_unless_allowed("layer_norm", f"its input is layer-normed ({hook}), no linear map of raw activations")
-        notes.append("its input is layer-normed: read as if it were not")
-    if (writes is not None and writes != hook) or any(map(_OTHER_SPACES_NAME.search, names)):
-        at.refuse_unless_allowed(
-            "transcoder", f"a transcoder: it reads {hook or 'one place'} and writes {writes or 'another'}"
-        )
-        notes.append(f"a transcoder: decoder and b_dec write {writes or 'another place'} than the encoder reads")
-    return tuple(notes)

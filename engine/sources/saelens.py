@@ -42,7 +42,11 @@ def _entry(at: Checkpoint, found: Tensors, config: Config) -> Entry:
     common: dict[str, Any] = {
         "subtracts": bool(config.get("apply_b_dec_to_input", not transcoder)), "scales": _scales(at, config),
         "norm": "code" if config.get("rescale_acts_by_decoder_norm") else "", "hook": hook, "writes": writes,
+        "model": config.get("model_name"),
     }  # fmt: skip
+    if architecture == "abstopk":
+        at.refuse_unless_allowed("signed", "abstopk: it chooses the k largest in size and keeps their sign")
+        common["notes"], architecture = ("signed: read as if it were not",), "topk"
     if config.get("reshape_activations") == "hook_z":
         common["hook"] = hook or "hook_z"
     optional = (*_factors(found), "W_skip") if transcoder else _factors(found)
@@ -85,12 +89,13 @@ def _architecture(at: Checkpoint, config: Config) -> str:
     architecture, function = str(config.get("architecture", "standard")), config.get("activation_fn", "relu")
     if architecture == "standard" and function == "topk":
         return "topk"
-    known = re.fullmatch(r"(standard|jumprelu|topk|gated|batchtopk|matryoshka_batchtopk|((jumprelu|topk)_)?"
+    known = re.fullmatch(r"(standard|jumprelu|topk|abstopk|gated|batchtopk|matryoshka_batchtopk|((jumprelu|topk)_)?"
                          r"(skip_)?transcoder)", architecture)  # fmt: skip
     if known is None or (architecture == "standard" and function != "relu"):
+        what = f"architecture {architecture!r}" if known is None else f"architecture 'standard' with {function!r}"
         raise MatchError(
-            f"{at.shown}: architecture {architecture!r} with activation {function!r} is not supported; supported are "
-            "standard (ReLU), jumprelu, topk, batchtopk, matryoshka_batchtopk and gated"
+            f"{at.shown}: {what} is not supported; supported are standard (ReLU), jumprelu, topk, abstopk, batchtopk, "
+            "matryoshka_batchtopk and gated"
         )
     return architecture
 

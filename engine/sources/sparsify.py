@@ -1,13 +1,19 @@
 """sparsify (EleutherAI): `sae.safetensors` and `cfg.json`; TopK, the encoder sees x - b_dec unless it is a transcoder.
 
-`encoder.weight (F, d)` is turned; `W_dec (F, d)` is not.
+`encoder.weight (F, d)` is transposed; `W_dec (F, d)` is not. The folder is called as the module whose output is read:
+"layers.5", "h.3.mlp".
 """
 
 from __future__ import annotations
 
+import posixpath
+import re
+
 from saematch.errors import MatchError
 from saematch.sources.checkpoint import Checkpoint
 from saematch.sources.family import Config, Entry, Family, Tensors, canonical, take, turned
+
+_MODULE = re.compile(r"(?:[A-Za-z_]+\.)*(?:layers|blocks|h)\.(\d{1,4})(?:\.\w+)*")
 
 
 def _entry(at: Checkpoint, found: Tensors, config: Config) -> Entry:
@@ -25,10 +31,21 @@ def _entry(at: Checkpoint, found: Tensors, config: Config) -> Entry:
         notes += ("signed: read as if it were not",)
     transcodes = bool(config.get("transcode")) or "W_skip" in found
     notes += ("its skip connection is left out",) if "W_skip" in found else ()
-    return Entry(canonical(
+    hook, layer = _module(at)
+    sae = canonical(
         at, W_enc=turned(W_enc), b_enc=b_enc, W_dec=W_dec, b_dec=b_dec, activation="topk", k=at.k(config.get("k")),
         subtracts=not config.get("transcode"), writes="the output of its module" if transcodes else None, notes=notes,
-    ))  # fmt: skip
+        hook=None if transcodes else hook,
+    )  # fmt: skip
+    return Entry(sae, hook, layer)
+
+
+def _module(at: Checkpoint) -> tuple[str | None, int | None]:
+    """What it reads, and the layer of that, from the innermost folder that is called as a module."""
+    for name in reversed(posixpath.dirname(f"{at.place.title}/{at.name}").split("/")):
+        if found := _MODULE.fullmatch(name):
+            return f"{name}.output", int(found[1])
+    return None, None
 
 
 def _features(config: Config) -> int | None:

@@ -1,0 +1,173 @@
+"""Where in a model SAEs read: what shares the basis of the residual stream is read, and all else is refused by name."""
+
+import math
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+import saematch as sm
+from saematch.cli import main
+from saematch.sources.site import why_not
+from saes import (
+    dictionary_learning,
+    drawn,
+    gemma_scope,
+    gemma_scope_2,
+    jump,
+    llama_scope,
+    made_up,
+    openai,
+    saelens,
+    sparsify,
+    write_file,
+    write_npz,
+)
+
+GEMMA, LLAMA = "google/gemma-2-2b", "meta-llama/Llama-3.1-8B"
+SITES = {
+    None: """
+        blocks.5.hook_resid_pre  blocks.5.hook_resid_mid  blocks.5.hook_resid_post  hook_embed  model.layers.5
+        model.layers.5.input  model.layers.5.output  transformer.h.5  gpt_neox.layers.5  resid_post_layer_5
+        blocks.5.hook_attn_out  blocks.5.attn.hook_out  model.layers.5.self_attn  model.layers.5.self_attn.output
+        model.layers.5.self_attn.o_proj.output  transformer.h.5.attn.c_proj.output  gpt_neox.layers.5.attention
+        gpt_neox.layers.5.attention.dense.output  attn_out_layer_5  blocks.5.hook_mlp_out  blocks.5.hook_mlp_in
+        blocks.5.hook_attn_in  model.layers.5.mlp  model.layers.5.mlp.output  model.layers.5.mlp.down_proj.output
+        gpt_neox.layers.5.mlp.dense_4h_to_h.output  model.layers.5.post_feedforward_layernorm
+        model.layers.5.post_feedforward_layernorm.output  model.layers.5.post_mlp_layernorm.output  blocks.5.ln1_post
+        model.layers.5.input_layernorm.input  model.layers.5.post_attention_layernorm.input  blocks.5.ln2_post
+    """,
+    "layer_norm": """
+        blocks.5.ln1.hook_normalized  blocks.5.ln2.hook_normalized  ln_final.hook_normalized  transformer.h.5.ln_1
+        transformer.ln_f  model.layers.5.input_layernorm  model.layers.5.input_layernorm.output  model.norm
+        model.layers.5.pre_feedforward_layernorm.output  model.layers.5.post_attention_layernorm
+        gpt_neox.layers.5.post_attention_layernorm.output  gpt_neox.final_layer_norm  blocks.5.mlp.hook_in
+        model.layers.5.mlp.input  model.layers.5.self_attn.input  model.layers.5.mlp.up_proj.input
+        model.layers.5.self_attn.q_proj.input  layers.5.ffn_norm  blocks.5.ln1_post.hook_normalized
+    """,
+    "attention": """
+        blocks.5.attn.hook_z  hook_z  blocks.5.attn.hook_q  blocks.5.attn.hook_result  model.layers.5.self_attn.q_proj
+        model.layers.5.self_attn.o_proj  model.layers.5.self_attn.o_proj.input  transformer.h.5.attn.c_proj
+        transformer.h.5.attn.c_proj.input  gpt_neox.layers.5.attention.dense.input  model.layers.5.self_attn.q_norm
+        gpt_neox.layers.5.attention.query_key_value  o_proj_layer_5
+    """,
+    "neurons": """
+        blocks.5.mlp.hook_pre  blocks.5.mlp.hook_post  model.layers.5.mlp.act_fn  model.layers.5.mlp.gate_proj
+        model.layers.5.mlp.down_proj  model.layers.5.mlp.down_proj.input  transformer.h.5.mlp.c_fc
+        transformer.h.5.mlp.c_proj  gpt_neox.layers.5.mlp.act
+    """,
+}
+
+
+@pytest.mark.parametrize(
+    ("reason", "hook"), [(reason, hook) for reason, hooks in SITES.items() for hook in hooks.split()]
+)
+def test_a_hook_is_in_the_basis_of_the_residual_stream_or_refused_by_name(reason, hook):
+    assert why_not(hook) == reason
+
+
+@pytest.mark.parametrize(
+    ("model", "after"),
+    [(GEMMA, True), ("google/gemma-3-270m", True), ("gemma2-9b", True), ("allenai/OLMo-2-1124-7B", True),
+     ("google/gemma-3n-E2B-it", True), ("google/gemma-2b", False), ("google/gemma-7b-it", False),
+     ("allenai/OLMo-7B", False), (LLAMA, False), ("EleutherAI/pythia-70m", False), (None, False), (7, False)],
+)  # fmt: skip
+def test_a_norm_that_is_named_after_attention_follows_it_in_some_models_only(model, after):
+    found = {why_not(f"model.layers.5.post_attention_layernorm{side}", model) for side in ("", ".output")}
+    assert found == {None if after else "layer_norm"}
+
+
+READ = [
+    *(partial(gemma_scope_2, hf_hook_point_in=f"model.layers.5.post_{sublayer}_layernorm.output")
+      for sublayer in ("attention", "feedforward")),
+    partial(gemma_scope_2, site="mlp_out", config=False),
+    partial(gemma_scope_2, site="resid_post", config=False),
+    partial(gemma_scope_2, hf_hook_point_out="model.layers.5.output"),
+    partial(gemma_scope, repository="gemma-scope-2b-pt-mlp"),
+    partial(llama_scope, hook_point_in="blocks.5.hook_attn_out", hook_point_out="blocks.5.hook_attn_out"),
+    partial(saelens, metadata={"hook_name": "model.layers.5.post_attention_layernorm", "model_name": GEMMA}),
+    partial(saelens, old=True, hook_point="blocks.5.hook_attn_out"),
+    partial(dictionary_learning, submodule_name="attn_out_layer_5"),
+    partial(dictionary_learning, submodule_name="model.layers.5.post_attention_layernorm", lm_name=GEMMA),
+    partial(sparsify, module="layers.5.self_attn"), partial(sparsify, module="h.5.mlp/seed1"),
+    partial(openai, location="resid_post_attn"), partial(openai, location="resid_delta_attn"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("made", READ, ids=[f"{made.func.__name__}-{number}" for number, made in enumerate(READ)])
+def test_what_a_sublayer_adds_is_read_by_default(tmp_path, made):
+    made(tmp_path / "saes", drawn(16, 8))
+    layers = sm.load_layers(tmp_path / "saes")
+    assert list(layers) == [5]
+    assert not any("basis" in note or "layer-normed" in note for note in layers[5].notes)
+    assert layers[5].F == 16
+
+
+REFUSED = {
+    "neurons": [partial(openai, location="mlp_post_act"), partial(sparsify, module="layers.5.mlp.act_fn")],
+    "attention": [partial(gemma_scope_2, site="attn_out", config=False)],
+    "layer_norm": [partial(gemma_scope_2, site="transcoder", config=False), partial(sparsify, module="h.5.ln_1"),
+                   partial(saelens, metadata={"hook_name": "layers.5.post_attention_layernorm", "model_name": LLAMA})],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("reason", "made"), [(reason, made) for reason, all_of in REFUSED.items() for made in all_of])
+def test_what_is_in_another_basis_is_refused(tmp_path, reason, made):
+    made(tmp_path / "saes", drawn(16, 8))
+    with pytest.raises(sm.MatchError, match=rf"write \?allow={reason} after its path$"):
+        sm.load(tmp_path / "saes")
+
+
+@pytest.mark.parametrize("name", ["clt", "crosscoder"])
+def test_what_reads_or_writes_several_layers_is_refused_without_a_configuration_too(tmp_path, name):
+    gemma_scope_2(tmp_path / "saes", drawn(16, 8), site=name, config=False)
+    with pytest.raises(sm.MatchError, match=f"a {name}: a feature reads or writes several layers"):
+        sm.load(f"{tmp_path}/saes?allow=transcoder,layer_norm")
+
+
+def test_embeddings_are_scaled_as_gemma_scales_them(tmp_path):
+    w = drawn(12, 16)
+    write_file(tmp_path / "gemma-scope-2b-pt-res/embedding/width_4k/average_l0_44/params.npz", w,
+               {**w.plain, "threshold": w.limit})  # fmt: skip
+    found = sm.load(tmp_path)
+    embeddings = 2 * torch.randn(64, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    codes = jump(embeddings @ w.enc + w.b_enc, w.limit)
+    assert 0.05 < (codes != 0).double().mean() < 0.95
+    x = math.sqrt(16) * embeddings  # exact
+    np.testing.assert_array_equal(found.encode(x) != 0, codes != 0)
+    torch.testing.assert_close(found.encode(x), codes, rtol=0, atol=1e-12)
+    torch.testing.assert_close(found.decode(codes), math.sqrt(16) * w.decoded(codes), rtol=0, atol=1e-11)
+    assert "embeddings as they are stored" in " ".join(found.notes)
+    write_npz(tmp_path / "embedding" / "gemma-scope-2b-pt-res" / "layer_5", made_up())
+    assert torch.equal(sm.load(tmp_path / "embedding").W_enc, made_up().W_enc.float())
+
+
+@pytest.mark.parametrize("above", ["tc", "att", "sparse-attention", "x_attn", "my-transcoders", "hook_z", "clt"])
+def test_no_folder_above_the_source_says_what_is_read(tmp_path, above, monkeypatch, capsys):
+    at = tmp_path / above / "gemma-scope-2b-pt-res"
+    write_npz(at / "layer_5" / "width_16k" / "average_l0_71", made_up())
+    write_npz(tmp_path / above / "mine" / "layer_5", made_up())
+    monkeypatch.chdir(at)
+    for source in (at, at / "layer_5", ".", tmp_path / above / "mine", tmp_path / above / "mine" / "layer_5"):
+        assert not any("folder is called" in note for note in sm.load(source).notes)
+        assert main(["info", str(source)]) == 0
+    assert "note" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["tc", "sparse-attention", "mlp_post_act"])
+def test_the_folder_of_a_source_is_worth_a_note_and_one_below_a_refusal(tmp_path, name, capsys):
+    write_npz(tmp_path / name / "layer_5", made_up())
+    assert f"its folder is called '{name}', and its files do not say" in " ".join(sm.load(tmp_path / name).notes)
+    assert main(["info", str(tmp_path / name)]) == 0
+    assert f"its folder is called '{name}'" in capsys.readouterr().out
+    with pytest.raises(sm.MatchError, match=r"write \?allow="):
+        sm.load(tmp_path)
+
+
+def test_the_innermost_published_name_counts(tmp_path):
+    write_npz(tmp_path / "gemma-scope-2b-pt-att" / "google--gemma-scope-2b-pt-res" / "layer_5", made_up())
+    assert sm.load(tmp_path).notes[:-1] == ()
+    write_npz(tmp_path / "gemma-scope-2b-pt-res" / "models--google--gemma-scope-9b-pt-att" / "layer_6", made_up())
+    with pytest.raises(sm.MatchError, match=r"it reads attention \(models--google--gemma-scope-9b-pt-att\)"):
+        sm.load(tmp_path / "gemma-scope-2b-pt-res")
