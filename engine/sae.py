@@ -65,7 +65,7 @@ class SAE:
                 turned = tuple(tensor.shape) == expected[name][::-1]
                 raise MatchError(
                     f"{self.source}: {name} is {tuple(tensor.shape)}, expected {expected[name]} from b_enc ({F},) and "
-                    f"b_dec ({d},)" + (f"; it looks transposed: pass {name}.T" if turned else "")
+                    f"b_dec ({d},)" + (f"; it looks transposed: {name}.T fits" if turned else "")
                 )
             if not tensor.is_floating_point():
                 raise MatchError(f"{self.source}: {name} is {tensor.dtype}, expected a floating-point tensor")

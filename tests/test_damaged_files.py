@@ -624,3 +624,24 @@ def test_links_that_lead_nowhere_are_refused(tmp_path):
         with pytest.raises(sm.MatchError, match="no such file or folder"):
             sm.load(tmp_path / name)
     assert main(["info", str(tmp_path)]) == 3
+
+
+POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 302065000\n"
+WEIGHTS = ("params.npz", "sae_weights.safetensors", "params.safetensors", "ae.pt", "5.pt", "x.pth", "any.safetensors")
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_a_pointer_of_git_lfs_is_named_and_not_taken_for_damage(tmp_path, name):
+    (tmp_path / "layer_5").mkdir()
+    (tmp_path / "layer_5" / name).write_text(POINTER)
+    for source in (tmp_path, tmp_path / "layer_5" / name, f"{tmp_path}/layer_{{layer}}"):
+        with pytest.raises(sm.MatchError, match=rf"{name}: is not the file but a pointer of Git LFS .*git lfs pull"):
+            sm.load(source)
+
+
+@pytest.mark.parametrize("name", ["cfg.json", "labels.json"])
+def test_a_pointer_in_place_of_json_is_named_too(tmp_path, name):
+    saelens(tmp_path / "layer_5", drawn(16, 8))
+    (tmp_path / "layer_5" / name).write_text(POINTER)
+    with pytest.raises(sm.MatchError, match=rf"{name}: is not the file but a pointer of Git LFS"):
+        _ = sm.load_layers(tmp_path).stored[5].describe(), sm.load_layers(tmp_path).stored[5].labels

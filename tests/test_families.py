@@ -12,6 +12,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import saematch as sm
 from saematch.sources import search
@@ -207,7 +208,7 @@ def test_a_description_reads_little_of_the_file(tmp_path, made, monkeypatch):
     "name", {(name.split()[0], made.keywords.get("kind")): name for name, made in VARIANTS.items()}.values()
 )
 def test_a_file_is_known_by_its_tensors_under_any_name(tmp_path, name):
-    VARIANTS[name](tmp_path / "layer_5", drawn(8, 8))
+    VARIANTS[name](tmp_path / "layer_5", drawn(16, 8))
     (file,) = (path for path in (tmp_path / "layer_5").rglob("*") if path.suffix in SUFFIXES)
     file.rename(file.with_name(f"renamed{file.suffix}"))
     assert only(tmp_path / "layer_5").family.name == name.split()[0]
@@ -435,6 +436,84 @@ def test_the_family_may_be_said(tmp_path):
     np.testing.assert_array_equal(as_qwen.W_dec, w.dec.T)
     np.testing.assert_array_equal(sm.load(tmp_path / "saes").W_enc, w.enc)
     assert {"read with family=qwen_scope", "read with k=3"} < set(as_qwen.notes)
+
+
+PLAIN = {
+    "plain": lambda w: w.plain,
+    "of other names": lambda w: {"enc": w.enc, "dec": w.dec, "bias": w.b_enc, "pre": w.b_dec},
+    "with a step": lambda w: {**w.plain, "step": torch.tensor(3)},
+}
+
+
+@pytest.mark.parametrize(("F", "d"), [(16, 8), (8, 8), (6, 8)])
+@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize("suffix", [".pt", ".pth"])
+def test_a_plain_file_is_of_no_family(tmp_path, name, F, d, suffix):
+    """Neither its activation nor what its encoder sees is in it: to guess them would be a silent mistake."""
+    families = "dictionary_learning, openai, goodfire, qwen_scope"
+    torch.save(PLAIN[name](drawn(F, d)), tmp_path / f"layer_5{suffix}")
+    for source in (tmp_path, tmp_path / f"layer_5{suffix}", f"{tmp_path}/layer_5{suffix}?k=3", f"{tmp_path}/layer_*"):
+        with pytest.raises(
+            sm.MatchError, match=rf"are those of no known format; .*\?family=… .*: {families}; else save"
+        ):
+            sm.load(source)
+
+
+def test_the_advice_for_a_plain_file_works(tmp_path):
+    w = drawn(16, 8)
+    torch.save(w.plain, tmp_path / "sae.pt")
+    sm.SAE(w.enc, w.b_enc, w.dec, w.b_dec, "topk", k=3).save(tmp_path / "saved")
+    assert torch.equal(sm.load(tmp_path / "saved").W_enc, w.enc)
+    for named in ("sae.pt?family=qwen_scope&k=3", "layer5.sae.pt?k=3"):
+        torch.save(w.plain, tmp_path / "layer5.sae.pt")
+        with pytest.raises(sm.MatchError, match=r"W_enc is \(8, 16\), one feature a column; in Qwen-Scope .* a row"):
+            sm.load(f"{tmp_path}/{named}")
+
+
+def test_square_qwen_scope_is_known_by_the_name_of_its_file(tmp_path):
+    w = drawn(8, 8)
+    own = qwen_scope(tmp_path, w)
+    assert_own_pass(sm.load(tmp_path), own, w)
+    (file,) = tmp_path.rglob("*.pt")
+    file.rename(file.with_name("renamed.pt"))
+    with pytest.raises(sm.MatchError, match="are those of no known format"):
+        sm.load(tmp_path)
+    assert_own_pass(sm.load(f"{tmp_path}?family=qwen_scope"), own, w)
+
+
+def test_a_file_of_two_families_is_refused_with_both(tmp_path):
+    sparsify(tmp_path, drawn(16, 8), extra={"decoder.weight": torch.zeros(8, 16)})
+    with pytest.raises(
+        sm.MatchError, match=r"those of several formats; .* after its path: sparsify, llama_scope; else"
+    ):
+        sm.load(next(tmp_path.rglob("*.safetensors")))
+
+
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "model.sae."])
+@pytest.mark.parametrize("made", [dictionary_learning, openai, goodfire, llama_scope, saelens])
+def test_names_with_a_prefix_are_refused_with_the_prefix(tmp_path, made, prefix):
+    made(tmp_path, drawn(16, 8))
+    (file,) = (path for path in tmp_path.rglob("*") if path.suffix in SUFFIXES)
+    found = torch.load(file, weights_only=True) if file.suffix.startswith(".pt") else load_file(file)
+    named = {prefix + name: value for name, value in found.items() if torch.is_tensor(value)}
+    (torch.save if file.suffix.startswith(".pt") else save_file)(named, file)
+    with pytest.raises(sm.MatchError, match=rf"tensors begin with '{prefix}' .*name.removeprefix\('{prefix}'\)"):
+        sm.load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["state_dict", "sae", "model"])
+@pytest.mark.parametrize("made", [dictionary_learning, openai, goodfire, qwen_scope])
+def test_tensors_in_a_dictionary_of_their_own_are_refused_with_its_name(tmp_path, made, name):
+    own = made(tmp_path, drawn(16, 8))
+    (file,) = (path for path in tmp_path.rglob("*") if path.suffix in SUFFIXES)
+    found = torch.load(file, weights_only=True)
+    torch.save({name: found, "version": "2.0"}, file)
+    with pytest.raises(
+        sm.MatchError, match=rf"are in a dictionary '{name}'; save that alone: torch.save\(torch.load\("
+    ):
+        sm.load(tmp_path)
+    torch.save(torch.load(file, weights_only=True)[name], file)
+    assert_own_pass(sm.load(tmp_path), own, drawn(16, 8))
 
 
 # Formats that need nothing folded: one SAE, whatever it is stored as.

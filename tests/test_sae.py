@@ -100,7 +100,7 @@ def test_unfolded_unit_decoders_are_matched_by_cosine():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"W_enc": torch.zeros(12, 8)}, r"W_enc is \(12, 8\), expected \(8, 12\).*looks transposed: pass W_enc.T"),
+        ({"W_enc": torch.zeros(12, 8)}, r"W_enc is \(12, 8\), expected \(8, 12\).*looks transposed: W_enc.T fits"),
         ({"W_dec": torch.zeros(12, 9)}, r"W_dec is \(12, 9\), expected \(12, 8\)"),
         ({"b_enc": torch.zeros(12, 1)}, "b_enc and b_dec must be vectors"),
         ({"threshold": None}, "a threshold comes with"),

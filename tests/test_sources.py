@@ -1,4 +1,5 @@
 import io
+import itertools
 import json
 import math
 import zipfile
@@ -95,6 +96,41 @@ def test_layer_numbers_of_other_spellings(tmp_path):
     for number, name in enumerate(["layers.0", "blocks.1.hook_resid_post", "resid_post_layer_2_16k"]):
         write_npz(tmp_path / name, made_up())
         assert number in sm.load_layers(tmp_path)
+
+
+def test_the_advice_for_two_saes_of_a_layer_tells_them_apart(tmp_path):
+    """Final and intermediate files of a training folder, and two seeds: neither L0 nor width does."""
+    names = {"a": ("trainer_0/ae.npz", "trainer_0/checkpoints/ae_500.npz"), "b": ("seed1/x.npz", "seed2/x.npz")}
+    for home, files in names.items():
+        for layer, file in itertools.product((4, 5), files):
+            folder = tmp_path / home / f"resid_post_layer_{layer}" / file
+            write_npz(folder.parent, made_up()).joinpath("params.npz").rename(folder)
+        with pytest.raises(
+            sm.MatchError, match=r"two SAEs for layer 4, .*or say which, by a pattern, like "
+        ) as refused:
+            sm.load_layers(tmp_path / home)
+        pattern = str(refused.value).rpartition("like ")[2]
+        assert pattern == f"{tmp_path / home}/resid_post_layer_{{layer}}/{files[0]}"
+        assert list(sm.load_layers(pattern)) == [4, 5]
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern"),
+    [("h.{}/x.npz", "h.{layer}/x.npz"), ("L{}_run2/a1/x.npz", "L{layer}_run2/a1/x.npz"),
+     ("run/{}.npz", "run/{layer}.npz"), ("{}/width_16k/l0_4/x.npz", "{layer}/width_16k/l0_4/x.npz"),
+     ("a{}/a{}/x.npz", None)],
+)  # fmt: skip
+def test_the_advice_for_a_layer_without_a_number_works(tmp_path, name, pattern):
+    for layer in (3, 4):
+        file = tmp_path / "m" / name.format(layer, layer + 1)
+        write_npz(file.parent, made_up()).joinpath("params.npz").rename(file)
+    with pytest.raises(sm.MatchError, match=r"name its folder layer_<number>, or say where .* by a pattern") as refused:
+        sm.load_layers(tmp_path / "m")
+    assert "a mapping of layers to files" in str(refused.value)
+    if pattern is not None:
+        assert f"by a pattern with {{layer}}, like {tmp_path}/m/{pattern}, or" in str(refused.value)
+        assert list(sm.load_layers(f"{tmp_path}/m/{pattern}")) == [3, 4]
+    assert list(sm.load_layers({layer: tmp_path / "m" / name.format(layer, layer + 1) for layer in (3, 4)})) == [3, 4]
 
 
 def test_other_files_are_left_alone(tmp_path):

@@ -30,10 +30,14 @@ _STORED: tuple[str, ...] = ("k", "group_sizes", "threshold")  # beside weights; 
 
 def _entry(at: Checkpoint, found: Tensors, config: Config) -> Entry:
     trainer = config["trainer"] if isinstance(config.get("trainer"), dict) else config
-    kind = str(trainer.get("dict_class") or _guess(at, found))
+    said = trainer.get("dict_class")
+    kind = str(said or _guess(at, found))
     layer, hook = trainer.get("layer"), trainer.get("submodule_name")
     made = _made(at, kind, found, trainer) | {"hook": hook if isinstance(hook, str) else None}
     made["model"] = trainer.get("lm_name")
+    if not said:
+        note = f"no configuration names its class: taken for {kind} by the names of its tensors"
+        made["notes"] = (*made.get("notes", ()), note)
     return Entry(canonical(at, **made), made["hook"], layer if type(layer) is int else None)
 
 
@@ -88,11 +92,15 @@ def _guess(at: Checkpoint, found: Tensors) -> str:
     }.items():  # fmt: skip
         if name in found:
             return kind
-    raise MatchError(f"{at.shown}: TopK or BatchTopK? Put its config.json beside it, which names its dict_class")
+    take(at, found, *LINEAR, "encoder.bias", "b_dec", optional=_STORED)
+    raise MatchError(
+        f"{at.shown}: TopK or BatchTopK? Put its config.json beside it, which names its dict_class, like "
+        '{"trainer": {"dict_class": "AutoEncoderTopK"}}, or BatchTopKSAE'
+    )
 
 
-def _has(names: set[str]) -> bool:
-    return (set(LINEAR) <= names and "pre_bias" not in names) or set(PLAIN) | {"threshold"} <= names
+def _has(found: Tensors) -> bool:
+    return (set(LINEAR) <= found.keys() and "pre_bias" not in found) or set(PLAIN) | {"threshold"} <= found.keys()
 
 
 DICTIONARY_LEARNING = Family(

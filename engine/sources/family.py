@@ -50,7 +50,7 @@ class Family:
         weights: names under which that file is published, as a regular expression.
         config: names of its configuration, relative to the weights; the first that is there counts.
         needs_config: whether weights without a configuration cannot be read.
-        has: whether tensors of these names are of this family.
+        has: whether a file that holds these is of this family, by something that no other family has.
         entry: canonical form of the tensors, with or without data, given the configuration; it may raise `MatchError`.
     """
 
@@ -58,7 +58,7 @@ class Family:
     title: str
     suffixes: tuple[str, ...]
     weights: str
-    has: Callable[[set[str]], bool]
+    has: Callable[[Tensors], bool]
     entry: Callable[[Checkpoint, Tensors, Config], Entry]
     config: tuple[str, ...] = ()
     needs_config: bool = False
@@ -68,7 +68,8 @@ class Family:
         name = at.beside(*self.config)
         if name is None and self.needs_config:
             raise MatchError(
-                f"{at.shown}: its {self.config[0]} is not there, which says how these weights are to be read"
+                f"{at.shown}: its {self.config[0]} is not there, which says how these weights are to be read; they are "
+                f"named as those of {self.title}; should they be of another format, write ?family=… after its path"
             )
         return name
 

@@ -39,8 +39,13 @@ _GLOBALS = re.compile(
     r"torch\._utils _rebuild_(tensor_v2|tensor|parameter)|torch (float64|float32|float16|bfloat16|int64|int32|bool)"
 )
 _MOST_EXPANSION = 50  # float weights hardly compress; a member that grows more than this is no weights
+_POINTER = b"version https://git-lfs.github.com/spec/"
 _BLOCK_BYTES = 2**24  # of what is widened at a time
 SUFFIXES = (".npz", ".safetensors", ".pt", ".pth")
+
+
+class Unusable(MatchError):
+    """The refusal of a file that seems to hold an SAE, and has to be changed or fetched before it can be read."""
 
 
 def headers(file: BinaryIO, shown: str) -> dict[str, Any]:
@@ -51,6 +56,8 @@ def headers(file: BinaryIO, shown: str) -> dict[str, Any]:
     """
     read = {".npz": _npz_headers, ".safetensors": _safetensors_headers}.get(Path(shown).suffix, _torch_headers)
     try:
+        refuse_pointer(file.read(len(_POINTER)), shown)
+        file.seek(0)
         return read(file, shown)
     except MatchError:
         raise
@@ -84,11 +91,22 @@ def read_json(path: Path, shown: str | None = None, most: int = _MOST_JSON_BYTES
     try:
         if path.stat().st_size > most:
             raise MatchError(f"{shown}: {path.stat().st_size} bytes of JSON, more than the {most} accepted")
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
+        refuse_pointer(content, shown)
+        return json.loads(content.decode())
     except MatchError:
         raise
     except (OSError, ValueError, RecursionError) as error:
         raise damaged(shown, error) from error
+
+
+def refuse_pointer(content: bytes, shown: str) -> None:
+    """Raise `Unusable` for what Git leaves in place of a large file where Git LFS is not installed."""
+    if content.startswith(_POINTER):
+        raise Unusable(
+            f"{shown}: is not the file but a pointer of Git LFS to it; fetch it with git lfs pull, or get the "
+            "repository with hf download"
+        )
 
 
 def sha256(path: Path) -> str:

@@ -36,8 +36,8 @@ def _upper(name: str) -> str:
     return name.replace("w_", "W_", 1) if name.startswith("w_") else name
 
 
-def _has(names: set[str]) -> bool:
-    return {"W_enc", "W_dec"} <= set(map(_upper, names))
+def _has(found: Tensors) -> bool:
+    return {"W_enc", "W_dec"} <= set(map(_upper, found))
 
 
 GEMMA_SCOPE = Family(

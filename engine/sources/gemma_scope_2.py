@@ -57,8 +57,8 @@ def _inferred(at: Checkpoint) -> Config:
     return {"type": site, "hf_hook_point_in": f"{layer}.{_READS}", "hf_hook_point_out": f"{layer}.{_WRITES}"}
 
 
-def _has(names: set[str]) -> bool:
-    return {"w_enc", "w_dec"} <= names
+def _has(found: Tensors) -> bool:
+    return {"w_enc", "w_dec"} <= found.keys()
 
 
 GEMMA_SCOPE_2 = Family(

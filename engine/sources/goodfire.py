@@ -19,8 +19,8 @@ def _entry(at: Checkpoint, found: Tensors, _: Config) -> Entry:
                  layer=int(layer[-1]) if layer else None)  # fmt: skip
 
 
-def _has(names: set[str]) -> bool:
-    return "encoder_linear.weight" in names
+def _has(found: Tensors) -> bool:
+    return "encoder_linear.weight" in found
 
 
 GOODFIRE = Family(

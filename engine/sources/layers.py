@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from saematch.errors import MatchError
 from saematch.sae import SAE
 from saematch.sources.address import SAMPLE, Address
+from saematch.sources.families import listing
 from saematch.sources.lists import Source
 from saematch.sources.places import LocalFolder
-from saematch.sources.search import listing, search
+from saematch.sources.search import search
 from saematch.sources.stored import LAYER, StoredSAE
 
 
@@ -78,13 +80,14 @@ def load_layers(source: Source) -> Layers:
             each.describe()  # which may say why it is not known
             raise MatchError(
                 f"{each.at.shown}: no layer number in its path or configuration; name its folder layer_<number>, or "
-                "leave it out with ?layer=…"
+                f"say where the number is by a pattern with {{layer}}{_pattern(each, found)}, or which layer it is by "
+                "a mapping of layers to files (in Python, or a list in YAML), or leave it out with ?layer=…"
             )
         if each.layer in stored:
             those = [other for other in found if other.layer == each.layer]
             raise MatchError(
                 f"{source}: {_count(len(those))} SAEs for layer {each.layer}, {_listing(those)}; choose a folder that "
-                "holds one a layer, or say which, like ?l0=near:100 or ?width=16k"
+                f"holds one a layer, or say which, {_choices(those)}"
             )
         stored[each.layer] = each
     _check_no_layer_is_empty(source, found)
@@ -104,6 +107,34 @@ def _check_no_layer_is_empty(source: Source, found: list[StoredSAE]) -> None:
         inside = any(home.is_relative_to(whole) or whole.is_relative_to(home) for home in homes)
         if LAYER.search(folder.name) and not inside:
             raise MatchError(f"{folder}: the folder of a layer without an SAE; fill it or remove it")
+
+
+def _choices(those: list[StoredSAE]) -> str:
+    """Advice that tells the SAEs of a layer apart, for a message."""
+    l0s, widths = {each.at.l0 for each in those}, {each.at.width for each in those}
+    ways = ["?l0=near:100"] * (len(l0s) > 1 and None not in l0s)
+    ways += [f"?width={those[0].at.width}"] * (len(widths) > 1 and None not in widths)
+    return f"like {' or '.join(ways)}" if ways else f"by a pattern{_pattern(those[0], those)}"
+
+
+def _pattern(sae: StoredSAE, found: list[StoredSAE]) -> str:
+    """The pattern of the files that are called as this one, for a message; "" if it cannot be told from their names."""
+    parts = sae.at.name.split("/")
+    for number, part in reversed([*enumerate(parts)]):
+        for layer in LAYER.finditer(part):
+            start, end = layer.span(layer.lastindex or 0)
+            return _like(sae, "/".join([*parts[:number], f"{part[:start]}{{layer}}{part[end:]}", *parts[number + 1 :]]))
+    words = re.split("([0-9]+)", sae.at.name)
+    for other in found:
+        theirs = re.split("([0-9]+)", other.at.name)
+        differing = [at for at, (one, two) in enumerate(zip(words, theirs, strict=False)) if one != two]
+        if len(words) == len(theirs) and len(differing) == 1 and differing[0] % 2:
+            return _like(sae, "".join([*words[: differing[0]], "{layer}", *words[differing[0] + 1 :]]))
+    return ""
+
+
+def _like(sae: StoredSAE, name: str) -> str:
+    return f", like {sae.at.place.shown(name).replace('%7Blayer%7D', '{layer}')}"
 
 
 def _listing(found: list[StoredSAE]) -> str:

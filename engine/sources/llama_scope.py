@@ -85,12 +85,12 @@ def scales(at: Checkpoint, config: Config, found: Tensors, b_dec: Tensor) -> Any
     return None if known is None else (known, known)
 
 
-def _has(names: set[str]) -> bool:
-    return {"encoder.weight", "decoder.weight"} <= names and "log_jumprelu_threshold" not in names
+def _has(found: Tensors) -> bool:
+    return {"encoder.weight", "decoder.weight"} <= found.keys() and "log_jumprelu_threshold" not in found
 
 
-def _has_r1(names: set[str]) -> bool:
-    return {"encoder.weight", "decoder.weight", "log_jumprelu_threshold"} <= names
+def _has_r1(found: Tensors) -> bool:
+    return {"encoder.weight", "decoder.weight", "log_jumprelu_threshold"} <= found.keys()
 
 
 LLAMA_SCOPE = Family(

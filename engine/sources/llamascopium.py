@@ -39,8 +39,8 @@ def _entry(at: Checkpoint, found: Tensors, config: Config) -> Entry:
     return Entry(sae, hook, layer)
 
 
-def _has(names: set[str]) -> bool:
-    return {"W_E", "W_D"} <= names
+def _has(found: Tensors) -> bool:
+    return {"W_E", "W_D"} <= found.keys()
 
 
 LLAMASCOPIUM = Family(

@@ -42,8 +42,8 @@ def _entry(at: Checkpoint, found: Tensors, _: Config) -> Entry:
     return Entry(sae, layer=int(stem) if stem.isdigit() else None)
 
 
-def _has(names: set[str]) -> bool:
-    return {"pre_bias", "latent_bias"} <= names
+def _has(found: Tensors) -> bool:
+    return {"pre_bias", "latent_bias"} <= found.keys()
 
 
 OPENAI = Family(

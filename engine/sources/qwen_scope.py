@@ -1,16 +1,27 @@
 """Qwen-Scope: `layer{n}.sae.pt` with a TopK SAE on raw activations; k is in the repository's name, "…-L0_50".
 
-The names are SAELens', both matrices are turned: `W_enc (F, d)`, `W_dec (d, F)`.
+The names are SAELens', both matrices are transposed: `W_enc (F, d)`, `W_dec (d, F)`. They tell it from plain files,
+which have the same names and `W_enc (d, F)`; where F = d, the name of the file has to.
 """
 
 from __future__ import annotations
 
+from torch import Tensor
+
+from saematch.errors import MatchError
 from saematch.sources.checkpoint import Checkpoint
 from saematch.sources.family import Config, Entry, Family, Tensors, canonical, take, turned
 
+_NAMES = ("W_enc", "W_dec", "b_enc", "b_dec")
+
 
 def _entry(at: Checkpoint, found: Tensors, _: Config) -> Entry:
-    W_enc, W_dec, b_enc, b_dec = take(at, found, "W_enc", "W_dec", "b_enc", "b_dec", optional=("k",))
+    W_enc, W_dec, b_enc, b_dec = take(at, found, *_NAMES, optional=("k",))
+    if W_enc.shape == (b_dec.numel(), b_enc.numel()) and W_enc.shape != W_enc.shape[::-1]:
+        raise MatchError(
+            f"{at.shown}: W_enc is {tuple(W_enc.shape)}, one feature a column; in Qwen-Scope a feature is a row. Save "
+            "it with its activation: saematch.SAE(W_enc, b_enc, W_dec, b_dec, …).save(folder)"
+        )
     sae = canonical(
         at,
         W_enc=turned(W_enc),
@@ -23,8 +34,13 @@ def _entry(at: Checkpoint, found: Tensors, _: Config) -> Entry:
     return Entry(sae)
 
 
-def _has(names: set[str]) -> bool:
-    return {"W_enc", "W_dec", "b_enc", "b_dec"} <= names and "threshold" not in names
+def _has(found: Tensors) -> bool:
+    if not found.keys() >= set(_NAMES) or "threshold" in found:
+        return False
+    W_enc, b_enc, b_dec = (found[name] for name in ("W_enc", "b_enc", "b_dec"))
+    if not all(isinstance(each, Tensor) for each in (W_enc, b_enc, b_dec)) or b_enc.shape == b_dec.shape:
+        return False
+    return bool(W_enc.shape == (*b_enc.shape, *b_dec.shape))
 
 
 QWEN_SCOPE = Family(

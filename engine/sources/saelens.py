@@ -139,8 +139,8 @@ def _scaled(at: Checkpoint, config: Config, found: Tensors, W_dec: Tensor) -> Te
     return W_dec
 
 
-def _has(names: set[str]) -> bool:
-    return {"W_enc", "W_dec"} <= names
+def _has(found: Tensors) -> bool:
+    return {"W_enc", "W_dec"} <= found.keys()
 
 
 SAELENS = Family(

@@ -13,8 +13,8 @@ from typing import Any
 from saematch.errors import MatchError
 from saematch.sources.address import HUB, REGISTRY, SAMPLE, Address, matched
 from saematch.sources.checkpoint import Checkpoint
-from saematch.sources.families import identify, known, published
-from saematch.sources.files import SUFFIXES
+from saematch.sources.families import identify, known, listing, published
+from saematch.sources.files import SUFFIXES, Unusable
 from saematch.sources.hub import HubRepository
 from saematch.sources.lists import One, Source, entries, is_list, read_list
 from saematch.sources.places import LocalFolder, Place
@@ -51,12 +51,6 @@ def natural(text: str) -> list[Any]:
     return [(len(part.lstrip("0")), part.lstrip("0")) if at % 2 else (-1, part) for at, part in enumerate(parts)]
 
 
-def listing(names: Iterable[str], most: int = 8) -> str:
-    """Some names in a message."""
-    names = list(names)
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
 def _search(address: Address, hub: Hub) -> tuple[list[StoredSAE], str | None]:
     pinned: str | None
     if address.where.startswith(REGISTRY):
@@ -87,7 +81,8 @@ def _search(address: Address, hub: Hub) -> tuple[list[StoredSAE], str | None]:
 
 def _below(place: Place, pattern: str, address: Address) -> list[StoredSAE]:
     """The SAEs of a place whose names match. On this machine files are known by their content too."""
-    meant, there, found = address.matcher(pattern), place.names(), []
+    meant, there = address.matcher(pattern), place.names()
+    found, unusable = list[StoredSAE](), list[Unusable]()
     if there and not any(map(meant.fullmatch, there)):
         raise _absent(there, pattern, address)
     for name in there:
@@ -95,9 +90,16 @@ def _below(place: Place, pattern: str, address: Address) -> list[StoredSAE]:
         if match is None or not name.endswith(SUFFIXES):
             continue
         each, (said, below) = Checkpoint(place, name, address.reading), matched(match)
-        by_name = not below or bool(published(name))
-        if by_name or (isinstance(place, LocalFolder) and _known(each)):
-            found.append(StoredSAE(each, said, match.span("l0") if "l0" in said else None))
+        try:
+            by_name = not below or bool(published(name))
+            if by_name or (isinstance(place, LocalFolder) and identify(each)):
+                found.append(StoredSAE(each, said, match.span("l0") if "l0" in said else None))
+        except Unusable as error:
+            unusable.append(error)
+        except MatchError:
+            pass  # a file of another kind
+    if unusable and not found:
+        raise unusable[0]
     return found
 
 
@@ -108,13 +110,6 @@ def _absent(there: list[str], pattern: str, address: Address) -> MatchError:
     depth = max(depth for depth, part in known.items() if any(map(part.fullmatch, there)))
     names = {"/".join(name.split("/")[: depth + 1]) for name in there if known[depth].fullmatch(name)}
     return MatchError(f"{address}: there is no {pattern}; there are {listing(sorted(names, key=natural))}")
-
-
-def _known(at: Checkpoint) -> bool:
-    try:
-        return bool(identify(at))
-    except MatchError:
-        return False
 
 
 def _registered(address: Address, hub: Hub) -> tuple[list[StoredSAE], str]:

@@ -55,8 +55,8 @@ def _features(config: Config) -> int | None:
     return d * factor if isinstance(d, int) and isinstance(factor, int) else None
 
 
-def _has(names: set[str]) -> bool:
-    return {"encoder.weight", "W_dec"} <= names
+def _has(found: Tensors) -> bool:
+    return {"encoder.weight", "W_dec"} <= found.keys()
 
 
 SPARSIFY = Family(
