@@ -147,7 +147,7 @@ def _add_showing(command: Callable[..., argparse.ArgumentParser]) -> Sequence[ar
 
 def _add_page(added: argparse.ArgumentParser) -> None:
     """What the page of a run shows beside the run."""
-    added.add_argument("--labels", metavar="PATH", help=".jsonl of explanations, or a folder of such")
+    added.add_argument("--labels", metavar="PATH", help=".jsonl of explanations, or a folder of them or of exports")
     added.add_argument("--evaluation", metavar="DIR", help="of saematch evaluate (default: RUN/evaluation, if there)")
     added.add_argument("--inputs", metavar="SOURCE", help="the SAEs of the run, where they are no longer found")
     added.add_argument("--firm", action="store_true", help="margins and runners-up too: passes over all pairs")
@@ -171,7 +171,8 @@ def _add_measurements(evaluate: argparse.ArgumentParser) -> None:
     evaluate.add_argument("--tokens", type=int, metavar="N", help="for --model: stop after about so many tokens")
     evaluate.add_argument("--context", type=int, default=256, metavar="N", help="for --model (default: %(default)s)")
     evaluate.add_argument("--hook", help="for --model: resid_post (default, unless the SAEs say it) or resid_pre")
-    evaluate.add_argument("--explanations", metavar="PATH", help=".jsonl of explanations, or a folder of such")
+    evaluate.add_argument("--explanations", metavar="PATH", help=".jsonl of explanations, or a folder of them")
+    evaluate.add_argument("--neuronpedia", metavar="ID", help="whose explanations are meant, where there are several")
     evaluate.add_argument("--judge", metavar="URL", help="an OpenAI-compatible endpoint that reads the explanations")
     evaluate.add_argument("--judge-model", metavar="NAME", help="what the endpoint calls its model")
     evaluate.add_argument("--judge-calls", type=int, metavar="N", help="ask at most so often in this call")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import webbrowser
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -59,14 +60,17 @@ def serve(options: argparse.Namespace) -> int:
 def _contents(options: argparse.Namespace, weights: bool = True) -> Contents:
     """What the page of a run shows."""
     from saematch.chain import Chain
-    from saematch.evaluation import read_explanations
+    from saematch.evaluation.explanations import explanations_of
     from saematch.report.contents import Contents
     from saematch.sources import load_layers
 
     chain = Chain.load(options.run_folder, load_layers(options.inputs) if options.inputs else None)
     evaluation = Path(options.evaluation or Path(options.run_folder) / "evaluation")
+    explained = explanations_of(chain, options.labels, options.neuronpedia) if options.labels else None
+    for line in explained.about if explained else ():
+        print(line, file=sys.stderr)
     return Contents(
-        chain, labels=read_explanations(options.labels) if options.labels else None, firm=options.firm,
+        chain, labels=explained and explained.texts, firm=options.firm,
         evaluation=evaluation if options.evaluation or (evaluation / "tables.json").is_file() else None,
         neuronpedia=options.neuronpedia, weights=weights,
     )  # fmt: skip

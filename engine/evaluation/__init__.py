@@ -2,8 +2,9 @@
 
 from saematch.evaluation.activations import StoredActivations
 from saematch.evaluation.endpoint import EndpointJudge
+from saematch.evaluation.explanations import read_explanations
 from saematch.evaluation.figures import draw_all
-from saematch.evaluation.meaning import TokenOverlap, read_explanations, read_grades
+from saematch.evaluation.meaning import TokenOverlap, read_grades
 from saematch.evaluation.model import LanguageModel, Texts
 from saematch.evaluation.study import Evaluation, evaluate
 from saematch.evaluation.tables import Table

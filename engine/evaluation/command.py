@@ -15,8 +15,9 @@ from saematch.errors import MatchError
 from saematch.evaluation.activations import Source, StoredActivations
 from saematch.evaluation.codes import VARIANCE
 from saematch.evaluation.endpoint import EndpointJudge
+from saematch.evaluation.explanations import explanations_of
 from saematch.evaluation.figures import draw_all
-from saematch.evaluation.meaning import read_explanations, read_grades
+from saematch.evaluation.meaning import read_grades
 from saematch.evaluation.methods import MATCHED, RANDOM
 from saematch.evaluation.model import LanguageModel, Texts
 from saematch.evaluation.study import Evaluation, evaluate, hooks_of
@@ -44,9 +45,11 @@ def evaluation_of(
             options.judge, options.judge_model, out / "judge.jsonl", calls=options.judge_calls,
             told=lambda asked: tell(f"the judge has answered {asked:,} times", None),
         )  # fmt: skip
+    explained = explanations_of(chain, options.explanations, options.neuronpedia) if options.explanations else None
+    for line in explained.about if explained else ():
+        tell(line, None)
     found = evaluate(
-        chain, out, activations=_activations(options, chain, device),
-        explanations=read_explanations(options.explanations) if options.explanations else None,
+        chain, out, activations=_activations(options, chain, device), explanations=explained and explained.texts,
         judge=judge, judged=options.judged, human=read_grades(options.human) if options.human else None,
         distance=options.distance, outliers=options.outliers or None, device=device, progress=tell,
     )  # fmt: skip

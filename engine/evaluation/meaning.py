@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import csv
-import gzip
-import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from enum import IntEnum
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -22,7 +19,6 @@ from saematch.plan import Pair
 
 JUDGED = 200  # pairs of features read for each pair of layers
 QUARTERS = 4
-_LONGEST_LINE = 10**6  # characters
 
 PairOfFeatures = tuple[int, int, int, int]  # source layer, target layer, source feature, target feature
 
@@ -119,34 +115,6 @@ AGREEMENT = Schema(
         "high": f"upper end of the {LEVEL:.0%} bootstrap interval, {DRAWS} draws of pairs of features",
     },
 )
-
-
-def read_explanations(path: str | os.PathLike[str]) -> dict[int, dict[int, str]]:
-    """Layer -> feature -> explanation, from a `.jsonl` file, also gzipped, or a folder of such.
-
-    A line is `{"layer": 8, "feature": 17, "explanation": "…"}`, or as in Neuronpedia's bulk export `{"layer":
-    "8-gemmascope-res-16k", "index": "17", "description": "…"}`. The first explanation of a feature counts. Raises
-    `MatchError` for anything else.
-    """
-    root = Path(path)
-    files = [root] if root.is_file() else sorted([*root.rglob("*.jsonl"), *root.rglob("*.jsonl.gz")])
-    found: dict[int, dict[int, str]] = {}
-    for file in files:
-        for number, row in _lines(file):
-            try:
-                layer = int(str(row["layer"]).partition("-")[0])
-                feature = int(row["feature"] if "feature" in row else row["index"])
-                text = row["explanation"] if "explanation" in row else row["description"]
-            except (KeyError, TypeError, ValueError) as error:
-                raise MatchError(
-                    f'{file}, line {number}: expected {{"layer": 8, "feature": 17, "explanation": "…"}}, or layer, '
-                    "index and description"
-                ) from error
-            if isinstance(text, str) and text.strip():
-                found.setdefault(layer, {}).setdefault(feature, text.strip())
-    if not found:
-        raise MatchError(f"{path}: no explanations there; expected .jsonl or .jsonl.gz, or a folder of such files")
-    return found
 
 
 def read_grades(path: str | os.PathLike[str]) -> dict[PairOfFeatures, Grade]:
@@ -260,21 +228,3 @@ def _kappa(cells: Floats) -> Floats:
 
 def _grade(overlap: float) -> Grade:
     return Grade.SAME if overlap >= 0.5 else Grade.MAYBE if overlap > 0 else Grade.DIFFERENT
-
-
-def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The objects of a file, one a line, with the line's number."""
-    opened = gzip.open if path.suffix == ".gz" else open
-    try:
-        with opened(path, "rt", encoding="utf-8") as file:
-            number = 0
-            while line := file.readline(_LONGEST_LINE):
-                number += 1
-                if line.strip():
-                    row = json.loads(line)
-                    if not isinstance(row, dict):
-                        raise ValueError("no object")
-                    yield number, row
-    except (OSError, ValueError, EOFError, RecursionError) as error:
-        refuse_out_of_memory(error, str(path))
-        raise MatchError(f"{path}: not lines of JSON objects ({error})") from error

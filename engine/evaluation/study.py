@@ -15,6 +15,7 @@ from saematch.chain import Chain
 from saematch.errors import MatchError
 from saematch.evaluation import codes, meaning, weights
 from saematch.evaluation.activations import OUTLIERS, Source, Survey
+from saematch.evaluation.explanations import check_explained
 from saematch.evaluation.loss import LOSS, measure_loss
 from saematch.evaluation.meaning import Grade, Judge, PairOfFeatures, TokenOverlap
 from saematch.evaluation.methods import ABOUT, MATCHED, RANDOM, Matched, baselines, matchings
@@ -77,7 +78,7 @@ def evaluate(
         chain: a run of one set of SAEs, see `match_layers` and `Chain.load`.
         out: a folder for tables and the runs of the baselines.
         activations: `StoredActivations`, or a `LanguageModel`, whose loss is measured too.
-        explanations: layer -> feature -> text; labels that lie beside the SAEs unless given.
+        explanations: layer -> feature -> text, see `read_explanations`; labels that lie beside the SAEs unless given.
         judge: reads explanations; unless given, `TokenOverlap`, a proxy.
         judged: pairs of features that are read for each pair of layers and method.
         human: a person's grades, to compare the judge with.
@@ -89,6 +90,8 @@ def evaluate(
     Raises:
         MatchError: for a run that cannot be evaluated, activations that do not fit, or a folder that cannot be written.
     """
+    if explanations is not None:
+        check_explained(explanations, chain)
     study = _Study(chain, LocalFolder(out), progress or (lambda _, __: None), torch.device(device))
     if activations is not None:
         study.check(activations)

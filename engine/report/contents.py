@@ -14,6 +14,7 @@ import numpy as np
 from saematch.chain import Chain
 from saematch.cost import Floats, squared_distances
 from saematch.errors import MatchError
+from saematch.evaluation.explanations import check_explained
 from saematch.evaluation.tables import Table, mean
 from saematch.evaluation.weights import DISTANCES, MSE, measure_layer, measure_lifetimes
 from saematch.features import PARTS
@@ -55,6 +56,8 @@ class Contents:
         self, chain: Chain, *, labels: Mapping[int, Mapping[int, str]] | None = None, evaluation: Path | None = None,
         neuronpedia: str | None = None, firm: bool = False, weights: bool = True,
     ) -> None:  # fmt: skip
+        if labels is not None:
+            check_explained(labels, chain)
         self.chain, self.findings = chain, Findings(chain, firm and weights)
         if not weights:
             self.findings.gone = "the page was made without looking into the SAEs"

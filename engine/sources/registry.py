@@ -6,6 +6,7 @@ import difflib
 import functools
 import posixpath
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -63,15 +64,20 @@ def release(name: str) -> tuple[str, tuple[Registered, ...]]:
 
 
 def neuronpedia(repo: str, file: str) -> str | None:
-    """What Neuronpedia calls the SAE in a file of a repository, as far as an installed sae-lens knows it."""
-    if find_spec("sae_lens") is None:
-        return None
-    for name, found in _table().items():
+    """The first of `neuronpedia_names`, if there is one."""
+    return next(iter(neuronpedia_names(repo, file)), None)
+
+
+def neuronpedia_names(repo: str, file: str) -> list[str]:
+    """All that Neuronpedia calls the SAE in a file of a repository, as far as an installed sae-lens knows it."""
+    releases = [] if find_spec("sae_lens") is None else _table().items()
+    listed: list[Registered] = []
+    for name, found in releases:
         if isinstance(found, dict) and found.get("repo_id") == repo:
-            for each in release(name)[1]:
-                if each.neuronpedia is not None and (file == each.path or file.startswith(f"{each.path}/")):
-                    return each.neuronpedia
-    return None
+            with suppress(MatchError):  # a release that is not understood says nothing
+                listed += release(name)[1]
+    here = [each for each in listed if file == each.path or file.startswith(f"{each.path}/")]
+    return [each.neuronpedia for each in here if each.neuronpedia is not None]
 
 
 def _number(value: Any) -> float | None:

@@ -146,7 +146,16 @@ class StoredSAE:
             if isinstance(error, MatchError):
                 raise
             raise MatchError(f'{shown}: expected {{"features": [{{"feature": 0, "tokens": ["…"]}}, …]}}') from error
-        return {feature: ", ".join(map(str, listed)) for feature, listed in tokens.items() if listed}
+        F = self.describe().sae.F
+        beyond = [feature for feature in tokens if not 0 <= feature < F]
+        if beyond:
+            _log.warning(
+                "%s: %d of %d labels are of features that the SAE does not have, the first of feature %d of %d: they "
+                "are left out", shown, len(beyond), len(tokens), beyond[0], F,
+            )  # fmt: skip
+        return {
+            feature: ", ".join(map(str, listed)) for feature, listed in tokens.items() if listed and 0 <= feature < F
+        }
 
 
 def _number(path: str) -> int | None:

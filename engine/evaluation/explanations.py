@@ -1,0 +1,237 @@
+"""Explanations of features, from lines of one's own or as Neuronpedia exports them, and whose features they explain."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from saematch.chain import Chain
+from saematch.errors import MatchError, refuse_out_of_memory
+from saematch.sources import Layers
+from saematch.sources.families import listing
+from saematch.sources.files import refuse_pointer
+from saematch.sources.registry import neuronpedia_names
+
+_LONGEST_LINE = 10**6  # characters; no explanation is as long
+Texts = dict[int, dict[int, str]]
+
+
+class Explanations(NamedTuple):
+    """What was read of a path.
+
+    Attributes:
+        texts: layer -> feature -> explanation.
+        sources: layer -> what Neuronpedia calls the SAE whose features are explained, where the lines say it.
+        passed_over: files in which no line is an explanation.
+    """
+
+    texts: Texts
+    sources: dict[int, str]
+    passed_over: int
+
+    @property
+    def about(self) -> list[str]:
+        """Lines that say which sources the explanations are of, and what was passed over."""
+        said = [f"explanations are of {listing(sorted(set(self.sources.values())))}"] if self.sources else []
+        passed_over = f"files passed over, since no line is an explanation: {self.passed_over}"
+        return said + [passed_over] * bool(self.passed_over)
+
+
+def read_explanations(
+    path: str | os.PathLike[str], source: str | None = None, layers: Collection[int] | None = None
+) -> Texts:
+    """Layer -> feature -> explanation, from a `.jsonl` file, also gzipped, or a folder of such.
+
+    A line is `{"layer": 8, "feature": 17, "explanation": "…"}`, or as in Neuronpedia's exports `{"modelId":
+    "gemma-2-2b", "layer": "8-gemmascope-res-16k", "index": "17", "description": "…"}`. The first explanation of a
+    feature counts. In a folder of exports, what lies in folders called `explanations…` is read; elsewhere, files
+    without an explanation are passed over.
+
+    Args:
+        source: what Neuronpedia calls the SAEs, where there are several of a layer, like
+            `"gemma-2-2b/{layer}-gemmascope-res-16k"`.
+        layers: those that are wanted; all unless given.
+
+    Raises:
+        MatchError: if there are no explanations, some lines of a file are not, or a layer has those of several sources.
+    """
+    return _find(path, layers, lambda layer: _names(source, layer)).texts
+
+
+def explanations_of(chain: Chain, path: str | os.PathLike[str], source: str | None = None) -> Explanations:
+    """The explanations for the features of a run, of the source that is given, or that sae-lens knows for its SAEs."""
+    known = _known_sources(chain) if source is None else {}
+    found = _find(path, features_of(chain), lambda layer: _names(source, layer) or known.get(layer, ()))
+    check_explained(found.texts, chain, str(path))
+    return found
+
+
+def check_explained(texts: Mapping[int, Mapping[int, str]], chain: Chain, shown: str = "the explanations") -> None:
+    """Raise `MatchError` for explanations of none of a run's layers, or of features that its SAEs do not have."""
+    sizes = features_of(chain)
+    if texts and sizes and not sizes.keys() & texts.keys():
+        raise MatchError(f"{shown}: of layers {listing(map(str, sorted(texts)))}, and the run has none of them")
+    for layer, explained in texts.items():
+        outside = [feature for feature in explained if not 0 <= feature < sizes.get(layer, feature + 1)]
+        if outside:
+            raise MatchError(
+                f"{shown}: of {len(explained)} explanations for layer {layer}, {len(outside)} are of features that its "
+                f"SAE does not have, the first of feature {outside[0]} of {sizes[layer]}: they are of another SAE"
+            )
+
+
+def features_of(chain: Chain) -> dict[int, int]:
+    """How many features each layer of a run has; of two sets of SAEs, the layers of the sources."""
+    sizes: dict[int, int] = {}
+    for pair in chain:
+        inputs = chain.pair_record(pair).get("inputs")
+        both = [each["F"] for each in inputs] if inputs else [len(chain[pair].perm), chain[pair].target_features]
+        sizes |= dict(zip(pair[:1] if chain.of_two_sets else pair, both, strict=False))
+    return sizes
+
+
+def _find(
+    path: str | os.PathLike[str], layers: Collection[int] | None, wanted: Callable[[int], Sequence[str]]
+) -> Explanations:
+    """What a path holds for some layers, of the sources that are wanted for each. Raises `MatchError`."""
+    root = Path(path).expanduser()
+    found: dict[int, dict[str, dict[int, str]]] = {}
+    files, passed_over = _files(root)
+    for file in files:
+        explained, wrong = _explained(file)
+        if wrong is not None and (explained or file == root or _export(file, root) is not None):
+            raise MatchError(
+                f'{file}, line {wrong}: expected {{"layer": 8, "feature": 17, "explanation": "…"}}, or layer, index '
+                "and description"
+            )
+        passed_over += wrong is not None
+        for layer, name, feature, text in explained:
+            if text:
+                found.setdefault(layer, {}).setdefault(name, {}).setdefault(feature, text)
+    if not found:
+        without = f" (files that hold none: {passed_over})" if passed_over else ""
+        raise MatchError(
+            f"{path}: no explanations there{without}; expected .jsonl or .jsonl.gz, or a folder of such files"
+        )
+    texts, sources = Texts(), dict[int, str]()
+    for layer, by_source in found.items():
+        if layers is None or layer in layers:
+            name = _chosen(str(path), layer, [name for name in by_source if name], wanted(layer))
+            sources |= {layer: name} if name else {}
+            texts[layer] = {**by_source.get(name, {}), **by_source.get("", {})}
+    if not texts:
+        raise MatchError(
+            f"{path}: explanations for layers {listing(map(str, sorted(found)))}, none of which the run has"
+        )
+    return Explanations(texts, sources, passed_over)
+
+
+def _chosen(shown: str, layer: int, names: list[str], wanted: Sequence[str]) -> str:
+    """The one source of a layer whose explanations are meant; "" if no line names one. Raises `MatchError`."""
+    meant = [name for name in names if not wanted or any(_same_source(name, each) for each in wanted)]
+    if names and not meant:
+        raise MatchError(
+            f"{shown}: the explanations for layer {layer} are of {listing(names)}, and its SAE is {listing(wanted)}; "
+            f"to use them all the same, say so: {_how_to_choose(layer, names[0])}"
+        )
+    if len(meant) > 1:
+        raise MatchError(
+            f"{shown}: explanations of {len(meant)} sources for layer {layer}: {listing(meant)}; say which: "
+            f"{_how_to_choose(layer, meant[0])}"
+        )
+    return meant[0] if meant else ""
+
+
+def _how_to_choose(layer: int, name: str) -> str:
+    like = re.sub(rf"(^|/){layer}(?=-|$)", r"\1{layer}", name)
+    return f"--neuronpedia '{like}', or source= in Python"
+
+
+def _names(source: str | None, layer: int) -> Sequence[str]:
+    return () if source is None else (source.replace("{layer}", str(layer)),)
+
+
+def _same_source(name: str, wanted: str) -> bool:
+    """Whether two names of a source are the same, where one of them may lack the model."""
+    whole = "/" in name and "/" in wanted
+    return name == wanted if whole else name.rpartition("/")[2] == wanted.rpartition("/")[2]
+
+
+def _known_sources(chain: Chain) -> dict[int, Sequence[str]]:
+    """What Neuronpedia calls the SAEs of a run, as far as an installed sae-lens knows them."""
+    try:
+        stored = chain.inputs.stored if isinstance(chain.inputs, Layers) else {}
+        return {layer: neuronpedia_names(each.at.place.title, each.at.name) for layer, each in stored.items()}
+    except (MatchError, OSError):
+        return {}  # what is not there says nothing
+
+
+def _files(root: Path) -> tuple[list[Path], int]:
+    """Files that may hold explanations, and how many were passed over: what else an export holds."""
+    if root.is_file():
+        return [root], 0
+    files = sorted([*root.rglob("*.jsonl"), *root.rglob("*.jsonl.gz")])
+    exports = {_export(file, root) for file in files} - {None}
+    read = [file for file in files if _export(file, root) is not None or exports.isdisjoint(file.parents)]
+    return read, len(files) - len(read)
+
+
+def _export(file: Path, root: Path) -> Path | None:
+    """The folder of an export whose explanations a file is among, in a folder of theirs below the root."""
+    parts = file.relative_to(root).parts[:-1]
+    at = next((at for at, name in enumerate(parts) if name.startswith("explanations")), None)
+    return None if at is None else root.joinpath(*parts[:at])
+
+
+def _explained(file: Path) -> tuple[list[tuple[int, str, int, str]], int | None]:
+    """Layer, source, feature and text of each line that is an explanation, and the number of the first that is not."""
+    found, wrong = [], None
+    for number, row in _lines(file):
+        try:
+            layer, _, rest = str(row["layer"]).partition("-")
+            feature = row["feature"] if "feature" in row else row["index"]
+            text = row["explanation"] if "explanation" in row else row["description"]
+            model = f"{row['modelId']}/" if row.get("modelId") else ""
+            name = f"{model}{row['layer']}" if model or rest else ""
+            found.append((_number(layer), name, _number(feature), text.strip() if isinstance(text, str) else ""))
+        except (KeyError, ValueError):
+            wrong = number if wrong is None else wrong
+    return found, wrong
+
+
+def _number(given: Any) -> int:
+    """A number of a layer or feature. Raises `ValueError`."""
+    if isinstance(given, bool) or not re.fullmatch("[0-9]{1,18}", str(given)):
+        raise ValueError(given)
+    return int(given)
+
+
+def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The objects of a file, one a line, with the line's number; an empty one for a line that is too long."""
+    opened = gzip.open if path.suffix == ".gz" else open
+    try:
+        with path.open("rb") as raw:
+            refuse_pointer(raw.read(64), str(path))
+        with opened(path, "rt", encoding="utf-8") as file:
+            number = 0
+            while line := file.readline(_LONGEST_LINE):
+                number += 1
+                if len(line) == _LONGEST_LINE and not line.endswith("\n"):
+                    while (rest := file.readline(_LONGEST_LINE)) and not rest.endswith("\n"):
+                        pass
+                    yield number, {}
+                elif line.strip():
+                    row = json.loads(line)
+                    if not isinstance(row, dict):
+                        raise ValueError("no object")
+                    yield number, row
+    except (OSError, ValueError, EOFError, RecursionError) as error:
+        if isinstance(error, MatchError):
+            raise
+        refuse_out_of_memory(error, str(path))
+        raise MatchError(f"{path}: not lines of JSON objects ({error})") from error
