@@ -19,6 +19,7 @@ from torch import Tensor
 from saematch.assignment import Certificate, Margins
 from saematch.cost import UNIT_64
 from saematch.errors import MatchError, first_line, refuse_out_of_memory
+from saematch.sources.pointers import refuse_pointer_at
 from saematch.storage import finite, write_whole
 
 SCHEMA = 1
@@ -396,6 +397,7 @@ def read_permutation(path: str | os.PathLike[str]) -> tuple[Any, dict[str, Any]]
 
     `.npy` holds the array itself, `.safetensors` holds it as `perm`. Raises `MatchError`.
     """
+    refuse_pointer_at(Path(path))
     try:
         if Path(path).suffix == ".npy":
             return np.load(path, allow_pickle=False), {}

@@ -17,6 +17,8 @@ from safetensors.torch import save
 
 import saematch as sm
 from saematch.cli import main
+from saematch.evaluation import StoredActivations
+from saematch.matching import read_permutation
 from saematch.sources import search
 from saes import (
     dictionary_learning,
@@ -637,6 +639,17 @@ def test_a_pointer_of_git_lfs_is_named_and_not_taken_for_damage(tmp_path, name):
     for source in (tmp_path, tmp_path / "layer_5" / name, f"{tmp_path}/layer_{{layer}}"):
         with pytest.raises(sm.MatchError, match=rf"{name}: is not the file but a pointer of Git LFS .*git lfs pull"):
             sm.load(source)
+
+
+def test_a_pointer_in_place_of_activations_or_a_matching_is_named(tmp_path):
+    for name in ("layer_5.npy", "perm.npy", "perm.safetensors"):
+        (tmp_path / name).write_text(POINTER)
+    named = r"is not the file but a pointer of Git LFS"
+    with pytest.raises(sm.MatchError, match=rf"^{tmp_path}/layer_5\.npy: {named}"):
+        StoredActivations(tmp_path)
+    for name in ("perm.npy", "perm.safetensors"):
+        with pytest.raises(sm.MatchError, match=rf"^{tmp_path}/{name}: {named}"):
+            read_permutation(tmp_path / name)
 
 
 @pytest.mark.parametrize("name", ["cfg.json", "labels.json"])

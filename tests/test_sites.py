@@ -165,6 +165,14 @@ def test_the_folder_of_a_source_is_worth_a_note_and_one_below_a_refusal(tmp_path
         sm.load(tmp_path)
 
 
+@pytest.mark.parametrize("between", ["mine", "work/saes", "x-res"])
+def test_a_published_name_further_above_does_not_count(tmp_path, between):
+    at = write_npz(tmp_path / "gemma-scope-2b-pt-att" / between / "layer_5", made_up())
+    assert sm.load(at.parent).notes[:-1] == sm.load(at).notes[:-1] == ()
+    with pytest.raises(sm.MatchError, match=r"it reads attention \(gemma-scope-2b-pt-att\)"):
+        sm.load(tmp_path)  # below the source
+
+
 def test_the_innermost_published_name_counts(tmp_path):
     write_npz(tmp_path / "gemma-scope-2b-pt-att" / "google--gemma-scope-2b-pt-res" / "layer_5", made_up())
     assert sm.load(tmp_path).notes[:-1] == ()

@@ -18,6 +18,7 @@ from saematch.cost import Floats, Indices
 from saematch.errors import MatchError, first_line, refuse_out_of_memory
 from saematch.evaluation.uncertainty import UNITS
 from saematch.sae import SAE
+from saematch.sources.pointers import refuse_pointer_at
 
 BATCH = 2048  # tokens at a time
 OUTLIERS = 10.0  # medians of the norm from which on a token is an attention sink, not text
@@ -194,6 +195,7 @@ class Survey:
 
 
 def _array(path: Path, axes: int, kinds: str) -> NDArray[Any]:
+    refuse_pointer_at(path)
     try:
         array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:

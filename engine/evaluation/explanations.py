@@ -14,7 +14,7 @@ from saematch.chain import Chain
 from saematch.errors import MatchError, refuse_out_of_memory
 from saematch.sources import Layers
 from saematch.sources.families import listing
-from saematch.sources.files import refuse_pointer
+from saematch.sources.pointers import refuse_pointer_at
 from saematch.sources.registry import neuronpedia_names
 
 _LONGEST_LINE = 10**6  # characters; no explanation is as long
@@ -213,10 +213,9 @@ def _number(given: Any) -> int:
 
 def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """The objects of a file, one a line, with the line's number; an empty one for a line that is too long."""
+    refuse_pointer_at(path)
     opened = gzip.open if path.suffix == ".gz" else open
     try:
-        with path.open("rb") as raw:
-            refuse_pointer(raw.read(64), str(path))
         with opened(path, "rt", encoding="utf-8") as file:
             number = 0
             while line := file.readline(_LONGEST_LINE):
@@ -231,7 +230,5 @@ def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                         raise ValueError("no object")
                     yield number, row
     except (OSError, ValueError, EOFError, RecursionError) as error:
-        if isinstance(error, MatchError):
-            raise
         refuse_out_of_memory(error, str(path))
         raise MatchError(f"{path}: not lines of JSON objects ({error})") from error

@@ -14,13 +14,14 @@ from saematch.errors import MatchError
 from saematch.sources.checkpoint import Checkpoint
 from saematch.sources.dictionary_learning import DICTIONARY_LEARNING
 from saematch.sources.family import Family
-from saematch.sources.files import SUFFIXES, Unusable
+from saematch.sources.files import SUFFIXES
 from saematch.sources.gemma_scope import GEMMA_SCOPE
 from saematch.sources.gemma_scope_2 import GEMMA_SCOPE_2
 from saematch.sources.goodfire import GOODFIRE
 from saematch.sources.llama_scope import LLAMA_SCOPE, LLAMA_SCOPE_R1
 from saematch.sources.llamascopium import LLAMASCOPIUM
 from saematch.sources.openai import OPENAI
+from saematch.sources.pointers import Unusable
 from saematch.sources.qwen_scope import QWEN_SCOPE
 from saematch.sources.saelens import SAELENS
 from saematch.sources.sparsify import SPARSIFY

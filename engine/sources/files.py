@@ -21,6 +21,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from saematch.errors import MatchError, first_line, refuse_out_of_memory
+from saematch.sources.pointers import POINTER_BYTES, refuse_pointer
 
 _DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
@@ -39,13 +40,8 @@ _GLOBALS = re.compile(
     r"torch\._utils _rebuild_(tensor_v2|tensor|parameter)|torch (float64|float32|float16|bfloat16|int64|int32|bool)"
 )
 _MOST_EXPANSION = 50  # float weights hardly compress; a member that grows more than this is no weights
-_POINTER = b"version https://git-lfs.github.com/spec/"
 _BLOCK_BYTES = 2**24  # of what is widened at a time
 SUFFIXES = (".npz", ".safetensors", ".pt", ".pth")
-
-
-class Unusable(MatchError):
-    """The refusal of a file that seems to hold an SAE, and has to be changed or fetched before it can be read."""
 
 
 def headers(file: BinaryIO, shown: str) -> dict[str, Any]:
@@ -56,7 +52,7 @@ def headers(file: BinaryIO, shown: str) -> dict[str, Any]:
     """
     read = {".npz": _npz_headers, ".safetensors": _safetensors_headers}.get(Path(shown).suffix, _torch_headers)
     try:
-        refuse_pointer(file.read(len(_POINTER)), shown)
+        refuse_pointer(file.read(POINTER_BYTES), shown)
         file.seek(0)
         return read(file, shown)
     except MatchError:
@@ -98,15 +94,6 @@ def read_json(path: Path, shown: str | None = None, most: int = _MOST_JSON_BYTES
         raise
     except (OSError, ValueError, RecursionError) as error:
         raise damaged(shown, error) from error
-
-
-def refuse_pointer(content: bytes, shown: str) -> None:
-    """Raise `Unusable` for what Git leaves in place of a large file where Git LFS is not installed."""
-    if content.startswith(_POINTER):
-        raise Unusable(
-            f"{shown}: is not the file but a pointer of Git LFS to it; fetch it with git lfs pull, or get the "
-            "repository with hf download"
-        )
 
 
 def sha256(path: Path) -> str:

@@ -27,7 +27,7 @@ def _entry(at: Checkpoint, found: Tensors, config: Config) -> Entry:
         at, found, "w_enc", "w_dec", "b_enc", "b_dec", "threshold", optional=("affine_skip_connection",)
     )
     hook, writes = config.get("hf_hook_point_in"), config.get("hf_hook_point_out")
-    kind = str(config.get("type") or "sae")
+    kind = str(config.get("type") or "sae").lower()
     if kind in ("clt", "crosscoder"):
         raise MatchError(f"{at.shown}: a {kind}: a feature reads or writes several layers, and has no one row")
     if (kind != "sae" or "affine_skip_connection" in found) and writes in (None, hook):

@@ -14,10 +14,11 @@ from saematch.errors import MatchError
 from saematch.sources.address import HUB, REGISTRY, SAMPLE, Address, matched
 from saematch.sources.checkpoint import Checkpoint
 from saematch.sources.families import identify, known, listing, published
-from saematch.sources.files import SUFFIXES, Unusable
+from saematch.sources.files import SUFFIXES
 from saematch.sources.hub import HubRepository
 from saematch.sources.lists import One, Source, entries, is_list, read_list
 from saematch.sources.places import LocalFolder, Place
+from saematch.sources.pointers import Unusable
 from saematch.sources.registry import release
 from saematch.sources.stored import StoredSAE
 

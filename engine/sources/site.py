@@ -41,7 +41,8 @@ _NORM_AFTER = re.compile(
 _NORM_AFTER_ATTENTION = re.compile(r"post_att(?:n|ention)_?(?:layer_?)?norm$", re.IGNORECASE)
 _NORMS_AFTER = re.compile(r"(?:gemma|olmo)[-_]?(?:3n|[2-9])(?![0-9.]*b)", re.IGNORECASE)
 # Without a configuration: names of repositories and folders.
-_PUBLISHED = re.compile(r"gemma-scope-.*-(res|mlp|att|transcoders)$")
+_PUBLISHED = re.compile(r"gemma-scope-\d+b-(?:pt|it)-(res|mlp|att|transcoders)$")
+_INSIDE = re.compile(r"layer_\d+|width_\w+|average_l0_\w+|embedding|canonical|snapshots|[0-9a-f]{40}")  # of such
 _NAMED = {
     "attention": re.compile(r"^(?!.*resid).*(?:^|[-_.])(?:hook_z|o_proj|att(?:n|ention)?)$", re.IGNORECASE),
     "neurons": re.compile(r"mlp_post_act|hook_post$|act_fn$", re.IGNORECASE),
@@ -108,12 +109,13 @@ def _sided(hook: str) -> tuple[str, str]:
 def _named(at: Checkpoint) -> tuple[str | None, str, tuple[str, ...]]:
     """What the names of folders and repositories say against comparing, which name says so, and notes.
 
-    A published repository is known wherever its folder lies. Else only the name of a repository, and those of folders
-    below the source, are taken for what they say; that of the source's own folder is worth a note.
+    A published repository is known by its layout, wherever it lies. Else only the name of a repository, and those of
+    folders below the source, are taken for what they say; that of the source's own folder is worth a note.
     """
-    for name in reversed(re.split("[/@]", at.place.address(at.name))):
-        if published := _PUBLISHED.search(name):
-            return _PUBLISHED_AS.get(published[1]), name, ()
+    folders = re.split("[/@]", at.place.address(at.name))[-2::-1]
+    published = _PUBLISHED.search(next((name for name in folders if not _INSIDE.fullmatch(name)), ""))
+    if published:
+        return _PUBLISHED_AS.get(published[1]), published.string, ()
     local = isinstance(at.place, LocalFolder)
     inside = [*([] if local else at.place.title.split("/")), *at.name.split("/")[:-1]]
     for reason, pattern in _NAMED.items():
