@@ -441,6 +441,7 @@ def test_the_family_may_be_said(tmp_path):
 PLAIN = {
     "plain": lambda w: w.plain,
     "of other names": lambda w: {"enc": w.enc, "dec": w.dec, "bias": w.b_enc, "pre": w.b_dec},
+    "half transposed": lambda w: {**w.plain, "W_enc": w.enc.T},
     "with a step": lambda w: {**w.plain, "step": torch.tensor(3)},
 }
 

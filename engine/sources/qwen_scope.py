@@ -37,10 +37,10 @@ def _entry(at: Checkpoint, found: Tensors, _: Config) -> Entry:
 def _has(found: Tensors) -> bool:
     if not found.keys() >= set(_NAMES) or "threshold" in found:
         return False
-    W_enc, b_enc, b_dec = (found[name] for name in ("W_enc", "b_enc", "b_dec"))
-    if not all(isinstance(each, Tensor) for each in (W_enc, b_enc, b_dec)) or b_enc.shape == b_dec.shape:
+    W_enc, W_dec, b_enc, b_dec = given = [found[name] for name in _NAMES]
+    if not all(isinstance(each, Tensor) for each in given) or b_enc.shape == b_dec.shape:
         return False
-    return bool(W_enc.shape == (*b_enc.shape, *b_dec.shape))
+    return bool(W_enc.shape == W_dec.shape[::-1] == (*b_enc.shape, *b_dec.shape))
 
 
 QWEN_SCOPE = Family(
