@@ -7,7 +7,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -58,6 +58,12 @@ def proof_cells(matching: Matching) -> list[str]:
 def printable(text: str) -> str:
     """Text of unknown origin without control characters, which could steer the terminal."""
     return "".join(character if character.isprintable() else "·" for character in text)
+
+
+def remark(lines: Iterable[str]) -> None:
+    """Print what a user should know, next to the answer: on stderr."""
+    for line in lines:
+        print(printable(line), file=sys.stderr)
 
 
 class StatusLine:

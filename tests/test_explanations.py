@@ -205,10 +205,17 @@ def test_a_chain_in_memory_knows_its_features_too():
 
 
 def test_evaluate_says_whose_explanations_it_reads(tmp_path, run, capsys):
-    write(tmp_path / "labels" / "a.jsonl", [*explained(3), *explained(4), *explained(4, "att")])
+    write(tmp_path / "labels" / "a.jsonl", [*explained(3), *explained(4), *explained(4, "att\x1b[2J")])
     command = ["evaluate", str(run), "-o", str(tmp_path / "out"), "--explanations", str(tmp_path / "labels")]
     assert main(command) == 2
     assert "explanations of 2 sources for layer 4" in capsys.readouterr().err
+    assert main([*command, "--neuronpedia", "demo/{layer}-res-16k", "--json"]) == 0
+    shown = capsys.readouterr()
+    assert shown.err.startswith("explanations are of demo/3-res-16k, demo/4-res-16k\n")
+    assert json.loads(shown.out)["summary"][0]["grade"] is not None
+    write(tmp_path / "labels" / "a.jsonl", [*explained(3), *explained(4, "att\x1b[2J")])
+    assert report(run, tmp_path / "labels") == 0
+    assert "\x1b" not in capsys.readouterr().err
 
 
 def test_labels_beside_an_sae_that_it_has_no_features_for_are_left_out_with_a_word(tmp_path, caplog):

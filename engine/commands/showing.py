@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import webbrowser
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from saematch.commands.common import DONE, UNFINISHED, print_json, refuse_unwritable
 from saematch.errors import MatchError
-from saematch.terminal import StatusLine, size
+from saematch.terminal import StatusLine, remark, size
 
 if TYPE_CHECKING:
     from saematch.report import Contents
@@ -67,8 +66,7 @@ def _contents(options: argparse.Namespace, weights: bool = True) -> Contents:
     chain = Chain.load(options.run_folder, load_layers(options.inputs) if options.inputs else None)
     evaluation = Path(options.evaluation or Path(options.run_folder) / "evaluation")
     explained = explanations_of(chain, options.labels, options.neuronpedia) if options.labels else None
-    for line in explained.about if explained else ():
-        print(line, file=sys.stderr)
+    remark(explained.about if explained else ())
     return Contents(
         chain, labels=explained and explained.texts, firm=options.firm,
         evaluation=evaluation if options.evaluation or (evaluation / "tables.json").is_file() else None,

@@ -26,6 +26,7 @@ from saematch.evaluation.weights import COSINE
 from saematch.sources import load_layers
 from saematch.storage import LocalFolder
 from saematch.stream import Progress
+from saematch.terminal import remark
 
 
 def evaluation_of(
@@ -46,8 +47,7 @@ def evaluation_of(
             told=lambda asked: tell(f"the judge has answered {asked:,} times", None),
         )  # fmt: skip
     explained = explanations_of(chain, options.explanations, options.neuronpedia) if options.explanations else None
-    for line in explained.about if explained else ():
-        tell(line, None)
+    remark(explained.about if explained and not options.quiet else ())
     found = evaluate(
         chain, out, activations=_activations(options, chain, device), explanations=explained and explained.texts,
         judge=judge, judged=options.judged, human=read_grades(options.human) if options.human else None,
