@@ -460,6 +460,14 @@ def test_a_plain_file_is_of_no_family(tmp_path, name, F, d, suffix):
             sm.load(source)
 
 
+def test_the_state_of_an_optimizer_is_not_taken_for_an_sae(tmp_path):
+    state = {"ema": {"loss": torch.ones(3)}, "step": torch.tensor(3), "state": {0: {"exp_avg": torch.ones(3)}}}
+    torch.save(state, tmp_path / "trainer_state.pt")
+    for source in (tmp_path, tmp_path / "trainer_state.pt"):
+        with pytest.raises(sm.MatchError, match="no SAE in a known format; known are Gemma"):
+            sm.load(source)
+
+
 def test_the_advice_for_a_plain_file_works(tmp_path):
     w = drawn(16, 8)
     torch.save(w.plain, tmp_path / "sae.pt")

@@ -165,6 +165,12 @@ def test_the_folder_of_a_source_is_worth_a_note_and_one_below_a_refusal(tmp_path
         sm.load(tmp_path)
 
 
+def test_the_folder_of_a_source_hides_nothing_below_it(tmp_path):
+    write_npz(tmp_path / "att" / "my-transcoders" / "layer_5", made_up())
+    with pytest.raises(sm.MatchError, match=r"write \?allow=transcoder"):
+        sm.load(tmp_path / "att")
+
+
 @pytest.mark.parametrize("between", ["mine", "work/saes", "x-res"])
 def test_a_published_name_further_above_does_not_count(tmp_path, between):
     at = write_npz(tmp_path / "gemma-scope-2b-pt-att" / between / "layer_5", made_up())

@@ -65,8 +65,7 @@ def identify(at: Checkpoint) -> Family:
         _refuse_wrapped(at, found, able)
         if named:
             return named[0]
-    letters = " ".join(found).lower()
-    if fitting or ("enc" in letters and "dec" in letters):
+    if fitting or _seem_of_an_sae(found):
         of, names = ("several formats" if fitting else "no known format"), (each.name for each in fitting or able)
         raise Unusable(
             f"{at.shown}: its tensors ({listing(found)}) are those of {of}; if it is in one all the same, write "
@@ -78,7 +77,7 @@ def identify(at: Checkpoint) -> Family:
 
 def _refuse_wrapped(at: Checkpoint, found: Mapping[str, Any], able: list[Family]) -> None:
     """Raise `Unusable` for tensors in a dictionary of their own, or whose names are known but for a prefix."""
-    inner = next((name for name, value in found.items() if _holds_tensors(value)), None)
+    inner = next((name for name, value in found.items() if isinstance(value, dict) and _seem_of_an_sae(value)), None)
     if inner is not None:
         raise Unusable(
             f"{at.shown}: its tensors ({listing(found[inner])}) are in a dictionary {inner!r}; save that alone: "
@@ -94,8 +93,9 @@ def _refuse_wrapped(at: Checkpoint, found: Mapping[str, Any], able: list[Family]
         )
 
 
-def _holds_tensors(value: Any) -> bool:
-    return isinstance(value, dict) and any(isinstance(each, Tensor) for each in value.values())
+def _seem_of_an_sae(names: Iterable[Any]) -> bool:
+    letters = " ".join(map(str, names)).lower()
+    return "enc" in letters and "dec" in letters
 
 
 def known() -> str:

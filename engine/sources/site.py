@@ -121,7 +121,6 @@ def _named(at: Checkpoint) -> tuple[str | None, str, tuple[str, ...]]:
     for reason, pattern in _NAMED.items():
         if found := next(filter(pattern.search, inside), None):
             return reason, found, ()
-        if local and pattern.search(at.place.title):
-            note = f"its folder is called {at.place.title!r}, and its files do not say what it reads"
-            return None, "", (f"{note}: if that means {reason}, its weights cannot be compared",)
-    return None, "", ()
+    note = f"its folder is called {at.place.title!r}, and its files do not say what it reads: if that means "
+    meant = [reason for reason, pattern in _NAMED.items() if local and pattern.search(at.place.title)]
+    return None, "", tuple(f"{note}{reason}, its weights cannot be compared" for reason in meant)
