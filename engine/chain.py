@@ -64,12 +64,12 @@ class Chain(Mapping[Pair, Matching]):
         self._solver = Solver(memory=made.memory, device=made.device, backend=made.backend, precision=made.precision)
         self._run = matchings if isinstance(matchings, RunFolder) else None
         self.of_two_sets = against is not None or (self._run is not None and self._run.record["against"] is not None)
-        self.failures = dict(self._run.failures if self._run else failures or {})
+        self.failures = dict((failures or {}) if self._run is None else self._run.failures)
         self._next: dict[int, int] = {}
         for a, b in [] if self.of_two_sets else matchings:
             self._next[a] = min(b, self._next.get(a, b))
         self.layers = sorted({layer for pair in matchings for layer in pair})
-        self.folder = str(self._run.folder) if self._run else None
+        self.folder = None if self._run is None else str(self._run.folder)
 
     @classmethod
     def load(
@@ -117,8 +117,10 @@ class Chain(Mapping[Pair, Matching]):
 
     @property
     def certified(self) -> bool:
-        """Whether every matching is."""
-        return self._run.certified if self._run else all(matching.certified for matching in self.values())
+        """Whether every matching is certified; False where there is none."""
+        if self._run is not None:
+            return self._run.certified
+        return len(self) > 0 and all(matching.certified for matching in self.values())
 
     @property
     def options(self) -> dict[str, Any]:
@@ -130,11 +132,11 @@ class Chain(Mapping[Pair, Matching]):
     @property
     def record(self) -> dict[str, Any]:
         """The content of `run.json`; empty for a chain in memory."""
-        return self._run.record if self._run else {}
+        return {} if self._run is None else self._run.record
 
     def pair_record(self, pair: Pair) -> dict[str, Any]:
         """What the run wrote down of a pair: inputs, numbers, seconds; empty for a chain in memory."""
-        return self._run.records[pair] if self._run else {}
+        return {} if self._run is None else self._run.records[pair]
 
     @property
     def inputs(self) -> Mapping[int, SAE]:
@@ -143,8 +145,8 @@ class Chain(Mapping[Pair, Matching]):
 
     @property
     def complete(self) -> bool:
-        """Whether every pair of the run has its matching."""
-        return self._run.complete if self._run else not self.failures
+        """Whether every pair of the run has its matching; False where there is none."""
+        return len(self) > 0 and not self.failures if self._run is None else self._run.complete
 
     def compose(self, source: int, target: int) -> Matching:
         """The matching between any two layers that follows from the pairs between them.
@@ -200,14 +202,14 @@ class Chain(Mapping[Pair, Matching]):
         layers = self._saes(side)
         if layer not in layers:
             raise MatchError(f"the SAE of layer {layer}, which this needs, is not where it was; pass inputs=")
-        record = self._run.input(layer, side) if self._run else None
+        record = None if self._run is None else self._run.input(layer, side)
         if record is not None and not is_unchanged(layers, layer, record):
             raise MatchError(f"{record['path'] or 'SAE'}: the SAE of layer {layer} has changed since the run")
         return layers[layer]
 
     def hashes(self, layer: int) -> dict[str, str]:
         """What the SAE of a layer is known by: as the run recorded it, else found by reading it."""
-        record = self._run.input(layer) if self._run else None
+        record = None if self._run is None else self._run.input(layer)
         return dict((read_input(self.inputs, layer)[1] if record is None else record)["sha256"])
 
     def label(self, layer: int, feature: int) -> str | None:
@@ -261,7 +263,8 @@ class Chain(Mapping[Pair, Matching]):
         if self.of_two_sets:
             raise MatchError("the pairs of this run lead from one set of SAEs to another: there is no way through them")
         if layer not in self.layers:
-            raise MatchError(f"layer {layer} is not in this run, whose layers are {', '.join(map(str, self.layers))}")
+            layers = f"whose layers are {', '.join(map(str, self.layers))}" if self.layers else "which has no matching"
+            raise MatchError(f"layer {layer} is not in this run, {layers}")
         if self._run is not None:
             record = self._run.input(layer)
             assert record is not None, "a layer of the run is a layer of one of its pairs"

@@ -144,7 +144,7 @@ def _run(
     if run is not None and strict:
         for pair in (pair for pair in pairs if pair in run and not run.records[pair]["certified"]):
             require_certified(run[pair])
-    tell = progress or (lambda _: None)
+    tell = (lambda _: None) if progress is None else progress
     so_far = Progress("start", len(pairs), len(pairs) - len(todo), bytes=memory_needed(work, todo) * len(devices))
     tell(so_far)
     with _runner(work, todo, run, devices, executor, on_gpu) as events:

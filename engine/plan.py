@@ -74,6 +74,8 @@ def _listed(pairs: str | Iterable[Pair], sources: Collection[int], targets: Coll
         listed = sorted({(a, b) for a, b in pairs})
     except (TypeError, ValueError) as error:
         raise MatchError(f"pairs {pairs!r} are no list of (source layer, target layer)") from error
+    if not listed:
+        raise MatchError("pairs is an empty list: give the pairs to match, or leave pairs out for the usual ones")
     for a, b in listed:
         for layer, there in ((a, sources), (b, sources if targets is None else targets)):
             if layer not in there:

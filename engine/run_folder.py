@@ -119,13 +119,13 @@ class RunFolder(Mapping[Pair, Matching]):
 
     @property
     def complete(self) -> bool:
-        """Whether every pair is finished."""
-        return len(self) == len(self.planned)
+        """Whether every pair is finished; False where there is none."""
+        return 0 < len(self) == len(self.planned)
 
     @property
     def certified(self) -> bool:
-        """Whether every finished pair is."""
-        return all(self.records[pair]["certified"] is True for pair in self)
+        """Whether every finished pair is certified; False where there is none."""
+        return len(self) > 0 and all(self.records[pair]["certified"] is True for pair in self)
 
     @property
     def failures(self) -> dict[Pair, str]:

@@ -151,7 +151,9 @@ class RunLog:
 
     def __call__(self, news: Progress) -> None:
         """Take the news of a run."""
-        if news.stage == "start" and news.finished == news.of:
+        if news.stage == "start" and not news.of:
+            self._say("This part of the run has no pairs of layers.")
+        elif news.stage == "start" and news.finished == news.of:
             self._say(f"{_count(news.of, 'pair')} of layers, finished before.")
         elif news.stage == "start":
             kept = f", {news.finished:,} of them finished before" if news.finished else ""

@@ -13,6 +13,7 @@ from typing import Any
 from saematch.commands.common import DONE, UNFINISHED, comparison_of, complain, limits_of, print_json
 from saematch.commands.looking import described
 from saematch.errors import MatchError
+from saematch.plan import share_of
 from saematch.terminal import (
     EventLog,
     StatusLine,
@@ -25,6 +26,8 @@ from saematch.terminal import (
     table,
 )  # fmt: skip
 
+_INCOMPLETE = "The run is not complete: it was stopped, is still going on, or pairs of it have failed."
+
 
 def demo(options: argparse.Namespace) -> int:
     """Match the sample, show paths, write the page."""
@@ -36,6 +39,8 @@ def demo(options: argparse.Namespace) -> int:
     print("The sample: SAEs of six consecutive layers of SmolLM2-135M-Instruct, 1,024 features each.\n")
     with run_output() as output:
         chain = match_layers(load_layers("sample"), options.output, overwrite=True, progress=output)
+    if not chain.complete:  # the failures are printed
+        return UNFINISHED
     print("\nSome features through the layers, with what they fire on and the cost of each step:\n")
     shown: set[str | None] = set()
     first = chain.layers[0]
@@ -82,16 +87,15 @@ def layers(options: argparse.Namespace) -> int:
     with ExitStack() as held:
         if not (options.quiet or options.json):
             listeners.append(held.enter_context(run_output()))
-        if options.log_json:
+        if options.log_json is not None:
             listeners.append(EventLog(held.enter_context(Path(options.log_json).open("a", encoding="utf-8"))))
         chain = match_layers(
             load_layers(options.source), options.output, overwrite=options.overwrite, pairs=options.pairs,
-            against=load_layers(options.against) if options.against else None, shard=options.shard,
+            against=None if options.against is None else load_layers(options.against), shard=options.shard,
             executor=options.executor, verify_inputs=options.verify_inputs, **comparison_of(options),
             method=options.method, **(limits_of(options) | {"device": devices_of(options.device, options.executor)}),
             progress=tell,
         )  # fmt: skip
-    whole = not failures if options.shard else chain.complete
     if options.json:
         pairs = [{"source": a, "target": b, **numbers} for (a, b), numbers in chain.scalars().items()]
         failed = [{"source": a, "target": b, "error": error} for (a, b), error in failures.items()]
@@ -108,26 +112,31 @@ def layers(options: argparse.Namespace) -> int:
     else:
         for (a, b), error in failures.items():
             complain(f"no matching of layers {a} and {b}: {error}", UNFINISHED)
-    return DONE if chain.certified and whole else UNFINISHED
+    planned = [(a, b) for a, b in chain.record["pairs"]]
+    mine = planned if options.shard is None else share_of(planned, *options.shard)  # which may be none
+    numbers = chain.scalars()
+    return DONE if all(pair in numbers and numbers[pair]["certified"] for pair in mine) else UNFINISHED
 
 
 def _dry_run(options: argparse.Namespace) -> int:
     """What a run would be of, from headers alone."""
     from saematch.features import PARTS
     from saematch.layers import check_headers, share_of_memory
-    from saematch.plan import plan_pairs, share_of
+    from saematch.plan import plan_pairs
     from saematch.problem import Comparison
     from saematch.solver import Solver
     from saematch.sources import load_layers
     from saematch.stream import Work, memory_needed
 
     layers = load_layers(options.source)
-    against = load_layers(options.against) if options.against else None
+    against = None if options.against is None else load_layers(options.against)
     pairs = plan_pairs(layers, against, options.pairs)
-    pairs = share_of(pairs, *options.shard) if options.shard else pairs
+    pairs = pairs if options.shard is None else share_of(pairs, *options.shard)
     devices = devices_of(options.device, options.executor)
     several = devices if isinstance(devices, list) else [devices]
-    memory = options.memory or share_of_memory(several, options.backend, options.precision)
+    memory = options.memory
+    if memory is None:
+        memory = share_of_memory(several, options.backend, options.precision)
     comparison = Comparison.checked(**({"parts": PARTS, "weights": None, "fold": "threshold"} | comparison_of(options)))
     work = Work(layers, layers if against is None else against, comparison, Solver(memory=memory))
     check_headers(work, pairs)
@@ -172,7 +181,7 @@ def path(options: argparse.Namespace) -> int:
     else:
         print_path(path)
         if not chain.complete:
-            print("\nThe run is not complete: it was stopped, or is still going on.")
+            print(f"\n{_INCOMPLETE}")
     return DONE if chain.complete else UNFINISHED
 
 
@@ -198,15 +207,18 @@ def evaluate(options: argparse.Namespace) -> int:
     left = evaluation.left | {f"figure {name}": reason for name, reason in undrawn.items()}
     if options.json:
         print_json({"out": evaluation.folder, "fold": evaluation.fold, "summary": rows, "left": left,
-                     "tables": sorted(evaluation.tables), "unfinished": evaluation.unfinished})  # fmt: skip
+                     "tables": sorted(evaluation.tables), "complete": chain.complete,
+                     "unfinished": evaluation.unfinished})  # fmt: skip
     elif not quiet:
+        if not chain.complete:
+            print(f"{_INCOMPLETE}\n")
         print(table(tuple(rows[0]), [[decimal(value) for value in row.values()] for row in rows]))
         print(f"\nWritten to {evaluation.folder}/: {len(evaluation.tables)} tables, defined in tables.json; figures/")
         for name, reason in left.items():
             print(f"  not there: {name} ({reason})")
         if evaluation.unfinished:
             print(f"Unfinished: {printable(evaluation.unfinished)}. The same command goes on from there.")
-    return UNFINISHED if evaluation.unfinished else DONE
+    return DONE if chain.complete and not evaluation.unfinished else UNFINISHED
 
 
 def _refuse_other_run(output: str) -> None:

@@ -21,7 +21,7 @@ def report(options: argparse.Namespace) -> int:
 
     if options.output is None and "://" in options.run_folder:
         raise MatchError("the page of a run in a store is written here: give -o FILE")
-    output = options.output or str(Path(options.run_folder) / "report.html")
+    output = str(Path(options.run_folder) / "report.html") if options.output is None else options.output
     contents = _contents(options)
     status = StatusLine()
     try:
@@ -63,13 +63,15 @@ def _contents(options: argparse.Namespace, weights: bool = True) -> Contents:
     from saematch.report.contents import Contents
     from saematch.sources import load_layers
 
-    chain = Chain.load(options.run_folder, load_layers(options.inputs) if options.inputs else None)
-    evaluation = Path(options.evaluation or Path(options.run_folder) / "evaluation")
-    explained = explanations_of(chain, options.labels, options.neuronpedia) if options.labels else None
+    chain = Chain.load(options.run_folder, None if options.inputs is None else load_layers(options.inputs))
+    beside = Path(options.run_folder) / "evaluation"
+    evaluation = options.evaluation
+    if evaluation is None and (beside / "tables.json").is_file():
+        evaluation = beside
+    explained = None if options.labels is None else explanations_of(chain, options.labels, options.neuronpedia)
     remark(explained.about if explained else ())
     return Contents(
-        chain, labels=explained and explained.texts, firm=options.firm,
-        evaluation=evaluation if options.evaluation or (evaluation / "tables.json").is_file() else None,
+        chain, labels=explained and explained.texts, firm=options.firm, evaluation=evaluation,
         neuronpedia=options.neuronpedia, weights=weights,
     )  # fmt: skip
 
@@ -81,9 +83,9 @@ def export(options: argparse.Namespace) -> int:
     from saematch.sources import load_layers
 
     refuse_unwritable(options.output, options.overwrite)
-    chain = Chain.load(options.run_folder, load_layers(options.inputs) if options.inputs else None)
+    chain = Chain.load(options.run_folder, None if options.inputs is None else load_layers(options.inputs))
     status = StatusLine()
-    form = options.format or Path(options.output).suffix.removeprefix(".")
+    form = Path(options.output).suffix.removeprefix(".") if options.format is None else options.format
     try:
         rows = export(chain, Path(options.output), form, firm=options.firm, most_cost=options.max_cost,
                       least_cosine=options.min_cosine, progress=status.show)  # fmt: skip

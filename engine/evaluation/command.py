@@ -33,7 +33,7 @@ def evaluation_of(
     options: argparse.Namespace, tell: Callable[[str, Progress | None], None]
 ) -> tuple[Evaluation, Chain]:
     """Evaluate as `saematch evaluate` was asked to. Raises `MatchError`."""
-    chain = Chain.load(options.run_folder, inputs=load_layers(options.inputs) if options.inputs else None)
+    chain = Chain.load(options.run_folder, inputs=None if options.inputs is None else load_layers(options.inputs))
     if options.out is None and "://" in options.run_folder:
         raise MatchError(f"{options.run_folder}: an evaluation is written to a folder of this machine; name it (--out)")
     out = Path(options.run_folder) / "evaluation" if options.out is None else Path(options.out)
@@ -46,11 +46,13 @@ def evaluation_of(
             options.judge, options.judge_model, out / "judge.jsonl", calls=options.judge_calls,
             told=lambda asked: tell(f"the judge has answered {asked:,} times", None),
         )  # fmt: skip
-    explained = explanations_of(chain, options.explanations, options.neuronpedia) if options.explanations else None
+    explained = None
+    if options.explanations is not None:
+        explained = explanations_of(chain, options.explanations, options.neuronpedia)
     remark(explained.about if explained and not options.quiet else ())
     found = evaluate(
         chain, out, activations=_activations(options, chain, device), explanations=explained and explained.texts,
-        judge=judge, judged=options.judged, human=read_grades(options.human) if options.human else None,
+        judge=judge, judged=options.judged, human=None if options.human is None else read_grades(options.human),
         distance=options.distance, outliers=options.outliers or None, device=device, progress=tell,
     )  # fmt: skip
     return found, chain
@@ -108,7 +110,7 @@ def _activations(options: argparse.Namespace, chain: Chain, device: Any) -> Sour
         from transformers.utils.logging import disable_progress_bar
 
         disable_progress_bar()  # type: ignore[no-untyped-call] # ours says what is being done
-    hooks = options.hook or hooks_of(chain.inputs)
+    hooks = hooks_of(chain.inputs) if options.hook is None else options.hook
     return LanguageModel(
         options.model, Texts.read(options.texts), context=options.context, tokens=options.tokens, hooks=hooks,
         device=device,

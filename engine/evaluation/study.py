@@ -92,7 +92,9 @@ def evaluate(
     """
     if explanations is not None:
         check_explained(explanations, chain)
-    study = _Study(chain, LocalFolder(out), progress or (lambda _, __: None), torch.device(device))
+    study = _Study(
+        chain, LocalFolder(out), (lambda _, __: None) if progress is None else progress, torch.device(device)
+    )
     if activations is not None:
         study.check(activations)
     study.match_baselines()
@@ -102,7 +104,7 @@ def evaluate(
         study.activations(activations, outliers)
     else:
         study.left["explained_variance, matching_score, delta_loss"] = "no activations or language model were given"
-    study.meaning(explanations, judge or TokenOverlap(), judged, human)
+    study.meaning(explanations, TokenOverlap() if judge is None else judge, judged, human)
     return study.write(getattr(judge, "trouble", None))
 
 
@@ -131,6 +133,8 @@ class _Study:
     def match_baselines(self) -> None:
         """The same pairs by other methods, to compare with."""
         self._chains = baselines(self._chain, self._pairs, self._folder.path / "runs", self._listen)
+        for name, chain in self._chains.items():
+            self._note_failures(name, chain)
 
     def weights(self) -> None:
         """Errors, cosines, norms, margins, lifetimes."""
@@ -164,6 +168,7 @@ class _Study:
             self._chain.inputs, self._folder.path / "runs" / FAR, pairs=list(far), progress=self._listen("far layers"),
             **self._chain.options,
         )  # fmt: skip
+        self._note_failures("far layers", exact)
         for pair in exact:
             self._tell(f"composed and exact matching of layers {pair[0]} and {pair[1]}", None)
             composed, found = self._chain.compose(*pair), exact[pair]
@@ -244,6 +249,9 @@ class _Study:
     def _add(self, rows: Mapping[str, list[Row]]) -> None:
         for name, some in rows.items():
             self._rows.setdefault(name, []).extend(some)
+
+    def _note_failures(self, name: str, chain: Chain) -> None:
+        self.left |= {f"{name}, layers {a} and {b}": reason for (a, b), reason in chain.failures.items()}
 
     def _listen(self, what: str) -> Callable[[Progress], None]:
         return lambda news: self._tell(what, news)

@@ -50,12 +50,17 @@ class Contents:
         neuronpedia: address of a layer's features there, with `{layer}`, like `gemma-2-2b/{layer}-gemmascope-res-16k`.
         firm: margins and runners-up too.
         weights: whether to look into the SAEs at all; without them a page has partners and costs.
+
+    Raises:
+        MatchError: if the run has no finished pair.
     """
 
     def __init__(
         self, chain: Chain, *, labels: Mapping[int, Mapping[int, str]] | None = None, evaluation: Path | None = None,
         neuronpedia: str | None = None, firm: bool = False, weights: bool = True,
     ) -> None:  # fmt: skip
+        if not len(chain):
+            raise MatchError("the run has no finished pair to show")
         if labels is not None:
             check_explained(labels, chain)
         self.chain, self.findings = chain, Findings(chain, firm and weights)

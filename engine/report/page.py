@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from saematch.errors import MatchError
 from saematch.report.contents import Contents, packed_labels
 from saematch.storage import replacing
 
@@ -19,9 +18,7 @@ PROGRAMS = ("echarts.min.js", "data.js", "widgets.js", "pictures.js", "app.js")
 
 
 def write_report(contents: Contents, path: Path, progress: Callable[[str], None] = lambda _: None) -> None:
-    """Write the page of a run. Raises `MatchError` if the run has no finished pair, or the file cannot be written."""
-    if not len(contents.chain):
-        raise MatchError("the run has no finished pair to show")
+    """Write the page of a run. Raises `MatchError` if the file cannot be written."""
     with replacing(path) as aside, aside.open("w", encoding="utf-8") as file:
         file.write(head())
         for pair in contents.chain:
