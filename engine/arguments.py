@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
+
+from saematch.terminal import printable
 
 BAD_INPUT = 2
 Command = Callable[[argparse.Namespace], int]
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse, with usage errors in one line."""
+    """argparse, with usage errors in one line, and help that is not lost without a word."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(BAD_INPUT, f"{self.prog}: {message}; see {self.prog} --help\n")
+        self.exit(BAD_INPUT, f"{self.prog}: {printable(message)}; see {self.prog} --help\n")
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        if file is sys.stdout:  # argparse ignores that it cannot be written
+            file.write(message)
+        else:
+            super()._print_message(message, file)
 
 
 def _read(convert: Callable[[str], Any], example: str) -> Callable[[str], Any]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
 import threading
 import traceback
 from collections.abc import Sequence
-from typing import NoReturn
+from contextlib import suppress
+from typing import NoReturn, TextIO
 
 import saematch
 from saematch.arguments import BAD_INPUT, parser
@@ -20,21 +22,20 @@ from saematch.errors import MatchError, about_memory, is_out_of_memory
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code.
 
-    0 all done and certified; 1 a defect of ours; 2 bad input or usage; 3 finished, but something is not certified, or
-    (verify) not optimal; 130 interrupted.
+    0 all done and certified; 1 a defect of ours; 2 bad input or usage, or output that cannot be written; 3 finished,
+    but something is not certified, or (verify) not optimal, or the reader of the output has left; 130 interrupted.
     """
     try:
-        options = parser(COMMANDS, saematch.__version__).parse_args(arguments)
         try:
+            options = parser(COMMANDS, saematch.__version__).parse_args(arguments)
             return int(options.run(options))
-        finally:
+        finally:  # also after --help, which ends the program
             sys.stdout.flush()
     except MatchError as error:
         return complain(str(error), BAD_INPUT)
     except KeyboardInterrupt:
         return complain("interrupted; what was finished is kept, and the same command goes on from there", INTERRUPTED)
-    except BrokenPipeError:  # whoever read our output has gone, for example `head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader of the output has left, for example `head`
         return UNFINISHED
     except Exception as error:
         if is_out_of_memory(error):
@@ -43,7 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return complain(f"{error.filename or 'output'}: {error.strerror or error}", BAD_INPUT)
         if _interrupted.is_set():  # in the middle of an import, from which anything may come
             return complain("interrupted before anything was done", INTERRUPTED)
-        traceback.print_exc()
+        with suppress(OSError):
+            traceback.print_exc()
         return complain("this is a defect of ours; please report it with the lines above", DEFECT)
 
 
@@ -52,6 +54,7 @@ _interrupted = threading.Event()
 
 def program() -> NoReturn:
     """The program: `main`, without waiting for the passes of a run that was interrupted."""
+    _open_streams()
 
     def interrupt(number: int, frame: object) -> NoReturn:  # noqa: ARG001
         _interrupted.set()
@@ -62,8 +65,29 @@ def program() -> NoReturn:
         code = main()
     except KeyboardInterrupt:  # once more, while the first was being dealt with
         code = INTERRUPTED
+    except SystemExit as stop:  # of --help, or of arguments that cannot be parsed
+        code = int(stop.code or 0)
+    for stream in (sys.stdout, sys.stderr):
+        _finish(stream)
     if code == INTERRUPTED:
-        sys.stdout.flush()
-        sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
+
+
+def _open_streams() -> None:
+    """Let a stream that was closed lead nowhere, and escape letters that the encoding of a stream lacks."""
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:  # the next file to be opened would take its place
+            nowhere = open(os.devnull, "r" if name == "stdin" else "w", encoding="utf-8")  # noqa: SIM115 (it stays open)
+            setattr(sys, name, nowhere)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _finish(stream: TextIO) -> None:
+    """Flush a stream. One that cannot be written leads nowhere from here on: Python would try again at its end."""
+    try:
+        stream.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -7,9 +7,13 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
+
+from saematch.errors import MatchError
 
 if TYPE_CHECKING:
     from saematch.assignment import Round
@@ -228,10 +232,23 @@ class RunDisplay(RunLog):
 
 
 class EventLog:
-    """Writes the news of a run as lines of JSON, each on disk before the next."""
+    """Appends the news of a run to a file as lines of JSON, each on disk before the next.
 
-    def __init__(self, file: TextIO) -> None:
-        self._file = file
+    Raises `MatchError` where the file cannot be written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with self._refusals():
+            self._file = path.open("ab", buffering=0)  # with a buffer, what cannot be written would be tried again
+
+    def __enter__(self) -> EventLog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
 
     def __call__(self, news: Progress) -> None:
         """Take the news of a run."""
@@ -246,7 +263,15 @@ class EventLog:
             event |= {**news.matching.scalars(), "seconds": news.seconds}
         if news.error is not None:
             event["error"] = news.error
-        print(json.dumps(event, allow_nan=False), file=self._file, flush=True)
+        with self._refusals():
+            self._file.write(f"{json.dumps(event, allow_nan=False)}\n".encode())
+
+    @contextmanager
+    def _refusals(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise MatchError(f"{self._path}: cannot be written ({error.strerror or error})") from error
 
 
 def run_output() -> RunLog:

@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ DONE, DEFECT, UNFINISHED, INTERRUPTED = 0, 1, 3, 130
 
 
 def complain(message: str, code: int) -> int:
-    """One line on stderr, without what could steer a terminal."""
-    print("saematch:", printable(" ".join(message.split())), file=sys.stderr)
+    """One line on stderr, if it can be written, without what could steer a terminal."""
+    with suppress(OSError):
+        print("saematch:", printable(" ".join(message.split())), file=sys.stderr)
     return code
 
 

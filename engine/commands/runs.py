@@ -88,7 +88,7 @@ def layers(options: argparse.Namespace) -> int:
         if not (options.quiet or options.json):
             listeners.append(held.enter_context(run_output()))
         if options.log_json is not None:
-            listeners.append(EventLog(held.enter_context(Path(options.log_json).open("a", encoding="utf-8"))))
+            listeners.append(held.enter_context(EventLog(Path(options.log_json))))
         chain = match_layers(
             load_layers(options.source), options.output, overwrite=options.overwrite, pairs=options.pairs,
             against=None if options.against is None else load_layers(options.against), shard=options.shard,
