@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
+from saematch.storage import local_path
 from saematch.terminal import printable
 
 BAD_INPUT = 2
@@ -55,6 +57,17 @@ def _bytes(text: str) -> int:
     return int(float(number) * units[unit]) if unit in units else int(text)
 
 
+def _path(text: str) -> str:
+    """A path, its `~` expanded, which a shell leaves in `--labels=~/x`; or the URL of a store."""
+    if "://" in text:
+        return text
+    local_path(text)  # which refuses what is not a path
+    return os.path.expanduser(text)
+
+
+_PATH = _read(_path, "a path")
+
+
 def parser(commands: Mapping[str, Command], version: str) -> argparse.ArgumentParser:
     """The parser of the program; the function of a command is `run` of what it returns."""
     whole = _Parser(prog="saematch", description="Match SAE features across layers: exact, and proved.")
@@ -70,13 +83,15 @@ def parser(commands: Mapping[str, Command], version: str) -> argparse.ArgumentPa
 
     demo = command("demo", "match the sample that ships with the package")
     demo.add_argument(
-        "-o", "--output", default="saematch-demo", metavar="RUN", help="run folder (default: %(default)s)"
+        "-o", "--output", default="saematch-demo", metavar="RUN", type=_PATH, help="run folder (default: %(default)s)"
     )
     info = command("info", "what SAEs are there: sizes, activation, L0, precision, warnings", "source")
     match = command("match", "match two SAEs", "a", "b")
-    match.add_argument("-o", "--output", metavar="FILE", help="write the matching here (.safetensors)")
+    match.add_argument("-o", "--output", metavar="FILE", type=_PATH, help="write the matching here (.safetensors)")
     layers = command("layers", "match every layer with the next, or the pairs of your choice", "source")
-    layers.add_argument("-o", "--output", metavar="RUN", help="run folder: new, or one to go on with; a path or URL")
+    layers.add_argument(
+        "-o", "--output", metavar="RUN", type=_PATH, help="run folder: new, or one to go on with; a path or URL"
+    )
     layers.add_argument("--dry-run", action="store_true", help="show the SAEs, from headers alone, and the pairs")
     layers.add_argument("--pairs", help="adjacent (default), all, or a list like 0-12,3-5")
     layers.add_argument("--against", metavar="SOURCE", help="match with the same layers of another set of SAEs")
@@ -84,15 +99,18 @@ def parser(commands: Mapping[str, Command], version: str) -> argparse.ArgumentPa
     layers.add_argument("--executor", metavar="ray", help="run each pair as a task of a Ray cluster")
     layers.add_argument("--verify-inputs", action="store_true", help="hash the inputs of finished pairs again")
     layers.add_argument("--quiet", action="store_true", help="print nothing but errors")
-    layers.add_argument("--log-json", metavar="FILE", help="append the news of the run to it, one JSON object a line")
+    layers.add_argument(
+        "--log-json", metavar="FILE", type=_PATH, help="append the news of the run to it, one JSON object a line"
+    )
     path = command("path", "follow a feature through the layers of a run")
-    path.add_argument("run_folder", metavar="RUN")
+    path.add_argument("run_folder", metavar="RUN", type=_PATH)
     path.add_argument("--layer", type=int, required=True)
     path.add_argument("--feature", type=int, required=True)
     evaluate = command("evaluate", "measure what a run is worth, beside baselines: tables and figures")
     _add_measurements(evaluate)
     shown = _add_showing(command)
-    verify = command("verify", "prove or refute that somebody's permutation is optimal", "a", "b", "matching")
+    verify = command("verify", "prove or refute that somebody's permutation is optimal", "a", "b")
+    verify.add_argument("matching", type=_PATH)
     env = command("env", "versions, devices, and what would run the passes")
 
     for added in (match, layers, verify):
@@ -131,20 +149,20 @@ def _add_comparison(added: argparse.ArgumentParser) -> None:
 def _add_showing(command: Callable[..., argparse.ArgumentParser]) -> Sequence[argparse.ArgumentParser]:
     """A run for eyes and for other programs. Those that can print JSON are returned."""
     report = command("report", "write a run as a page that opens in a browser, with everything in it")
-    report.add_argument("run_folder", metavar="RUN")
-    report.add_argument("-o", "--output", metavar="FILE", help="default: RUN/report.html")
+    report.add_argument("run_folder", metavar="RUN", type=_PATH)
+    report.add_argument("-o", "--output", metavar="FILE", type=_PATH, help="default: RUN/report.html")
     report.add_argument("--open", action="store_true", help="open it in the browser of this machine")
     _add_page(report)
     serve = command("serve", "the same page on a local address, data in pieces as they are looked at: for large runs")
-    serve.add_argument("run_folder", metavar="RUN")
+    serve.add_argument("run_folder", metavar="RUN", type=_PATH)
     serve.add_argument("--host", default="127.0.0.1", help="another than loopback needs the token that is printed")
     serve.add_argument("--port", type=int, default=0, help="default: any that is free")
     serve.add_argument("--weights", action="store_true", help="costs by part and cosines: reads SAEs when looked at")
     serve.add_argument("--open", action="store_true", help="open it in the browser of this machine")
     _add_page(serve)
     export = command("export", "write what is known of every matched feature, for other programs")
-    export.add_argument("run_folder", metavar="RUN")
-    export.add_argument("-o", "--output", metavar="FILE", required=True, help="the file to write")
+    export.add_argument("run_folder", metavar="RUN", type=_PATH)
+    export.add_argument("-o", "--output", metavar="FILE", type=_PATH, required=True, help="the file to write")
     export.add_argument("--format", help="csv, parquet, json or graphml (default: what FILE ends with)")
     export.add_argument("--firm", action="store_true", help="margins and runners-up too: passes over all pairs")
     export.add_argument("--max-cost", type=float, default=math.inf, metavar="C", help="leave out dearer pairs")
@@ -156,8 +174,12 @@ def _add_showing(command: Callable[..., argparse.ArgumentParser]) -> Sequence[ar
 
 def _add_page(added: argparse.ArgumentParser) -> None:
     """What the page of a run shows beside the run."""
-    added.add_argument("--labels", metavar="PATH", help=".jsonl of explanations, or a folder of them or of exports")
-    added.add_argument("--evaluation", metavar="DIR", help="of saematch evaluate (default: RUN/evaluation, if there)")
+    added.add_argument(
+        "--labels", metavar="PATH", type=_PATH, help=".jsonl of explanations, or a folder of them or of exports"
+    )
+    added.add_argument(
+        "--evaluation", metavar="DIR", type=_PATH, help="of saematch evaluate (default: RUN/evaluation, if there)"
+    )
     added.add_argument("--inputs", metavar="SOURCE", help="the SAEs of the run, where they are no longer found")
     added.add_argument("--firm", action="store_true", help="margins and runners-up too: passes over all pairs")
     added.add_argument(
@@ -169,28 +191,38 @@ def _add_page(added: argparse.ArgumentParser) -> None:
 
 def _add_measurements(evaluate: argparse.ArgumentParser) -> None:
     """What is measured, and of what."""
-    evaluate.add_argument("run_folder", metavar="RUN")
-    evaluate.add_argument("-o", "--out", metavar="DIR", help="where tables and figures go (default: RUN/evaluation)")
+    evaluate.add_argument("run_folder", metavar="RUN", type=_PATH)
+    evaluate.add_argument(
+        "-o", "--out", metavar="DIR", type=_PATH, help="where tables and figures go (default: RUN/evaluation)"
+    )
     evaluate.add_argument("--inputs", metavar="SOURCE", help="the SAEs of the run, where they are no longer found")
     tokens = evaluate.add_mutually_exclusive_group()
-    tokens.add_argument("--activations", metavar="DIR", help="layer_<n>.npy (tokens, d), for codes that are carried")
+    tokens.add_argument(
+        "--activations", metavar="DIR", type=_PATH, help="layer_<n>.npy (tokens, d), for codes that are carried"
+    )
     tokens.add_argument("--model", metavar="NAME", help="a causal language model, for its activations and its loss")
     evaluate.add_argument("--document-length", type=int, metavar="N", help="tokens a document, without documents.npy")
-    evaluate.add_argument("--texts", metavar="FILE", help="for --model: .jsonl with a text a line, or plain text")
+    evaluate.add_argument(
+        "--texts", metavar="FILE", type=_PATH, help="for --model: .jsonl with a text a line, or plain text"
+    )
     evaluate.add_argument("--tokens", type=int, metavar="N", help="for --model: stop after about so many tokens")
     evaluate.add_argument("--context", type=int, default=256, metavar="N", help="for --model (default: %(default)s)")
     evaluate.add_argument("--hook", help="for --model: resid_post (default, unless the SAEs say it) or resid_pre")
-    evaluate.add_argument("--explanations", metavar="PATH", help=".jsonl of explanations, or a folder of them")
+    evaluate.add_argument(
+        "--explanations", metavar="PATH", type=_PATH, help=".jsonl of explanations, or a folder of them"
+    )
     evaluate.add_argument("--neuronpedia", metavar="ID", help="whose explanations are meant, where there are several")
     evaluate.add_argument("--judge", metavar="URL", help="an OpenAI-compatible endpoint that reads the explanations")
     evaluate.add_argument("--judge-model", metavar="NAME", help="what the endpoint calls its model")
     evaluate.add_argument("--judge-calls", type=int, metavar="N", help="ask at most so often in this call")
     evaluate.add_argument("--judged", type=int, default=200, metavar="N", help="pairs read a layer (default: 200)")
-    evaluate.add_argument("--human", metavar="FILE", help="CSV of a person's grades, to compare the judge with")
+    evaluate.add_argument(
+        "--human", metavar="FILE", type=_PATH, help="CSV of a person's grades, to compare the judge with"
+    )
     evaluate.add_argument("--distance", type=int, metavar="N", help="steps between far layers at most (default: all)")
     evaluate.add_argument("--outliers", type=float, default=10.0, metavar="X",
                           help="leave out tokens of a norm above X medians, 0: none (default: 10)")  # fmt: skip
-    evaluate.add_argument("--beside", action="append", default=[], metavar="DIR",
+    evaluate.add_argument("--beside", action="append", default=[], metavar="DIR", type=_PATH,
                           help="another evaluation of these layers, at another L0; may be repeated")  # fmt: skip
     evaluate.add_argument("--device", default="cpu", help="where codes and the model run (default: %(default)s)")
     evaluate.add_argument("--quiet", action="store_true", help="print nothing but errors")

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import os
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,7 +19,7 @@ from saematch.chain import Chain
 from saematch.errors import MatchError
 from saematch.findings import COLUMNS, Columns, Findings
 from saematch.plan import Pair
-from saematch.storage import replacing
+from saematch.storage import local_path, replacing
 
 SCHEMA = 1
 FORMATS = ("csv", "parquet", "json", "graphml")
@@ -30,7 +31,7 @@ _NOT_IN_XML = dict.fromkeys((*range(9), 11, 12, *range(14, 32), 0xFFFE, 0xFFFF, 
 
 
 def export(
-    chain: Chain, path: Path, format: str, *, firm: bool = False, most_cost: float = math.inf,
+    chain: Chain, path: str | os.PathLike[str], format: str, *, firm: bool = False, most_cost: float = math.inf,
     least_cosine: float = -math.inf, progress: Callable[[str], None] = lambda _: None,
 ) -> int:  # fmt: skip
     """Write the findings of a run; pairs without a matching are left out. Returns the rows, or edges, written.
@@ -66,7 +67,7 @@ def export(
             written += len(table["feature"])
             yield pair, table
 
-    with replacing(path) as aside:
+    with replacing(local_path(path)) as aside:
         {"csv": _write_csv, "parquet": _write_parquet, "json": _write_json, "graphml": _write_graphml}[format](
             aside, chain, _tables()
         )

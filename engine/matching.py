@@ -20,7 +20,7 @@ from saematch.assignment import Certificate, Margins
 from saematch.cost import UNIT_64
 from saematch.errors import MatchError, first_line, refuse_out_of_memory
 from saematch.sources.pointers import refuse_pointer_at
-from saematch.storage import finite, write_whole
+from saematch.storage import finite, local_path, write_whole
 
 SCHEMA = 1
 SCALARS = (
@@ -242,7 +242,7 @@ class Matching:
 
         Equal answers are equal bytes. A file that is there is replaced in one step. Raises `MatchError`.
         """
-        write_whole(Path(path), self.as_bytes())
+        write_whole(local_path(path), self.as_bytes())
 
     def as_bytes(self) -> bytes:
         """The content of such a file."""
@@ -272,6 +272,7 @@ class Matching:
         Raises:
             MatchError: if the file is damaged, not a matching, or its parts do not fit each other.
         """
+        path = local_path(path)
         try:
             with safe_open(path, framework="pt", device="cpu") as file:
                 record = json.loads((file.metadata() or {})["saematch"])
@@ -397,9 +398,10 @@ def read_permutation(path: str | os.PathLike[str]) -> tuple[Any, dict[str, Any]]
 
     `.npy` holds the array itself, `.safetensors` holds it as `perm`. Raises `MatchError`.
     """
-    refuse_pointer_at(Path(path))
+    path = local_path(path)
+    refuse_pointer_at(path)
     try:
-        if Path(path).suffix == ".npy":
+        if path.suffix == ".npy":
             return np.load(path, allow_pickle=False), {}
         with safe_open(path, framework="pt", device="cpu") as file:
             record = json.loads((file.metadata() or {}).get("saematch", "{}"))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from saematch.errors import MatchError, refuse_out_of_memory
 from saematch.saving import save
+from saematch.storage import local_path
 
 ACTIVATIONS = ("jumprelu", "relu", "topk")
 FOLDS = ("threshold", "decoder_norm", "none")
@@ -151,7 +151,7 @@ class SAE:
         Raises:
             MatchError: if the format is not known or cannot hold it, or the folder cannot be written.
         """
-        save(Path(path).expanduser(), format, self.tensors(), self.activation, self.k, hook, overwrite)
+        save(local_path(path), format, self.tensors(), self.activation, self.k, hook, overwrite)
 
     def check_finite(self) -> SAE:
         """The SAE itself. Raises `MatchError` if a tensor holds NaN or infinity, with their count and the first."""

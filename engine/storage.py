@@ -16,6 +16,17 @@ from typing import Any
 from saematch.errors import MatchError, first_line, refuse_out_of_memory
 
 
+def local_path(given: str | os.PathLike[str]) -> Path:
+    """The path of a file or folder of this machine, with `~` and `~user` expanded.
+
+    Raises `MatchError` for what names none: an empty text, one that holds NUL, or an object of another type.
+    """
+    text = os.fspath(given) if isinstance(given, str | os.PathLike) else None
+    if not isinstance(text, str) or not text or "\0" in text:
+        raise MatchError(f"{given!r:.200} names no file or folder; give a path")
+    return Path(os.path.expanduser(text))
+
+
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file, replacing what is there in one step. Raises `MatchError` where it cannot be written."""
     with replacing(path) as aside:
@@ -82,7 +93,7 @@ class LocalFolder(Folder):
     """A folder of a file system, mounted ones included."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+        self.path = local_path(path)
 
     def __str__(self) -> str:
         return str(self.path)

@@ -19,6 +19,7 @@ from saematch.errors import MatchError, first_line, refuse_out_of_memory
 from saematch.evaluation.uncertainty import UNITS
 from saematch.sae import SAE
 from saematch.sources.pointers import refuse_pointer_at
+from saematch.storage import local_path
 
 BATCH = 2048  # tokens at a time
 OUTLIERS = 10.0  # medians of the norm from which on a token is an attention sink, not text
@@ -54,7 +55,7 @@ class StoredActivations:
     """
 
     def __init__(self, folder: str | os.PathLike[str], document_length: int | None = None) -> None:
-        self._folder = Path(folder)
+        self._folder = local_path(folder)
         if not self._folder.is_dir():
             raise MatchError(f"{folder}: no such folder")
         paths = {path.stem.removeprefix("layer_"): path for path in sorted(self._folder.glob("layer_*.npy"))}

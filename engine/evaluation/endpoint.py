@@ -14,6 +14,7 @@ from typing import Any
 
 from saematch.errors import MatchError, refuse_out_of_memory
 from saematch.evaluation.meaning import Grade, Verdict
+from saematch.storage import local_path
 
 AT_ONCE, RETRIES, TIMEOUT = 8, 5, 60.0  # calls, tries after the first, seconds
 _KEY = "OPENAI_API_KEY"
@@ -63,7 +64,7 @@ class EndpointJudge:
         self._refused: type[Exception] = openai.OpenAIError
         self._key = os.environ.get(_KEY) or "none"  # servers of one's own ask for none
         self._client = openai.OpenAI(base_url=address, api_key=self._key, max_retries=retries, timeout=timeout)
-        self._cache = Path(cache)
+        self._cache = local_path(cache)
         self._answers = _read_cache(self._cache)
         self._left, self._at_once, self._told = calls, at_once, told
         self._asked = 0

@@ -16,6 +16,7 @@ from saematch.sources import Layers
 from saematch.sources.families import listing
 from saematch.sources.pointers import refuse_pointer_at
 from saematch.sources.registry import neuronpedia_names
+from saematch.storage import local_path
 
 _LONGEST_LINE = 10**6  # characters; no explanation is as long
 Texts = dict[int, dict[int, str]]
@@ -99,7 +100,7 @@ def _find(
     path: str | os.PathLike[str], layers: Collection[int] | None, wanted: Callable[[int], Sequence[str]]
 ) -> Explanations:
     """What a path holds for some layers, of the sources that are wanted for each. Raises `MatchError`."""
-    root = Path(path).expanduser()
+    root = local_path(path)
     found: dict[int, dict[str, dict[int, str]]] = {}
     files, passed_over = _files(root)
     for file in files:

@@ -16,6 +16,7 @@ from saematch.evaluation.methods import Matched
 from saematch.evaluation.tables import METHOD, PAIR, Row, Schema, mean
 from saematch.evaluation.uncertainty import DRAWS, LEVEL, draws, interval, mean_ratio
 from saematch.plan import Pair
+from saematch.storage import local_path
 
 JUDGED = 200  # pairs of features read for each pair of layers
 QUARTERS = 4
@@ -123,7 +124,7 @@ def read_grades(path: str | os.PathLike[str]) -> dict[PairOfFeatures, Grade]:
     Raises `MatchError`.
     """
     try:
-        with open(path, newline="", encoding="utf-8") as file:
+        with local_path(path).open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
         found = {}
         for row in rows:

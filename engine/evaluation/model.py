@@ -8,7 +8,6 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +19,7 @@ from saematch.cost import Floats, Indices
 from saematch.errors import MatchError, first_line, refuse_out_of_memory
 from saematch.plan import Pair
 from saematch.sae import SAE
+from saematch.storage import local_path
 
 CONTEXT, BATCH = 256, 8  # tokens in a context, and contexts at a time
 _LOSS_TOLERANCE = 1e-4  # nats; float32 sums of the same numbers in another order differ by far less
@@ -37,10 +37,11 @@ class Texts(NamedTuple):
 
         Raises `MatchError` where there is nothing to read.
         """
+        path = local_path(path)
         try:
-            content = Path(path).read_text(encoding="utf-8")
-            if Path(path).suffix == ".jsonl":
-                documents = [json.loads(line)["text"] for line in content.splitlines() if line.strip()]
+            content = path.read_text(encoding="utf-8")
+            if path.suffix == ".jsonl":  # whose lines may hold other marks of an end of line in their texts
+                documents = [json.loads(line)["text"] for line in content.split("\n") if line.strip()]
             else:
                 documents = re.split(r"\n\s*\n", content)
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
@@ -89,13 +90,15 @@ class LanguageModel:
     """
 
     def __init__(
-        self, name: str, texts: Texts, *, context: int = CONTEXT, batch: int = BATCH, tokens: int | None = None,
-        hooks: Mapping[int, str | None] | str | None = None, device: torch.device | str = "cpu",
+        self, name: str | os.PathLike[str], texts: Texts, *, context: int = CONTEXT, batch: int = BATCH,
+        tokens: int | None = None, hooks: Mapping[int, str | None] | str | None = None,
+        device: torch.device | str = "cpu",
     ) -> None:  # fmt: skip
         try:
             from transformers import AutoModelForCausalLM, AutoTokenizer
         except ImportError as error:
             raise MatchError("--model needs the package transformers: pip install 'saematch[model]'") from error
+        name = os.path.expanduser(name)
         if context < 3 or batch < 1:
             raise MatchError(f"context {context} and batch {batch}: give at least 3 tokens and one context")
         try:

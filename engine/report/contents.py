@@ -5,8 +5,8 @@ from __future__ import annotations
 import gzip
 import json
 import math
+import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -56,8 +56,9 @@ class Contents:
     """
 
     def __init__(
-        self, chain: Chain, *, labels: Mapping[int, Mapping[int, str]] | None = None, evaluation: Path | None = None,
-        neuronpedia: str | None = None, firm: bool = False, weights: bool = True,
+        self, chain: Chain, *, labels: Mapping[int, Mapping[int, str]] | None = None,
+        evaluation: str | os.PathLike[str] | None = None, neuronpedia: str | None = None, firm: bool = False,
+        weights: bool = True,
     ) -> None:  # fmt: skip
         if not len(chain):
             raise MatchError("the run has no finished pair to show")

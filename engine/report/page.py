@@ -6,20 +6,23 @@ import base64
 import hashlib
 import html
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from saematch.report.contents import Contents, packed_labels
-from saematch.storage import replacing
+from saematch.storage import local_path, replacing
 
 ASSETS = Path(__file__).parent / "assets"
 PROGRAMS = ("echarts.min.js", "data.js", "widgets.js", "pictures.js", "app.js")
 
 
-def write_report(contents: Contents, path: Path, progress: Callable[[str], None] = lambda _: None) -> None:
+def write_report(
+    contents: Contents, path: str | os.PathLike[str], progress: Callable[[str], None] = lambda _: None
+) -> None:
     """Write the page of a run. Raises `MatchError` if the file cannot be written."""
-    with replacing(path) as aside, aside.open("w", encoding="utf-8") as file:
+    with replacing(local_path(path)) as aside, aside.open("w", encoding="utf-8") as file:
         file.write(head())
         for pair in contents.chain:
             progress(f"pair {pair[0]}-{pair[1]}")

@@ -53,14 +53,17 @@ class Address:
     def parse(cls, source: str | os.PathLike[str]) -> Address:
         """A path that is there is taken as it is, whatever its letters. Raises `MatchError` for unknown options."""
         if not isinstance(source, str):
-            return cls(os.path.join(os.curdir, source) if os.fspath(source) == SAMPLE else os.fspath(source), {})
+            path = os.fspath(source) if os.path.lexists(source) else os.path.expanduser(source)
+            return cls(os.path.join(os.curdir, path) if path == SAMPLE else path, {})
+        if not os.path.lexists(source):
+            source = at_home(source)
         if os.path.lexists(source) and source != SAMPLE:
             return cls(source, {})
         if not source.partition("?")[0]:
             raise MatchError(f"{source!r}: names no file, folder or address")
         at = _options_begin(source)
         where, options = source[:at], _options(source, source[at + 1 :])
-        found = cls(where if "://" in where else os.path.expanduser(where), options)
+        found = cls(where, options)
         found._check(source)
         return found
 
@@ -120,6 +123,12 @@ class Address:
         if found[2] and revision not in (None, found[2]):
             raise MatchError(f"{self}: two revisions, {found[2]} and {revision}; give one")
         return found[1], found[2] or revision, re.sub("/+", "/", found[3] or "").strip("/")
+
+
+def at_home(source: str) -> str:
+    """An address with `~` and `~user` expanded, where it begins with them."""
+    path, mark, options = source.partition("?")
+    return os.path.expanduser(path) + mark + options
 
 
 def _options_begin(source: str) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from saematch.errors import MatchError, refuse_out_of_memory
-from saematch.sources.address import SAMPLE
+from saematch.sources.address import SAMPLE, at_home
 
 _MOST_YAML_BYTES = 2**18
 One = str | os.PathLike[str]
@@ -55,7 +55,7 @@ def _from_folder(folder: Path, text: str) -> str:
     if "://" in text or text.partition("?")[0] == SAMPLE:
         return text
     # A home is found here: joined, "~" would be a name, or a home again, by where the list lies.
-    return os.path.join(folder, os.path.expanduser(text))
+    return os.path.join(folder, at_home(text))
 
 
 def entries(content: Any, shown: str) -> list[tuple[int | None, One]]:
