@@ -155,7 +155,11 @@ def _add_showing(command: Callable[..., argparse.ArgumentParser]) -> Sequence[ar
     _add_page(report)
     serve = command("serve", "the same page on a local address, data in pieces as they are looked at: for large runs")
     serve.add_argument("run_folder", metavar="RUN", type=_PATH)
-    serve.add_argument("--host", default="127.0.0.1", help="another than loopback needs the token that is printed")
+    serve.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="default: %(default)s; an address of IPv4 or IPv6; another than loopback needs the token that is printed",
+    )
     serve.add_argument("--port", type=int, default=0, help="default: any that is free")
     serve.add_argument("--weights", action="store_true", help="costs by part and cosines: reads SAEs when looked at")
     serve.add_argument("--open", action="store_true", help="open it in the browser of this machine")

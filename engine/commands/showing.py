@@ -43,8 +43,9 @@ def serve(options: argparse.Namespace) -> int:
 
     try:
         server = Server(_contents(options, options.weights or options.firm), options.host, options.port)
-    except (OSError, OverflowError) as error:
-        raise MatchError(f"{options.host}:{options.port}: cannot be served ({error}); choose another --port") from error
+    except (OSError, OverflowError, UnicodeError) as error:
+        where = f"--host {options.host} --port {options.port}"
+        raise MatchError(f"{where}: cannot be served ({error}); choose another host or port") from error
     with server:
         print(f"{server.address}\nCtrl-C ends it.", flush=True)
         if options.open:

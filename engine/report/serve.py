@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import ipaddress
 import json
 import secrets
+import socket
 import threading
 from collections import OrderedDict
 from http import HTTPStatus
@@ -22,25 +24,33 @@ from saematch.report.page import head, tail
 
 PIECE = 2**16  # features at a time
 _KEPT = 4  # pairs whose columns are held
-_LOOPBACK = ("127.0.0.1", "localhost", "[::1]", "::1")
+_WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # all addresses of the machine, and one to open in a browser
 
 
 class Server(ThreadingHTTPServer):
     """Serves one run; on another address than loopback, only to whoever has the token.
 
-    Attributes: `address`, to be opened in a browser. Raises `OSError` if the port is taken.
+    `host` is a name, or an address of IPv4 or IPv6, in brackets or without. Attributes: `address`, to be opened in a
+    browser. Raises `OSError` if there is no such host or the port is taken, and `MatchError` for an empty host.
     """
 
     daemon_threads = True
     request_queue_size = 128
 
     def __init__(self, contents: Contents, host: str = "127.0.0.1", port: int = 0) -> None:
-        self.token = None if host in _LOOPBACK else secrets.token_urlsafe(24)
+        host = host.removeprefix("[").removesuffix("]")
+        if not host:
+            raise MatchError("an empty host would be every address of this machine; give 0.0.0.0 or :: to mean that")
+        # Of a name that has both, the address of IPv4.
+        found = min(socket.getaddrinfo(host, None, type=socket.SOCK_STREAM), key=lambda each: each[0] != socket.AF_INET)
+        self.address_family, (bound, _, *scope) = found[0], found[4]
+        self.token = None if _is_loopback(host) else secrets.token_urlsafe(24)
         self.contents = contents
         self._columns: OrderedDict[Pair, Columns] = OrderedDict()
         self._lock = threading.Lock()  # findings are of one pair at a time
-        super().__init__((host.strip("[]"), port), _Handler)
-        shown = "127.0.0.1" if host in ("0.0.0.0", "::") else host
+        super().__init__((bound, port, *scope), _Handler)  # type: ignore[arg-type] # IPv6 has four parts
+        shown = _WILDCARDS.get(str(bound), host)
+        shown = f"[{shown.replace('%', '%25')}]" if ":" in shown else shown
         self.address = f"http://{shown}:{self.server_port}/" + (f"?token={self.token}" if self.token else "")
         self._page = gzip.compress((head() + tail({**contents.summary(), "server": {"piece": PIECE}})).encode(), 6)
 
@@ -98,8 +108,8 @@ class _Handler(BaseHTTPRequestHandler):
         """Answer with the page, a piece of data, labels or a path."""
         asked = urlsplit(self.path)
         query = {name: values[-1] for name, values in parse_qs(asked.query).items()}
-        host = (self.headers.get("Host") or "").rpartition(":")[0] or self.headers.get("Host")
-        if self.server.token is None and host not in _LOOPBACK:  # some page elsewhere had its name lead here
+        if self.server.token is None and not _is_loopback(_host_of(self.headers.get("Host", ""))):
+            # Some page elsewhere had its name lead here.
             self._fail(HTTPStatus.FORBIDDEN, "ask by the address that saematch serve printed")
         elif self.server.token is not None and not secrets.compare_digest(
             query.get("token", "").encode(), self.server.token.encode()
@@ -152,6 +162,22 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         """Requests are not printed: their addresses hold the token."""
+
+
+def _is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a host, by what it is called: names lead anywhere."""
+    try:
+        return host.lower() == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _host_of(header: str) -> str:
+    """The host of a `Host` header, without its port and brackets; "" where it is not one."""
+    try:
+        return urlsplit(f"//{header}").hostname or ""
+    except ValueError:
+        return ""
 
 
 def _number(text: str) -> int:
