@@ -13,10 +13,10 @@ from torch import Tensor
 
 from saematch.assignment import Margins
 from saematch.cost import squared_distances
-from saematch.errors import MatchError
+from saematch.errors import MatchError, checked_count, whole_number
 from saematch.inputs import is_unchanged, read_input
 from saematch.matching import SCALARS, Matching
-from saematch.plan import Pair
+from saematch.plan import Pair, Value, as_pair, by_layer
 from saematch.problem import Comparison, RowProblem
 from saematch.run_folder import RunFolder
 from saematch.sae import SAE
@@ -56,19 +56,20 @@ class Chain(Mapping[Pair, Matching]):
         failures: Mapping[Pair, str] | None = None,
         solver: Solver | None = None,
     ) -> None:
-        self._matchings = matchings
+        self._run = matchings if isinstance(matchings, RunFolder) else None
+        self._matchings = matchings if self._run is not None else _by_pair(matchings)
+        inputs, against = (None if one is None else by_layer(one) for one in (inputs, against))
         self._inputs: list[Mapping[int, SAE] | MatchError | None] = [inputs, inputs if against is None else against]
         self._found: tuple[Source | None, Source | None] = (None, None)  # where a run found them
         self.comparison = comparison
         made = solver or Solver()
         self._solver = Solver(memory=made.memory, device=made.device, backend=made.backend, precision=made.precision)
-        self._run = matchings if isinstance(matchings, RunFolder) else None
         self.of_two_sets = against is not None or (self._run is not None and self._run.record["against"] is not None)
-        self.failures = dict((failures or {}) if self._run is None else self._run.failures)
+        self.failures = _by_pair(failures or {}) if self._run is None else self._run.failures
         self._next: dict[int, int] = {}
-        for a, b in [] if self.of_two_sets else matchings:
+        for a, b in [] if self.of_two_sets else self._matchings:
             self._next[a] = min(b, self._next.get(a, b))
-        self.layers = sorted({layer for pair in matchings for layer in pair})
+        self.layers = sorted({layer for pair in self._matchings for layer in pair})
         self.folder = None if self._run is None else str(self._run.folder)
 
     @classmethod
@@ -95,13 +96,14 @@ class Chain(Mapping[Pair, Matching]):
         return chain
 
     def __getitem__(self, pair: Pair) -> Matching:
+        pair = as_pair(pair) or pair
         if pair in self.failures:
             raise MatchError(f"layers {pair[0]} and {pair[1]} have no matching: {self.failures[pair]}")
         matching = self._matchings[pair]
         return matching if self.comparison is None else matching.with_margins(partial(self._margins, pair))
 
     def __contains__(self, pair: object) -> bool:
-        return pair in self._matchings
+        return as_pair(pair) in self._matchings
 
     def __iter__(self) -> Iterator[Pair]:
         return iter(self._matchings)
@@ -136,7 +138,7 @@ class Chain(Mapping[Pair, Matching]):
 
     def pair_record(self, pair: Pair) -> dict[str, Any]:
         """What the run wrote down of a pair: inputs, numbers, seconds; empty for a chain in memory."""
-        return {} if self._run is None else self._run.records[pair]
+        return {} if self._run is None else self._run.records[as_pair(pair) or pair]
 
     @property
     def inputs(self) -> Mapping[int, SAE]:
@@ -155,6 +157,7 @@ class Chain(Mapping[Pair, Matching]):
         is. Its `pair_cost` is the direct folded cost between the two layers, computed from the inputs when it is first
         asked for.
         """
+        source, target = _number(source), _number(target)
         if source > target:
             return self.compose(target, source).inverse()
         pairs = self._pairs_between(source, target)
@@ -175,9 +178,10 @@ class Chain(Mapping[Pair, Matching]):
 
     def path(self, layer: int, feature: int) -> list[Step]:
         """The feature's counterparts in the layers from `layer` on, up to the last or to the first without one."""
+        layer = _number(layer)
         size = self._features(layer)
-        if not isinstance(feature, int) or not 0 <= feature < size:
-            raise MatchError(f"feature {feature} is not in layer {layer}, whose features are 0 to {size - 1}")
+        wrong = f"feature {feature!r:.40} is not in layer {layer}, whose features are 0 to {size - 1}"
+        feature = checked_count(feature, 0, wrong, size - 1)
         steps = [Step(layer, feature, 0.0, self.label(layer, feature))]
         while layer in self._next:
             following, cost = self._follow((layer, self._next[layer]), feature)
@@ -189,7 +193,7 @@ class Chain(Mapping[Pair, Matching]):
 
     def way_from(self, layer: int) -> list[int]:
         """The layers that a path from `layer` goes through, itself the first."""
-        way = [layer]
+        way = [_number(layer)]
         while way[-1] in self._next:
             way.append(self._next[way[-1]])
         return way
@@ -199,7 +203,7 @@ class Chain(Mapping[Pair, Matching]):
 
         Raises `MatchError` if it is gone or has changed since the run.
         """
-        layers = self._saes(side)
+        layer, layers = _number(layer), self._saes(side)
         if layer not in layers:
             raise MatchError(f"the SAE of layer {layer}, which this needs, is not where it was; pass inputs=")
         record = None if self._run is None else self._run.input(layer, side)
@@ -209,15 +213,17 @@ class Chain(Mapping[Pair, Matching]):
 
     def hashes(self, layer: int) -> dict[str, str]:
         """What the SAE of a layer is known by: as the run recorded it, else found by reading it."""
+        layer = _number(layer)
         record = None if self._run is None else self._run.input(layer)
         return dict((read_input(self.inputs, layer)[1] if record is None else record)["sha256"])
 
     def label(self, layer: int, feature: int) -> str | None:
         """What the feature fires on, if labels lie beside its SAE."""
-        return self.labels(layer).get(feature)
+        return self.labels(layer).get(_number(feature, "feature"))
 
     def labels(self, layer: int) -> dict[int, str]:
         """What the features of a source layer fire on; empty where no labels lie beside its SAE."""
+        layer = _number(layer)
         if self._inputs[0] is None and "://" in str(self._found[0]):
             return {}  # labels are no reason to ask the network
         try:
@@ -285,3 +291,18 @@ class Chain(Mapping[Pair, Matching]):
     def _problem(self, pair: Pair) -> RowProblem:
         assert self.comparison is not None
         return self.comparison.problem(self.sae(pair[0]), self.sae(pair[1], 1))
+
+
+def _number(given: Any, what: str = "layer") -> int:
+    number = whole_number(given)
+    if number is None:
+        raise MatchError(f"{what} {given!r:.40} is not a whole number")
+    return number
+
+
+def _by_pair(given: Mapping[Any, Value]) -> dict[Pair, Value]:
+    """A mapping of pairs of layers, whose numbers are made Python's."""
+    pairs = [as_pair(pair) for pair in given]
+    if None in pairs:
+        raise MatchError(f"the pairs {list(given)!r:.200} are not (source layer, target layer)")
+    return {pair: value for pair, value in zip(pairs, given.values(), strict=True) if pair is not None}

@@ -1,9 +1,10 @@
-"""The one error class of the package, and the numbers that are checked for it."""
+"""The one error class of the package, and the numbers that are checked for it: of Python, numpy or torch."""
 
 from __future__ import annotations
 
 import errno
 import math
+import operator
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -76,10 +77,47 @@ def first_line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
-def checked_number(given: Any, low: float, high: float, message: str, *, above: bool = False) -> float:
-    """A number of Python's or numpy's from `low`, or above it, to `high`. Raises `MatchError` with the message."""
+def whole_number(given: Any) -> int | None:
+    """The integer that this is: Python's, numpy's or torch's, a 0-d array or tensor too; None for anything else.
+
+    A bool is not an integer here, nor is a float whose value is whole, nor a masked value.
+    """
+    if "bool" in _kind(given) or not _is_single(given):
+        return None
     try:
-        number = float(given) if isinstance(given, int | float | np.integer | np.floating) else math.nan
+        return operator.index(given)
+    except (TypeError, ValueError, RuntimeError):
+        return None
+
+
+def real_number(given: Any) -> float | None:
+    """The integer or float that this is, of the same kinds as in `whole_number`; None for anything else."""
+    whole = whole_number(given)
+    if whole is not None or not _is_single(given):
+        return whole
+    if not isinstance(given, float) and not re.fullmatch(r"(torch\.)?b?(float\d*|longdouble)", _kind(given)):
+        return None
+    try:
+        return float(given)
+    except (TypeError, ValueError, RuntimeError):
+        return None
+
+
+def _kind(given: Any) -> str:
+    """The name of its number type, or of its own type where it has none."""
+    kind = getattr(given, "dtype", type(given))
+    return str(getattr(kind, "name", getattr(kind, "__name__", kind)))
+
+
+def _is_single(given: Any) -> bool:
+    """Whether it is one value, which no mask hides."""
+    return getattr(given, "ndim", 0) == 0 and not np.ma.is_masked(given)
+
+
+def checked_number(given: Any, low: float, high: float, message: str, *, above: bool = False) -> float:
+    """A `real_number` from `low`, or above it, to `high`, as a float. Raises `MatchError` with the message."""
+    try:
+        number = float(math.nan if (found := real_number(given)) is None else found)
     except OverflowError:
         number = math.nan
     if not (low < number if above else low <= number) or not number <= high:  # NaN fails this too
@@ -87,8 +125,9 @@ def checked_number(given: Any, low: float, high: float, message: str, *, above: 
     return number
 
 
-def checked_count(given: Any, least: int, message: str) -> int:
-    """A whole number of Python's or numpy's, at least so large. Raises `MatchError` with the message."""
-    if not isinstance(given, int | np.integer) or isinstance(given, bool) or given < least:
+def checked_count(given: Any, least: int, message: str, most: float = math.inf) -> int:
+    """A `whole_number` from `least` to `most`. Raises `MatchError` with the message."""
+    number = whole_number(given)
+    if number is None or not least <= number <= most:
         raise MatchError(message)
-    return int(given)
+    return number

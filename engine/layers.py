@@ -21,7 +21,7 @@ from saematch.executors import RayExecutor, check_executor, on_devices, through
 from saematch.features import PARTS
 from saematch.inputs import header, is_unchanged
 from saematch.matching import Matching
-from saematch.plan import Pair, plan_pairs, share_of
+from saematch.plan import Pair, by_layer, checked_shard, plan_pairs, share_of
 from saematch.problem import Comparison, check_widths
 from saematch.run_folder import RunFolder, check_target, lock_run
 from saematch.sae import SAE
@@ -86,9 +86,7 @@ def match_layers(
     """
     if not isinstance(fold, str):
         raise MatchError("match_layers folds by name; for scales of your own call match for each pair")
-    for one in (layers, against):
-        if one is not None and not (isinstance(one, Mapping) and all(isinstance(layer, int) for layer in one)):
-            raise MatchError("match_layers takes a mapping of layer numbers to SAEs; saematch.load_layers makes one")
+    layers, against = by_layer(layers), None if against is None else by_layer(against)
     check_executor(executor)
     on_gpu = executor is not None and str(device or "").startswith("cuda") and not torch.cuda.is_available()
     if on_gpu and backend == "auto":
@@ -101,8 +99,7 @@ def match_layers(
     for other in devices[1:]:
         choose_backend(backend, other, precision)
     planned = plan_pairs(layers, against, pairs)
-    if shard is not None and not (isinstance(shard, tuple) and len(shard) == 2):
-        raise MatchError(f"shard is {shard!r}; give (i, n), the part i of n")
+    shard = None if shard is None else checked_shard(shard)
     if shard is not None and (out is None or overwrite):
         raise MatchError("a shard is part of a run folder: give out, and overwrite nothing")
     mine = planned if shard is None else share_of(planned, *shard)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from saematch.assignment import Certificate, Margins
 from saematch.cost import UNIT_64
-from saematch.errors import MatchError, first_line, refuse_out_of_memory
+from saematch.errors import MatchError, checked_count, first_line, refuse_out_of_memory
 from saematch.sources.pointers import refuse_pointer_at
 from saematch.storage import finite, local_path, write_whole
 
@@ -64,8 +64,9 @@ class Matching:
         margins: Callable[[Matching], Margins] | None = None,
     ) -> None:
         self.perm = perm
-        self.target_features = target_features
-        nothing = torch.zeros(target_features, dtype=torch.float64, device="cpu")
+        wrong = f"target_features is {target_features!r:.40}; give how many features the target has"
+        self.target_features = checked_count(target_features, 0, wrong)
+        nothing = torch.zeros(self.target_features, dtype=torch.float64, device="cpu")
         self.prices = nothing if prices is None else prices
         self.staying_free = staying_free
         self.random_cost = random_cost

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping, Set
 from itertools import pairwise
+from typing import Any, TypeVar
 
-from saematch.errors import MatchError
+from saematch.errors import MatchError, whole_number
 
 Pair = tuple[int, int]
+Value = TypeVar("Value")
 
 ADJACENT, ALL, SAME = "adjacent", "all", "same"
 
@@ -22,13 +24,16 @@ def plan_pairs(
         sources: the layers there are.
         targets: those of a second set of SAEs, if the first is matched against one.
         pairs: "adjacent" (each layer with the next), "all", "same" (each layer with the other set's), or a list of
-            (source layer, target layer), also as text: "0-12,3-5". Without it, adjacent ones, or same ones of two sets.
+            (source layer, target layer), an array `(n, 2)` of these, or text: "0-12,3-5". Without it, adjacent ones, or
+            same ones of two sets.
 
     Raises:
         MatchError: for layers that are not there, and pairs that make no sense.
     """
     if pairs is None:
         pairs = ADJACENT if targets is None else SAME
+    if not isinstance(pairs, str):
+        return _listed(pairs, sources, targets)
     if pairs == (SAME if targets is None else ADJACENT):
         one = "one set of SAEs: give a second one (against)" if targets is None else "two sets of SAEs"
         raise MatchError(f'pairs "{pairs}" make no sense with {one}')
@@ -39,7 +44,7 @@ def plan_pairs(
     elif pairs == ALL:
         planned = _all(sorted(sources), None if targets is None else sorted(targets))
     else:
-        planned = _listed(pairs, sources, targets)
+        planned = _listed(_parsed(pairs), sources, targets)
     if not planned:
         raise MatchError(
             f"{len(sources)} layer to match; at least two are needed" if targets is None else
@@ -50,9 +55,41 @@ def plan_pairs(
 
 def share_of(planned: list[Pair], number: int, of: int) -> list[Pair]:
     """Part `number`, from 1, of `of` parts: neighbours in the plan stay together. Raises `MatchError`."""
-    if not (type(number) is int and type(of) is int and 1 <= number <= of):
-        raise MatchError(f"shard {number}/{of}: give i/n with i from 1 to n")
+    number, of = checked_shard((number, of))
     return planned[(number - 1) * len(planned) // of : number * len(planned) // of]
+
+
+def checked_shard(shard: Any) -> tuple[int, int]:
+    """(i, n), the part i of n, from 1. Raises `MatchError` for anything else."""
+    found = as_pair(shard)
+    if found is None:
+        raise MatchError(f"shard is {shard!r:.100}: give i/n, or (i, n) in Python, the part i of n")
+    if not 1 <= found[0] <= found[1]:
+        raise MatchError(f"shard {found[0]}/{found[1]}: give i/n with i from 1 to n")
+    return found
+
+
+def as_pair(given: Any) -> Pair | None:
+    """Two whole numbers, in any sequence, array or tensor; None for anything else, sets and mappings among it."""
+    try:
+        a, b = map(whole_number, () if isinstance(given, Set | Mapping) else given)
+    except (TypeError, ValueError, RuntimeError):
+        return None
+    return None if a is None or b is None else (a, b)
+
+
+def by_layer(given: Mapping[Any, Value]) -> Mapping[int, Value]:
+    """A mapping of layer numbers, which are made Python's where they are not. Raises `MatchError` for anything else."""
+    if isinstance(given, Mapping):
+        if all(type(layer) is int for layer in given):
+            return given
+        found = {whole_number(layer): value for layer, value in given.items()}
+        if None not in found and len(found) == len(given):
+            return {number: value for number, value in found.items() if number is not None}
+    shown = list(given) if isinstance(given, Mapping) else given
+    raise MatchError(
+        f"this takes a mapping of layer numbers to SAEs, each layer once, not {shown!r:.200}; load_layers makes one"
+    )
 
 
 def _all(sources: list[int], targets: list[int] | None) -> list[Pair]:
@@ -64,16 +101,21 @@ def _all(sources: list[int], targets: list[int] | None) -> list[Pair]:
     return planned
 
 
-def _listed(pairs: str | Iterable[Pair], sources: Collection[int], targets: Collection[int] | None) -> list[Pair]:
-    if isinstance(pairs, str):
-        matches = [re.fullmatch(r"\s*(\d+)-(\d+)\s*", item) for item in pairs.split(",")]
-        if not all(matches):
-            raise MatchError(f'pairs {pairs!r} are neither "adjacent", "all" nor a list like "0-12,3-5"')
-        pairs = [(int(match[1]), int(match[2])) for match in matches if match]
+def _parsed(pairs: str) -> list[Pair]:
+    matches = [re.fullmatch(r"\s*(\d+)-(\d+)\s*", item) for item in pairs.split(",")]
+    if not all(matches):
+        raise MatchError(f'pairs {pairs!r} are neither "adjacent", "all" nor a list like "0-12,3-5"')
+    return [(int(match[1]), int(match[2])) for match in matches if match]
+
+
+def _listed(pairs: Iterable[Any], sources: Collection[int], targets: Collection[int] | None) -> list[Pair]:
     try:
-        listed = sorted({(a, b) for a, b in pairs})
-    except (TypeError, ValueError) as error:
-        raise MatchError(f"pairs {pairs!r} are no list of (source layer, target layer)") from error
+        found = [as_pair(pair) for pair in pairs]
+    except (TypeError, ValueError, RuntimeError):
+        found = [None]
+    listed = sorted({pair for pair in found if pair is not None})
+    if None in found:
+        raise MatchError(f"pairs {pairs!r:.200} are no list of (source layer, target layer)")
     if not listed:
         raise MatchError("pairs is an empty list: give the pairs to match, or leave pairs out for the usual ones")
     for a, b in listed:

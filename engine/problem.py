@@ -26,7 +26,7 @@ from saematch.cost import (
     gamma,
     squared_distances,
 )  # fmt: skip
-from saematch.errors import MatchError, checked_number, memory_for
+from saematch.errors import MatchError, checked_number, memory_for, real_number
 from saematch.features import check_parts, feature_rows
 from saematch.sae import SAE, Scale
 
@@ -235,7 +235,7 @@ class Comparison:
         cls, parts: Sequence[str], weights: Mapping[str, float] | None, fold: Fold, max_cost: float | None = None
     ) -> Comparison:
         """Raises `MatchError` for parts or weights that make no sense."""
-        is_pair = isinstance(fold, tuple) and len(fold) == 2 and not any(isinstance(one, int | float) for one in fold)
+        is_pair = isinstance(fold, tuple) and len(fold) == 2 and all(real_number(one) is None for one in fold)
         folds = cast(tuple[Scale, Scale], fold if is_pair else (fold, fold))
         return cls(*check_parts(parts, weights), folds, _checked_max_cost(max_cost, LARGEST_SQUARE))
 

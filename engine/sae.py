@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from saematch.errors import MatchError, refuse_out_of_memory
+from saematch.errors import MatchError, checked_count, refuse_out_of_memory
 from saematch.saving import save
 from saematch.storage import local_path
 
 ACTIVATIONS = ("jumprelu", "relu", "topk")
+_TENSORS = ("W_enc", "b_enc", "W_dec", "b_dec", "threshold")
 FOLDS = ("threshold", "decoder_norm", "none")
 Scale = str | Tensor | np.ndarray | Sequence[float]
 
@@ -50,7 +51,7 @@ class SAE:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("W_enc", "b_enc", "W_dec", "b_dec", "threshold"):
+        for name in _TENSORS:
             value = getattr(self, name)
             if not (isinstance(value, Tensor) or (name == "threshold" and value is None)):
                 raise MatchError(f"{self.source}: {name} is a {type(value).__name__}, expected a torch tensor")
@@ -73,8 +74,9 @@ class SAE:
             raise MatchError(f"{self.source}: activation {self.activation!r} is not known; known: {_list(ACTIVATIONS)}")
         if (self.activation == "jumprelu") != (self.threshold is not None):
             raise MatchError(f'{self.source}: a threshold comes with activation="jumprelu", and only with it')
-        if self.activation == "topk" and not (isinstance(self.k, int) and 0 < self.k <= F):
-            raise MatchError(f'{self.source}: activation="topk" needs k between 1 and {F}, got {self.k}')
+        if self.activation == "topk":
+            wrong = f'{self.source}: activation="topk" needs k between 1 and {F}, got {self.k!r:.40}'
+            object.__setattr__(self, "k", checked_count(self.k, 1, wrong, F))
 
     @property
     def F(self) -> int:
@@ -88,7 +90,7 @@ class SAE:
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors that are there, by name."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        values = {name: getattr(self, name) for name in _TENSORS}
         return {name: value for name, value in values.items() if isinstance(value, Tensor)}
 
     def to(self, target: torch.dtype | torch.device | str) -> SAE:

@@ -36,7 +36,7 @@ def run(tmp_path_factory):
 @contextlib.contextmanager
 def serving(run, host):
     with Server(Contents(sm.Chain.load(run), weights=False), host) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         try:
             yield server

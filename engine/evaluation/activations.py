@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from saematch.cost import Floats, Indices
-from saematch.errors import MatchError, first_line, refuse_out_of_memory
+from saematch.errors import MatchError, checked_count, first_line, refuse_out_of_memory
 from saematch.evaluation.uncertainty import UNITS
 from saematch.sae import SAE
 from saematch.sources.pointers import refuse_pointer_at
@@ -110,8 +110,10 @@ class StoredActivations:
                 f"{self}: which tokens belong to one document? Put a documents.npy there, a number for each token, or "
                 "say how long documents are (document_length, --document-length)"
             )
-        if length < 1 or tokens % length:
-            raise MatchError(f"{self}: {tokens:,} tokens are no whole number of documents of {length:,}")
+        wrong = f"{self}: {tokens:,} tokens are no whole number of documents of {length!r:.40}"
+        length = checked_count(length, 1, wrong)
+        if tokens % length:
+            raise MatchError(wrong)
         return np.arange(tokens, dtype=np.int64) // length
 
 

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from saematch.errors import MatchError, refuse_out_of_memory
+from saematch.errors import MatchError, checked_count, refuse_out_of_memory
 from saematch.evaluation.meaning import Grade, Verdict
 from saematch.storage import local_path
 
@@ -63,10 +63,13 @@ class EndpointJudge:
         self.trouble: str | None = None
         self._refused: type[Exception] = openai.OpenAIError
         self._key = os.environ.get(_KEY) or "none"  # servers of one's own ask for none
+        counts = f"calls is {calls!r:.40}, at_once {at_once!r:.40}, retries {retries!r:.40}; give whole numbers"
+        retries = checked_count(retries, 0, counts)
         self._client = openai.OpenAI(base_url=address, api_key=self._key, max_retries=retries, timeout=timeout)
         self._cache = local_path(cache)
         self._answers = _read_cache(self._cache)
-        self._left, self._at_once, self._told = calls, at_once, told
+        self._left = None if calls is None else checked_count(calls, 0, counts)
+        self._at_once, self._told = checked_count(at_once, 1, counts), told
         self._asked = 0
         self._lock = threading.Lock()
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from saematch.cost import Floats, Indices
-from saematch.errors import MatchError, first_line, refuse_out_of_memory
+from saematch.errors import MatchError, checked_count, first_line, refuse_out_of_memory
 from saematch.plan import Pair
 from saematch.sae import SAE
 from saematch.storage import local_path
@@ -99,8 +99,10 @@ class LanguageModel:
         except ImportError as error:
             raise MatchError("--model needs the package transformers: pip install 'saematch[model]'") from error
         name = os.path.expanduser(name)
-        if context < 3 or batch < 1:
-            raise MatchError(f"context {context} and batch {batch}: give at least 3 tokens and one context")
+        wrong = f"context {context!r:.40} and batch {batch!r:.40}: give at least 3 tokens and one context"
+        context, batch = checked_count(context, 3, wrong), checked_count(batch, 1, wrong)
+        if tokens is not None:
+            tokens = checked_count(tokens, 1, f"tokens is {tokens!r:.40}; give how many to read at least, from 1 on")
         try:
             tokenizer = AutoTokenizer.from_pretrained(name)
             with torch.device("cpu"):  # whatever the host program's default is

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ import torch
 
 import saematch
 from saematch.chain import Chain
-from saematch.errors import MatchError
+from saematch.errors import MatchError, checked_count, checked_number
 from saematch.evaluation import codes, meaning, weights
 from saematch.evaluation.activations import OUTLIERS, Source, Survey
 from saematch.evaluation.explanations import check_explained
@@ -90,6 +91,12 @@ def evaluate(
     Raises:
         MatchError: for a run that cannot be evaluated, activations that do not fit, or a folder that cannot be written.
     """
+    judged = checked_count(judged, 0, f"judged is {judged!r:.40}; give how many pairs of features are read")
+    if distance is not None:
+        distance = checked_count(distance, 0, f"distance is {distance!r:.40}; give steps of the run")
+    if outliers is not None:
+        wrong = f"outliers is {outliers!r:.40}; give medians of the norm, above 0, or None"
+        outliers = checked_number(outliers, 0, math.inf, wrong, above=True)
     if explanations is not None:
         check_explained(explanations, chain)
     study = _Study(

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from saematch.errors import MatchError
+from saematch.errors import MatchError, whole_number
 from saematch.sae import SAE
 from saematch.sources.address import SAMPLE, Address
 from saematch.sources.families import listing
@@ -29,7 +29,8 @@ class Layers(Mapping[int, SAE]):
         self.source = source or {str(layer): str(each.at.address) for layer, each in self.stored.items()}
 
     def __getitem__(self, layer: int) -> SAE:
-        return self.stored[layer].read()
+        number = whole_number(layer)
+        return self.stored[layer if number is None else number].read()
 
     def __iter__(self) -> Iterator[int]:
         return iter(self.stored)
@@ -38,7 +39,7 @@ class Layers(Mapping[int, SAE]):
         return len(self.stored)
 
     def __contains__(self, layer: object) -> bool:
-        return layer in self.stored
+        return whole_number(layer) in self.stored
 
     def __repr__(self) -> str:
         return f"Layers({self.source!r}, {list(self)})"

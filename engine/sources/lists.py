@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from saematch.errors import MatchError, refuse_out_of_memory
+from saematch.errors import MatchError, refuse_out_of_memory, whole_number
 from saematch.sources.address import SAMPLE, at_home
 
 _MOST_YAML_BYTES = 2**18
@@ -64,7 +64,8 @@ def entries(content: Any, shown: str) -> list[tuple[int | None, One]]:
     if isinstance(content, list | tuple):
         rows = [(None, text) for text in content]
     elif isinstance(content, Mapping):
-        numbers = [int(layer) if re.fullmatch("[0-9]{1,4}", str(layer)) else None for layer in content]
+        texts = [layer if isinstance(layer, str) else str(whole_number(layer)) for layer in content]
+        numbers = [int(text) if re.fullmatch("[0-9]{1,4}", text) else None for text in texts]
         rows = list(zip(numbers, content.values(), strict=True)) if None not in numbers else []
     if not rows or not all(isinstance(text, str | os.PathLike) and str(text) for _, text in rows):
         # What was given is not shown: as text, a few nested aliases would fill the memory.

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from saematch.errors import MatchError
+from saematch.errors import checked_count
 from saematch.kernels.candidates.reference import Lists
 from saematch.kernels.candidates.reference import candidates as by_sorting
 from saematch.kernels.costs import Costs, check_rows, check_vector, stored
@@ -45,8 +45,7 @@ def candidates(
 
     Raises `MatchError` unless 1 <= k <= 64, and for arguments of another shape, type or device.
     """
-    if not (isinstance(k, int) and 1 <= k <= MOST):
-        raise MatchError(f"k is {k!r}; lists hold 1 to {MOST}")
+    k = checked_count(k, 1, f"k is {k!r}; lists hold 1 to {MOST}", MOST)
     rows = check_rows(rows, costs)
     R, N = len(rows), costs.shape[1]
     unlimited = torch.full((N,), torch.inf, dtype=torch.float32, device=costs.device)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from saematch.errors import MatchError
+from saematch.errors import MatchError, checked_count
 from saematch.kernels.costs import check_device, check_matrix, check_vector, launch
 from saematch.kernels.exact_pairs.kernel import exact_pairs_kernel
 
@@ -27,8 +27,10 @@ def exact_pairs(
     """
     check_matrix(x, "x", *FLOATS)
     widths = [x.shape[-1]] if parts is None else list(parts)
-    if not all(isinstance(width, int) and width >= 0 for width in widths) or sum(widths) != x.shape[-1]:
-        raise MatchError(f"parts are {widths}; give whole numbers that add up to the {x.shape[-1]} columns of x")
+    wrong = f"parts are {widths}; give whole numbers that add up to the {x.shape[-1]} columns of x"
+    widths = [checked_count(width, 0, wrong) for width in widths]
+    if sum(widths) != x.shape[-1]:
+        raise MatchError(wrong)
     return _launch(x, y, rows, columns, widths, None, block_k)
 
 

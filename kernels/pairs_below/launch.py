@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from saematch.errors import MatchError
+from saematch.errors import MatchError, checked_count
 from saematch.kernels.costs import Costs, check_rows, check_vector, launch
 from saematch.kernels.pairs_below.kernel import pairs_below_kernel
 from saematch.kernels.tiles import Tile, default_tile
@@ -44,9 +44,9 @@ def pairs_below(
             check_vector(vector, name, length, costs.device, torch.float32)
     chosen = tile or default_tile(costs.device, costs.kind, lists=True)
     grid = (-(-R // chosen.BLOCK_M) * -(-N // chosen.BLOCK_N),)
-    for given, name in ((capacity, "capacity"), (most, "most")):
-        if not (given is None and name == "capacity") and not (isinstance(given, int) and given > 0):
-            raise MatchError(f"{name} is {given!r}; give a number of pairs, at least 1")
+    wrong = "is {!r}; give a number of pairs, at least 1"
+    most = checked_count(most, 1, f"most {wrong.format(most)}")
+    capacity = None if capacity is None else checked_count(capacity, 1, f"capacity {wrong.format(capacity)}")
     room = min(most, 16 * (R + N) if capacity is None else capacity)
     while True:
         count = torch.zeros(1, dtype=torch.int64, device=costs.device)
