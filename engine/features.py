@@ -36,7 +36,7 @@ def feature_rows(
         MatchError: for unknown or repeated parts, weights that are not positive, NaN in the SAE, or an impossible fold.
     """
     parts, weights = check_parts(parts, weights)
-    s = sae.check_finite().scale(fold, torch.float64).cpu().numpy()
+    s = sae.check_finite().scale(fold, torch.float64).detach().cpu().numpy()
     rows = np.empty((sae.F, sum(1 if part == "bias" else sae.d for part in parts)))
     unfolded = {"encoder": sae.W_enc.T, "bias": sae.b_enc[:, None], "decoder": sae.W_dec}
     with Team(rows.size) as team:

@@ -46,7 +46,7 @@ class Side:
     @cached_property
     def decoder(self) -> Floats:
         """Decoder rows, `(F, d)`."""
-        rows: Floats = self.sae.W_dec.double().cpu().numpy()
+        rows: Floats = self.sae.W_dec.detach().double().cpu().numpy()
         return rows
 
 

@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from saematch.arrays import checked_last, dense_array
 from saematch.assignment import Certificate, Margins
 from saematch.cost import UNIT_64
 from saematch.errors import MatchError, checked_count, first_line, refuse_out_of_memory
@@ -180,10 +181,7 @@ class Matching:
 
         Where pairs are forbidden, one that only a matching of fewer pairs could replace is given as at least.
         """
-        try:
-            given = np.asarray(features)
-        except ValueError as error:
-            raise MatchError("give the indices of features, or a mask of all source features") from error
+        given = dense_array(features, "features", "the indices of features, or a mask of all source features")
         if given.dtype == bool and given.shape == (len(self.perm),):
             given = given.nonzero()[0]
         if given.dtype.kind not in "iu" and given.size:
@@ -199,9 +197,7 @@ class Matching:
 
         Where a baseline gives many sources one target, their codes add up.
         """
-        if not isinstance(codes, Tensor) or codes.shape[-1:] != (len(self.perm),):
-            got = getattr(codes, "shape", type(codes).__name__)
-            raise MatchError(f"codes must be a tensor (…, {len(self.perm)}), got {got}")
+        codes = checked_last(codes, len(self.perm), "codes")
         kept = self.perm >= 0
         moved = codes.new_zeros((*codes.shape[:-1], self.target_features))
         return moved.index_add_(-1, self.perm[kept].to(codes.device), codes[..., kept.to(codes.device)])
@@ -343,14 +339,7 @@ def check_permutation(perm: Any, source_features: int, target_features: int, man
     """`perm` as int64 `(F_A,)` on the CPU, -1 allowed. Raises `MatchError` if it is no map, one-to-one unless said."""
     if isinstance(perm, Matching):
         perm = perm.perm
-    if isinstance(perm, Tensor):
-        if perm.is_floating_point() or perm.is_complex():
-            raise MatchError(f"perm holds {perm.dtype}, expected integers")
-        perm = perm.detach().cpu().numpy()
-    try:
-        array = np.asarray(perm)
-    except ValueError as error:
-        raise MatchError(f"perm is no list of indices ({error})") from error
+    array = dense_array(perm, "perm", "a list of indices")
     if array.shape != (source_features,):
         raise MatchError(f"perm has shape {array.shape}, expected one target a source feature, ({source_features},)")
     if array.dtype.kind not in "iu":

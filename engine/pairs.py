@@ -97,7 +97,8 @@ def assign(
 ) -> Matching:
     """`match` on plain rows `x (F_A, K)` and `y (F_B, K)`, or on a matrix `cost (F_A, F_B)` of your own.
 
-    numpy or torch, any device and number type, left untouched. Costs may be negative; inf forbids a pair.
+    numpy or torch, any device and number type, or lists, left untouched; masked and sparse ones are refused. Costs may
+    be negative; inf forbids a pair.
 
     Raises:
         MatchError: for rows that are not finite, not two-dimensional, or of different widths; for costs that are NaN or

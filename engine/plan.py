@@ -87,9 +87,7 @@ def by_layer(given: Mapping[Any, Value]) -> Mapping[int, Value]:
         if None not in found and len(found) == len(given):
             return {number: value for number, value in found.items() if number is not None}
     shown = list(given) if isinstance(given, Mapping) else given
-    raise MatchError(
-        f"this takes a mapping of layer numbers to SAEs, each layer once, not {shown!r:.200}; load_layers makes one"
-    )
+    raise MatchError(f"{shown!r:.200}: this takes a mapping of layer numbers to SAEs; saematch.load_layers makes one")
 
 
 def _all(sources: list[int], targets: list[int] | None) -> list[Pair]:

@@ -9,10 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
+from saematch.arrays import dense_array
 from saematch.backend import Backend
 from saematch.cost import (
     UNIT_64,
@@ -288,23 +287,17 @@ def _rows(given: Any, name: str) -> Rows:
 
 def _matrix(given: Any, name: str, expected: str) -> NDArray[Any]:
     """A matrix on the CPU, in float32 or float64 as it is, else upcast."""
-    if isinstance(given, Tensor):
-        if given.layout != torch.strided or given.is_complex() or given.dtype == torch.bool or given.is_meta:
-            raise MatchError(f"{name} is a {given.dtype} tensor ({given.layout}); expected a dense one of real numbers")
-        tensor = given.detach().cpu()
-        plain = not tensor.is_floating_point() or tensor.dtype in (torch.float32, torch.float64)
-        given = (tensor if plain else tensor.double()).numpy()
-    try:
-        matrix = np.asarray(given)
-    except ValueError as error:
-        raise MatchError(f"{name} is no matrix ({error}); expected {expected}") from error
-    if matrix.dtype.kind not in "fiu":
-        raise MatchError(f"{name} holds {matrix.dtype}; expected numbers")
-    if matrix.dtype.kind in "iu" and matrix.dtype.itemsize == 8:
-        _refuse((matrix > _WHOLE) | (matrix < -_WHOLE), f"{name} holds", f"beyond {_WHOLE}, where float64 rounds them")
-    matrix = matrix if matrix.dtype == np.float32 else matrix.astype(np.float64, copy=False)
-    if matrix.ndim != 2:
-        raise MatchError(f"{name} has shape {matrix.shape}; expected {expected}")
+    given = dense_array(given, name, expected)
+    if given.dtype.kind not in "fiu":
+        raise MatchError(f"{name} holds {given.dtype}; expected numbers of numpy's own real types, like float64")
+    if given.ndim != 2:
+        raise MatchError(f"{name} has shape {given.shape}; expected {expected}")
+    if given.dtype.kind in "iu" and given.dtype.itemsize == 8:
+        _refuse((given > _WHOLE) | (given < -_WHOLE), f"{name} holds", f"beyond {_WHOLE}, where float64 rounds them")
+    with np.errstate(over="ignore"):
+        matrix = given if given.dtype == np.float32 else given.astype(np.float64, copy=False)
+    if given.dtype.kind == "f" and given.dtype.itemsize > matrix.dtype.itemsize:
+        _refuse((matrix != given) & ~np.isnan(given), f"{name} holds", "rounded by float64; convert it first")
     return np.ascontiguousarray(matrix)
 
 

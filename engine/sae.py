@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saematch.errors import MatchError, checked_count, refuse_out_of_memory
+from saematch.arrays import checked_last, dense_array, dense_tensor
+from saematch.errors import MatchError, checked_count
 from saematch.saving import save
 from saematch.storage import local_path
 
@@ -55,6 +56,8 @@ class SAE:
             value = getattr(self, name)
             if not (isinstance(value, Tensor) or (name == "threshold" and value is None)):
                 raise MatchError(f"{self.source}: {name} is a {type(value).__name__}, expected a torch tensor")
+            if value is not None:
+                object.__setattr__(self, name, dense_tensor(value, f"{self.source}: {name}"))
         if self.b_enc.ndim != 1 or self.b_dec.ndim != 1:
             raise MatchError(f"{self.source}: b_enc and b_dec must be vectors, got {_shapes(self)}")
         F, d = len(self.b_enc), len(self.b_dec)
@@ -70,6 +73,10 @@ class SAE:
                 )
             if not tensor.is_floating_point():
                 raise MatchError(f"{self.source}: {name} is {tensor.dtype}, expected a floating-point tensor")
+            if tensor.dtype.itemsize < 2:
+                raise MatchError(
+                    f"{self.source}: {name} is {tensor.dtype}, which is for storage; convert it (.float())"
+                )
         if self.activation not in ACTIVATIONS:
             raise MatchError(f"{self.source}: activation {self.activation!r} is not known; known: {_list(ACTIVATIONS)}")
         if (self.activation == "jumprelu") != (self.threshold is not None):
@@ -100,7 +107,7 @@ class SAE:
 
     def encode(self, x: Tensor) -> Tensor:
         """Codes `(…, F)` of activations `x (…, d)`, in the SAE's own precision."""
-        self._check_last(x, self.d, "activations")
+        x = checked_last(x, self.d, f"{self.source}: activations")
         z = x.to(self.W_enc) @ self.W_enc + self.b_enc
         if self.threshold is not None:
             return torch.where(z > self.threshold, z, torch.zeros_like(z))
@@ -113,7 +120,7 @@ class SAE:
 
     def decode(self, f: Tensor) -> Tensor:
         """Reconstructions `(…, d)` of codes `f (…, F)`."""
-        self._check_last(f, self.F, "codes")
+        f = checked_last(f, self.F, f"{self.source}: codes")
         return f.to(self.W_dec) @ self.W_dec + self.b_dec
 
     def fold(self, scale: Scale = "threshold") -> SAE:
@@ -172,11 +179,16 @@ class SAE:
         """The vector `(F,)` that `fold` uses, in the SAE's precision or another. Raises `MatchError` as `fold` does."""
         dtype, device = dtype or self.W_enc.dtype, self.W_enc.device
         if not isinstance(scale, str):
-            try:
-                s = torch.as_tensor(scale, dtype=dtype, device=device)
-            except (TypeError, ValueError, RuntimeError) as error:
-                refuse_out_of_memory(error, "the fold's scale")
-                raise MatchError(f"fold {scale!r} is neither one of {_list(FOLDS)} nor a vector") from error
+            neither = f"neither one of {_list(FOLDS)} nor a vector"
+            if not isinstance(scale, Tensor):
+                array = dense_array(scale, f"fold {scale!r:.100}, {neither}:", "(F,)")
+                if array.dtype.kind not in "fiu":
+                    raise MatchError(f"fold {scale!r:.100} is {neither}: it holds {array.dtype}")
+                scale = torch.from_numpy(array.astype(np.float64))
+            s = dense_tensor(scale, "the fold's scale")
+            if s.is_complex() or s.dtype == torch.bool:
+                raise MatchError(f"the fold's scale is {s.dtype}, expected real numbers")
+            s = s.to(dtype=dtype, device=device)
             if s.shape != (self.F,):
                 raise MatchError(f"{self.source}: the fold's scale has shape {tuple(s.shape)}, expected ({self.F},)")
             return self._positive(s, "the scale", "every entry must be finite and positive")
@@ -200,11 +212,6 @@ class SAE:
                 f'{self.source}: fold="threshold" needs a JumpReLU threshold, and this SAE is {self.activation}; '
                 'choose fold="decoder_norm", fold="none" or a scale of your own'
             )
-
-    def _check_last(self, values: Tensor, size: int, what: str) -> None:
-        if not isinstance(values, Tensor) or values.shape[-1:] != (size,):
-            got = getattr(values, "shape", type(values).__name__)
-            raise MatchError(f"{self.source}: {what} must be a tensor (…, {size}), got {got}")
 
     def _positive(self, s: Tensor, what: str, remedy: str) -> Tensor:
         bad = ~(torch.isfinite(s) & (s > 0))

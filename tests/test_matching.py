@@ -294,13 +294,13 @@ def test_what_is_no_number_for_it_is_refused(wrong):
 
 
 def test_what_is_no_matrix_or_no_list_is_refused():
-    with pytest.raises(sm.MatchError, match="the first matrix is no matrix"):
+    with pytest.raises(sm.MatchError, match="the first matrix is not an array"):
         sm.assign([[1.0, 2.0], [1.0]], Y)
     with pytest.raises(sm.MatchError, match=r"cost is a torch\.float32 tensor"):
         sm.assign(cost=torch.ones(3, 3, device="meta"))
-    with pytest.raises(sm.MatchError, match="perm is no list of indices"):
+    with pytest.raises(sm.MatchError, match="perm is not an array"):
         sm.certify(X, Y, [[0], [1, 2]])
-    with pytest.raises(sm.MatchError, match="give the indices of features"):
+    with pytest.raises(sm.MatchError, match="expected the indices of features"):
         sm.assign(X, Y).exact_margin([[0], [1, 2]])
     with pytest.raises(sm.MatchError, match="the weight of bias is"):
         sm.match(made_up(), made_up(), weights={"bias": 10**400})

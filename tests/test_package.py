@@ -103,7 +103,7 @@ def test_version_has_one_value():
 
 
 ROOMS = [
-    "errors", "resources", "compiled", "team", "loops", "storage", "saving", "sae", "sources", "features", "cost",
+    "errors", "arrays", "resources", "compiled", "team", "loops", "storage", "saving", "sae", "sources", "features", "cost",
     "assignment", "backend", "lock", "matching", "problem", "solver", "pairs", "plan", "inputs", "stream", "run_folder",
     "executors", "chain", "layers", "findings", "export", "terminal", "evaluation", "report", "arguments", "commands",
     "cli", "__main__",

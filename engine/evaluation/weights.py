@@ -139,7 +139,7 @@ def measure_layer(layer: int, sae: SAE) -> dict[str, list[Row]]:
     rows = []
     for quantity, tensor in of.items():
         if tensor is not None:
-            values = tensor.double().cpu().numpy()
+            values = tensor.detach().double().cpu().numpy()
             rows.append(LAYERS.row(layer=layer, quantity=quantity, mean=float(values.mean()), **quantiles(values)))
     return {LAYERS.name: rows}
 

@@ -1,0 +1,96 @@
+"""Arrays of callers, made plain ones of numpy or torch; what would lose values on the way is refused by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from saematch.errors import MatchError
+
+
+def dense_array(given: Any, name: str, expected: str) -> NDArray[Any]:
+    """What was given as an array on the CPU: an array, a tensor, or a list of numbers or of these.
+
+    The number type is kept where numpy has it, else it is float64, as for bfloat16. `name` and `expected` are for
+    messages. Raises `MatchError` for masked values, for sparse arrays, whose missing entries may mean anything, and
+    for what is not an array.
+    """
+    if isinstance(given, Tensor):
+        return _values(given, name)
+    if isinstance(given, np.ma.MaskedArray) and np.ma.is_masked(given):
+        raise MatchError(f"{name} masks {np.ma.getmaskarray(given).sum()} of its values; fill them, or leave them out")
+    if hasattr(given, "todense"):
+        raise MatchError(f"{name} is a sparse {type(given).__name__}; make it dense first")
+    if isinstance(given, list | tuple):
+        given = [dense_array(each, name, expected) if _holds_arrays(each) else each for each in given]
+    try:
+        return np.asarray(given)
+    except Exception as error:  # whatever the array of another library may raise
+        raise MatchError(f"{name} is not an array ({_first_line(error)}); expected {expected}") from error
+
+
+def dense_tensor(given: Tensor, name: str) -> Tensor:
+    """What was given as a tensor of floats or integers in one block: itself, unless it is sparse, quantised or negated.
+
+    Raises `MatchError` for tensors that hold more or less than their values: masked, nested, not yet initialised.
+    """
+    if given.is_nested or isinstance(given, nn.UninitializedParameter | nn.UninitializedBuffer) or _is_wrapper(given):
+        kind = "nested" if given.is_nested else type(given).__name__
+        raise MatchError(f"{name} is a {kind} tensor; give a plain one")
+    try:
+        given = given if given.layout == torch.strided else given.to_dense()
+        given = given.dequantize() if given.is_quantized else given
+        return given.resolve_conj().resolve_neg()
+    except RuntimeError as error:
+        raise MatchError(f"{name} is a {given.dtype} tensor that has no values ({_first_line(error)})") from error
+
+
+def checked_last(given: Any, size: int, what: str) -> Tensor:
+    """Real values `(…, size)`, dense. Raises `MatchError` for what is not a tensor of that shape."""
+    if not isinstance(given, Tensor):
+        raise MatchError(f"{what} must be a tensor (…, {size}), got {type(given).__name__}")
+    tensor = dense_tensor(given, what)
+    if tensor.shape[-1:] != (size,):
+        raise MatchError(f"{what} must be a tensor (…, {size}), got {tuple(tensor.shape)}")
+    if tensor.is_complex():
+        raise MatchError(f"{what} are {tensor.dtype}, expected real numbers")
+    return tensor
+
+
+def _values(given: Tensor, name: str) -> NDArray[Any]:
+    if given.layout != torch.strided:
+        raise MatchError(f"{name} is a sparse tensor ({given.layout}); make it dense first (.to_dense())")
+    if given.is_meta or given.is_complex():
+        raise MatchError(
+            f"{name} is a {given.dtype} tensor on {given.device}; expected one of real numbers, with values"
+        )
+    tensor = dense_tensor(given, name).detach().cpu()
+    in_numpy = not tensor.is_floating_point() or tensor.dtype in (torch.float16, torch.float32, torch.float64)
+    try:
+        return (tensor if in_numpy else tensor.double()).numpy()
+    except (RuntimeError, TypeError) as error:
+        raise MatchError(f"{name} holds {tensor.dtype}, which numpy lacks; convert it first") from error
+
+
+def _holds_arrays(given: Any) -> bool:
+    """Whether it is an array, or a list with some in it, from which numpy would drop masks."""
+    if isinstance(given, list | tuple):
+        return any(map(_is_array, given))
+    return _is_array(given)
+
+
+def _is_array(given: Any) -> bool:
+    return isinstance(given, Tensor | np.ndarray) or (hasattr(given, "__array__") and not isinstance(given, np.generic))
+
+
+def _is_wrapper(given: Tensor) -> bool:
+    """Whether a tensor of another class has its own idea of what its values are, as a masked one does."""
+    return bool(type(given).__torch_dispatch__ is not Tensor.__torch_dispatch__)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
