@@ -22,6 +22,7 @@ from saematch.run_folder import RunFolder
 from saematch.sae import SAE
 from saematch.solver import Solver, require_unchanged
 from saematch.sources import Layers, Source, load_layers
+from saematch.storage import well_formed
 
 
 class Step(NamedTuple):
@@ -219,11 +220,14 @@ class Chain(Mapping[Pair, Matching]):
 
     def label(self, layer: int, feature: int) -> str | None:
         """What the feature fires on, if labels lie beside its SAE."""
-        return self.labels(layer).get(_number(feature, "feature"))
+        label = self._labels(_number(layer)).get(_number(feature, "feature"))
+        return None if label is None else well_formed(label)
 
     def labels(self, layer: int) -> dict[int, str]:
         """What the features of a source layer fire on; empty where no labels lie beside its SAE."""
-        layer = _number(layer)
+        return {feature: well_formed(text) for feature, text in self._labels(_number(layer)).items()}
+
+    def _labels(self, layer: int) -> Mapping[int, str]:
         if self._inputs[0] is None and "://" in str(self._found[0]):
             return {}  # labels are no reason to ask the network
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import math
@@ -19,7 +18,7 @@ from saematch.chain import Chain
 from saematch.errors import MatchError
 from saematch.findings import COLUMNS, Columns, Findings
 from saematch.plan import Pair
-from saematch.storage import local_path, replacing
+from saematch.storage import csv_rows, local_path, replacing
 
 SCHEMA = 1
 FORMATS = ("csv", "parquet", "json", "graphml")
@@ -96,7 +95,7 @@ def _table(chain: Chain, pair: Pair, columns: Columns, most_cost: float, least_c
 
 def _write_csv(path: Path, _: Chain, tables: Iterator[tuple[Pair, dict[str, list[Any]]]]) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
+        writer = csv_rows(file)
         writer.writerow(NAMES)
         for _pair, table in tables:
             writer.writerows(zip(*(table[name] for name in NAMES), strict=True))
@@ -173,4 +172,4 @@ def _provenance(chain: Chain) -> dict[str, Any]:
 
 
 def _text(text: str) -> str:
-    return escape(text.translate(_NOT_IN_XML))
+    return escape(text.translate(_NOT_IN_XML), {"\r": "&#13;"})  # else a reader takes it for a line feed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import os
@@ -11,7 +12,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path, PurePosixPath
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, TextIO
 
 from saematch.errors import MatchError, first_line, refuse_out_of_memory
 
@@ -19,12 +21,32 @@ from saematch.errors import MatchError, first_line, refuse_out_of_memory
 def local_path(given: str | os.PathLike[str]) -> Path:
     """The path of a file or folder of this machine, with `~` and `~user` expanded.
 
-    Raises `MatchError` for what names none: an empty text, one that holds NUL, or an object of another type.
+    Raises `MatchError` for what names none: an empty text, one of letters that no name has, or another object.
     """
     text = os.fspath(given) if isinstance(given, str | os.PathLike) else None
-    if not isinstance(text, str) or not text or "\0" in text:
+    if not isinstance(text, str) or not text or "\0" in text or not _is_encodable(text):
         raise MatchError(f"{given!r:.200} names no file or folder; give a path")
     return Path(os.path.expanduser(text))
+
+
+def _is_encodable(name: str) -> bool:
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def well_formed(text: str) -> str:
+    """Text that any file can hold: the halves of a surrogate pair are joined, and one alone is U+FFFD."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def csv_rows(file: TextIO) -> Any:
+    """A `csv.writer` whose rows end with a line feed, and which quotes carriage returns in its fields, too."""
+    # It quotes what its line ends consist of, and before Python 3.13 no other of the two.
+    lines = SimpleNamespace(write=lambda row: file.write(row.removesuffix("\r\n") + "\n"))
+    return csv.writer(lines, lineterminator="\r\n")
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -103,10 +103,10 @@ def test_version_has_one_value():
 
 
 ROOMS = [
-    "errors", "arrays", "resources", "compiled", "team", "loops", "storage", "saving", "sae", "sources", "features", "cost",
-    "assignment", "backend", "lock", "matching", "problem", "solver", "pairs", "plan", "inputs", "stream", "run_folder",
-    "executors", "chain", "layers", "findings", "export", "terminal", "evaluation", "report", "arguments", "commands",
-    "cli", "__main__",
+    "errors", "arrays", "resources", "compiled", "team", "loops", "storage", "saving", "sae", "sources", "features",
+    "cost", "assignment", "backend", "lock", "matching", "problem", "solver", "pairs", "plan", "inputs", "stream",
+    "run_folder", "executors", "chain", "layers", "findings", "export", "terminal", "evaluation", "report", "arguments",
+    "commands", "cli", "__main__",
 ]  # fmt: skip
 
 

@@ -97,13 +97,6 @@ def test_letters_that_an_encoding_lacks_are_escaped(environment):
     assert b"\x1b" not in done.stderr
 
 
-def test_a_command_prints_names_that_an_encoding_lacks(run):
-    done = shell(f"{SAEMATCH} report {run}", PYTHONIOENCODING="ascii:strict")
-    assert (done.returncode, done.stderr) == (0, b"")
-    assert done.stdout.startswith(b"Written to ")
-    assert rb"r\xfcn" in done.stdout
-
-
 def test_arguments_cannot_steer_the_terminal(capsys):
     with pytest.raises(SystemExit):
         main(["info", "a", "\x1b[2J", "\u202e"])

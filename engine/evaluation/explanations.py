@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from saematch.chain import Chain
-from saematch.errors import MatchError, refuse_out_of_memory
+from saematch.errors import MatchError, checked_count, refuse_out_of_memory
 from saematch.sources import Layers
 from saematch.sources.families import listing
 from saematch.sources.pointers import refuse_pointer_at
 from saematch.sources.registry import neuronpedia_names
-from saematch.storage import local_path
+from saematch.storage import local_path, well_formed
 
 _LONGEST_LINE = 10**6  # characters; no explanation is as long
 Texts = dict[int, dict[int, str]]
@@ -68,11 +68,28 @@ def explanations_of(chain: Chain, path: str | os.PathLike[str], source: str | No
     """The explanations for the features of a run, of the source that is given, or that sae-lens knows for its SAEs."""
     known = _known_sources(chain) if source is None else {}
     found = _find(path, features_of(chain), lambda layer: _names(source, layer) or known.get(layer, ()))
-    check_explained(found.texts, chain, str(path))
+    _check_explained(found.texts, chain, str(path))
     return found
 
 
-def check_explained(texts: Mapping[int, Mapping[int, str]], chain: Chain, shown: str = "the explanations") -> None:
+def checked_explanations(given: Mapping[int, Mapping[int, str]], chain: Chain) -> Texts:
+    """Layer -> feature -> explanation, as text that any file can hold.
+
+    Raises `MatchError` for anything else, and for explanations of none of a run's layers, or of features beyond its SAEs.
+    """
+    found: dict[int, dict[int, str]] = {}
+    try:
+        for layer, texts in given.items():
+            of_layer = found.setdefault(checked_count(layer, 0, f"layer {layer!r:.40}"), {})
+            for feature, text in texts.items():
+                of_layer[checked_count(feature, 0, f"feature {feature!r:.40}")] = well_formed(text)
+    except (AttributeError, TypeError, MatchError) as error:
+        raise MatchError(f"explanations are {given!r:.100}; give {{layer: {{feature: text}}}} ({error})") from error
+    _check_explained(found, chain, "the explanations")
+    return found
+
+
+def _check_explained(texts: Texts, chain: Chain, shown: str) -> None:
     """Raise `MatchError` for explanations of none of a run's layers, or of features that its SAEs do not have."""
     sizes = features_of(chain)
     if texts and sizes and not sizes.keys() & texts.keys():
@@ -199,7 +216,8 @@ def _explained(file: Path) -> tuple[list[tuple[int, str, int, str]], int | None]
             text = row["explanation"] if "explanation" in row else row["description"]
             model = f"{row['modelId']}/" if row.get("modelId") else ""
             name = f"{model}{row['layer']}" if model or rest else ""
-            found.append((_number(layer), name, _number(feature), text.strip() if isinstance(text, str) else ""))
+            explained = well_formed(text.strip()) if isinstance(text, str) else ""
+            found.append((_number(layer), name, _number(feature), explained))
         except (KeyError, ValueError):
             wrong = number if wrong is None else wrong
     return found, wrong

@@ -19,7 +19,7 @@ from saematch.cost import Floats, Indices
 from saematch.errors import MatchError, checked_count, first_line, refuse_out_of_memory
 from saematch.plan import Pair
 from saematch.sae import SAE
-from saematch.storage import local_path
+from saematch.storage import local_path, well_formed
 
 CONTEXT, BATCH = 256, 8  # tokens in a context, and contexts at a time
 _LOSS_TOLERANCE = 1e-4  # nats; float32 sums of the same numbers in another order differ by far less
@@ -52,7 +52,7 @@ class Texts(NamedTuple):
             ) from error
         if not all(isinstance(document, str) for document in documents):
             raise MatchError(f"{path}: a text is no string")
-        documents = [document for document in documents if document.strip()]
+        documents = [well_formed(document) for document in documents if document.strip()]
         return cls(documents, hashlib.sha256(json.dumps(documents).encode()).hexdigest())
 
 

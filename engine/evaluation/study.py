@@ -16,7 +16,7 @@ from saematch.chain import Chain
 from saematch.errors import MatchError, checked_count, checked_number
 from saematch.evaluation import codes, meaning, weights
 from saematch.evaluation.activations import OUTLIERS, Source, Survey
-from saematch.evaluation.explanations import check_explained
+from saematch.evaluation.explanations import checked_explanations
 from saematch.evaluation.loss import LOSS, measure_loss
 from saematch.evaluation.meaning import Grade, Judge, PairOfFeatures, TokenOverlap
 from saematch.evaluation.methods import ABOUT, MATCHED, RANDOM, Matched, baselines, matchings
@@ -91,14 +91,13 @@ def evaluate(
     Raises:
         MatchError: for a run that cannot be evaluated, activations that do not fit, or a folder that cannot be written.
     """
+    explanations = None if explanations is None else checked_explanations(explanations, chain)
     judged = checked_count(judged, 0, f"judged is {judged!r:.40}; give how many pairs of features are read")
     if distance is not None:
         distance = checked_count(distance, 0, f"distance is {distance!r:.40}; give steps of the run")
     if outliers is not None:
         wrong = f"outliers is {outliers!r:.40}; give medians of the norm, above 0, or None"
         outliers = checked_number(outliers, 0, math.inf, wrong, above=True)
-    if explanations is not None:
-        check_explained(explanations, chain)
     study = _Study(
         chain, LocalFolder(out), (lambda _, __: None) if progress is None else progress, torch.device(device)
     )

@@ -16,7 +16,7 @@ import numpy as np
 
 from saematch.cost import Floats
 from saematch.errors import MatchError
-from saematch.storage import LocalFolder, finite
+from saematch.storage import LocalFolder, csv_rows, finite
 
 Row = dict[str, Any]
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
@@ -73,9 +73,9 @@ class Table:
         Raises `MatchError` where the folder cannot be written.
         """
         text = io.StringIO()
-        writer = csv.DictWriter(text, list(self.schema.columns), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.rows)
+        writer = csv_rows(text)
+        writer.writerow(self.schema.columns)
+        writer.writerows([row[column] for column in self.schema.columns] for row in self.rows)
         folder.write(f"{self.schema.name}.csv", text.getvalue().encode())
         if find_spec("pyarrow") is None:
             return

@@ -14,7 +14,7 @@ import numpy as np
 from saematch.chain import Chain
 from saematch.cost import Floats, squared_distances
 from saematch.errors import MatchError
-from saematch.evaluation.explanations import check_explained
+from saematch.evaluation.explanations import checked_explanations
 from saematch.evaluation.tables import Table, mean
 from saematch.evaluation.weights import DISTANCES, MSE, measure_layer, measure_lifetimes
 from saematch.features import PARTS
@@ -62,12 +62,11 @@ class Contents:
     ) -> None:  # fmt: skip
         if not len(chain):
             raise MatchError("the run has no finished pair to show")
-        if labels is not None:
-            check_explained(labels, chain)
         self.chain, self.findings = chain, Findings(chain, firm and weights)
         if not weights:
             self.findings.gone = "the page was made without looking into the SAEs"
-        self._labels, self._evaluation, self._neuronpedia = labels, evaluation, neuronpedia
+        self._labels = None if labels is None else checked_explanations(labels, chain)
+        self._evaluation, self._neuronpedia = evaluation, neuronpedia
         self._pairs: list[dict[str, Any]] = []
         self._quantities: dict[int, list[dict[str, Any]]] = {}
         self._cosines: dict[Pair, Floats] = {}
