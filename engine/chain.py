@@ -16,7 +16,7 @@ from saematch.cost import squared_distances
 from saematch.errors import MatchError, checked_count, whole_number
 from saematch.inputs import is_unchanged, read_input
 from saematch.matching import SCALARS, Matching
-from saematch.plan import Pair, Value, as_pair, by_layer
+from saematch.plan import Pair, as_pair, by_layer, by_pair
 from saematch.problem import Comparison, RowProblem
 from saematch.run_folder import RunFolder
 from saematch.sae import SAE
@@ -58,7 +58,7 @@ class Chain(Mapping[Pair, Matching]):
         solver: Solver | None = None,
     ) -> None:
         self._run = matchings if isinstance(matchings, RunFolder) else None
-        self._matchings = matchings if self._run is not None else _by_pair(matchings)
+        self._matchings = matchings if self._run is not None else by_pair(matchings)
         inputs, against = (None if one is None else by_layer(one) for one in (inputs, against))
         self._inputs: list[Mapping[int, SAE] | MatchError | None] = [inputs, inputs if against is None else against]
         self._found: tuple[Source | None, Source | None] = (None, None)  # where a run found them
@@ -66,7 +66,7 @@ class Chain(Mapping[Pair, Matching]):
         made = solver or Solver()
         self._solver = Solver(memory=made.memory, device=made.device, backend=made.backend, precision=made.precision)
         self.of_two_sets = against is not None or (self._run is not None and self._run.record["against"] is not None)
-        self.failures = _by_pair(failures or {}) if self._run is None else self._run.failures
+        self.failures = by_pair(failures or {}) if self._run is None else self._run.failures
         self._next: dict[int, int] = {}
         for a, b in [] if self.of_two_sets else self._matchings:
             self._next[a] = min(b, self._next.get(a, b))
@@ -302,11 +302,3 @@ def _number(given: Any, what: str = "layer") -> int:
     if number is None:
         raise MatchError(f"{what} {given!r:.40} is not a whole number")
     return number
-
-
-def _by_pair(given: Mapping[Any, Value]) -> dict[Pair, Value]:
-    """A mapping of pairs of layers, whose numbers are made Python's."""
-    pairs = [as_pair(pair) for pair in given]
-    if None in pairs:
-        raise MatchError(f"the pairs {list(given)!r:.200} are not (source layer, target layer)")
-    return {pair: value for pair, value in zip(pairs, given.values(), strict=True) if pair is not None}

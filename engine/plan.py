@@ -90,6 +90,14 @@ def by_layer(given: Mapping[Any, Value]) -> Mapping[int, Value]:
     raise MatchError(f"{shown!r:.200}: this takes a mapping of layer numbers to SAEs; saematch.load_layers makes one")
 
 
+def by_pair(given: Mapping[Any, Value]) -> dict[Pair, Value]:
+    """A mapping of pairs of layers, whose numbers are made Python's. Raises `MatchError` for anything else."""
+    pairs = [as_pair(pair) for pair in given]
+    if None in pairs:
+        raise MatchError(f"the pairs {list(given)!r:.200} are not (source layer, target layer)")
+    return {pair: value for pair, value in zip(pairs, given.values(), strict=True) if pair is not None}
+
+
 def _all(sources: list[int], targets: list[int] | None) -> list[Pair]:
     """Every source with every target, there and back: at each turn a layer is used twice in a row."""
     planned: list[Pair] = []
