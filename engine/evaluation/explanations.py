@@ -75,7 +75,7 @@ def explanations_of(chain: Chain, path: str | os.PathLike[str], source: str | No
 def checked_explanations(given: Mapping[int, Mapping[int, str]], chain: Chain) -> Texts:
     """Layer -> feature -> explanation, as text that any file can hold.
 
-    Raises `MatchError` for anything else, and for explanations of none of a run's layers, or of features beyond its SAEs.
+    Raises `MatchError` for anything else, and for explanations of none of a run's layers or of features beyond F.
     """
     found: dict[int, dict[int, str]] = {}
     try:
