@@ -2,9 +2,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+MINUTES ?= 60
 INPUTS := pyproject.toml setup.py constraints.txt
 
-.PHONY: demo docs test test-old test-formats lint bench bench-large aot clean
+.PHONY: adversary demo docs test test-old test-formats lint bench bench-large aot clean
 
 demo: $(VENV)/.installed  ## match the sample that ships with the package
 	@$(BIN)/saematch demo
@@ -23,6 +24,9 @@ test-old: .venv-old/.installed
 
 test-formats: .venv-formats/.installed  ## read the SAEs that other packages write, beside those packages
 	.venv-formats/bin/python -m pytest tests/test_their_packages.py
+
+adversary: $(VENV)/.installed-test  ## search an hour for claims that exact arithmetic refutes; MINUTES=5 for less
+	$(BIN)/python tests/adversary.py --minutes $(MINUTES)
 
 docs: $(VENV)/.installed-test  ## the site, in build/site
 	$(BIN)/mkdocs build

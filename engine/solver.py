@@ -127,11 +127,19 @@ class Solver:
         if free.each != matching.staying_free:  # then the prices are those of another problem
             prices = cost.with_room(lambda: solve(cost, free, start=perm)).prices / cost.scale
         margins = cost.with_room(lambda: Margins(cost, free, perm, prices * cost.scale))
-        if margins.short > TOLERANCE * matching.scale and not _is_optimum(problem, cost, perm):
+        if margins.short > TOLERANCE * matching.scale and not self._is_optimum(problem, perm):
             raise MatchError(
                 "the matching is no optimum of the inputs as they are now: they have changed since they were matched"
             )
         return margins
+
+    def _is_optimum(self, problem: Problem, perm: Indices) -> bool:
+        """Whether a matching is the optimum, where margins meet pairs that float64 cannot tell from its own."""
+        cost = self._cost(problem)
+        each = problem.staying_free(cost)
+        cost.leave_out_hopeless(*each)
+        free = cost.free(*each)
+        return solve(cost, free, start=perm).grade(cost, free, perm).certified
 
     def _cost(self, problem: Problem) -> Cost:
         backend = choose_backend(self.backend, self.device, self.precision)
@@ -139,14 +147,6 @@ class Solver:
         if self.backend == "triton" and cost.backend == "torch":
             raise MatchError('backend "triton" is for rows: costs of your own are looked at where they lie, on the CPU')
         return cost
-
-
-def _is_optimum(problem: Problem, cost: Cost, perm: Indices) -> bool:
-    """Whether a matching is the optimum, where margins meet pairs that float64 cannot tell from its own."""
-    each = problem.staying_free(cost)
-    cost.leave_out_hopeless(*each)
-    free = cost.free(*each)
-    return solve(cost, free, start=perm).grade(cost, free, perm).certified
 
 
 def require_unchanged(problem: Problem, matching: Matching) -> None:

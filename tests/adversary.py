@@ -76,6 +76,9 @@ class Given:
         return [[sum(((a - b) ** 2 for a, b in zip(one, other, strict=True)), Fraction(0)) for other in y] for one in x]
 
 
+# Kinds whose numbers can be further apart than twice the precision of float64 tells: what is claimed of them must hold,
+# but an optimum need not be certified, and may be for one order of rows and not for another.
+BEYOND = ("tiny_rows_and_an_ordinary_one", "tiny_costs_among_ordinary_ones")
 KINDS: dict[str, Callable[[np.random.Generator], Given]] = {}
 
 
@@ -585,7 +588,7 @@ class Findings:
     refused: str | None = None
 
 
-def check(given: Given, number: int, margins: bool = True) -> Findings:
+def check(given: Given, number: int, same_verdict: bool = True) -> Findings:
     """Solve a problem and its like, and hold every claim against exact arithmetic.
 
     Every other number is solved as large problems are, by passes over all pairs that choose some.
@@ -593,12 +596,12 @@ def check(given: Given, number: int, margins: bool = True) -> Findings:
     r, dense = np.random.default_rng(number), column_generation.DENSE
     column_generation.DENSE = dense if number % 2 else 0
     try:
-        return _checked(given, r, margins)
+        return _checked(given, r, same_verdict)
     finally:
         column_generation.DENSE = dense
 
 
-def _checked(given: Given, r: np.random.Generator, margins: bool) -> Findings:
+def _checked(given: Given, r: np.random.Generator, same_verdict: bool) -> Findings:
     found = Findings([])
     truth = Truth.of(given)
     try:
@@ -615,13 +618,13 @@ def _checked(given: Given, r: np.random.Generator, margins: bool) -> Findings:
     found.timid = exact == truth.optimum and not best.certified
     for other, name in _likes(given, r):
         verdict = other.assign()
-        if verdict.certified != best.certified:
+        if same_verdict and verdict.certified != best.certified:
             found.wrong.append(f"certified is {best.certified}, and {verdict.certified} {name}")
     for perm in _other_answers(best.perm.tolist(), given, r):
         _check_claims(given, truth, given.certify(perm), found, "certify")
     for method in ("greedy", "mutual_nearest", "nearest"):
         given.assign(method=method)
-    if margins and best.certified:
+    if best.certified:
         _check_margins(given, truth, best, found)
     return found
 
@@ -705,23 +708,23 @@ def _check_margins(given: Given, truth: Truth, best: sm.Matching, found: Finding
             found.wrong.append(f"feature {i} is tied and not called so")
 
 
-def fails(given: Given, number: int, margins: bool = True) -> list[str]:
-    """What is wrong with the answers to a problem; a crash is wrong, too."""
+def findings(name: str, number: int, given: Given | None = None) -> Findings:
+    """What `check` finds of the problem of a kind with a number, or of one like it; a crash is wrong, too."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            return check(given, number, margins).wrong
+            return check(problem(name, number) if given is None else given, number, name not in BEYOND)
     except Exception as error:
-        return [f"{type(error).__name__}: {error}"]
+        return Findings([f"{type(error).__name__}: {error}"])
 
 
-def smaller(given: Given, number: int) -> Given:
-    """Leave out rows and columns, and round numbers, as long as something is wrong."""
-    again = True
+def smaller(name: str, number: int) -> Given:
+    """The problem without rows and columns, and with rounder numbers, as long as something is wrong with it."""
+    given, again = problem(name, number), True
     while again:
         again = False
         for other in _simpler(given):
-            if fails(other, number):
+            if findings(name, number, other).wrong:
                 given, again = other, True
                 break
     return given
@@ -774,20 +777,14 @@ def main() -> int:
                     sep="\n",
                 )
                 return int(bool(wrong))
-            given = problem(name, number)
+            found = findings(name, number)
             done[name] += 1
-            try:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("error")
-                    found = check(given, number)
-            except Exception as error:
-                found = Findings([f"{type(error).__name__}: {error}"])
             timid[name] += found.timid
             if found.wrong:
                 wrong[name] += 1
                 print(f"{name} {number}: {'; '.join(found.wrong)}")
                 if wrong[name] <= 2 and not options.as_found:
-                    print(f"    {smaller(given, number)}")
+                    print(f"    {smaller(name, number)}")
                 sys.stdout.flush()
     raise AssertionError("counting never ends")
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from saematch.assignment.certificate import Certificate, Solution
 from saematch.assignment.graph import CandidateGraph
-from saematch.assignment.refinement import refined
+from saematch.assignment.refinement import Seen, refined
 from saematch.assignment.ties import in_order, spread, spread_ties
 from saematch.cost import UNIT_64, Cost, Floats, Free, Indices, Scan, at_least
 
@@ -88,8 +88,10 @@ def solve(
             break
     assert best is not None
     if best.stopped_by is None and not best.grade(cost, free, best.permutation).certified:
+        if time.monotonic() >= deadline:
+            return replace(best, stopped_by="time_limit")
         with _timed(seconds, "refinement"):
-            best = refined(cost, free, graph, best, rest)
+            best = refined(cost, free, graph, best, Seen(cost, free, prices, rest))
     return best.exchanged(in_order(best.permutation, *cost.identical_rows))
 
 

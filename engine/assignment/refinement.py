@@ -18,20 +18,20 @@ from saematch.assignment.paths import Ways
 from saematch.cost import UNIT_64, Cost, Floats, Free, Indices, at_least, at_most, exact_sum
 
 _MOST_STEPS = 6
-_MOST_PAIRS = 2**24  # in the graph, where passes in lower precision cannot tell which of them matter
+_MOST_WORK = 2**32  # entries of the pairs of the graph: a minute of a core a step
 _ROOM = 2.0**20  # times what a matching costs at its own prices: how far other pairs are moved away from it at most
 _LISTED = 16  # cheapest partners of a row and of a column that a pass adds to the graph
 
 
-def refined(cost: Cost, free: Free, graph: CandidateGraph, solution: Solution, rest: Floats) -> Solution:
+def refined(cost: Cost, free: Free, graph: CandidateGraph, solution: Solution, seen: Seen) -> Solution:
     """The solution with a proof in twice the precision, or the one that was given where that proves no more.
 
-    `rest (F_A,)` bounds M_ij - v_j from below over the pairs of row i that are not in the graph, at the prices of
-    `solution`. Where this bound cannot tell such pairs from a row's own, another pass looks at them, at better prices;
-    then they are added to the graph, unless they are too many.
+    Where what was `seen` of the pairs that are not in the graph cannot tell them from a row's own, another pass looks
+    at them, at better prices; then they are added to the graph, unless they are too many.
     """
+    if len(graph) * cost.width > _MOST_WORK:
+        return solution
     best, certificate = solution, solution.grade(cost, free, solution.permutation)
-    seen = _Seen(cost, free, solution.prices, rest)
     duals = _Duals.of(cost, free, solution)
     for number in range(_MOST_STEPS):
         step = _Step.at(cost, free, graph, duals)
@@ -47,7 +47,7 @@ def refined(cost: Cost, free: Free, graph: CandidateGraph, solution: Solution, r
         duals = duals.corrected(cost, free, permutation, central if len(doubtful) else correction)
         if len(doubtful) and number == 0:
             seen = seen.again(graph, duals)
-        elif len(doubtful) * cost.shape[1] + len(graph) <= _MOST_PAIRS:
+        elif (len(doubtful) * cost.shape[1] + len(graph)) * cost.width <= _MOST_WORK:
             seen.add(graph, doubtful)
     return best
 
@@ -84,7 +84,7 @@ class _Duals:
 
 
 @dataclass(frozen=True)
-class _Seen:
+class Seen:
     """What a pass says of all pairs that are not in the graph: `rest (F_A,)` bounds M_ij - v_j at its `prices`."""
 
     cost: Cost
@@ -92,7 +92,7 @@ class _Seen:
     prices: Floats
     rest: Floats
 
-    def again(self, graph: CandidateGraph, duals: _Duals) -> _Seen:
+    def again(self, graph: CandidateGraph, duals: _Duals) -> Seen:
         """A pass at other prices; cheap pairs are added to the graph."""
         cost, free = self.cost, self.free
         prices = (duals.prices.sum(axis=0) - free.price_shift - cost.column_constant) * cost.scale
@@ -103,7 +103,7 @@ class _Seen:
         graph.add(*scan.pairs())
         rest = scan.floors[:, -1]
         graph.settle(duals.permutation, prices, potentials, rounding, potentials + rounding, rest)
-        return _Seen(cost, free, prices, rest)
+        return Seen(cost, free, prices, rest)
 
     def add(self, graph: CandidateGraph, rows: Indices) -> None:
         """Add all pairs of these rows to the graph."""
@@ -111,15 +111,15 @@ class _Seen:
         graph.add(np.repeat(rows, len(every)), np.tile(every, len(rows)))
         self.rest[rows] = np.inf
 
-    def floor(self, duals: _Duals, correction: Floats) -> Floats:
-        """A lower bound of C_ij less all potentials, prices and the correction over the pairs that were not added."""
+    def floor(self, graph: CandidateGraph, duals: _Duals, correction: Floats) -> Floats:
+        """A lower bound of C_ij less all potentials, prices and the correction over the pairs out of the graph."""
         cost = self.cost
         row_error, column_error = cost.constant_error()
         paid, shifted = duals.prices.sum(axis=0) + correction, cost.column_constant + self.prices / cost.scale
         size = np.abs(duals.prices).sum(axis=0) + np.abs(correction) + np.abs(cost.column_constant) + np.abs(shifted)
         most = float((column_error + 8 * UNIT_64 * size + (paid - shifted)).max())
-        known = np.isfinite(self.rest)
-        floor = self.rest.copy()  # infinite where all pairs of the row are in the graph
+        floor = np.where(np.diff(graph.starts) == cost.shape[1], np.inf, self.rest)
+        known = np.isfinite(floor)
         row_part = (cost.row_constant - duals.potentials.sum(axis=0))[known]
         floor[known] = self.rest[known] / cost.scale + row_part - most
         sizes = np.abs(duals.potentials).sum(axis=0) + np.abs(cost.row_constant)
@@ -200,7 +200,7 @@ class _Step:
         return values - correction[j], _rounding(values, error, correction[j])
 
     def proof(
-        self, solution: Solution, permutation: Indices, correction: Floats, seen: _Seen
+        self, solution: Solution, permutation: Indices, correction: Floats, seen: Seen
     ) -> tuple[Solution, Indices]:
         """What the corrected prices prove of the matching, and the rows of which pairs out of the graph are open."""
         (row, row_error), (column, column_error) = self.rows, self.columns
@@ -211,7 +211,7 @@ class _Step:
         rows, columns, starts = self.graph.rows, self.graph.columns, self.graph.starts
         left = self.values - correction[columns]
         lower = at_least(left, _rounding(self.values, self.error, correction[columns]))
-        floor = seen.floor(self.duals, correction)
+        floor = seen.floor(self.graph, self.duals, correction)
         others = least_of_rows(np.where(permutation[rows] == columns, np.inf, lower), starts)
         proved = least_of_rows(lower, starts)
         matched = np.nonzero(permutation >= 0)[0]

@@ -47,10 +47,11 @@ class Lists(NamedTuple):
 class Cost(ABC):
     """The costs of all pairs of F_A rows and F_B columns.
 
-    Attributes: `shape`; `scale`, so that M / scale is in units of the cost; `row_constant (F_A,)` and `column_constant
-    (F_B,)`, p and q of the package's docstring, in units of the cost; `stored`, whether the float32 values of M, 4 F_A
-    F_B bytes, are kept from the first pass on, because they fit into `memory`, or made again in every pass; `ceiling`,
-    in units of the cost, above which no optimum has an M, and the passes need not tell one from another.
+    Attributes: `shape`; `width`, how many numbers of either side the cost of a pair is made from; `scale`, so that M /
+    scale is in units of the cost; `row_constant (F_A,)` and `column_constant (F_B,)`, p and q of the package's
+    docstring, in units of the cost; `ceiling`, in units of the cost, above which no optimum has an M, and the passes
+    need not tell one from another; `stored`, whether the float32 values of M, 4 F_A F_B bytes, are kept from the first
+    pass on, because they fit into `memory`, or made again in every pass.
     """
 
     scale: float
@@ -61,6 +62,7 @@ class Cost(ABC):
     precision = "float32 chooses, float64 proves"
     forbids = False
     ceiling = np.inf
+    width = 1
 
     def __init__(self, shape: tuple[int, int], memory: int, tile: tuple[int, int]) -> None:
         self.shape, self.tile = shape, tile

@@ -59,7 +59,7 @@ class DistanceCost(Cost):
         # The bounds below. Exact: difference, scaling, product and sum of K terms, then one sum with a price.
         # Filter: both rows rounded, a product of K terms in any order, the sum with a price that was rounded itself.
         # Underflow: of both factors of a product, of which there are up to six where rows are split.
-        width = x.shape[1]
+        self.width = width = x.shape[1]
         self._exact_unit = 2 * gamma(width + 16, UNIT_64)
         self._filter_unit = 2 * self._product_error(width)
         self._underflow = (12 * width + 8) * 2.0**-125

@@ -1,0 +1,35 @@
+"""A minute of the search for wrong claims; `make adversary` searches on, for as long as one likes."""
+
+import numpy as np
+import pytest
+
+from adversary import KINDS, Given, Truth, findings, smaller
+
+EACH = 40  # problems of a kind
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_exact_arithmetic_refutes_nothing(name):
+    found = [findings(name, number) for number in range(EACH)]
+    assert {number: each.wrong for number, each in enumerate(found) if each.wrong} == {}
+    assert sum(each.timid for each in found) <= EACH / 20
+
+
+def test_a_wrong_claim_would_be_found(monkeypatch):
+    """The search is not blind: a certificate that says yes to everything is refuted, in a problem of two features."""
+    monkeypatch.setattr("saematch.assignment.certificate.Certificate.certified", True)
+    monkeypatch.setattr("saematch.assignment.auction.auction", lambda starts, columns, costs, prices, off: prices)
+    wrong = next(number for number in range(EACH) if findings("ordinary_costs", number).wrong)
+    assert "certified" in " ".join(findings("ordinary_costs", wrong).wrong)
+    cost = smaller("ordinary_costs", wrong).cost
+    assert cost is not None
+    assert max(cost.shape) == 2
+
+
+def test_the_oracle_is_right():
+    given = Given(cost=np.array([[4.0, 1.0, 3.0], [2.0, 0.0, 5.0], [3.0, 2.0, 2.0]]))
+    assert Truth.of(given).optimum == 5
+    assert Truth.of(given, without=(0, 1)).optimum == 6
+    assert Truth.of(Given(cost=given.cost, max_cost=2.0)).optimum == 4
+    assert Truth.of(Given(cost=np.full((2, 2), np.inf))).optimum is None
+    assert Truth.of(Given(cost=given.cost[:2])).optimum == 3
