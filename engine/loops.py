@@ -200,3 +200,26 @@ def scan_columns(values: Any, left: Any, offset: Any, least: Any, partners: Any,
                     if value < limits[j]:
                         _keep(least[j], partners[j], value, first + i)
                         limits[j] = least[j, last]
+
+
+@compiled
+def choose_tied(reduced: Any, rows: Any, found: Any) -> None:
+    """Fill each row of `found` with places at which `reduced` is as small as anywhere in the row, within rounding."""
+    width = reduced.shape[1]
+    for r in range(len(rows)):
+        least, most = np.inf, 0.0
+        for j in range(width):
+            least = min(least, reduced[r, j])
+            if reduced[r, j] < np.inf:
+                most = max(most, abs(reduced[r, j]))
+        limit, count = least + 1e-12 * most, 0
+        for j in range(width):
+            count += reduced[r, j] <= limit
+        each, seen, start, kept = max(1, count // found.shape[1]), 0, rows[r] * 40503 % width, 0
+        for step in range(width):
+            j = (start + step) % width
+            if reduced[r, j] <= limit:
+                if seen % each == 0 and kept < found.shape[1]:
+                    found[r, kept] = j
+                    kept += 1
+                seen += 1

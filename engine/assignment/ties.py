@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
-from saematch.compiled import compiled
 from saematch.cost import Cost, Floats, Indices, Scan
+from saematch.loops import choose_tied
 
 _TIED = 16  # partners of a row that are added where more than a list holds cost the same
 _SAME = 2.0**-18  # share of the numbers involved by which listed values may differ, to the eyes of a float32 pass
@@ -52,32 +50,9 @@ def spread_ties(cost: Cost, scan: Scan, prices: Floats) -> tuple[Indices, Indice
     step = max(1, cost.tile[0] * cost.tile[1] // len(columns))
     for start in range(0, len(tied), step):
         rows = tied[start : start + step]
-        _choose_tied(cost.block(rows, columns) - prices, rows, found[start : start + step])
+        choose_tied(cost.block(rows, columns) - prices, rows, found[start : start + step])
     at, place = np.nonzero(found >= 0)
     return tied[at], found[at, place]
-
-
-@compiled
-def _choose_tied(reduced: Any, rows: Any, found: Any) -> None:
-    """Fill each row of `found` with places at which `reduced` is as small as anywhere in the row, within rounding."""
-    width = reduced.shape[1]
-    for r in range(len(rows)):
-        least, most = np.inf, 0.0
-        for j in range(width):
-            least = min(least, reduced[r, j])
-            if reduced[r, j] < np.inf:
-                most = max(most, abs(reduced[r, j]))
-        limit, count = least + 1e-12 * most, 0
-        for j in range(width):
-            count += reduced[r, j] <= limit
-        each, seen, start, kept = max(1, count // found.shape[1]), 0, rows[r] * 40503 % width, 0
-        for step in range(width):
-            j = (start + step) % width
-            if reduced[r, j] <= limit:
-                if seen % each == 0 and kept < found.shape[1]:
-                    found[r, kept] = j
-                    kept += 1
-                seen += 1
 
 
 def _another(indices: Indices, turn: Indices, group: Indices) -> Indices:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from saematch.errors import MatchError
@@ -62,7 +63,7 @@ def _entry(at: Checkpoint, found: Tensors, config: Config) -> Entry:
         )
         common |= {"W_enc": W_enc, "b_enc": b_enc, "activation": "jumprelu" if threshold else "relu"}
         if threshold:
-            limit = threshold[0].double().exp() if limits == ("log_threshold",) else threshold[0]
+            limit = computed(torch.exp, threshold[0]) if limits == ("log_threshold",) else threshold[0]
             common["threshold"] = everywhere(limit, b_enc)
         elif architecture == "topk":
             arguments = config.get("activation_fn_kwargs")
