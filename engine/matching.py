@@ -120,7 +120,7 @@ class Matching:
 
     @property
     def gap(self) -> float:
-        """Excess of the objective over what the prices prove; 0 for an optimum, inf where nothing was proved."""
+        """Excess of the objective over what is proved of every matching; inf where nothing was proved."""
         return self._certificate.gap if self._certificate else math.inf
 
     @property
@@ -144,8 +144,11 @@ class Matching:
 
     @property
     def certified(self) -> bool:
-        """Whether it is proved optimal: gap <= error, gap + error <= 1e-9 scale, no feature's share of the gap more
-        than rounding, and most features' rounding no more than a millionth of what ordinary pairs differ by.
+        """Whether the matching is proved optimal.
+
+        Then gap <= error; gap + error is at most 1e-9 of the scale, and of what the matching costs; no feature's share
+        of the gap is more than rounding; and no feature's rounding is more than a millionth of what ordinary pairs
+        differ by. Where gap and error are both 0, exact arithmetic finds no better matching.
         """
         return self._certificate is not None and self._certificate.certified
 
