@@ -25,7 +25,7 @@ def fold_rows(values: Any, scale: Any, up: Any, factor: Any, out: Any) -> None:
 
 
 @compiled_sums
-def centred_products(x: Any, y: Any, a: Any, b: Any, rows: Any, columns: Any, out: Any) -> None:
+def centred_products(x: Any, y: Any, rows: Any, columns: Any, a: Any, b: Any, out: Any) -> None:
     """Fills out_e = <x_i - a, y_j - b> for the pairs e = (i, j), in float64."""
     for e in range(len(rows)):
         i, j = rows[e], columns[e]
@@ -36,15 +36,14 @@ def centred_products(x: Any, y: Any, a: Any, b: Any, rows: Any, columns: Any, ou
 
 
 @compiled_sums
-def squared_differences(x: Any, y: Any, permutation: Any, out: Any) -> None:
-    """Fills out_i = |x_i - y_perm(i)|^2, in float64; left alone where perm is -1."""
-    for i in range(len(x)):
-        j = permutation[i]
-        if j >= 0:
-            total = 0.0
-            for k in range(x.shape[1]):
-                total += (np.float64(x[i, k]) - np.float64(y[j, k])) ** 2
-            out[i] = total
+def squared_differences(x: Any, y: Any, rows: Any, columns: Any, out: Any) -> None:
+    """Fills out_e = |x_i - y_j|^2 for the pairs e = (i, j), in float64."""
+    for e in range(len(rows)):
+        i, j = rows[e], columns[e]
+        total = 0.0
+        for k in range(x.shape[1]):
+            total += (np.float64(x[i, k]) - np.float64(y[j, k])) ** 2
+        out[e] = total
 
 
 @compiled

@@ -144,7 +144,7 @@ class Solution:
         error += LEAST * bool(gap or error)  # of quotients that underflow
         if _is_constant(cost, free):
             return Certificate(gap, error, 0.0, True)
-        paid, simple_gap, simple_error = _simple_proof(cost, free, rows, columns, len(alone), len(left))
+        paid, simple_gap, simple_error = _simple_proof(cost, free, permutation, gap + error)
         scale = self._scale(cost, free, permutation, gap, error)
         # Settled prices may leave an edge cheaper than its row's by a few roundings of other numbers on its path.
         errors = (most - excess) * (cost.scale / reduced.scale)
@@ -175,15 +175,22 @@ class Solution:
         return gain + gap + error if gain + gap > gain_error + error else 0.0
 
 
-def _simple_proof(
-    cost: Cost, free: Free, rows: Indices, columns: Indices, alone: int, left: int
-) -> tuple[float, float, float]:
-    """The size of what a matching costs, what it costs above the trivial bound, and the rounding of that."""
-    values, error = cost.less(rows, columns, *cost.no_duals)
-    staying_free = [price for count, price in zip((alone, left), free.each, strict=True) for _ in range(count)]
+def _simple_proof(cost: Cost, free: Free, permutation: Indices, short: float) -> tuple[float, float, float]:
+    """The size of what a matching costs, what it costs above the trivial bound, and the rounding of that.
+
+    The latter two are infinite where a matching is `short` of the optimum at most and the trivial bound proves less.
+    """
+    rows = np.nonzero(permutation >= 0)[0]
+    columns = permutation[rows]
+    alone = len(permutation) - len(rows), cost.shape[1] - len(rows)
+    staying_free = [price for count, price in zip(alone, free.each, strict=True) for _ in range(count)]
     bound = cost.trivial_bound(complete=not all(np.isfinite(free.each)))
-    gap = math.fsum([*values, *staying_free, *-bound])
-    paid = math.fsum([*np.abs(values), *staying_free])
+    costs = cost.pair_cost(rows, columns)
+    paid = math.fsum([*np.abs(costs), *staying_free])
+    if math.fsum([*costs, *staying_free, *-bound]) > 2 * short:
+        return paid, math.inf, math.inf
+    costs, error = cost.less(rows, columns, *cost.no_duals)
+    gap = math.fsum([*costs, *staying_free, *-bound])
     return paid, max(gap, 0.0), math.fsum(error) + 2 * UNIT_64 * abs(gap)
 
 

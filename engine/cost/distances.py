@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property, partial
 from typing import Any
 
@@ -101,34 +101,32 @@ class DistanceCost(Cost):
 
     def exact(self, rows: Indices, columns: Indices) -> Floats:
         """See `Cost`."""
-        out = np.empty(len(rows))
-        with Team(len(rows) * self._x.rows.shape[1]) as team:
-            team.do(
-                partial(
-                    centred_products, self._x.rows, self._y.rows, self._x.centre, self._y.centre, rows[part],
-                    columns[part], out[part],
-                )
-                for part in team.shares(len(rows))
-            )  # fmt: skip
-        return out * (-2 * self.scale)
+        (products,) = self._of_pairs(centred_products, rows, columns, self._x.centre, self._y.centre)
+        return products * (-2 * self.scale)
 
     def pair_cost(self, rows: Indices, columns: Indices) -> Floats:
         """See `Cost`."""
-        costs: Floats = self.less(rows, columns, *self.no_duals)[0]
+        (costs,) = self._of_pairs(squared_differences, rows, columns)
         return costs
 
     def less(self, rows: Indices, columns: Indices, potentials: Floats, prices: Floats) -> tuple[Floats, Floats]:
         """See `Cost`."""
-        out, error = np.empty(len(rows)), np.empty(len(rows))
-        with Team(len(rows) * self._x.rows.shape[1]) as team:
+        value, error = self._of_pairs(squared_distances_less, rows, columns, potentials, prices, results=2)
+        return value, error
+
+    def _of_pairs(
+        self, loop: Callable[..., None], rows: Indices, columns: Indices, *given: Floats, results: int = 1
+    ) -> list[Floats]:
+        """What a loop over listed pairs fills arrays with, one number a pair in each."""
+        filled = [np.empty(len(rows)) for _ in range(results)]
+        with Team(len(rows) * self.width) as team:
             team.do(
                 partial(
-                    squared_distances_less, self._x.rows, self._y.rows, rows[part], columns[part], potentials, prices,
-                    out[part], error[part],
+                    loop, self._x.rows, self._y.rows, rows[part], columns[part], *given, *(out[part] for out in filled)
                 )
                 for part in team.shares(len(rows))
-            )  # fmt: skip
-        return out, error
+            )
+        return filled
 
     def exact_error(self, rows: Indices, columns: Indices, price_error: Floats) -> Floats:
         """See `Cost`."""
@@ -193,9 +191,11 @@ class DistanceCost(Cost):
 
 def squared_distances(x: Rows, y: Rows, permutation: Indices) -> Floats:
     """|x_i - y_perm(i)|^2 for every row of `x`, in float64 as the sum of squared differences; 0.0 where perm is -1."""
-    out = np.zeros(len(x))
-    squared_differences(x, y, permutation, out)
-    return out
+    rows, costs = np.nonzero(permutation >= 0)[0], np.zeros(len(x))
+    of_pairs = np.empty(len(rows))
+    squared_differences(x, y, rows, permutation[rows], of_pairs)
+    costs[rows] = of_pairs
+    return costs
 
 
 class _Side:

@@ -75,7 +75,8 @@ class MatrixCost(Cost):
         """See `Cost`.
 
         A pair that costs more than both of its features pay to stay free is in no optimum. Nor, where one side is
-        matched as a whole, is a pair whose M is more than the sum over any matching: no M is negative.
+        matched as a whole, is a pair whose M is more than the sum over any matching: no M is negative by more than the
+        rounding of its column's constant.
         """
         most = np.inf
         if 0 in self.shape:
@@ -84,7 +85,7 @@ class MatrixCost(Cost):
             both = row + column - float(self.row_constant.min() + self.column_constant.min())
             most = 2 * both if both > 0 else np.inf
         elif self._is_wide:
-            paid = math.fsum(self._reduced(self.some_matching()))
+            paid = math.fsum(self._reduced(self.some_matching())) + 4 * UNIT_64 * np.abs(self.column_constant).sum()
             most = (1 + 2.0**-20) * paid if paid > 0 else float(np.median(self._second))
         most = max(most, LEAST_NORMAL * 2.0**100)
         if most < self._largest.max():
