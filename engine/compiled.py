@@ -11,18 +11,34 @@ from contextlib import suppress
 from typing import Any, TypeVar, cast
 
 import numba
+from llvmlite.binding import ffi
 from numba.core.caching import FunctionCache, IndexDataCacheFile
 from numba.core.compiler_lock import global_compiler_lock
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 _log = logging.getLogger(__name__)
 
-# A fork waits until no thread compiles: its child would inherit the lock without the thread that releases it.
-os.register_at_fork(
-    before=global_compiler_lock.acquire,
-    after_in_parent=global_compiler_lock.release,
-    after_in_child=global_compiler_lock.release,
-)
+_LLVM_LOCK = ffi.lib._lock._lock
+
+
+def _hold() -> None:
+    """Wait until no thread compiles: a forked child inherits locks without the threads that release them.
+
+    A thread may wait for either lock while it holds the other.
+    """
+    while True:
+        global_compiler_lock.acquire()
+        if _LLVM_LOCK.acquire(timeout=0.01):
+            return
+        global_compiler_lock.release()
+
+
+def _release() -> None:
+    _LLVM_LOCK.release()
+    global_compiler_lock.release()
+
+
+os.register_at_fork(before=_hold, after_in_parent=_release, after_in_child=_release)
 
 
 def compiled(function: Function) -> Function:

@@ -57,12 +57,10 @@ print(in_child(matched, 1))""",
     "a fork while a thread compiles": """
 from numba.core.compiler_lock import global_compiler_lock
 from saematch.compiled import compiled
-def compile():
-    compiled(lambda x: x + np.linalg.norm(np.linalg.inv(x)))(np.eye(3))
-compile()  # whose imports are done: Python's own lock of a module that a thread imports does not survive a fork
-compiles = threading.Thread(target=compile)
+compiled(lambda x: np.linalg.inv(x))(np.eye(3))  # a module that a thread imports would be locked in the child
+compiles = threading.Thread(target=lambda: compiled(lambda x: x + np.linalg.norm(np.linalg.inv(x)))(np.eye(3)))
 compiles.start()
-while global_compiler_lock._lock.acquire(blocking=False):  # until the thread holds it
+while compiles.is_alive() and global_compiler_lock._lock.acquire(blocking=False):  # until the thread holds it
     global_compiler_lock._lock.release()
 def compile_too():
     signal.alarm(100)
