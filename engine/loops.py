@@ -86,11 +86,11 @@ def squared_distances_less(
             if d_low != 0:
                 mixed = 2.0 * d * d_low
                 low, lower = _two_sum(low, mixed)
-                lost += abs(lower) + 2.0**-50 * abs(mixed)  # the rounding of the product, and d_low squared
+                lost += abs(lower) + 2.0**-50 * abs(mixed) + 2.0**-1060  # the product's rounding, and d_low squared
             rest, lower = _two_sum(rest, low)
             lost += abs(lower)
         out[e], low = _two_sum(total, rest)
-        error[e] = (abs(low) + lost) * (1 + 2.0**-40)
+        error[e] = (abs(low) + lost) * (1 + 2.0**-30)  # the sum of what was lost is rounded itself
 
 
 @compiled_sums

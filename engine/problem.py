@@ -67,10 +67,10 @@ class Problem(ABC):
     def staying_free(self, cost: Cost) -> tuple[float, float]:
         """What it costs to leave a source, or a target, without a partner; infinite where it must have one.
 
-        Where no cost is above `max_cost`, nobody of the smaller side stays free, and its size would only cost
-        precision: then it is left out.
+        Where `max_cost` is so large that no feature of the smaller side stays free, its size would only cost precision:
+        then it is left out.
         """
-        if self.max_cost is not None and (self.max_cost < cost.largest_cost or cost.forbids):
+        if self.max_cost is not None and self.max_cost < cost.enough:
             return self.leaving_out(cost)
         sources, targets = self.shape
         return (0.0 if sources > targets else math.inf), (0.0 if targets > sources else math.inf)

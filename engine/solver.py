@@ -16,7 +16,7 @@ from torch import Tensor
 
 from saematch.assignment import BASELINES, TOLERANCE, Certificate, Margins, Round, Solution, solve
 from saematch.backend import choose_backend, free_memory
-from saematch.cost import BLOCK_BYTES, Cost, Floats, Free, Indices
+from saematch.cost import BLOCK_BYTES, UNIT_64, Cost, Floats, Free, Indices
 from saematch.errors import MatchError, checked_count, checked_number, first_line, refuse_out_of_memory
 from saematch.matching import Matching, NotCertified
 from saematch.problem import Problem
@@ -193,7 +193,8 @@ def _graded(
     if problem.max_cost is not None and max(free.each) < problem.max_cost / 2:  # what more is paid, see `leaving_out`
         least = _alone(problem, solution.permutation) if best.certified else abs(problem.shape[0] - problem.shape[1])
         more = (problem.max_cost / 2 - max(free.each)) * (_alone(problem, permutation) - least)
-        certificate = replace(certificate, gap=certificate.gap + more)
+        gap = certificate.gap + more
+        certificate = replace(certificate, gap=gap, error=certificate.error + 4 * UNIT_64 * gap * (more > 0))
     return Matching(
         torch.from_numpy(permutation),
         torch.from_numpy(problem.pair_cost(permutation)),

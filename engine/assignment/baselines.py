@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from saematch.compiled import compiled
-from saematch.cost import Cost, Free, Indices
+from saematch.cost import Cost, Floats, Free, Indices
 
 LISTED = 16
+MOST_WORK = 2**34  # entries of the pairs that are looked at one by one: half a minute of a core
 
 
 def nearest(cost: Cost, free: Free) -> Indices:
@@ -72,13 +73,39 @@ def _lists(cost: Cost, free: Free, rows: Indices, taken: Any) -> tuple[Indices, 
     k = min(LISTED, *cost.shape)
     prices = np.where(taken, -np.inf, -q)
     scan = cost.scan(rows, prices, np.zeros(len(q)), -p, k, np.inf)
+    every = np.arange(len(q))
     by_row = _ordered(cost, free, np.repeat(rows, k), scan.row_partners.ravel(), taken, k)
-    j = np.repeat(np.arange(len(q)), k)
-    by_column = _ordered(cost, free, scan.column_partners.ravel(), j, taken, k)
-    return (
-        np.where(by_row >= 0, scan.row_partners.ravel()[by_row], -1).reshape(-1, k),
-        np.where(by_column >= 0, scan.column_partners.ravel()[by_column], -1).reshape(-1, k),
-    )
+    by_column = _ordered(cost, free, scan.column_partners.ravel(), np.repeat(every, k), taken, k)
+    partners = np.where(by_row >= 0, scan.row_partners.ravel()[by_row], -1).reshape(-1, k)
+    sources = np.where(by_column >= 0, scan.column_partners.ravel()[by_column], -1).reshape(-1, k)
+    _settle(cost, free, rows, partners, taken, scan.floors[:, -1], q)
+    return partners, sources
+
+
+def _settle(
+    cost: Cost, free: Free, rows: Indices, partners: Indices, taken: Any, floors: Floats, q: Floats
+) -> None:  # fmt: skip
+    """Look at all pairs of the rows whose first partner may not be the cheapest: one that is not listed may be cheaper.
+
+    `floors` bounds M + `q` over the pairs that no list holds, by the rounding of float32.
+    """
+    first = partners[:, 0]
+    some = np.nonzero(first >= 0)[0]
+    listed = np.full(len(rows), np.inf)
+    listed[some] = cost.exact(rows[some], first[some]) + q[first[some]]
+    open_columns = np.nonzero(~taken)[0]
+    doubtful = np.nonzero(floors < listed)[0]
+    if len(doubtful) * len(open_columns) * cost.width > MOST_WORK:
+        return
+    step = max(1, 2**22 // max(1, len(open_columns)))
+    for start in range(0, len(doubtful), step):
+        at = doubtful[start : start + step]
+        i, j = np.repeat(rows[at], len(open_columns)), np.tile(open_columns, len(at))
+        costs = cost.pair_cost(i, j).reshape(len(at), -1)
+        best = costs.argmin(axis=1)
+        better = costs[np.arange(len(at)), best] <= sum(free.each)
+        partners[at, 0] = np.where(better, open_columns[best], -1)
+        partners[at, 1:] = -1
 
 
 def _ordered(cost: Cost, free: Free, rows: Indices, columns: Indices, taken: Any, k: int) -> Indices:

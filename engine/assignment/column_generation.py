@@ -64,6 +64,7 @@ def solve(
         with _timed(seconds, "sparse optimum"):
             permutation, prices = graph.optimum(prices, off)
         rose = float((prices - before).max())  # what was bounded has come nearer by as much; rounded down
+        rose += 2 * float(free.column_error[free.at_most(prices) & ~free.at_most(before)].max(initial=0.0))
         known = np.isfinite(rest)
         rest[known] -= rose + 8 * UNIT_64 * (np.abs(rest[known]) + abs(rose))
         with _timed(seconds, "passes"):

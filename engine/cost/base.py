@@ -166,6 +166,11 @@ class Cost(ABC):
     def largest_cost(self) -> float:
         """A bound on every finite cost, in units of the cost."""
 
+    @property
+    def enough(self) -> float:
+        """A `max_cost` from which on the whole smaller side is matched at the least cost; infinite if none is known."""
+        return np.inf if self.forbids else self.largest_cost
+
     @abstractmethod
     def by_cost(self) -> tuple[Floats, Floats]:
         """Prices and potentials under which pairs rank by their cost, or by what it is once the sides are centred."""

@@ -74,16 +74,23 @@ class MatrixCost(Cost):
     def leave_out_hopeless(self, row: float, column: float) -> None:
         """See `Cost`.
 
-        A pair that costs more than both of its features pay to stay free is in no optimum. Nor, where one side is
-        matched as a whole, is a pair whose M is more than the sum over any matching: no M is negative by more than the
-        rounding of its column's constant.
+        A pair that costs more than both of its features pay to stay free is in no optimum, nor is one that costs more
+        than some matching does, beyond what all others can be below zero. Where one side is matched as a whole, neither
+        is a pair whose M is more than the sum of M over any matching: no M is negative by more than the rounding of its
+        column's constant.
         """
-        most = np.inf
         if 0 in self.shape:
             return
+        most = np.inf
         if np.isfinite(row) and np.isfinite(column):
             both = row + column - float(self.row_constant.min() + self.column_constant.min())
             most = 2 * both if both > 0 else np.inf
+            if self._is_wide:
+                alone = [
+                    price * (size - min(self.shape)) for price, size in zip((row, column), self.shape, strict=True)
+                ]
+                paid = math.fsum([*np.minimum(self._narrowest_costs, row + column), *alone])
+                most = min(most, (1 + 2.0**-20) * (paid + 3 * self._below_zero))
         elif self._is_wide:
             paid = math.fsum(self._reduced(self.some_matching())) + 4 * UNIT_64 * np.abs(self.column_constant).sum()
             most = (1 + 2.0**-20) * paid if paid > 0 else float(np.median(self._second))
@@ -172,16 +179,34 @@ class MatrixCost(Cost):
 
     def some_matching(self) -> Indices:
         """See `Cost`."""
-        return self._some_matching
+        found = self._narrowest if self.forbids or self._is_wide else super().some_matching()
+        self._refuse_forbidden(found)
+        return found
+
+    @property
+    def enough(self) -> float:
+        """See `Cost`: no more than some matching of the smaller side costs, beyond what others can be below zero."""
+        if not self._is_wide or 0 in self.shape:
+            return super().enough
+        return min(super().enough, (1 + 2.0**-20) * (math.fsum(self._narrowest_costs) + self._below_zero))
+
+    @property
+    def _below_zero(self) -> float:
+        """What all pairs of a matching can be below zero in sum."""
+        return -float(self._matrix.min(initial=0.0)) * min(self.shape)
+
+    @property
+    def _narrowest_costs(self) -> Floats:
+        rows = np.nonzero(self._narrowest >= 0)[0]
+        return self.pair_cost(rows, self._narrowest[rows])
 
     @cached_property
-    def _some_matching(self) -> Indices:
-        """Where costs differ widely, one whose largest M is within a factor of two of the least possible."""
-        if not (self.forbids or self._is_wide) or 0 in self.shape:
-            return super().some_matching()
+    def _narrowest(self) -> Indices:
+        """A matching of the smaller side, with as few forbidden pairs as can be; where costs differ widely, one whose
+        largest M is within a factor of two of the least possible.
+        """
         low, high = -1074, 1024
         best = self._matching_below(np.inf)
-        self._refuse_forbidden(best)
         while self._is_wide and high - low > 1:
             middle = (low + high) // 2
             found = self._matching_below(2.0**middle)
