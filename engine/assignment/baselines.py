@@ -78,34 +78,38 @@ def _lists(cost: Cost, free: Free, rows: Indices, taken: Any) -> tuple[Indices, 
     by_column = _ordered(cost, free, scan.column_partners.ravel(), np.repeat(every, k), taken, k)
     partners = np.where(by_row >= 0, scan.row_partners.ravel()[by_row], -1).reshape(-1, k)
     sources = np.where(by_column >= 0, scan.column_partners.ravel()[by_column], -1).reshape(-1, k)
-    _settle(cost, free, rows, partners, taken, scan.floors[:, -1], q)
+    listed, first = np.full(len(rows), np.inf), partners[:, 0]
+    some = np.nonzero(first >= 0)[0]
+    listed[some] = cost.exact(rows[some], first[some]) + q[first[some]]
+    _settle(cost, free, partners, listed, scan.floors, rows, every[~taken])
+    listed, first = np.full(len(every), np.inf), sources[:, 0]
+    some = np.nonzero(first >= 0)[0]
+    listed[some] = cost.exact(first[some], some) + p[first[some]] + q[some]
+    listed[taken] = -np.inf
+    _settle(cost, free, sources, listed, scan.column_floors, every, rows, by_column=True)
     return partners, sources
 
 
 def _settle(
-    cost: Cost, free: Free, rows: Indices, partners: Indices, taken: Any, floors: Floats, q: Floats
+    cost: Cost, free: Free, lists: Indices, listed: Floats, floors: Floats, members: Indices, others: Indices,
+    by_column: bool = False,
 ) -> None:  # fmt: skip
-    """Look at all pairs of the rows whose first partner may not be the cheapest: one that is not listed may be cheaper.
+    """Look at all pairs of the members whose first partner may not be the cheapest: one that is not listed may be.
 
-    `floors` bounds M + `q` over the pairs that no list holds, by the rounding of float32.
+    `listed` is what the first partners cost, as a pass sees it, and `floors` bounds that of the pairs in no list, by
+    the rounding of float32. What is decided here are costs in float64.
     """
-    first = partners[:, 0]
-    some = np.nonzero(first >= 0)[0]
-    listed = np.full(len(rows), np.inf)
-    listed[some] = cost.exact(rows[some], first[some]) + q[first[some]]
-    open_columns = np.nonzero(~taken)[0]
-    doubtful = np.nonzero(floors < listed)[0]
-    if len(doubtful) * len(open_columns) * cost.width > MOST_WORK:
+    doubtful = np.nonzero(floors[:, -1] < listed)[0]
+    if len(doubtful) * len(others) * cost.width > MOST_WORK:
         return
-    step = max(1, 2**22 // max(1, len(open_columns)))
+    step = max(1, 2**22 // max(1, len(others)))
     for start in range(0, len(doubtful), step):
         at = doubtful[start : start + step]
-        i, j = np.repeat(rows[at], len(open_columns)), np.tile(open_columns, len(at))
-        costs = cost.pair_cost(i, j).reshape(len(at), -1)
+        pairs = np.repeat(members[at], len(others)), np.tile(others, len(at))
+        costs = cost.pair_cost(*(pairs[::-1] if by_column else pairs)).reshape(len(at), -1)
         best = costs.argmin(axis=1)
-        better = costs[np.arange(len(at)), best] <= sum(free.each)
-        partners[at, 0] = np.where(better, open_columns[best], -1)
-        partners[at, 1:] = -1
+        lists[at, 0] = np.where(costs[np.arange(len(at)), best] <= sum(free.each), others[best], -1)
+        lists[at, 1:] = -1
 
 
 def _ordered(cost: Cost, free: Free, rows: Indices, columns: Indices, taken: Any, k: int) -> Indices:

@@ -208,8 +208,9 @@ class _Side:
         """Find the centre, and how far the rows are from it."""
         rows, origin = self.rows, np.zeros(self.rows.shape[1])
         self.square = square_norms(rows, origin)
-        # The mean, but of rows of ordinary size: one giant row would push all the others off their centre.
-        ordinary = self.square <= 16 * np.median(self.square) if len(rows) else np.zeros(0, dtype=bool)
+        # The mean, but of rows of ordinary size: one outlier would push all the others off their centre. What many rows
+        # have in common is ordinary, so that both sides are centred alike where they fall into groups.
+        ordinary = self.square <= 16 * np.quantile(self.square, 0.75) if len(rows) else np.zeros(0, dtype=bool)
         count = max(1, int(ordinary.sum()))
         self.centre = column_sums(rows[ordinary] if not ordinary.all() else rows, origin) / count
         self.distance = np.sqrt(square_norms(rows, self.centre))
