@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -21,7 +22,19 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
+
+def _is_forked() -> bool:
+    """Whether this process is a fork, which runs no program of its own, of one that had torch; known of Linux alone."""
+    try:
+        with open("/proc/self/stat", "rb") as file:
+            flags = int(file.read().rpartition(b")")[2].split()[6])
+    except (OSError, ValueError, IndexError):
+        return False
+    return "torch" in sys.modules and bool(flags & 0x40)  # PF_FORKNOEXEC
+
+
 _process = os.getpid()  # that imported the package: another one is a fork of it, see `team.py`
+_forked_before = _is_forked()  # before the package was imported
 
 _HOME = {
     "Chain": "chain", "Step": "chain", "MatchError": "errors", "NotCertified": "matching", "Progress": "stream",

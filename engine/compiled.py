@@ -14,6 +14,9 @@ import numba
 from llvmlite.binding import ffi
 from numba.core.caching import FunctionCache, IndexDataCacheFile
 from numba.core.compiler_lock import global_compiler_lock
+from numba.np import arraymath  # noqa: F401 (loads SciPy's BLAS, whose start never returns once memory is short)
+
+from saematch.errors import first_line, is_out_of_memory
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 _log = logging.getLogger(__name__)
@@ -73,16 +76,17 @@ class _Cache(FunctionCache):
         try:
             return super().load_overload(sig, target_context)
         except Exception as error:  # whatever unpickling damaged bytes may raise
-            _log.info("%s: cannot be read (%s), and is begun anew", self.cache_path, error)
-            with suppress(Exception):
-                self.flush()
-            return None
+            _log.info("%s: cannot be read (%s)", self.cache_path, first_line(error))
+            if not isinstance(error, OSError | SystemError) and not is_out_of_memory(error):  # else the files are whole
+                with suppress(Exception):
+                    self.flush()
+        return None
 
     def save_overload(self, sig: Any, data: Any) -> None:
         try:
             super().save_overload(sig, data)
         except Exception as error:  # a full disk, a quota, a folder that has become read-only
-            _log.info("%s: cannot be written (%s)", self.cache_path, error)
+            _log.info("%s: cannot be written (%s)", self.cache_path, first_line(error))
 
 
 class _CheckedFile(IndexDataCacheFile):

@@ -14,9 +14,12 @@ import numpy as np
 
 _LONGEST = 4_000  # letters of a message
 _NOT_ENOUGH = "not enough memory"
-# In the words of torch's allocators, of C++, of the system as safetensors and torch pass it on, and of Python.
+# In the words of torch's allocators, of C++, of the system as safetensors and torch pass it on, of Python, of the
+# loader of shared libraries, and of llvmlite, which cannot load its own.
 _NO_MEMORY = re.compile(
     r"out of memory|bad_alloc|Cannot allocate memory|os error 12\b|DefaultCPUAllocator|can't start new thread"
+    r"|can't allocate lock|failed to map segment|Could not find/load shared object|returned NULL without setting"
+    r"|error return without exception set"
 )
 
 
@@ -39,9 +42,10 @@ def is_out_of_memory(error: BaseException) -> bool:
     >>> is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"))
     True
     """
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) and error.errno is not None:
         return error.errno == errno.ENOMEM
-    in_words = isinstance(error, RuntimeError) or type(error).__name__ == "SafetensorError"
+    in_words = isinstance(error, RuntimeError | ImportError | SystemError | OSError)
+    in_words = in_words or type(error).__name__ == "SafetensorError"
     return isinstance(error, MemoryError) or (in_words and bool(_NO_MEMORY.search(str(error))))
 
 

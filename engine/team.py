@@ -24,7 +24,7 @@ def _one_thread() -> None:
 
 
 def _forked() -> bool:
-    return os.getpid() != saematch._process
+    return os.getpid() != saematch._process or saematch._forked_before
 
 
 os.register_at_fork(after_in_child=_one_thread)

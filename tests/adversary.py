@@ -625,7 +625,7 @@ def _checked(given: Given, r: np.random.Generator, same_verdict: bool) -> Findin
     for method in ("greedy", "mutual_nearest", "nearest"):
         given.assign(method=method)
     if best.certified:
-        _check_margins(given, truth, best, found)
+        _check_margins(given, truth, best, found, same_verdict)
     return found
 
 
@@ -689,14 +689,16 @@ def _other_answers(perm: list[int], given: Given, r: np.random.Generator) -> Ite
             yield other
 
 
-def _check_margins(given: Given, truth: Truth, best: sm.Matching, found: Findings) -> None:
+def _check_margins(given: Given, truth: Truth, best: sm.Matching, found: Findings, precise: bool) -> None:
     assert truth.optimum is not None
     try:
         bound, tied = best.margin.tolist(), best.tied.tolist()
+        values = best.exact_margin(range(len(bound))).tolist()
     except sm.MatchError as error:
         found.wrong.append(f"margins of a certified matching are refused: {error}")
         return
     slack = Fraction(best.gap) + Fraction(best.error)
+    paid = sum((abs(truth.costs[i][j] or 0) for i, j in enumerate(best.perm.tolist()) if j >= 0), Fraction(0))
     for i, j in enumerate(best.perm.tolist()):
         other = Truth.of(given, without=(i, j)).optimum
         if other is None:
@@ -704,6 +706,16 @@ def _check_margins(given: Given, truth: Truth, best: sm.Matching, found: Finding
         margin = other - truth.optimum
         if Fraction(bound[i]) > margin + slack:
             found.wrong.append(f"margin[{i}] is {bound[i]!r}, exactly {float(margin)!r}")
+        # Where pairs are forbidden, a value may be given as at least.
+        if Fraction(values[i]) > margin * (1 + TOLERANCE) + slack + Fraction(1, 10**12) * paid:
+            found.wrong.append(f"exact_margin([{i}]) is {values[i]!r}, exactly {float(margin)!r}")
+        forbids = any(cost is None for row in truth.costs for cost in row)
+        if (
+            precise
+            and not forbids
+            and Fraction(values[i]) < margin * (1 - 1000 * TOLERANCE) - Fraction(1, 10**12) * paid
+        ):
+            found.wrong.append(f"exact_margin([{i}]) is {values[i]!r}, and exactly {float(margin)!r}")
         if margin == 0 and not tied[i]:
             found.wrong.append(f"feature {i} is tied and not called so")
 

@@ -70,9 +70,34 @@ compiles.join()""",
 }
 
 
+def test_a_fork_that_imports_the_package_first_works_with_one_thread(tmp_path):
+    program = """
+import os, signal, torch
+x = torch.ones(2000, 2000)
+x @ x
+child = os.fork()
+if child == 0:
+    signal.alarm(100)
+    import numpy as np, saematch as sm
+    r = np.random.default_rng(0)
+    sm.assign(r.standard_normal((1200, 64)), r.standard_normal((1200, 64)))
+    os._exit(0)
+print(os.waitpid(child, 0)[1])
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=300)
+    assert (done.returncode, done.stdout) == (0, "0\n"), done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no other system says that a process is a fork")
+def test_a_program_of_its_own_is_no_fork():
+    import saematch
+
+    assert saematch._forked_before is False
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_a_fork_works_with_one_thread_and_comes_back(way, tmp_path):
     file = tmp_path / "program.py"
     file.write_text(f"{COMMON}\n{WAYS[way]}\n")
-    done = subprocess.run([sys.executable, str(file)], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, str(file)], capture_output=True, text=True, check=False, timeout=300)
     assert (done.returncode, done.stdout) == (0, "0\n"), done.stderr

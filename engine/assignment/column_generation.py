@@ -88,11 +88,10 @@ def solve(
             best = replace(best, stopped_by="round_limit")
             break
     assert best is not None
-    if best.stopped_by is None and not best.grade(cost, free, best.permutation).certified:
-        if time.monotonic() >= deadline:
-            return replace(best, stopped_by="time_limit")
+    certificate = best.grade(cost, free, best.permutation)
+    if best.stopped_by is None and not certificate.certified:
         with _timed(seconds, "refinement"):
-            best = refined(cost, free, graph, best, Seen(cost, free, prices, rest))
+            best = refined(cost, free, graph, best, certificate, Seen(cost, free, prices, rest), deadline)
     return best.exchanged(in_order(best.permutation, *cost.identical_rows))
 
 

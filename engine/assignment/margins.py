@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
+from saematch.assignment.certificate import BLUR
 from saematch.assignment.graph import CandidateGraph
 from saematch.assignment.paths import Ways
+from saematch.assignment.refinement import MOST_WORK, Duals, Seen, Step
 from saematch.cost import UNIT_64, Cost, Floats, Free, Indices, at_least, at_most
 
 LISTED = 16  # cheapest pairs of a row and of a column that a pass adds to the graph
 _WHOLE_ROWS, _MOST_ENTRIES = 64, 2**25  # made at a time, and kept
-
-
-def _rounded_down(values: Floats) -> Floats:
-    """Lower bounds of differences that were rounded once."""
-    return values - 2 * UNIT_64 * np.where(np.isinf(values), 0.0, np.abs(values))
+_FEW_DIGITS = 2.0**22  # times the rounding of any pair: below, a margin is computed in twice the precision
+_CORRECTIONS = 4
 
 
 class Listed(NamedTuple):
@@ -73,7 +75,7 @@ class Margins:
         if 0 in self._cost.shape:
             return np.full(len(features), np.inf)
         found = [self._cycle(int(i), self._cycle(int(i), np.inf, False), True) for i in features]
-        return np.array(found) / self._cost.scale
+        return np.array(found) / self._frame.scale
 
     def _list(self, prices: Floats, ceiling: float) -> Listed:
         """A pass that adds cheap pairs to the graph."""
@@ -102,35 +104,38 @@ class Margins:
         return Ways.of(self._permutation, rows, columns, reduced, *exits)
 
     def _settle(self, listed: Listed) -> None:
-        """The bound at the final prices, and who is tied, by the graph and what the pass says of all other pairs."""
-        cost, free, prices, graph = self._cost, self._free, self._prices, self._graph
-        self._price_error = free.price_error(prices)
-        potentials, rounding = graph.potentials(self._permutation, prices)
-        self._has = at_most(potentials, rounding)
-        self._floors = _rounded_down(listed.floors - self._has)
+        """The bound at the final prices, and who is tied, by the graph and what the pass says of all other pairs.
 
-        rows, columns = graph.rows, graph.columns
-        error = cost.exact_error(rows, columns, self._price_error)
-        reduced = _rounded_down(at_least(graph.costs - prices[columns], error) - self._has[rows])
-        reduced[self._permutation[rows] == columns] = np.inf
-        matched = self._permutation >= 0
-        row_exit = np.where(matched, _rounded_down(at_least(free.rows, free.row_error) - self._has), np.inf)
-        column_exit = _rounded_down(at_least(free.columns, free.column_error) - prices)
-        out, into = np.minimum(self._floors, row_exit), np.minimum(listed.column_floors, column_exit)
-        np.minimum.at(out, rows, reduced)
-        np.minimum.at(into, columns, reduced)
-        # Whatever else is on a cycle costs nothing less than this, in sum: only ties within rounding are below zero.
-        below_zero = float(np.minimum(out, 0.0).sum())
-        both = out + np.where(matched, into[self._permutation], 0.0) + below_zero
-        self.bound = np.maximum(both, 0.0) * (1 - 2.0**-50) / cost.scale  # less the rounding of these sums
-        self.short = -below_zero / cost.scale if listed.gain > 0 else 0.0
-
-        self._starts, self._others, self._lengths = graph.starts, columns, np.maximum(reduced, 0.0)
-        self._row_exit, self._column_exit = np.maximum(row_exit, 0.0), np.maximum(column_exit, 0.0)
+        Where float64 leaves a margin few digits, all is computed again in twice its precision.
+        """
+        cost, matched = self._cost, self._permutation >= 0
+        _, rounding = self._graph.potentials(self._permutation, self._prices)
+        self._use(_Frame.in_float64(cost, self._free, self._graph, self._permutation, self._prices, listed))
+        first, first_columns = cost.identical_rows
+        alone = _is_alone(first) & (~matched | _is_alone(first_columns)[self._permutation])
+        blurred = rounding.max() > BLUR * cost.ordinary  # else rows that are equal explain margins of 0
+        doubtful = (alone | blurred) & (self.bound * cost.scale <= _FEW_DIGITS * rounding.max())
+        if doubtful.any() and len(self._graph) * cost.width <= MOST_WORK:
+            self._use(_Frame.refined(cost, self._free, self._graph, self._permutation, self._prices, listed))
         # A true tie costs nothing: what it seems to cost, it gains elsewhere on its cycle, by rounding.
         self.tied = self.bound == 0
         for i in np.nonzero(self.tied)[0]:
-            self.tied[i] = self._cycle(int(i), np.nextafter(-below_zero, np.inf), True) <= -below_zero
+            self.tied[i] = self._cycle(int(i), np.nextafter(-self._below_zero, np.inf), True) <= -self._below_zero
+        self.short = -self._below_zero / self._frame.scale if listed.gain > 0 else 0.0
+
+    def _use(self, frame: _Frame) -> None:
+        graph, matched = self._graph, self._permutation >= 0
+        self._frame = frame
+        self._row_exit = np.where(matched, frame.row_exit, np.inf)
+        out, into = np.minimum(frame.floors, self._row_exit), np.minimum(frame.column_floors, frame.column_exit)
+        np.minimum.at(out, graph.rows, frame.reduced)
+        np.minimum.at(into, graph.columns, frame.reduced)
+        # Whatever else is on a cycle costs nothing less than this, in sum: only ties within rounding are below zero.
+        self._below_zero = float(np.minimum(out, 0.0).sum())
+        both = out + np.where(matched, into[self._permutation], 0.0) + self._below_zero
+        self.bound = np.maximum(both, 0.0) * (1 - 2.0**-50) / frame.scale  # less the rounding of these sums
+        self._starts, self._others, self._lengths = graph.starts, graph.columns, np.maximum(frame.reduced, 0.0)
+        self._row_exit, self._column_exit = np.maximum(self._row_exit, 0.0), np.maximum(frame.column_exit, 0.0)
 
     def _cycle(self, i: int, limit: float, whole: bool) -> float:
         """The cheapest cycle through row i, or `limit` if that is less: Dijkstra over columns that somebody takes.
@@ -166,7 +171,7 @@ class Margins:
         others = self._others[listed]
         distance[others] = np.minimum(distance[others], so_far + self._lengths[listed])
         distance[hub] = min(float(distance[hub]), so_far + float(self._row_exit[i]))
-        if so_far + self._floors[i] < limit:
+        if so_far + self._frame.floors[i] < limit:
             distance[:hub] = np.minimum(distance[:hub], so_far + self._whole_row(i, distance))
 
     def _whole_row(self, i: int, distance: Floats) -> Floats:
@@ -177,11 +182,92 @@ class Margins:
             new = np.array([k >= 0 and k not in self._whole for k in self._owner.tolist()])
             nearest = np.argsort(np.where(new, distance[:-1], np.inf), kind="stable")[:_WHOLE_ROWS]
             rows = np.unique(np.append(self._owner[nearest[new[nearest]]], i))
-            columns = np.arange(self._cost.shape[1])
-            reduced = self._cost.block(rows, columns) - self._prices - self._has[rows][:, None]
-            reduced -= self._cost.block_error(rows, columns, self._price_error)
-            np.maximum(reduced, 0.0, out=reduced)
+            reduced = np.maximum(self._frame.whole(rows), 0.0)
             matched = self._permutation[rows] >= 0
             reduced[matched, self._permutation[rows][matched]] = np.inf
             self._whole.update(zip(rows.tolist(), reduced, strict=True))
         return self._whole[i]
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """Lower bounds of reduced costs, at prices that prove the optimum, in units of the cost times `scale`.
+
+    `reduced` is that of every edge of the graph, infinite for the pairs of the matching, `row_exit` and `column_exit`
+    that of staying free, `floors` and `column_floors` that of the pairs of each row and column that are not in the
+    graph; `whole(rows)` is that of all pairs of some rows.
+    """
+
+    scale: float
+    reduced: Floats
+    row_exit: Floats
+    column_exit: Floats
+    floors: Floats
+    column_floors: Floats
+    whole: Callable[[Indices], Floats]
+
+    @classmethod
+    def in_float64(
+        cls, cost: Cost, free: Free, graph: CandidateGraph, permutation: Indices, prices: Floats, listed: Listed
+    ) -> _Frame:
+        """M_ij - u_i - v_j, by the errors that the cost states."""
+        price_error = free.price_error(prices)
+        potentials, rounding = graph.potentials(permutation, prices)
+        has, rows, columns = at_most(potentials, rounding), graph.rows, graph.columns
+        error = cost.exact_error(rows, columns, price_error)
+        reduced = _rounded_down(at_least(graph.costs - prices[columns], error) - has[rows])
+        reduced[permutation[rows] == columns] = np.inf
+
+        def whole(rows: Indices) -> Floats:
+            every = np.arange(cost.shape[1])
+            return cost.block(rows, every) - prices - has[rows][:, None] - cost.block_error(rows, every, price_error)
+
+        return cls(
+            cost.scale, reduced, _rounded_down(at_least(free.rows, free.row_error) - has),
+            _rounded_down(at_least(free.columns, free.column_error) - prices), _rounded_down(listed.floors - has),
+            listed.column_floors, whole,
+        )  # fmt: skip
+
+    @classmethod
+    def refined(
+        cls, cost: Cost, free: Free, graph: CandidateGraph, permutation: Indices, prices: Floats, listed: Listed
+    ) -> _Frame:
+        """The same in twice the precision of float64, at prices that were corrected by what is left in it."""
+        duals = Duals.of(cost, free, permutation, prices)
+        for number in range(_CORRECTIONS):
+            step = Step.at(cost, free, graph, duals)
+            _, correction = step.optimum()
+            if number == 1:  # as far from all other pairs as can be; what rounding makes of that is corrected, too
+                correction = step.central(permutation, correction, np.inf)
+            duals = duals.corrected(cost, free, permutation, correction)
+        step = Step.at(cost, free, graph, duals)
+        matched = np.nonzero(permutation >= 0)[0]
+        has = at_most(*step.rows)
+        has[matched] = at_most(*cost.less(matched, permutation[matched], duals.potentials, duals.prices))
+        rows, columns = graph.rows, graph.columns
+        reduced = _rounded_down(at_least(step.values, step.error) - has[rows])
+        reduced[permutation[rows] == columns] = np.inf
+        seen, potentials = Seen(cost, free, prices, listed.floors), graph.potentials(permutation, prices)[0]
+
+        def whole(rows: Indices) -> Floats:
+            every = np.arange(cost.shape[1])
+            pairs = np.repeat(rows, len(every)), np.tile(every, len(rows))
+            lower = at_least(*cost.less(*pairs, duals.potentials, duals.prices))
+            return _rounded_down(lower - has[pairs[0]]).reshape(len(rows), -1)
+
+        return cls(
+            1.0, reduced, _rounded_down(at_least(*step.rows) - has), at_least(*step.columns),
+            _rounded_down(seen.floor(graph, duals, np.zeros(cost.shape[1])) - has),
+            seen.column_floor(duals, potentials, listed.column_floors) - float(has.max(initial=0.0)), whole,
+        )  # fmt: skip
+
+
+def _is_alone(first: Indices) -> NDArray[np.bool_]:
+    """Which rows have no other that is equal bit for bit, by the first that is."""
+    size: NDArray[np.bool_] = np.bincount(first, minlength=len(first))[first] == 1
+    return size
+
+
+def _rounded_down(values: Floats) -> Floats:
+    """Lower bounds of differences that were rounded once."""
+    return values - 2 * UNIT_64 * np.where(np.isinf(values), 0.0, np.abs(values))

@@ -8,33 +8,40 @@ its prices correct the prices at hand, as a residual corrects the solution of li
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from saematch.assignment.certificate import Reduced, Solution
+from saematch.assignment.certificate import Certificate, Reduced, Solution
 from saematch.assignment.graph import CandidateGraph, least_of_rows
 from saematch.assignment.paths import Ways
 from saematch.cost import UNIT_64, Cost, Floats, Free, Indices, at_least, at_most, exact_sum
 
 _MOST_STEPS = 6
-_MOST_WORK = 2**32  # entries of the pairs of the graph: a minute of a core a step
+MOST_WORK = 2**32  # entries of the pairs of the graph: a minute of a core for each of the steps
 _ROOM = 2.0**20  # times what a matching costs at its own prices: how far other pairs are moved away from it at most
 _LISTED = 16  # cheapest partners of a row and of a column that a pass adds to the graph
 
 
-def refined(cost: Cost, free: Free, graph: CandidateGraph, solution: Solution, seen: Seen) -> Solution:
+def refined(
+    cost: Cost, free: Free, graph: CandidateGraph, solution: Solution, certificate: Certificate, seen: Seen,
+    deadline: float,
+) -> Solution:  # fmt: skip
     """The solution with a proof in twice the precision, or the one that was given where that proves no more.
 
     Where what was `seen` of the pairs that are not in the graph cannot tell them from a row's own, another pass looks
-    at them, at better prices; then they are added to the graph, unless they are too many.
+    at them, at better prices; then they are added to the graph, unless they are too many. At the `deadline`, of the
+    monotonic clock, the search ends with what is proved by then.
     """
-    if len(graph) * cost.width > _MOST_WORK:
+    if len(graph) * cost.width > MOST_WORK:
         return solution
-    best, certificate = solution, solution.grade(cost, free, solution.permutation)
-    duals = _Duals.of(cost, free, solution)
+    best = solution
+    duals = Duals.of(cost, free, solution.permutation, solution.prices)
     for number in range(_MOST_STEPS):
-        step = _Step.at(cost, free, graph, duals)
+        if time.monotonic() >= deadline:
+            return replace(best, stopped_by="time_limit")
+        step = Step.at(cost, free, graph, duals)
         permutation, correction = step.optimum()
         central = step.central(permutation, correction)
         for moved in (correction, central):
@@ -47,13 +54,13 @@ def refined(cost: Cost, free: Free, graph: CandidateGraph, solution: Solution, s
         duals = duals.corrected(cost, free, permutation, central if len(doubtful) else correction)
         if len(doubtful) and number == 0:
             seen = seen.again(graph, duals)
-        elif (len(doubtful) * cost.shape[1] + len(graph)) * cost.width <= _MOST_WORK:
+        elif (len(doubtful) * cost.shape[1] + len(graph)) * cost.width <= MOST_WORK:
             seen.add(graph, doubtful)
     return best
 
 
 @dataclass(frozen=True)
-class _Duals:
+class Duals:
     """Prices `(n, F_B)` and potentials `(n, F_A)` in units of the cost, sums that are not added up, for a matching.
 
     Under them the pairs of the matching, and staying free for a row without a partner, cost nothing but rounding.
@@ -64,23 +71,23 @@ class _Duals:
     prices: Floats
 
     @classmethod
-    def of(cls, cost: Cost, free: Free, solution: Solution) -> _Duals:
-        """The prices of a solution, with what a column pays to stay free where a price is as good as that."""
-        prices = cost.column_constant + free.price_shift + solution.prices / cost.scale
+    def of(cls, cost: Cost, free: Free, permutation: Indices, reduced: Floats) -> Duals:
+        """The `reduced` prices of M, with what a column pays to stay free where a price is as good as that."""
+        prices = cost.column_constant + free.price_shift + reduced / cost.scale
         if np.isfinite(free.each[1]):
-            prices = np.where(free.at_most(solution.prices), free.each[1], np.minimum(prices, free.each[1]))
+            prices = np.where(free.at_most(reduced), free.each[1], np.minimum(prices, free.each[1]))
         if free.nobody:
             prices -= np.median(prices)  # which means nothing, and would cost digits
-        return cls(solution.permutation, *cost.no_duals).corrected(cost, free, solution.permutation, prices)
+        return cls(permutation, *cost.no_duals).corrected(cost, free, permutation, prices)
 
-    def corrected(self, cost: Cost, free: Free, permutation: Indices, correction: Floats) -> _Duals:
+    def corrected(self, cost: Cost, free: Free, permutation: Indices, correction: Floats) -> Duals:
         """The same with corrected prices, for another matching."""
         prices = np.concatenate([self.prices, correction[None]])
         rows, alone = np.nonzero(permutation >= 0)[0], np.nonzero(permutation < 0)[0]
         left = np.zeros(cost.shape[0])
         left[rows] = cost.less(rows, permutation[rows], self.potentials, prices)[0]
         left[alone] = _staying_free(free.each[0], self.potentials[:, alone])[0]
-        return _Duals(permutation, np.concatenate([self.potentials, left[None]]), prices)
+        return Duals(permutation, np.concatenate([self.potentials, left[None]]), prices)
 
 
 @dataclass(frozen=True)
@@ -92,7 +99,7 @@ class Seen:
     prices: Floats
     rest: Floats
 
-    def again(self, graph: CandidateGraph, duals: _Duals) -> Seen:
+    def again(self, graph: CandidateGraph, duals: Duals) -> Seen:
         """A pass at other prices; cheap pairs are added to the graph."""
         cost, free = self.cost, self.free
         prices = (duals.prices.sum(axis=0) - free.price_shift - cost.column_constant) * cost.scale
@@ -111,7 +118,7 @@ class Seen:
         graph.add(np.repeat(rows, len(every)), np.tile(every, len(rows)))
         self.rest[rows] = np.inf
 
-    def floor(self, graph: CandidateGraph, duals: _Duals, correction: Floats) -> Floats:
+    def floor(self, graph: CandidateGraph, duals: Duals, correction: Floats) -> Floats:
         """A lower bound of C_ij less all potentials, prices and the correction over the pairs out of the graph."""
         cost = self.cost
         row_error, column_error = cost.constant_error()
@@ -127,22 +134,40 @@ class Seen:
         floor[known] -= row_error[known] + 16 * UNIT_64 * sizes
         return floor
 
+    def column_floor(self, duals: Duals, potentials: Floats, floors: Floats) -> Floats:
+        """The same for every column, by `floors` of M_ij - u_i - v_j, where the `potentials` are those of M."""
+        cost = self.cost
+        row_error, column_error = cost.constant_error()
+        taken, given = duals.potentials.sum(axis=0), cost.row_constant + potentials / cost.scale
+        size = np.abs(duals.potentials).sum(axis=0) + np.abs(cost.row_constant) + np.abs(given)
+        most = float((row_error + 8 * UNIT_64 * size + (taken - given)).max())
+        shifted = cost.column_constant + self.prices / cost.scale
+        column_part = shifted - duals.prices.sum(axis=0)
+        known = np.isfinite(floors)
+        found = floors.copy()
+        found[known] = floors[known] / cost.scale + column_part[known] - most
+        sizes = np.abs(duals.prices).sum(axis=0) + np.abs(cost.column_constant) + np.abs(shifted)
+        sizes = sizes[known] + np.abs(floors[known]) / cost.scale + abs(most)
+        found[known] -= column_error[known] + 16 * UNIT_64 * sizes
+        return found
+
 
 @dataclass(frozen=True)
-class _Step:
+class Step:
     """C_ij less the duals for the edges of a graph, and the same of staying free, with bounds for their errors."""
 
     cost: Cost
     free: Free
     graph: CandidateGraph
-    duals: _Duals
+    duals: Duals
     values: Floats
     error: Floats
     rows: tuple[Floats, Floats]
     columns: tuple[Floats, Floats]
 
     @classmethod
-    def at(cls, cost: Cost, free: Free, graph: CandidateGraph, duals: _Duals) -> _Step:
+    def at(cls, cost: Cost, free: Free, graph: CandidateGraph, duals: Duals) -> Step:
+        """These numbers for a graph at some duals."""
         values, error = cost.less(graph.rows, graph.columns, duals.potentials, duals.prices)
         row, column = free.each
         exits = _staying_free(row, duals.potentials), _staying_free(column, duals.prices)
@@ -160,7 +185,7 @@ class _Step:
         own = permutation[self.graph.rows] == self.graph.columns
         paid = sum(float(np.abs(each).sum()) for each in (self.values[own], rows[permutation < 0], columns[left]))
         finite = np.concatenate([each[np.isfinite(each)] for each in (self.values, rows, columns)])
-        return 4 * (paid - float(np.minimum(finite, 0.0).sum()))
+        return float(4 * (paid - float(np.minimum(finite, 0.0).sum())))
 
     def optimum(self) -> tuple[Indices, Floats]:
         """The optimal matching of the graph, and what corrects the prices.
@@ -174,16 +199,16 @@ class _Step:
         cut = (_cut(each, most) for each in (self.values, self.rows[0], self.columns[0]))
         return self.graph.optimum_of(*cut, prices=np.zeros(len(self.columns[0])))
 
-    def central(self, permutation: Indices, correction: Floats) -> Floats:
+    def central(self, permutation: Indices, correction: Floats, room: float = _ROOM) -> Floats:
         """A correction under which other pairs are well above the pairs of the matching, where they can be.
 
-        By no more than a large multiple of what the matching costs here, so that the correction keeps its digits.
+        By no more than `room` times what the matching costs here, so that the correction keeps its digits.
         """
         rows, columns = self.graph.rows, self.graph.columns
         own = self.rows[0].copy()
         matched = np.nonzero(permutation >= 0)[0]
         own[matched] = self._pairs(matched, permutation[matched], correction)[0]
-        most = _ROOM * self.most or np.inf
+        most = room * self.most if self.most > 0 else np.inf
 
         def ways(correction: Floats) -> Ways:
             reduced = self.values - correction[columns] - own[rows]

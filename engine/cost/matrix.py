@@ -24,7 +24,7 @@ class MatrixCost(Cost):
 
     Where all rows are matched, p_i is the least entry of row i; where all columns are, q_j is the least C_ij - p_i of
     column j. The constants of a larger side are 0. So no entry of M is negative, and no M that is matched can be more
-    than the sum of M over any matching of the smaller side: see `leave_out_above`.
+    than the sum of M over any matching of the smaller side: see `leave_out_hopeless`.
     """
 
     def __init__(self, matrix: NDArray[Any], *, memory: int = 0, tile: tuple[int, int] = TILE) -> None:
@@ -50,10 +50,13 @@ class MatrixCost(Cost):
             self._largest[at] = block.max(axis=1, initial=0.0)
             self._mean[at] = block.sum(axis=1) / np.maximum(allowed.sum(axis=1), 1)
             self._column_total += block.sum(axis=0)
-        self._set_scale(float(self._largest.max(initial=0.0)))
+        self._largest_entry = float(self._largest.max(initial=0.0))
+        self._set_scale(self._largest_entry)
 
-    def _set_scale(self, largest: float) -> None:
-        self.scale = float(2.0 ** min(-np.ceil(np.log2(largest)), 1000.0)) if largest > 0 else 1.0
+    def _set_scale(self, most: float) -> None:
+        """Bring `most` to about 1, as far as no M overflows."""
+        exponents = [-np.ceil(np.log2(each)) for each in (most, self._largest_entry) if each > 0]
+        self.scale = float(2.0 ** min(exponents[0], 900.0 + exponents[-1], 1000.0)) if exponents else 1.0
 
     @property
     def _is_wide(self) -> bool:
@@ -274,14 +277,6 @@ class MatrixCost(Cost):
         error: Floats = 4 * UNIT_64 * (np.abs(values) + np.abs(self.column_constant[columns] * self.scale))
         return error + price_error[columns] + TINY
 
-    def _plain(self, rows: Indices, columns: Indices) -> Floats:
-        whole = len(columns) == self.shape[1]
-        values: Floats = (self._matrix[rows] if whole else self._matrix[np.ix_(rows, columns)]).astype(np.float64)
-        values -= self.row_constant[rows][:, None]
-        values -= self.column_constant[columns]
-        values *= self.scale
-        return values
-
     def _make_tiles(self, rows: Indices, keep: bool) -> Iterator[Tile]:  # noqa: ARG002 (each is new)
         for at, some in self._blocks(rows):
             yield Tile(at, slice(0, self.shape[1]), self.below_ceiling(self._rows(some)).astype(np.float32))
@@ -293,9 +288,19 @@ class MatrixCost(Cost):
             at = slice(top, min(top + step, len(rows)))
             yield at, rows[at]
 
+    def _plain(self, rows: Indices, columns: Indices) -> Floats:
+        return self._less_plainly(self._matrix[np.ix_(rows, columns)], rows, columns)
+
     def _rows(self, rows: Indices) -> Floats:
         """M of whole rows in float64."""
-        return self._plain(rows, np.arange(self.shape[1]))
+        return self._less_plainly(self._matrix[rows], rows, np.arange(self.shape[1]))
+
+    def _less_plainly(self, entries: NDArray[Any], rows: Indices, columns: Indices) -> Floats:
+        values: Floats = entries.astype(np.float64)
+        values -= self.row_constant[rows][:, None]
+        values -= self.column_constant[columns]
+        values *= self.scale
+        return values
 
 
 def _finite(values: Any) -> Any:
