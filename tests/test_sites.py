@@ -37,6 +37,12 @@ SITES = {
         gpt_neox.layers.5.mlp.dense_4h_to_h.output  model.layers.5.post_feedforward_layernorm
         model.layers.5.post_feedforward_layernorm.output  model.layers.5.post_mlp_layernorm.output  blocks.5.ln1_post
         model.layers.5.input_layernorm.input  model.layers.5.post_attention_layernorm.input  blocks.5.ln2_post
+        blocks.5.hook_out  blocks.5.attn.o.hook_out  blocks.5.mlp.out.hook_out  transformer.h.5.mlp.fc_out.output
+        layers.5.feed_forward.w2.output  layers.5.attention.wo.output  transformer.blocks.5.ffn.down_proj.output
+        encoder.block.5.layer.0.SelfAttention.o.output  encoder.block.5.layer.1.DenseReluDense.wo.output
+        transformer.layer.5.ffn.lin2.output  transformer.layer.5.attention.out_lin.output  layers.5.linear2.output
+        model.layers.5.block_sparse_moe  model.layers.5.block_sparse_moe.experts.0.w2.output
+        bert.encoder.layer.5.output.dense.output
     """,
     "layer_norm": """
         blocks.5.ln1.hook_normalized  blocks.5.ln2.hook_normalized  ln_final.hook_normalized  transformer.h.5.ln_1
@@ -45,17 +51,28 @@ SITES = {
         gpt_neox.layers.5.post_attention_layernorm.output  gpt_neox.final_layer_norm  blocks.5.mlp.hook_in
         model.layers.5.mlp.input  model.layers.5.self_attn.input  model.layers.5.mlp.up_proj.input
         model.layers.5.self_attn.q_proj.input  layers.5.ffn_norm  blocks.5.ln1_post.hook_normalized
+        transformer.blocks.5.norm_1  transformer.blocks.5.norm_2  encoder.layers.5.norm_1  encoder.layers.5.norm2.output
+        transformer.blocks.5.norm_attn_norm.norm_1  backbone.norm_f  layers.5.attention_norm  layers.5.norm_mlp
+        blocks.5.mlp.in.hook_in  blocks.5.attn.q.hook_in  layers.5.feed_forward.w1.input  layers.5.attention.wq.input
+        transformer.h.5.mlp.fc_in.input
     """,
     "attention": """
         blocks.5.attn.hook_z  hook_z  blocks.5.attn.hook_q  blocks.5.attn.hook_result  model.layers.5.self_attn.q_proj
         model.layers.5.self_attn.o_proj  model.layers.5.self_attn.o_proj.input  transformer.h.5.attn.c_proj
         transformer.h.5.attn.c_proj.input  gpt_neox.layers.5.attention.dense.input  model.layers.5.self_attn.q_norm
         gpt_neox.layers.5.attention.query_key_value  o_proj_layer_5
+        blocks.5.attn.o.hook_in  transformer.blocks.5.attn.Wqkv  layers.5.attention.wo  layers.5.attention.wv.output
+        bert.encoder.layer.5.attention.self  encoder.block.5.layer.0.SelfAttention.q
     """,
     "neurons": """
         blocks.5.mlp.hook_pre  blocks.5.mlp.hook_post  model.layers.5.mlp.act_fn  model.layers.5.mlp.gate_proj
         model.layers.5.mlp.down_proj  model.layers.5.mlp.down_proj.input  transformer.h.5.mlp.c_fc
         transformer.h.5.mlp.c_proj  gpt_neox.layers.5.mlp.act
+        bert.encoder.layer.5.intermediate  bert.encoder.layer.5.intermediate.dense.output  layers.5.activation_fn
+        bert.encoder.layer.5.intermediate.intermediate_act_fn  blocks.5.mlp.in.hook_out  blocks.5.mlp.gate.hook_out
+        blocks.5.mlp.out.hook_in  transformer.h.5.mlp.fc_in.output  layers.5.feed_forward.w1  layers.5.feed_forward.w3
+        transformer.layer.5.ffn.lin1  encoder.block.5.layer.1.DenseReluDense.wi_0  layers.5.linear1.output
+        model.layers.5.block_sparse_moe.experts.0.w1
     """,
 }
 
@@ -65,6 +82,30 @@ SITES = {
 )
 def test_a_hook_is_in_the_basis_of_the_residual_stream_or_refused_by_name(reason, hook):
     assert why_not(hook) == reason
+
+
+@pytest.mark.parametrize("hook", SITES[None].split())
+def test_a_hook_that_is_known_is_read_without_a_note(tmp_path, hook):
+    saelens(tmp_path / "layer_5", drawn(16, 8), metadata={"hook_name": hook})
+    assert "is not known" not in " ".join(sm.load(tmp_path).notes)
+
+
+@pytest.mark.parametrize(
+    "hook", ["backbone.layers.5.mixer.in_proj", "model.layers.5.conv", "blocks.5.somewhere.output"]
+)
+def test_a_hook_that_is_not_known_is_worth_a_note(tmp_path, hook):
+    saelens(tmp_path / "layer_5", drawn(16, 8), metadata={"hook_name": hook})
+    assert f"it reads {hook}, a place that is not known" in " ".join(sm.load(tmp_path).notes)
+
+
+@pytest.mark.parametrize("out", ["blocks.5.hook_mlp_out", None])
+def test_the_note_of_a_transcoder_says_what_it_reads_and_writes(tmp_path, out):
+    named = {} if out is None else {"hook_name_out": out}
+    saelens(
+        tmp_path / "layer_5", drawn(16, 8), "transcoder", **named, metadata={"hook_name": "blocks.5.hook_resid_mid"}
+    )
+    expected = f"decoder and b_dec write {out or 'another place'}, and the encoder reads blocks.5.hook_resid_mid"
+    assert expected in " ".join(sm.load(f"{tmp_path}?allow=transcoder").notes)
 
 
 @pytest.mark.parametrize(
@@ -139,6 +180,10 @@ def test_embeddings_are_scaled_as_gemma_scales_them(tmp_path):
     torch.testing.assert_close(found.encode(x), codes, rtol=0, atol=1e-12)
     torch.testing.assert_close(found.decode(codes), math.sqrt(16) * w.decoded(codes), rtol=0, atol=1e-11)
     assert "embeddings as they are stored" in " ".join(found.notes)
+    for shortened in ("embedding", "embedding/width_4k/l0_6", "embedding/width_4k/canonical", "embedding/4k"):
+        home = tmp_path / "shortened" / shortened.replace("/", "-") / "gemma-scope-2b-pt-res"
+        write_file(home / shortened / "params.npz", w, {**w.plain, "threshold": w.limit})
+        assert torch.equal(sm.load(home).W_enc, found.W_enc)
     write_npz(tmp_path / "embedding" / "gemma-scope-2b-pt-res" / "layer_5", made_up())
     assert torch.equal(sm.load(tmp_path / "embedding").W_enc, made_up().W_enc.float())
 

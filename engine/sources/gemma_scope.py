@@ -14,7 +14,10 @@ from saematch.sources.checkpoint import Checkpoint
 from saematch.sources.family import Config, Entry, Family, Tensors, canonical, refuse_unless_ones, take
 
 KEYS = ("W_enc", "W_dec", "b_enc", "b_dec", "threshold")
-_EMBEDDING = re.compile(r"(?:^|/)embedding/(?:width_[^/]+/|average_l0_[^/]+/){1,2}[^/]+$")
+_EMBEDDING = re.compile(  # in a folder of the suite, whatever is below, or in one that is called as the suite's are
+    r"gemma-scope-[^/]*/embedding(?![a-z])(?!.*(?:layer_\d|gemma-scope-))|"
+    r"(?:^|/)embedding/(?:(?:width_|average_l0_|l0_)[^/]+/|canonical/){0,3}[^/]+$"
+)
 _FACTOR = "scaling_factor"  # of codes; 1 in every file that is published
 
 

@@ -15,25 +15,36 @@ from saematch.sources.checkpoint import Checkpoint
 from saematch.sources.places import LocalFolder
 
 _SIDE = re.compile(r"(.+)\.(?:hook_)?(in|out)(?:put)?")  # of a module; without one, its output is meant
-_SUBLAYER = re.compile(r"(?:^|[._])(?:att(?:n|ention)?|mlp|feed_forward|ffn)$", re.IGNORECASE)
+_SUBLAYER = re.compile(
+    r"(?:^|[._])(?:(?:self|encdec)?att(?:n|ention)?|mlp|feed_?forward|ffn?|densereludense|(?:block_sparse_)?moe)$",
+    re.IGNORECASE,
+)
 _FIRST = re.compile(  # matrices of a sublayer whose input is its layer-normed input
-    r"(?:^|[._])(?:(?:[qkv]|qkv|gate|up|gate_up)_proj|c_attn|query_key_value|c_fc|dense_h_to_4h|fc1)(?:$|[._])",
+    r"(?:^|[._])(?:(?:[qkv]|qkv|gate|up|gate_up)_proj|c_attn|query_key_value|w?qkv|w[qkv13]|[qkv]_lin|c_fc|fc_in|"
+    r"dense_h_to_4h|fc1|lin(?:ear)?1|wi(?:_\d)?|att(?:n|ention)?\.(?:[qkv]|qkv)|mlp\.(?:in|gate))(?:$|[._])",
     re.IGNORECASE,
 )
 _LAST = re.compile(  # matrices whose output a sublayer adds to the residual stream
-    r"(?:^|[._])(?:(?:o|out|down|c)_proj|dense|dense_4h_to_h|fc2)(?:$|[._])", re.IGNORECASE
+    r"(?:^|[._])(?:(?:o|out|down|c)_proj|(?<!intermediate\.)dense|dense_4h_to_h|fc2|fc_out|lin(?:ear)?2|out_lin|w2|wo|"
+    r"(?:self|encdec)?att(?:n|ention)?\.o|mlp\.out)(?:$|[._])",
+    re.IGNORECASE,
 )
 _HEADS = re.compile(
-    r"hook_(?:[qkvz]|rot_[qk]|result|pattern|attn_scores)(?![a-z])|(?:^|[._])(?:(?:[qkvo]|qkv|out)_proj|c_attn|"
-    r"query_key_value)(?:$|[._])|(?:^|[._])att(?:n|ention)?\.",
+    r"hook_(?:[qkvz]|rot_[qk]|result|pattern|attn_scores)(?![a-z])|"
+    r"(?:^|[._])(?:(?:[qkvo]|qkv|out)_proj|c_attn|query_key_value|w?qkv|w[qkv]|[qkv]_lin|out_lin)(?:$|[._])|"
+    r"(?:^|[._])(?:self|encdec)?att(?:n|ention)?\.",
     re.IGNORECASE,
 )
 _NEURONS = re.compile(
-    r"act_fn|mlp_post_act|(?:^|[._])(?:(?:gate|up|gate_up|down)_proj|c_fc|dense_h_to_4h|dense_4h_to_h|fc[12])(?:$|[._])|"
-    r"(?:^|[._])(?:mlp|feed_forward|ffn)\.",
+    r"act(?:ivation)?_fn|mlp_post_act|(?:^|[._])intermediate|(?:^|[._])(?:(?:gate|up|gate_up|down)_proj|c_fc|fc_(?:in|out)|"
+    r"dense_h_to_4h|dense_4h_to_h|fc[12]|lin(?:ear)?[12]|w[123]|wi(?:_\d)?|wo)(?:$|[._])|"
+    r"(?:^|[._])(?:mlp|feed_?forward|ffn?|densereludense|(?:block_sparse_)?moe)\.",
     re.IGNORECASE,
 )
-_NORM = re.compile(r"hook_normalized|(?:layer|rms)_?norm|(?:^|[._])norm\d?$|(?:^|\.)ln_?\w*$", re.IGNORECASE)
+_NORM = re.compile(r"hook_normalized|(?:layer|rms)_?norm|norm[^.]*$|(?:^|\.)ln_?\w*$", re.IGNORECASE)
+_LAYER = re.compile(
+    r"resid|embed|wte|(?:^|[._])(?:layers?|blocks?|h)[._]?\d+$|(?:att(?:n|ention)?|mlp)_(?:in|out)", re.IGNORECASE
+)
 _NORM_AFTER = re.compile(
     r"post_(?:feed_?forward|ffw?|mlp|self_attn|per_layer_input)_?(?:layer_?)?norm$|(?:^|\.)ln\d_post$", re.IGNORECASE
 )
@@ -76,10 +87,11 @@ def check_site(at: Checkpoint, hook: str | None, writes: str | None, model: Any 
         )  # fmt: skip
         notes += ("its input is layer-normed: read as if it were not",)
     if (writes is not None and writes != hook) or found == "transcoder":
-        at.refuse_unless_allowed(
-            "transcoder", f"a transcoder: it reads {hook or 'one place'} and writes {writes or 'another'}"
-        )
-        notes += (f"a transcoder: decoder and b_dec write {writes or 'another place'} than the encoder reads",)
+        read, written = hook or "one place", writes or "another place"
+        at.refuse_unless_allowed("transcoder", f"a transcoder: it reads {read} and writes {written}")
+        notes += (f"a transcoder: decoder and b_dec write {written}, and the encoder reads {read}",)
+    if hook and found is None and not _is_known(hook):
+        notes += (f"it reads {hook}, a place that is not known: compare it only if all layers share a basis there",)
     return notes
 
 
@@ -98,6 +110,14 @@ def why_not(hook: str, model: Any = None) -> str | None:
         return None
     after = _NORM_AFTER_ATTENTION.search(module) and _NORMS_AFTER.search(str(model))
     return None if after else "layer_norm"
+
+
+def _is_known(hook: str) -> bool:
+    """Whether a hook that `why_not` lets pass is known to be in the basis of the residual stream."""
+    module, side = _sided(hook)
+    if _LAYER.search(hook) or _LAYER.search(module) or _NORM.search(module):
+        return True
+    return side != "in" and bool(_SUBLAYER.search(module) or _LAST.search(module))
 
 
 def _sided(hook: str) -> tuple[str, str]:
