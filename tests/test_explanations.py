@@ -140,8 +140,18 @@ def test_two_sources_of_a_layer_are_refused_unless_one_is_chosen(tmp_path, run, 
     assert read_explanations(tmp_path / "labels", advice)[3][0] == text
     if name != "models":
         assert read_explanations(tmp_path / "labels", advice.partition("/")[2])[3][0] == text
-    with pytest.raises(sm.MatchError, match=r"are of .*, and its SAE is demo/3-clt-hp; to use them"):
+    with pytest.raises(sm.MatchError, match=r"are of .*, and demo/\{layer\}-clt-hp is asked for; to use them"):
         read_explanations(tmp_path / "labels", "demo/{layer}-clt-hp")
+
+
+def test_a_layer_without_the_chosen_source_has_no_labels(tmp_path, run, capsys):
+    write(tmp_path / "labels" / "a.jsonl", [*explained(3), *explained(4), *explained(4, "wide")])
+    for source in ("demo/{layer}-wide-16k", "{layer}-wide-16k", "4-wide-16k"):
+        assert read_explanations(tmp_path / "labels", source) == {4: {i: f"wide {i}" for i in range(12)}}
+        assert report(run, tmp_path / "labels", "--neuronpedia", source) == 0
+        assert capsys.readouterr().err.count("explanations are of demo/4-wide-16k\n") == 1
+    write(tmp_path / "labels" / "own.jsonl", [{"layer": 3, "feature": 0, "explanation": "mine"}])
+    assert read_explanations(tmp_path / "labels", "{layer}-wide-16k")[3] == {0: "mine"}
 
 
 def test_lines_of_ones_own_go_with_any_source(tmp_path):

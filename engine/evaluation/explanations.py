@@ -6,7 +6,7 @@ import gzip
 import json
 import os
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -61,13 +61,13 @@ def read_explanations(
     Raises:
         MatchError: if there are no explanations, some lines of a file are not, or a layer has those of several sources.
     """
-    return _find(path, layers, lambda layer: _names(source, layer)).texts
+    return _find(path, layers, source, {}).texts
 
 
 def explanations_of(chain: Chain, path: str | os.PathLike[str], source: str | None = None) -> Explanations:
     """The explanations for the features of a run, of the source that is given, or that sae-lens knows for its SAEs."""
     known = _known_sources(chain) if source is None else {}
-    found = _find(path, features_of(chain), lambda layer: _names(source, layer) or known.get(layer, ()))
+    found = _find(path, features_of(chain), source, known)
     _check_explained(found.texts, chain, str(path))
     return found
 
@@ -114,9 +114,15 @@ def features_of(chain: Chain) -> dict[int, int]:
 
 
 def _find(
-    path: str | os.PathLike[str], layers: Collection[int] | None, wanted: Callable[[int], Sequence[str]]
+    path: str | os.PathLike[str],
+    layers: Collection[int] | None,
+    source: str | None,
+    known: Mapping[int, Sequence[str]],
 ) -> Explanations:
-    """What a path holds for some layers, of the sources that are wanted for each. Raises `MatchError`."""
+    """What a path holds for some layers, of the source that is asked for, or of those known to be of each.
+
+    Raises `MatchError`.
+    """
     root = local_path(path)
     found: dict[int, dict[str, dict[int, str]]] = {}
     files, passed_over = _files(root)
@@ -137,11 +143,20 @@ def _find(
             f"{path}: no explanations there{without}; expected .jsonl or .jsonl.gz, or a folder of such files"
         )
     texts, sources = Texts(), dict[int, str]()
-    for layer, by_source in found.items():
-        if layers is None or layer in layers:
-            name = _chosen(str(path), layer, [name for name in by_source if name], wanted(layer))
-            sources |= {layer: name} if name else {}
-            texts[layer] = {**by_source.get(name, {}), **by_source.get("", {})}
+    there = {layer: by_source for layer, by_source in found.items() if layers is None or layer in layers}
+    others = []  # layers that have explanations of other sources only
+    for layer, by_source in there.items():
+        wanted = _names(source, layer) or known.get(layer, ())
+        chosen = _chosen(str(path), layer, [name for name in by_source if name], wanted)
+        if chosen is None:
+            others.append(layer)
+            if source is None:
+                raise _other_source(path, layer, by_source, f"its SAE is {listing(wanted)}")
+        sources |= {layer: chosen} if chosen else {}
+        of_layer = {**by_source.get(chosen or "", {}), **by_source.get("", {})}
+        texts |= {layer: of_layer} if of_layer else {}
+    if others and not sources:
+        raise _other_source(path, others[0], there[others[0]], f"{source} is asked for")
     if not texts:
         raise MatchError(
             f"{path}: explanations for layers {listing(map(str, sorted(found)))}, none of which the run has"
@@ -149,20 +164,26 @@ def _find(
     return Explanations(texts, sources, passed_over)
 
 
-def _chosen(shown: str, layer: int, names: list[str], wanted: Sequence[str]) -> str:
-    """The one source of a layer whose explanations are meant; "" if no line names one. Raises `MatchError`."""
+def _chosen(shown: str, layer: int, names: list[str], wanted: Sequence[str]) -> str | None:
+    """The one source of a layer whose explanations are meant: "" if no line names one, None if it is not there.
+
+    Raises `MatchError`.
+    """
     meant = [name for name in names if not wanted or any(_same_source(name, each) for each in wanted)]
-    if names and not meant:
-        raise MatchError(
-            f"{shown}: the explanations for layer {layer} are of {listing(names)}, and its SAE is {listing(wanted)}; "
-            f"to use them all the same, say so: {_how_to_choose(layer, names[0])}"
-        )
     if len(meant) > 1:
         raise MatchError(
             f"{shown}: explanations of {len(meant)} sources for layer {layer}: {listing(meant)}; say which: "
             f"{_how_to_choose(layer, meant[0])}"
         )
-    return meant[0] if meant else ""
+    return meant[0] if meant else (None if names else "")
+
+
+def _other_source(path: str | os.PathLike[str], layer: int, names: Collection[str], why: str) -> MatchError:
+    named = [name for name in names if name]
+    return MatchError(
+        f"{path}: the explanations for layer {layer} are of {listing(named)}, and {why}; to use them all the same, say "
+        f"so: {_how_to_choose(layer, named[0])}"
+    )
 
 
 def _how_to_choose(layer: int, name: str) -> str:
