@@ -317,7 +317,8 @@ def goodfire(folder, w, suffix=".pth"):
 def qwen_scope(folder, w, repository=f"SAE-Res-Qwen3-8B-Base-W64K-L0_{K}"):
     tensors = {"W_enc": w.enc.T, "W_dec": w.dec.T, "b_enc": w.b_enc, "b_dec": w.b_dec}
     write_file(folder / repository / f"layer{LAYER}.sae.pt", w, tensors)
-    return Own(lambda x: largest(x @ w.enc + w.b_enc), w.decoded, "topk")
+    options = "?family=qwen_scope" if w.d == w.F else ""
+    return Own(lambda x: largest(x @ w.enc + w.b_enc), w.decoded, "topk", options)
 
 
 LENS = (

@@ -5,12 +5,14 @@ import io
 import json
 import re
 import resource
+import shutil
 import subprocess
 import sys
 from functools import partial
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -415,8 +417,13 @@ def test_weights_without_the_configuration_they_need_are_refused(tmp_path, made)
     made(tmp_path / "saes", drawn(16, 8))
     (config,) = (tmp_path / "saes").rglob("*.json")
     config.unlink()
-    with pytest.raises(sm.MatchError, match=rf"{config.name} is not there, which says how these weights are to be"):
+    with pytest.raises(
+        sm.MatchError, match=rf"{config.name} is not there, which says how these weights are to be"
+    ) as refused:
         sm.load(tmp_path / "saes")
+    assert "put it there" in str(refused.value)
+    assert ".save(folder)" in str(refused.value)
+    assert "family=" not in str(refused.value)
 
 
 def test_weights_of_no_family_are_refused_with_the_families(tmp_path):
@@ -451,13 +458,25 @@ PLAIN = {
 @pytest.mark.parametrize("suffix", [".pt", ".pth"])
 def test_a_plain_file_is_of_no_family(tmp_path, name, F, d, suffix):
     """Neither its activation nor what its encoder sees is in it: to guess them would be a silent mistake."""
-    families = "dictionary_learning, openai, goodfire, qwen_scope"
+    possible = name in ("plain", "half transposed") and d == F  # as Qwen-Scope's, which is turned
+    ask = r"if .*, write \?family=… after its path: qwen_scope; else " * possible
     torch.save(PLAIN[name](drawn(F, d)), tmp_path / f"layer_5{suffix}")
     for source in (tmp_path, tmp_path / f"layer_5{suffix}", f"{tmp_path}/layer_5{suffix}?k=3", f"{tmp_path}/layer_*"):
-        with pytest.raises(
-            sm.MatchError, match=rf"are those of no known format; .*\?family=… .*: {families}; else save"
-        ):
+        with pytest.raises(sm.MatchError, match=rf"are those of no known format; {ask}save it with its activation"):
             sm.load(source)
+
+
+@pytest.mark.parametrize("name", ["layer5.sae.pt", "my-sae-l0_3/layer5.sae.pt", "8.pt", "ae.pt", "x-SAE-l19.pth"])
+@pytest.mark.parametrize("F", [8, 16])
+def test_no_name_makes_a_plain_file_one_of_a_family(tmp_path, name, F):
+    file = tmp_path / name
+    file.parent.mkdir(exist_ok=True)
+    torch.save(drawn(F, 8).plain, file)
+    for source in (file, tmp_path):
+        with pytest.raises(sm.MatchError, match=r"are those of no known format.*saematch.SAE\(W_enc.*save") as refused:
+            sm.load(source)
+        assert ("?family=… after its path: qwen_scope;" in str(refused.value)) == (F == 8)
+        assert "write ?k" not in str(refused.value).partition("; if it is")[2]
 
 
 def test_the_state_of_an_optimizer_is_not_taken_for_an_sae(tmp_path):
@@ -474,20 +493,20 @@ def test_the_advice_for_a_plain_file_works(tmp_path):
     sm.SAE(w.enc, w.b_enc, w.dec, w.b_dec, "topk", k=3).save(tmp_path / "saved")
     assert torch.equal(sm.load(tmp_path / "saved").W_enc, w.enc)
     for named in ("sae.pt?family=qwen_scope&k=3", "layer5.sae.pt?k=3"):
-        torch.save(w.plain, tmp_path / "layer5.sae.pt")
+        torch.save(w.plain, tmp_path / "layer5.sae.pt")  # the name adds what its format makes of it
         with pytest.raises(sm.MatchError, match=r"W_enc is \(8, 16\), one feature a column; in Qwen-Scope .* a row"):
             sm.load(f"{tmp_path}/{named}")
 
 
-def test_square_qwen_scope_is_known_by_the_name_of_its_file(tmp_path):
+def test_square_qwen_scope_is_read_where_its_family_is_said(tmp_path):
     w = drawn(8, 8)
     own = qwen_scope(tmp_path, w)
-    assert_own_pass(sm.load(tmp_path), own, w)
-    (file,) = tmp_path.rglob("*.pt")
-    file.rename(file.with_name("renamed.pt"))
-    with pytest.raises(sm.MatchError, match="are those of no known format"):
-        sm.load(tmp_path)
-    assert_own_pass(sm.load(f"{tmp_path}?family=qwen_scope"), own, w)
+    for name in ("layer5.sae.pt", "renamed.pt"):
+        (file,) = tmp_path.rglob("*.pt")
+        file.rename(file.with_name(name))
+        with pytest.raises(sm.MatchError, match="are those of no known format"):
+            sm.load(tmp_path)
+        assert_own_pass(sm.load(f"{tmp_path}?family=qwen_scope"), own, w)
 
 
 def test_a_file_of_two_families_is_refused_with_both(tmp_path):
@@ -498,30 +517,52 @@ def test_a_file_of_two_families_is_refused_with_both(tmp_path):
         sm.load(next(tmp_path.rglob("*.safetensors")))
 
 
+def follow(advice, file):
+    """Do what a refusal says; the new file is called as the old one, which goes elsewhere before."""
+    old, new = file.with_name("old").joinpath(file.name), file
+    old.parent.mkdir()
+    file.rename(old)
+    exec(advice, {"torch": torch, "numpy": np, "safetensors": safetensors, "file": str(old), "new_file": str(new)})
+    shutil.rmtree(old.parent)
+
+
 @pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "model.sae."])
-@pytest.mark.parametrize("made", [dictionary_learning, openai, goodfire, llama_scope, saelens])
-def test_names_with_a_prefix_are_refused_with_the_prefix(tmp_path, made, prefix):
-    made(tmp_path, drawn(16, 8))
+@pytest.mark.parametrize("made", [dictionary_learning, openai, goodfire, llama_scope, saelens, gemma_scope])
+def test_names_with_a_prefix_are_refused_with_what_to_do(tmp_path, made, prefix):
+    own, w = made(tmp_path, drawn(16, 8)), drawn(16, 8)
     (file,) = (path for path in tmp_path.rglob("*") if path.suffix in SUFFIXES)
-    found = torch.load(file, weights_only=True) if file.suffix.startswith(".pt") else load_file(file)
-    named = {prefix + name: value for name, value in found.items() if torch.is_tensor(value)}
-    (torch.save if file.suffix.startswith(".pt") else save_file)(named, file)
-    with pytest.raises(sm.MatchError, match=rf"tensors begin with '{prefix}' .*name.removeprefix\('{prefix}'\)"):
+    load, save = {
+        ".npz": (np.load, lambda found, path: np.savez(path, **found)), ".safetensors": (load_file, save_file),
+    }.get(file.suffix, (torch.load, torch.save))  # fmt: skip
+    save({prefix + name: value for name, value in load(file).items() if hasattr(value, "shape")}, file)
+    content = file.read_bytes()
+    with pytest.raises(sm.MatchError, match=rf"tensors begin with '{prefix}' .*in a folder of its own") as refused:
+        sm.load(tmp_path)
+    assert file.read_bytes() == content
+    follow(str(refused.value).rpartition("beside it: ")[2], file)
+    assert_own_pass(sm.load(f"{tmp_path}{own.options}"), own, w)
+
+
+@pytest.mark.parametrize("name", ["ae.pt", "8.pt", "layer_5.pth"])
+def test_the_prefix_of_a_plain_file_is_named_too(tmp_path, name):
+    torch.save({f"sae.{key}": value for key, value in drawn(16, 8).plain.items()}, tmp_path / name)
+    with pytest.raises(sm.MatchError, match=r"tensors begin with 'sae\.'"):
         sm.load(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["state_dict", "sae", "model"])
+@pytest.mark.parametrize("keys", [("state_dict",), ("sae",), ("model", "state_dict"), ("a", "b", "c")])
 @pytest.mark.parametrize("made", [dictionary_learning, openai, goodfire, qwen_scope])
-def test_tensors_in_a_dictionary_of_their_own_are_refused_with_its_name(tmp_path, made, name):
+def test_tensors_in_a_dictionary_of_their_own_are_refused_with_its_name(tmp_path, made, keys):
     own = made(tmp_path, drawn(16, 8))
     (file,) = (path for path in tmp_path.rglob("*") if path.suffix in SUFFIXES)
     found = torch.load(file, weights_only=True)
-    torch.save({name: found, "version": "2.0"}, file)
-    with pytest.raises(
-        sm.MatchError, match=rf"are in a dictionary '{name}'; save that alone: torch.save\(torch.load\("
-    ):
+    for key in reversed(keys):
+        found = {key: found, "version": "2.0", "config": {"encoder": "x", "decoder": "y"}}
+    torch.save(found, file)
+    named = " in ".join(map(repr, reversed(keys)))
+    with pytest.raises(sm.MatchError, match=rf"are in a dictionary {named}; save that alone, to a new file") as refused:
         sm.load(tmp_path)
-    torch.save(torch.load(file, weights_only=True)[name], file)
+    follow(str(refused.value).rpartition("beside it: ")[2], file)
     assert_own_pass(sm.load(tmp_path), own, drawn(16, 8))
 
 

@@ -11,7 +11,7 @@ from record import peak_bytes
 
 import saematch as sm
 from saematch.sources.files import tensors
-from saes import made_up, write_model, write_npz, write_saelens
+from saes import drawn, made_up, saelens, write_model, write_npz, write_saelens
 
 FLAT = {"architecture": "jumprelu", "d_in": 8, "d_sae": 12, "hook_layer": 7, "apply_b_dec_to_input": False}
 NESTED = {
@@ -131,6 +131,36 @@ def test_the_advice_for_a_layer_without_a_number_works(tmp_path, name, pattern):
         assert f"by a pattern with {{layer}}, like {tmp_path}/m/{pattern}, or" in str(refused.value)
         assert list(sm.load_layers(f"{tmp_path}/m/{pattern}")) == [3, 4]
     assert list(sm.load_layers({layer: tmp_path / "m" / name.format(layer, layer + 1) for layer in (3, 4)})) == [3, 4]
+
+
+@pytest.mark.parametrize("names", [
+    ("0", "500"), ("seed_0", "seed_1"), ("trainer_0", "trainer_1"), ("checkpoints/x1/500480", "checkpoints/x1/900480"),
+    ("final_2000896", "final_3000832"), ("step=1", "step=2"),
+])  # fmt: skip
+def test_what_counts_seeds_and_steps_of_a_layer_is_not_advised_as_layers(tmp_path, names):
+    for name in names:
+        saelens(tmp_path / name, drawn(16, 8), metadata={"hook_name": "blocks.3.hook_resid_post"})
+    with pytest.raises(sm.MatchError, match=r"two SAEs for layer 3, .*by naming its file, like ") as refused:
+        sm.load_layers(tmp_path)
+    assert "{layer}" not in str(refused.value)
+    assert list(sm.load_layers(str(refused.value).rpartition("like ")[2])) == [3]
+
+
+@pytest.mark.parametrize("name", ["seed_{}", "trainer_{}", "checkpoints/x/{}", "final_{}", "steps/{}", "x_{}00000"])
+def test_what_counts_seeds_and_steps_of_no_known_layer_is_not_advised_either(tmp_path, name):
+    for number in (3, 4):
+        write_npz(tmp_path / name.format(number), made_up())
+    with pytest.raises(sm.MatchError, match=r"by a pattern with \{layer\}, or which layer"):
+        sm.load_layers(tmp_path)
+
+
+def test_a_layer_of_a_pattern_that_the_configuration_contradicts_is_noted(tmp_path):
+    for number in (0, 3):
+        saelens(tmp_path / str(number), drawn(16, 8), metadata={"hook_name": "blocks.3.hook_resid_post"})
+    layers = sm.load_layers(f"{tmp_path}/{{layer}}")
+    said = "taken for layer 0 as its source says; its files say 3"
+    assert [said in layers[layer].notes for layer in (0, 3)] == [True, False]
+    assert [said in layers.stored[layer].describe().sae.notes for layer in (0, 3)] == [True, False]
 
 
 def test_other_files_are_left_alone(tmp_path):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from dataclasses import replace
 from itertools import takewhile
 from pathlib import PurePosixPath
 from typing import Any
@@ -11,10 +12,11 @@ from typing import Any
 from torch import Tensor
 
 from saematch.errors import MatchError
+from saematch.sources.address import ALLOWABLE
 from saematch.sources.checkpoint import Checkpoint
 from saematch.sources.dictionary_learning import DICTIONARY_LEARNING
-from saematch.sources.family import Family
-from saematch.sources.files import SUFFIXES
+from saematch.sources.family import Family, Tensors
+from saematch.sources.files import SUFFIXES, widened
 from saematch.sources.gemma_scope import GEMMA_SCOPE
 from saematch.sources.gemma_scope_2 import GEMMA_SCOPE_2
 from saematch.sources.goodfire import GOODFIRE
@@ -39,9 +41,10 @@ def published(name: str) -> list[Family]:
 
 
 def identify(at: Checkpoint) -> Family:
-    """The family of a file: the one its address names, else the one that knows its tensors, else by its own name.
+    """The family of a file: the one its address names, else the one that knows its tensors.
 
-    A file whose header cannot be read still has a name; reading it then says what is wrong. Raises `MatchError` for a
+    A file whose header cannot be read, or that seems to hold no SAE, has only a name; reading it then says what is
+    wrong. Raises `MatchError` for a
     file of no family, `Unusable` if it seems to hold an SAE, or is of more than one.
     """
     asked = at.options.get("family")
@@ -62,35 +65,85 @@ def identify(at: Checkpoint) -> Family:
     if len(fitting) == 1:
         return fitting[0]
     if not fitting:
-        _refuse_wrapped(at, found, able)
-        if named:
-            return named[0]
+        _refuse_wrapped(at, found)
     if fitting or _seem_of_an_sae(found):
-        of, names = ("several formats" if fitting else "no known format"), (each.name for each in fitting or able)
+        of = "several formats" if fitting else "no known format"
+        possible = fitting or [each for each in able if _may_be(each, at, found)]
+        names = [each.name for each in possible]
+        ask = f"if it is in one all the same, write ?family=… after its path: {', '.join(names)}; else " * bool(names)
+        own = _refusal(named[0], at, found) if named and not fitting else None
+        why = f" ({named[0].name}, as its name says, but: {str(own).removeprefix(f'{at.shown}: ')})" if own else ""
         raise Unusable(
-            f"{at.shown}: its tensors ({listing(found)}) are those of {of}; if it is in one all the same, write "
-            f"?family=… after its path: {', '.join(names)}; else save it with its activation: "
+            f"{at.shown}: its tensors ({listing(found)}) are those of {of}{why}; {ask}save it with its activation: "
             "saematch.SAE(W_enc, b_enc, W_dec, b_dec, …).save(folder)"
         )
+    if named:
+        return named[0]
     raise MatchError(f"{at.shown}: no SAE in a known format; known are {known()}")
 
 
-def _refuse_wrapped(at: Checkpoint, found: Mapping[str, Any], able: list[Family]) -> None:
-    """Raise `Unusable` for tensors in a dictionary of their own, or whose names are known but for a prefix."""
-    inner = next((name for name, value in found.items() if isinstance(value, dict) and _seem_of_an_sae(value)), None)
-    if inner is not None:
+# What saves tensors under other names, by the suffix of their file. The old file may still be mapped: never over it.
+_RENAMING = {
+    suffix: save.replace("RENAMED", "{name.removeprefix(%r): tensor for name, tensor in " + load + "(file).items()}")
+    for suffix, load, save in (
+        (".pt", "torch.load", "torch.save(RENAMED, new_file)"),
+        (".pth", "torch.load", "torch.save(RENAMED, new_file)"),
+        (".safetensors", "safetensors.torch.load_file", "safetensors.torch.save_file(RENAMED, new_file)"),
+        (".npz", "numpy.load", "numpy.savez(new_file, **RENAMED)"),
+    )
+}
+_ELSEWHERE = "to a new file, in a folder of its own with any configuration that lies beside it"
+
+
+def _refusal(family: Family, at: Checkpoint, found: Tensors) -> MatchError | None:
+    """Why a family refuses the headers of a file; None if it takes them."""
+    try:
+        family.of(at, {name: widened(each) for name, each in found.items()})
+    except MatchError as error:
+        return error
+    return None
+
+
+def _may_be(family: Family, at: Checkpoint, found: Tensors) -> bool:
+    """Whether a family takes the headers of a file, given the options that it asks for."""
+    answers: dict[str, str] = {"allow": ",".join(ALLOWABLE)}
+    return any(
+        _refusal(family, replace(at, options=options), found) is None for options in (answers, {**answers, "k": "1"})
+    )
+
+
+def _refuse_wrapped(at: Checkpoint, found: Tensors) -> None:
+    """Raise `Unusable` for tensors in a dictionary of their own, or whose names have a prefix."""
+    keys = _wrapping(found)
+    if keys:
+        inner: Any = found
+        for key in keys:
+            inner = inner[key]
+        path = "".join(f"[{key!r}]" for key in keys)
         raise Unusable(
-            f"{at.shown}: its tensors ({listing(found[inner])}) are in a dictionary {inner!r}; save that alone: "
-            f"torch.save(torch.load(file, weights_only=True)[{inner!r}], file)"
+            f"{at.shown}: its tensors ({listing(inner)}) are in a dictionary {' in '.join(map(repr, keys[::-1]))}; "
+            f"save that alone, {_ELSEWHERE}: torch.save(torch.load(file, weights_only=True){path}, new_file)"
         )
     names = [name for name, value in found.items() if isinstance(value, Tensor)]
     common = takewhile(lambda parts: len(set(parts)) == 1, zip(*(name.split(".") for name in names), strict=False))
     prefix = "".join(f"{parts[0]}." for parts in common)
-    if prefix and any(each.has({name.removeprefix(prefix): found[name] for name in names}) for each in able):
+    if prefix and _seem_of_an_sae([name.removeprefix(prefix) for name in names]):
+        renaming = _RENAMING[PurePosixPath(at.name).suffix]
         raise Unusable(
-            f"{at.shown}: the names of its tensors begin with {prefix!r} ({listing(names)}); save them without it: "
-            f"torch.save({{name.removeprefix({prefix!r}): tensor for name, tensor in state.items()}}, file)"
+            f"{at.shown}: the names of its tensors begin with {prefix!r} ({listing(names)}); save them without it, "
+            f"{_ELSEWHERE}: {renaming % prefix}"
         )
+
+
+def _wrapping(found: Tensors) -> list[str]:
+    """The keys that lead to a dictionary with the tensors of an SAE in a dictionary; none if there is none."""
+    for name, value in found.items():
+        if isinstance(value, dict):
+            if _seem_of_an_sae(value) and any(isinstance(each, Tensor) for each in value.values()):
+                return [name]
+            if inside := _wrapping(value):
+                return [name, *inside]
+    return []
 
 
 def _seem_of_an_sae(names: Iterable[Any]) -> bool:

@@ -68,8 +68,9 @@ class Family:
         name = at.beside(*self.config)
         if name is None and self.needs_config:
             raise MatchError(
-                f"{at.shown}: its {self.config[0]} is not there, which says how these weights are to be read; they are "
-                f"named as those of {self.title}; should they be of another format, write ?family=… after its path"
+                f"{at.shown}: its {self.config[0]} is not there, which says how these weights are to be read: put it "
+                f"there, as in {self.title}; without one, save them with their activation: "
+                "saematch.SAE(W_enc, b_enc, W_dec, b_dec, …).save(folder)"
             )
         return name
 

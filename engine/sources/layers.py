@@ -16,6 +16,13 @@ from saematch.sources.places import LocalFolder
 from saematch.sources.search import search
 from saematch.sources.stored import LAYER, StoredSAE
 
+_MOST_DIGITS = 4  # of a layer's number
+_TRAINING = re.compile(  # what numbers count that follow these: not layers
+    r"(?:seeds?|train(?:er|ing)?s?|steps?|tokens?|samples?|epochs?|iter(?:ation)?s?|checkpoints?|ckpts?|final)[-_.=]?/?$|"
+    r"(?:run|trial|version|(?<![a-z])[vs])[-_.=]?$|(?:checkpoints?|ckpts?)/.*/$",
+    re.IGNORECASE,
+)
+
 
 class Layers(Mapping[int, SAE]):
     """The SAEs of a model by layer number, in ascending order; each is read on access and not kept.
@@ -115,22 +122,34 @@ def _choices(those: list[StoredSAE]) -> str:
     l0s, widths = {each.at.l0 for each in those}, {each.at.width for each in those}
     ways = ["?l0=near:100"] * (len(l0s) > 1 and None not in l0s)
     ways += [f"?width={those[0].at.width}"] * (len(widths) > 1 and None not in widths)
-    return f"like {' or '.join(ways)}" if ways else f"by a pattern{_pattern(those[0], those)}"
+    if ways:
+        return f"like {' or '.join(ways)}"
+    pattern = _numbered(those[0])
+    # What tells them apart is no layer: a seed, a step of training.
+    return f"by a pattern{pattern}" if pattern else f"by naming its file, like {those[0].at.shown}"
 
 
-def _pattern(sae: StoredSAE, found: list[StoredSAE]) -> str:
-    """The pattern of the files that are called as this one, for a message; "" if it cannot be told from their names."""
+def _numbered(sae: StoredSAE) -> str:
+    """The pattern of files that are called as this one, by the number of its layer; "" if its name has none."""
     parts = sae.at.name.split("/")
     for number, part in reversed([*enumerate(parts)]):
         for layer in LAYER.finditer(part):
             start, end = layer.span(layer.lastindex or 0)
             return _like(sae, "/".join([*parts[:number], f"{part[:start]}{{layer}}{part[end:]}", *parts[number + 1 :]]))
+    return ""
+
+
+def _pattern(sae: StoredSAE, found: list[StoredSAE]) -> str:
+    """A pattern by what may be the number of a layer where no name says so, for a message; "" if nothing may be."""
     words = re.split("([0-9]+)", sae.at.name)
     for other in found:
         theirs = re.split("([0-9]+)", other.at.name)
         differing = [at for at, (one, two) in enumerate(zip(words, theirs, strict=False)) if one != two]
         if len(words) == len(theirs) and len(differing) == 1 and differing[0] % 2:
-            return _like(sae, "".join([*words[: differing[0]], "{layer}", *words[differing[0] + 1 :]]))
+            at = differing[0]
+            before = "".join(words[:at])
+            if max(len(words[at]), len(theirs[at])) <= _MOST_DIGITS and not _TRAINING.search(before):
+                return _like(sae, "".join([before, "{layer}", *words[at + 1 :]]))
     return ""
 
 

@@ -1,7 +1,7 @@
 """Qwen-Scope: `layer{n}.sae.pt` with a TopK SAE on raw activations; k is in the repository's name, "…-L0_50".
 
 The names are SAELens', both matrices are transposed: `W_enc (F, d)`, `W_dec (d, F)`. They tell it from plain files,
-which have the same names and `W_enc (d, F)`; where F = d, the name of the file has to.
+which have the same names and `W_enc (d, F)`; where F = d, nothing does, and `?family=qwen_scope` has to say so.
 """
 
 from __future__ import annotations

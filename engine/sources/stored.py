@@ -114,8 +114,10 @@ class StoredSAE:
 
     def _entry(self, found: Mapping[str, Any]) -> Entry:
         entry = self.family.of(self.at, found)
-        asked = tuple(f"read with {name}={value}" for name, value in self.at.options.items())
-        return replace(entry, sae=replace(entry.sae, notes=entry.sae.notes + asked))
+        notes = tuple(f"read with {name}={value}" for name, value in self.at.options.items())
+        if "layer" in self.said and entry.layer not in (None, int(self.said["layer"])):
+            notes += (f"taken for layer {int(self.said['layer'])} as its source says; its files say {entry.layer}",)
+        return replace(entry, sae=replace(entry.sae, notes=entry.sae.notes + notes))
 
     def files(self) -> list[str]:
         """The names of the files that it is read from. Raises `MatchError`."""
