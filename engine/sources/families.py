@@ -71,7 +71,7 @@ def identify(at: Checkpoint) -> Family:
         possible = fitting or [each for each in able if _may_be(each, at, found)]
         names = [each.name for each in possible]
         ask = f"if it is in one all the same, write ?family=… after its path: {', '.join(names)}; else " * bool(names)
-        own = _refusal(named[0], at, found) if named and not fitting else None
+        own = _refusal(named[0], at, found) if named and named[0] not in possible else None
         why = f" ({named[0].name}, as its name says, but: {str(own).removeprefix(f'{at.shown}: ')})" if own else ""
         raise Unusable(
             f"{at.shown}: its tensors ({listing(found)}) are those of {of}{why}; {ask}save it with its activation: "
@@ -84,12 +84,12 @@ def identify(at: Checkpoint) -> Family:
 
 # What saves tensors under other names, by the suffix of their file. The old file may still be mapped: never over it.
 _RENAMING = {
-    suffix: save.replace("RENAMED", "{name.removeprefix(%r): tensor for name, tensor in " + load + "(file).items()}")
+    suffix: save.replace("RENAMED", "{name.removeprefix(%r): tensor for name, tensor in " + load + ".items()}")
     for suffix, load, save in (
-        (".pt", "torch.load", "torch.save(RENAMED, new_file)"),
-        (".pth", "torch.load", "torch.save(RENAMED, new_file)"),
-        (".safetensors", "safetensors.torch.load_file", "safetensors.torch.save_file(RENAMED, new_file)"),
-        (".npz", "numpy.load", "numpy.savez(new_file, **RENAMED)"),
+        (".pt", "torch.load(file, weights_only=True)", "torch.save(RENAMED, new_file)"),
+        (".pth", "torch.load(file, weights_only=True)", "torch.save(RENAMED, new_file)"),
+        (".safetensors", "safetensors.torch.load_file(file)", "safetensors.torch.save_file(RENAMED, new_file)"),
+        (".npz", "numpy.load(file)", "numpy.savez(new_file, **RENAMED)"),
     )
 }
 _ELSEWHERE = "to a new file, in a folder of its own with any configuration that lies beside it"
