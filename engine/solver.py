@@ -23,6 +23,8 @@ from saematch.problem import Problem
 from saematch.team import torch_threads
 
 METHODS = ("optimal", *BASELINES)
+# What numpy says of numbers out of range, whatever the host program made of that.
+_as_numpy = np.errstate(divide="warn", over="warn", under="ignore", invalid="warn")
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class Solver:
             object.__setattr__(self, "memory", checked_count(self.memory, BLOCK_BYTES, wrong))
 
     @torch_threads()
+    @_as_numpy
     def run(self, problem: Problem, perm: Tensor | None = None, again: Callable[[], Problem] | None = None) -> Matching:
         """The answer of the method, or `perm`, with the proof of how far it is from the optimum.
 
@@ -119,6 +122,7 @@ class Solver:
             return _beside(problem, cost, graded(solution.permutation), given, stats)
         return graded(solution.permutation if given is None else given)
 
+    @_as_numpy
     def _margins(self, again: Callable[[], Problem], prices: Floats, matching: Matching) -> Margins:
         problem = again()
         require_unchanged(problem, matching)
