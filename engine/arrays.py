@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from saematch.errors import MatchError
+from saematch.errors import MatchError, hides_values
 
 
 def dense_array(given: Any, name: str, expected: str) -> NDArray[Any]:
@@ -21,14 +21,19 @@ def dense_array(given: Any, name: str, expected: str) -> NDArray[Any]:
     """
     if isinstance(given, Tensor):
         return _values(given, name)
-    if isinstance(given, np.ma.MaskedArray) and np.ma.is_masked(given):
-        raise MatchError(f"{name} masks {np.ma.getmaskarray(given).sum()} of its values; fill them, or leave them out")
     if hasattr(given, "todense"):
         raise MatchError(f"{name} is a sparse {type(given).__name__}; make it dense first")
-    if isinstance(given, list | tuple):
-        given = [dense_array(each, name, expected) if _holds_arrays(each) else each for each in given]
     try:
-        return np.asarray(given)
+        if isinstance(given, list | tuple):
+            given = [dense_array(each, name, expected) if _holds_arrays(each) else each for each in given]
+        array = np.asanyarray(given)  # with its mask, which an object may first show as an array
+        for each in (given, array):
+            if hides_values(each):
+                count = np.count_nonzero(np.broadcast_to(each.mask, array.shape))
+                raise MatchError(f"{name} masks {count} of its values; fill them, or leave them out")
+        return np.asarray(array)
+    except MatchError:
+        raise
     except Exception as error:  # whatever the array of another library may raise
         raise MatchError(f"{name} is not an array ({_first_line(error)}); expected {expected}") from error
 
@@ -49,10 +54,17 @@ def dense_tensor(given: Tensor, name: str) -> Tensor:
         raise MatchError(f"{name} is a {given.dtype} tensor that has no values ({_first_line(error)})") from error
 
 
+def refuse_meta(given: Tensor, name: str) -> None:
+    """Raise `MatchError` for a tensor on torch's meta device, which has a shape and no values."""
+    if given.is_meta:
+        raise MatchError(f"{name} is a {given.dtype} tensor on meta, torch's device without values; load them first")
+
+
 def checked_last(given: Any, size: int, what: str) -> Tensor:
     """Real values `(…, size)`, dense. Raises `MatchError` for what is not a tensor of that shape."""
     if not isinstance(given, Tensor):
         raise MatchError(f"{what} must be a tensor (…, {size}), got {type(given).__name__}")
+    refuse_meta(given, what)
     tensor = dense_tensor(given, what)
     if tensor.shape[-1:] != (size,):
         raise MatchError(f"{what} must be a tensor (…, {size}), got {tuple(tensor.shape)}")
@@ -62,12 +74,11 @@ def checked_last(given: Any, size: int, what: str) -> Tensor:
 
 
 def _values(given: Tensor, name: str) -> NDArray[Any]:
-    if given.layout != torch.strided:
+    if "sparse" in str(given.layout):
         raise MatchError(f"{name} is a sparse tensor ({given.layout}); make it dense first (.to_dense())")
-    if given.is_meta or given.is_complex():
-        raise MatchError(
-            f"{name} is a {given.dtype} tensor on {given.device}; expected one of real numbers, with values"
-        )
+    refuse_meta(given, name)
+    if given.is_complex():
+        raise MatchError(f"{name} is a {given.dtype} tensor; expected one of real numbers")
     tensor = dense_tensor(given, name).detach().cpu()
     in_numpy = not tensor.is_floating_point() or tensor.dtype in (torch.float16, torch.float32, torch.float64)
     try:
@@ -77,9 +88,9 @@ def _values(given: Tensor, name: str) -> NDArray[Any]:
 
 
 def _holds_arrays(given: Any) -> bool:
-    """Whether it is an array, or a list with some in it, from which numpy would drop masks."""
+    """Whether it is an array, or a list with some in it, however deep, from which numpy would drop masks."""
     if isinstance(given, list | tuple):
-        return any(map(_is_array, given))
+        return any(map(_holds_arrays, given))
     return _is_array(given)
 
 

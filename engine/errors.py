@@ -107,6 +107,16 @@ def real_number(given: Any) -> float | None:
         return None
 
 
+def hides_values(given: Any) -> bool:
+    """Whether a mask of its own hides some of its values, as in arrays of `numpy.ma`, and in those of other libraries.
+
+    >>> hides_values(np.ma.masked_array([1.0, 2.0], [False, True]))
+    True
+    """
+    mask = getattr(given, "mask", None)  # of a table, it is a method
+    return not callable(mask) and bool(np.any(mask))
+
+
 def _kind(given: Any) -> str:
     """The name of its number type, or of its own type where it has none."""
     kind = getattr(given, "dtype", type(given))
@@ -115,7 +125,7 @@ def _kind(given: Any) -> str:
 
 def _is_single(given: Any) -> bool:
     """Whether it is one value, which no mask hides."""
-    return getattr(given, "ndim", 0) == 0 and not np.ma.is_masked(given)
+    return getattr(given, "ndim", 0) == 0 and not hides_values(given)
 
 
 def checked_number(given: Any, low: float, high: float, message: str, *, above: bool = False) -> float:

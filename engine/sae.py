@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saematch.arrays import checked_last, dense_array, dense_tensor
+from saematch.arrays import checked_last, dense_array, dense_tensor, refuse_meta
 from saematch.errors import MatchError, checked_count
 from saematch.saving import save
 from saematch.storage import local_path
@@ -107,6 +107,7 @@ class SAE:
 
     def encode(self, x: Tensor) -> Tensor:
         """Codes `(…, F)` of activations `x (…, d)`, in the SAE's own precision."""
+        self._refuse_meta()
         x = checked_last(x, self.d, f"{self.source}: activations")
         z = x.to(self.W_enc) @ self.W_enc + self.b_enc
         if self.threshold is not None:
@@ -120,6 +121,7 @@ class SAE:
 
     def decode(self, f: Tensor) -> Tensor:
         """Reconstructions `(…, d)` of codes `f (…, F)`."""
+        self._refuse_meta()
         f = checked_last(f, self.F, f"{self.source}: codes")
         return f.to(self.W_dec) @ self.W_dec + self.b_dec
 
@@ -160,10 +162,12 @@ class SAE:
         Raises:
             MatchError: if the format is not known or cannot hold it, or the folder cannot be written.
         """
+        self._refuse_meta()
         save(local_path(path), format, self.tensors(), self.activation, self.k, hook, overwrite)
 
     def check_finite(self) -> SAE:
         """The SAE itself. Raises `MatchError` if a tensor holds NaN or infinity, with their count and the first."""
+        self._refuse_meta()
         for name, tensor in self.tensors().items():
             finite = torch.isfinite(tensor)
             if not finite.all():
@@ -177,6 +181,7 @@ class SAE:
 
     def scale(self, scale: Scale, dtype: torch.dtype | None = None) -> Tensor:
         """The vector `(F,)` that `fold` uses, in the SAE's precision or another. Raises `MatchError` as `fold` does."""
+        self._refuse_meta()
         dtype, device = dtype or self.W_enc.dtype, self.W_enc.device
         if not isinstance(scale, str):
             neither = f"neither one of {_list(FOLDS)} nor a vector"
@@ -185,6 +190,7 @@ class SAE:
                 if array.dtype.kind not in "fiu":
                     raise MatchError(f"fold {scale!r:.100} is {neither}: it holds {array.dtype}")
                 scale = torch.from_numpy(array.astype(np.float64))
+            refuse_meta(scale, "the fold's scale")
             s = dense_tensor(scale, "the fold's scale")
             if s.is_complex() or s.dtype == torch.bool:
                 raise MatchError(f"the fold's scale is {s.dtype}, expected real numbers")
@@ -212,6 +218,11 @@ class SAE:
                 f'{self.source}: fold="threshold" needs a JumpReLU threshold, and this SAE is {self.activation}; '
                 'choose fold="decoder_norm", fold="none" or a scale of your own'
             )
+
+    def _refuse_meta(self) -> None:
+        """Raise `MatchError` for an SAE of shapes alone, as the header of a file describes it."""
+        for name, tensor in self.tensors().items():
+            refuse_meta(tensor, f"{self.source}: {name}")
 
     def _positive(self, s: Tensor, what: str, remedy: str) -> Tensor:
         bad = ~(torch.isfinite(s) & (s > 0))

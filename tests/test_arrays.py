@@ -58,6 +58,37 @@ class Foreign:
         return np.array(self._array, dtype=dtype)
 
 
+class Masked(np.ndarray):
+    """An array that keeps a mask of its own, as those of astropy do."""
+
+    mask = None
+
+    @classmethod
+    def of(cls, array, mask):
+        made = np.asarray(array).view(cls)
+        made.mask = np.broadcast_to(mask, made.shape)
+        return made
+
+
+class Hiding(Foreign):
+    """An array of another library that has a mask, and drops it where numpy asks for an array."""
+
+    def __init__(self, array, mask):
+        super().__init__(array)
+        self.mask = np.asarray(mask)
+
+
+class Opened:
+    """What is read when numpy asks for an array, and then comes with a mask, as variables of netCDF do."""
+
+    def __init__(self, array, mask):
+        self._array = np.ma.array(array, mask=mask)
+
+    def __array__(self, dtype=None, copy=None):
+        return self._array
+
+
+OTHER_MASKS = {"subclass": Masked.of, "hidden": Hiding, "read first": Opened}
 USED = {
     "float32": lambda a: a.astype(np.float32),
     "float16": lambda a: a.astype(np.float16),
@@ -72,6 +103,10 @@ USED = {
     "matrix": np.asmatrix,
     "nothing masked": np.ma.array,
     "an empty mask": lambda a: np.ma.array(a, mask=np.zeros(a.shape, bool)),
+    "nothing masked by another library": lambda a: Masked.of(a, np.False_),
+    "nothing masked by one that drops masks": lambda a: Hiding(a, np.zeros(a.shape, bool)),
+    "nothing masked by one that is read first": lambda a: Opened(a, np.ma.nomask),
+    "mkldnn": lambda a: torch.tensor(a, dtype=torch.float32).to_mkldnn(),
     "lists": np.ndarray.tolist,
     "list of arrays": list,
     "list of lists of scalars": lambda a: [list(row) for row in a],
@@ -98,13 +133,18 @@ REFUSED = {
     "masked": (lambda a: np.ma.array(a, mask=MASK), "masks 1 of its values"),
     "list of masked rows": (lambda a: list(np.ma.array(a, mask=MASK)), "masks 1 of its values"),
     "masked in a list of lists": (lambda a: [[*a[0][:-1], np.ma.masked], *a.tolist()[1:]], "masks 1 of its values"),
+    **{f"masked, {name}": (lambda a, made=made: made(a, MASK), "masks 1 of its values")
+       for name, made in OTHER_MASKS.items()},
+    **{f"rows masked, {name}": (lambda a, made=made: [made(*row) for row in zip(a, MASK, strict=True)],
+                               "masks 1 of its values")
+       for name, made in OTHER_MASKS.items()},
     "masked tensor": (lambda a: masked_tensor(torch.tensor(a), torch.tensor(~MASK)), "MaskedTensor"),
     "scipy csr": (scipy.sparse.csr_matrix, "a sparse csr_matrix; make it dense"),
     "scipy coo array": (scipy.sparse.coo_array, "a sparse coo_array; make it dense"),
     "torch coo": (lambda a: torch.tensor(a).to_sparse(), "sparse tensor"),
     "torch csr": (lambda a: torch.tensor(a).to_sparse_csr(), "sparse tensor"),
     "nested": (lambda a: torch.nested.nested_tensor(list(torch.tensor(a))), "nested"),
-    "jagged": (lambda a: torch.nested.nested_tensor(list(torch.tensor(a)), layout=torch.jagged), "tensor"),
+    "jagged": (lambda a: torch.nested.nested_tensor(list(torch.tensor(a)), layout=torch.jagged), "is a nested tensor"),
     "meta": (lambda a: torch.tensor(a, device="meta"), "on meta"),
     "uninitialised": (lambda _: torch.nn.UninitializedParameter(), "UninitializedParameter"),
     "complex": (lambda a: a.astype(complex), "holds complex128"),
@@ -182,6 +222,8 @@ PERMS = {
 NO_PERMS = {
     "masked": lambda p: np.ma.array(p, mask=[0, 0, 1, 0, 0, 0]),
     "list with a masked one": lambda p: [*p[:-1], np.ma.array(p[-1], mask=True)],
+    **{f"masked, {name}": lambda p, made=made: made(p, [0, 0, 1, 0, 0, 0]) for name, made in OTHER_MASKS.items()},
+    "jagged": lambda p: torch.nested.nested_tensor([torch.tensor(p)], layout=torch.jagged),
     "masked tensor": lambda p: masked_tensor(torch.tensor(p).float(), torch.tensor(p) > 1),
     "sparse": lambda p: torch.tensor(p).to_sparse(),
     "scipy": lambda p: scipy.sparse.coo_array(np.array([p])),
@@ -212,7 +254,9 @@ def test_features_whose_margins_are_asked_for():
     for features in (np.array([1, 3], np.uint8), torch.tensor([1, 3]), (torch.tensor(1), np.int64(3)), some,
                      torch.tensor(some), some.tolist(), np.ma.array([1, 3])):  # fmt: skip
         assert matching.exact_margin(features).tolist() == expected
-    for features in (np.ma.array([1, 3], mask=[0, 1]), torch.tensor([1, 3]).to_sparse(), [1.0, 3.0],
+    for features in (np.ma.array([1, 3], mask=[0, 1]), *(made([1, 3], [0, 1]) for made in OTHER_MASKS.values()),
+                     [[[np.ma.array(1), np.ma.masked]]], torch.tensor([1, 3], device="meta"),
+                     torch.tensor([1, 3]).to_sparse(), [1.0, 3.0],
                      masked_tensor(torch.tensor([1.0, 3]), torch.tensor([True, False]))):  # fmt: skip
         with pytest.raises(sm.MatchError, match="features"):
             matching.exact_margin(features)
@@ -279,7 +323,8 @@ def test_scales_of_every_kind():
     for given in (
         masked, torch.tensor(scale).to(torch.complex64), scale > 2, scale.astype(object), {1: 2.0}, 3.0,
         scipy.sparse.coo_array([scale]), masked_tensor(torch.tensor(scale), torch.tensor(scale > 2)),
-        [*scale[1:], np.ma.masked],
+        [*scale[1:], np.ma.masked], *(made(scale, scale > 2) for made in OTHER_MASKS.values()),
+        torch.tensor(scale, device="meta"), torch.nested.nested_tensor([torch.tensor(scale)], layout=torch.jagged),
     ):  # fmt: skip
         with pytest.raises(sm.MatchError, match=r"scale|fold"):
             SAE.fold(given)
@@ -297,12 +342,27 @@ def test_activations_and_codes_of_every_kind():
         assert torch.equal(SAE.decode(change(f.float().double())), SAE.decode(f.float()))
         assert torch.equal(matching.carry(change(f.float().double())), matching.carry(f.float().double()))
     assert torch.equal(SAE.encode(x.to(torch.float8_e5m2).double()), SAE.encode(x.to(torch.float8_e5m2)))
-    for change in (lambda t: masked_tensor(t, t > 0), lambda t: torch.nested.nested_tensor(list(t)), torch.Tensor.numpy,
+    for change in (lambda t: masked_tensor(t, t > 0), lambda t: t.to("meta"), torch.Tensor.numpy,
+                   lambda t: torch.nested.nested_tensor(list(t)),
                    lambda t: t.to(torch.complex64), lambda t: np.ma.array(t.numpy(), mask=t.numpy() > 0)):  # fmt: skip
         for ask, values in ((SAE.encode, x), (SAE.decode, f), (matching.carry, f)):
             given = change(values)
             with pytest.raises(sm.MatchError, match=r"activations|codes"):
                 ask(given)
+
+
+@pytest.mark.parametrize("ask", [
+    lambda sae: sae.encode(torch.zeros(1, sae.d)), lambda sae: sae.decode(torch.zeros(1, sae.F)), sm.SAE.check_finite,
+    *(lambda sae, fold=fold: sae.fold(fold) for fold in ("decoder_norm", "none", np.ones(SAE.F))),
+    lambda sae: sm.match(sae, SAE), lambda sae: sm.match(SAE, sae), lambda sae: sm.certify(sae, SAE, range(SAE.F)),
+    lambda sae: sae.save("never"), lambda sae: sae.save("never", "gemma_scope"),
+    lambda sae: with_weights(lambda w: w.to("meta")).check_finite(),
+])  # fmt: skip
+def test_an_sae_without_values_is_refused_by_name(ask, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(sm.MatchError, match=r"W_(enc|dec) is a torch.float64 tensor on meta"):
+        ask(SAE.to("meta"))
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("dtype", ["<f2", ">f4", "f8", "g"])
