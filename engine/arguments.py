@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
+from saematch.errors import MatchError
 from saematch.storage import local_path
 from saematch.terminal import printable
 
@@ -35,6 +35,8 @@ def _read(convert: Callable[[str], Any], example: str) -> Callable[[str], Any]:
     def read(text: str) -> Any:
         try:
             return convert(text)
+        except MatchError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
         except (ValueError, KeyError, OverflowError) as error:
             raise argparse.ArgumentTypeError(f"{text!r} is not like {example}") from error
 
@@ -61,8 +63,7 @@ def _path(text: str) -> str:
     """A path, its `~` expanded, which a shell leaves in `--labels=~/x`; or the URL of a store."""
     if "://" in text:
         return text
-    local_path(text)  # which refuses what is not a path
-    return os.path.expanduser(text)
+    return str(local_path(text))
 
 
 _PATH = _read(_path, "a path")

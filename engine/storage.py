@@ -7,6 +7,7 @@ import json
 import math
 import os
 import secrets
+import stat
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -19,14 +20,21 @@ from saematch.errors import MatchError, first_line, refuse_out_of_memory
 
 
 def local_path(given: str | os.PathLike[str]) -> Path:
-    """The path of a file or folder of this machine, with `~` and `~user` expanded.
+    """The path of a file or folder of this machine, with `~` and `~user` expanded; of what it returns, itself.
 
-    Raises `MatchError` for what names none: an empty text, one of letters that no name has, or another object.
+    Raises `MatchError` for what names none: an empty text, one of letters that no name has, or another object; and for
+    a name that is not UTF-8, by which the library that reads tensors opens no file.
     """
     text = os.fspath(given) if isinstance(given, str | os.PathLike) else None
     if not isinstance(text, str) or not text or "\0" in text or not _is_encodable(text):
         raise MatchError(f"{given!r:.200} names no file or folder; give a path")
-    return Path(os.path.expanduser(text))
+    path = Path(os.path.expanduser(text))
+    try:
+        os.fsencode(path).decode()
+    except UnicodeDecodeError as error:
+        raise MatchError(f"{path}: the name is not valid UTF-8, and no tensors can be read by such a name") from error
+    # Path drops the dot of ./~/x, where ~ is the name of a folder, which is not to be expanded the next time.
+    return path.absolute() if str(path).startswith("~") else path
 
 
 def _is_encodable(name: str) -> bool:
@@ -59,8 +67,9 @@ def write_whole(path: Path, content: bytes) -> None:
 def replacing(path: Path) -> Iterator[Path]:
     """Where to write a file that then takes the place of another in one step; nothing is left of it after an error.
 
-    Raises `MatchError` where it cannot be written.
+    A link stays, and what it leads to is replaced. Raises `MatchError` where it cannot be written.
     """
+    path = regular_file(path)
     aside = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
     try:
         try:
@@ -72,6 +81,21 @@ def replacing(path: Path) -> Iterator[Path]:
             aside.unlink(missing_ok=True)
     except OSError as error:
         raise _unwritable(path, error) from error
+
+
+def regular_file(path: Path) -> Path:
+    """The file that is there or would be made, links followed.
+
+    Raises `MatchError` for what is there and no regular file, such as a pipe or a device, which no file may replace.
+    """
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise MatchError(f"{path}: cannot be written (it is not a regular file); choose another name")
+    except FileNotFoundError:
+        pass  # nor is there what a link leads to
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
 def finite(value: Any) -> Any:

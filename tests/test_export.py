@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from xml.etree import ElementTree
 
 import numpy as np
@@ -11,8 +12,9 @@ import torch
 
 import saematch as sm
 from saematch.cli import main
-from saematch.export import NAMES
+from saematch.export import NAMES, export
 from saematch.findings import COLUMNS, Findings
+from saematch.report import Contents, write_report
 from saes import made_up, write_model, write_npz
 
 HOSTILE = [
@@ -156,3 +158,57 @@ def test_bad_usage_is_refused(run, tmp_path, monkeypatch, capsys, arguments, mes
     (tmp_path / "taken.csv").touch()
     assert main(["export", str(run), *arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+def writers(run):
+    """Everything that writes one file, by its name."""
+    chain = sm.Chain.load(run)
+    return {
+        "x.csv": lambda path: export(chain, path, "csv"), "x.parquet": lambda path: export(chain, path, "parquet"),
+        "page.html": lambda path: write_report(Contents(chain), path),
+        "m.safetensors": chain[1, 2].save,
+        "sae_weights.safetensors": lambda path: made_up().save(path.parent, overwrite=True),
+        "params.npz": lambda path: made_up().save(path.parent, "gemma_scope", overwrite=True),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_a_pipe_is_not_replaced_by_a_file(run, tmp_path, link, capsys):
+    for name, write in writers(run).items():
+        pipe = tmp_path / ("pipe" if link else name)
+        os.mkfifo(pipe)
+        if link:
+            (tmp_path / name).symlink_to(pipe)
+        with pytest.raises(sm.MatchError, match=f"{name}: cannot be written .it is not a regular file"):
+            write(tmp_path / name)
+        assert pipe.is_fifo()
+        assert (tmp_path / name).is_symlink() == link
+        pipe.unlink()
+    os.mkfifo(tmp_path / "pipe.csv")
+    for command in ("export", "report"):
+        overwrite = ["--overwrite"] if command == "export" else []
+        assert main([command, str(run), "-o", str(tmp_path / "pipe.csv"), *overwrite]) == 2
+        assert "it is not a regular file" in capsys.readouterr().err
+    assert (tmp_path / "pipe.csv").is_fifo()
+
+
+def test_a_link_stays_and_its_file_is_replaced(run, tmp_path):
+    for name, write in writers(run).items():
+        folder, link, other = (tmp_path / f"{name}-{each}" for each in ("there", "links", "plain"))
+        for each in (folder, link, other):
+            each.mkdir()
+        for before in (b"old", None):  # and a link that leads to no file yet
+            target = folder / "real"
+            target.unlink(missing_ok=True)
+            if before:
+                target.write_bytes(before)
+            (link / name).unlink(missing_ok=True)
+            (link / name).symlink_to(target)
+            write(link / name)
+            write(other / name)
+            assert (link / name).is_symlink()
+            assert target.stat().st_size == (other / name).stat().st_size > 3
+            assert [path.name for path in folder.iterdir()] == ["real"]
+    (tmp_path / "loop.csv").symlink_to(tmp_path / "loop.csv")
+    with pytest.raises(sm.MatchError, match=r"loop\.csv: cannot be written"):
+        export(sm.Chain.load(run), tmp_path / "loop.csv", "csv")

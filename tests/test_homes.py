@@ -130,6 +130,55 @@ def test_commands_with_paths_of_a_home(home, capsys):
     assert f"Written to {home}/other/" in capsys.readouterr().out
 
 
+def test_a_folder_that_is_called_tilde_is_not_the_home(tmp_path, monkeypatch, capsys):
+    home, here = tmp_path / "home", tmp_path / "here"
+    home.mkdir()
+    write_model(here / "~" / "saes", layers=(3, 4))
+    (here / "~" / "labels.jsonl").write_text(json.dumps({"layer": 3, "feature": 1, "explanation": TEXT}))
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(here)
+    assert local_path("./~") == here / "~"
+    assert local_path(local_path(".//~/x")) == here / "~" / "x"
+    for command in (
+        "demo -o ./~/demo",
+        "layers ./~/saes -o ./~/run --log-json ./~/log",
+        "path ./~/run --layer 3 --feature 1",
+        "match ./~/saes/layer_03 ./~/saes/layer_04 -o ./~/m.safetensors",
+        "verify ./~/saes/layer_03 ./~/saes/layer_04 ./~/m.safetensors",
+        "evaluate ./~/run --explanations ./~/labels.jsonl --quiet",
+        "report ./~/run --labels ./~/labels.jsonl --inputs ./~/saes",
+        "export ./~/run -o ./~/x.csv",
+    ):
+        assert main(command.split()) == 0, (command, capsys.readouterr())
+    made_up().save("./~/saved")
+    write_report(Contents(sm.Chain.load("./~/run")), "./~/page.html")
+    assert export(sm.Chain.load("./~/run"), "./~/y.csv", "csv") == 12
+    assert not list(home.iterdir())
+    assert [path.name for path in here.iterdir()] == ["~"]
+    names = {path.name for path in (here / "~").iterdir()}
+    assert {"demo", "run", "log", "m.safetensors", "x.csv", "saved", "page.html", "y.csv"} <= names
+    assert {"evaluation", "report.html"} <= {path.name for path in (here / "~" / "run").iterdir()}
+
+
+@pytest.mark.parametrize("name", [b"o\xff", b"\xe9t\xe9/run", b"a\xc3"])
+def test_a_name_that_is_not_utf8_is_refused_before_any_work(tmp_path, monkeypatch, name, capsys):
+    monkeypatch.chdir(tmp_path)
+    name = os.fsdecode(name)
+    write_model(tmp_path / "saes", layers=(3, 4))
+    for command in ("layers saes -o", "demo -o", "match saes/layer_03 saes/layer_04 -o", "path --layer 3 --feature 1"):
+        try:
+            code = main([*command.split(), name])
+        except SystemExit as ended:
+            code = ended.code
+        assert code == 2
+        assert "not valid UTF-8" in capsys.readouterr().err
+    for use in (lambda: sm.match_layers(sm.load_layers("saes"), name), lambda: sm.Chain.load(name),
+                lambda: made_up().save(Path(name)), lambda: sm.Matching.load(name)):  # fmt: skip
+        with pytest.raises(sm.MatchError, match="not valid UTF-8"):
+            use()
+    assert [path.name for path in tmp_path.iterdir()] == ["saes"]
+
+
 @pytest.mark.parametrize("given", ["", "a\0b", b"bytes", 3, None])
 def test_what_names_no_file_is_refused(given):
     with pytest.raises(sm.MatchError, match="names no file or folder"):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from saematch.errors import MatchError
+from saematch.storage import regular_file
 from saematch.terminal import printable
 
 DONE, DEFECT, UNFINISHED, INTERRUPTED = 0, 1, 3, 130
@@ -32,7 +33,7 @@ def refuse_unwritable(output: str | None, overwrite: bool) -> None:
     """Before any work: its folder can be written, a file that is there may be replaced."""
     if output is None:
         return
-    path = Path(output)
+    path = regular_file(Path(output))
     if path.is_dir() or not path.absolute().parent.is_dir() or not os.access(path.absolute().parent, os.W_OK):
         raise MatchError(f"{output}: cannot be written; name a file in a folder that exists and can be written")
     if path.exists() and not overwrite:
