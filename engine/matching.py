@@ -273,6 +273,7 @@ class Matching:
             MatchError: if the file is damaged, not a matching, or its parts do not fit each other.
         """
         path = local_path(path)
+        refuse_pointer_at(path)
         try:
             with safe_open(path, framework="pt", device="cpu") as file:
                 record = json.loads((file.metadata() or {})["saematch"])
@@ -361,6 +362,7 @@ def check_permutation(perm: Any, source_features: int, target_features: int, man
 
 def check_matching(path: Path) -> None:
     """Raise `MatchError` unless the file is whole, and holds the tensors of a matching: its header says so."""
+    refuse_pointer_at(path)
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             missing = {"perm", "pair_cost", "prices"} - set(file.keys())
@@ -376,6 +378,7 @@ def read_pair(path: Path, feature: int) -> tuple[int, float]:
 
     Raises `MatchError` if the file is damaged.
     """
+    refuse_pointer_at(path)
     try:
         # Safetensors makes slices on the default device of the host program.
         with torch.device("cpu"), safe_open(path, framework="pt", device="cpu") as file:

@@ -70,7 +70,9 @@ class RunFolder(Mapping[Pair, Matching]):
         """A run that was written before. Raises `MatchError` if it is none."""
         folder = folder_at(where)
         if "run.json" not in folder.names():
-            raise MatchError(f"{where}: not a run of saematch: there is no run.json in it")
+            there = not isinstance(folder, LocalFolder) or folder.path.exists()
+            missing = "there is no run.json in it" if there else "there is no such folder"
+            raise MatchError(f"{where}: not a run of saematch: {missing}")
         try:
             record = _json(folder, "run.json")
             if record["schema"] != SCHEMA:

@@ -17,8 +17,12 @@ from safetensors.torch import save
 
 import saematch as sm
 from saematch.cli import main
-from saematch.evaluation import StoredActivations
+from saematch.evaluation import StoredActivations, evaluate
+from saematch.evaluation.endpoint import EndpointJudge
+from saematch.evaluation.meaning import read_grades
+from saematch.evaluation.model import Texts
 from saematch.matching import read_permutation
+from saematch.report import Contents
 from saematch.sources import search
 from saes import (
     dictionary_learning,
@@ -650,6 +654,39 @@ def test_a_pointer_in_place_of_activations_or_a_matching_is_named(tmp_path):
     for name in ("perm.npy", "perm.safetensors"):
         with pytest.raises(sm.MatchError, match=rf"^{tmp_path}/{name}: {named}"):
             read_permutation(tmp_path / name)
+
+
+def test_a_pointer_in_a_run_folder_is_named(tmp_path):
+    model = {layer: made_up(seed=layer) for layer in (1, 2, 3)}
+    chain = sm.match_layers(model, tmp_path / "run", fold="none")
+    before = (tmp_path / "run" / "pairs" / "1-2.safetensors").read_bytes()
+    evaluate(chain, tmp_path / "run" / "evaluation", distance=1)
+    for name, use in {
+        "pairs/1-2.safetensors": lambda run: (run.path(1, 0), run[1, 2]),
+        "pairs/2-3.safetensors": lambda run: run[2, 3],
+        "evaluation/mse.csv": lambda run: Contents(run, evaluation=tmp_path / "run" / "evaluation").summary(),
+    }.items():
+        (tmp_path / "run" / name).write_text(POINTER)
+        with pytest.raises(sm.MatchError, match=f"{name}: is not the file but a pointer of Git LFS"):
+            use(sm.Chain.load(tmp_path / "run"))
+    with pytest.raises(sm.MatchError, match="a pointer of Git LFS"):
+        sm.Chain.load(tmp_path / "run").path(1, 0)
+    sm.match_layers(model, tmp_path / "run", fold="none")  # answers that are not there are made again
+    assert (tmp_path / "run" / "pairs" / "1-2.safetensors").read_bytes() == before
+    for name in ("pairs/1-2.json", "run.json"):
+        (tmp_path / "run" / name).write_text(POINTER)
+        with pytest.raises(sm.MatchError, match=f"{name}: is not the file but a pointer of Git LFS"):
+            sm.Chain.load(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "read", [Texts.read, read_grades, lambda path: EndpointJudge("http://127.0.0.1:9", "model", path)]
+)
+@pytest.mark.parametrize("name", ["given.txt", "given.jsonl", "given.csv"])
+def test_a_pointer_in_place_of_what_an_evaluation_reads_is_named(tmp_path, read, name):
+    (tmp_path / name).write_text(POINTER)
+    with pytest.raises(sm.MatchError, match=f"{name}: is not the file but a pointer of Git LFS"):
+        read(tmp_path / name)
 
 
 @pytest.mark.parametrize("name", ["cfg.json", "labels.json"])

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import re
 from types import SimpleNamespace
 
@@ -106,6 +107,27 @@ def test_what_is_no_number_of_a_layer_or_feature_is_refused(tmp_path, row):
     write(tmp_path / "own.jsonl", [{**row, "explanation": "x"}])
     with pytest.raises(sm.MatchError, match=r"own\.jsonl, line 1: expected"):
         read_explanations(tmp_path / "own.jsonl")
+
+
+def test_a_path_that_is_not_there_is_said_to_be_so(tmp_path, run, capsys):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for given, words in {
+        "nowhere": "no such file or folder", "nowhere/in.jsonl": "no such file or folder",
+        "pipe": "neither a regular file nor a folder", "loop": "cannot be read (", "x" * 300: "cannot be read (",
+        "pipe/in.jsonl": "cannot be read (Not a directory)",
+    }.items():  # fmt: skip
+        assert report(run, tmp_path / given) == 2
+        assert f"{given}: {words}" in capsys.readouterr().err
+        assert main(["evaluate", str(run), "-o", str(tmp_path / "out"), "--explanations", str(tmp_path / given)]) == 2
+        assert f"{given}: {words}" in capsys.readouterr().err
+    nowhere = str(tmp_path / "nowhere")
+    for arguments, words in (
+        (["report", str(run), "-o", str(tmp_path / "page.html"), "--evaluation", nowhere], "no such folder"),
+        (["path", nowhere, "--layer", "3", "--feature", "1"], "not a run of saematch: there is no such folder"),
+    ):
+        assert main(arguments) == 2
+        assert f"nowhere: {words}" in capsys.readouterr().err
 
 
 def test_a_pointer_of_git_lfs_is_named(tmp_path):

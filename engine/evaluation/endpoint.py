@@ -14,6 +14,7 @@ from typing import Any
 
 from saematch.errors import MatchError, checked_count, refuse_out_of_memory
 from saematch.evaluation.meaning import Grade, Verdict
+from saematch.sources.pointers import refuse_pointer_at
 from saematch.storage import local_path
 
 AT_ONCE, RETRIES, TIMEOUT = 8, 5, 60.0  # calls, tries after the first, seconds
@@ -144,6 +145,7 @@ def _mark(model: str, messages: list[dict[str, str]]) -> str:
 
 def _read_cache(path: Path) -> dict[str, str]:
     """The answers so far; a last line that was cut off is none, and is ended so that the next begins a line."""
+    refuse_pointer_at(path)
     try:
         content = path.read_text(encoding="utf-8") if path.exists() else ""
         if content and not content.endswith("\n"):

@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 import re
+import stat
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -124,6 +125,14 @@ def _find(
     Raises `MatchError`.
     """
     root = local_path(path)
+    try:
+        mode = root.stat().st_mode
+    except FileNotFoundError as error:
+        raise MatchError(f"{path}: no such file or folder") from error
+    except OSError as error:
+        raise MatchError(f"{path}: cannot be read ({error.strerror or error})") from error
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise MatchError(f"{path}: neither a regular file nor a folder; give explanations in one of these")
     found: dict[int, dict[str, dict[int, str]]] = {}
     files, passed_over = _files(root)
     for file in files:

@@ -16,6 +16,7 @@ from saematch.evaluation.methods import Matched
 from saematch.evaluation.tables import METHOD, PAIR, Row, Schema, mean
 from saematch.evaluation.uncertainty import DRAWS, LEVEL, draws, interval, mean_ratio
 from saematch.plan import Pair
+from saematch.sources.pointers import refuse_pointer_at
 from saematch.storage import local_path
 
 JUDGED = 200  # pairs of features read for each pair of layers
@@ -123,8 +124,10 @@ def read_grades(path: str | os.PathLike[str]) -> dict[PairOfFeatures, Grade]:
 
     Raises `MatchError`.
     """
+    path = local_path(path)
+    refuse_pointer_at(path)
     try:
-        with local_path(path).open(newline="", encoding="utf-8") as file:
+        with path.open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
         found = {}
         for row in rows:

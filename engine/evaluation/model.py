@@ -19,6 +19,7 @@ from saematch.cost import Floats, Indices
 from saematch.errors import MatchError, checked_count, first_line, refuse_out_of_memory
 from saematch.plan import Pair
 from saematch.sae import SAE
+from saematch.sources.pointers import refuse_pointer_at
 from saematch.storage import local_path, well_formed
 
 CONTEXT, BATCH = 256, 8  # tokens in a context, and contexts at a time
@@ -38,6 +39,7 @@ class Texts(NamedTuple):
         Raises `MatchError` where there is nothing to read.
         """
         path = local_path(path)
+        refuse_pointer_at(path)
         try:
             content = path.read_text(encoding="utf-8")
             if path.suffix == ".jsonl":  # whose lines may hold other marks of an end of line in their texts

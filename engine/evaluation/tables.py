@@ -16,6 +16,7 @@ import numpy as np
 
 from saematch.cost import Floats
 from saematch.errors import MatchError
+from saematch.sources.pointers import refuse_pointer
 from saematch.storage import LocalFolder, csv_rows, finite
 
 Row = dict[str, Any]
@@ -62,7 +63,9 @@ class Table:
     @classmethod
     def read(cls, folder: LocalFolder, schema: Schema) -> Table:
         """What `write` wrote. Raises `MatchError` if it is not there, or something else."""
-        rows = list(csv.DictReader(io.StringIO(folder.read(f"{schema.name}.csv").decode(errors="replace"))))
+        content = folder.read(f"{schema.name}.csv")
+        refuse_pointer(content, f"{folder}/{schema.name}.csv")
+        rows = list(csv.DictReader(io.StringIO(content.decode(errors="replace"))))
         if rows and list(rows[0]) != list(schema.columns):
             raise MatchError(f"{folder}/{schema.name}.csv: its columns are not those of this version; measure again")
         return cls(schema, [{column: _parsed(value) for column, value in row.items()} for row in rows])

@@ -186,7 +186,8 @@ class Contents:
             if f"{schema.name}.csv" in folder.names():
                 found[schema.name] = Table.read(folder, schema).rows
         if not found:
-            raise MatchError(f"{self._evaluation}: no tables of saematch evaluate in it")
+            missing = "no tables of saematch evaluate in it" if folder.path.exists() else "no such folder"
+            raise MatchError(f"{self._evaluation}: {missing}")
         if "mse" in found:
             found["mse"] = [row for row in found["mse"] if row["part"] == "all"]
         return found
