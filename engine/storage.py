@@ -32,7 +32,7 @@ def local_path(given: str | os.PathLike[str]) -> Path:
     try:
         os.fsencode(path).decode()
     except UnicodeDecodeError as error:
-        raise MatchError(f"{path}: the name is not valid UTF-8, and no tensors can be read by such a name") from error
+        raise MatchError(f"{path}: the name is not valid UTF-8, so no tensors can be read there; rename it") from error
     # Path drops the dot of ./~/x, where ~ is the name of a folder, which is not to be expanded the next time.
     return path.absolute() if str(path).startswith("~") else path
 
