@@ -100,7 +100,7 @@ class Problem(ABC):
         precision.
         """
         dear = cost.largest_cost + 2 * (cost.largest_cost - min(0.0, self.smallest_cost))
-        if self.max_cost is not None and (self.max_cost <= dear or (not cost.forbids and max(self.shape) < 2)):
+        if self.max_cost is not None and (self.max_cost <= dear or cost.forbids or max(self.shape) < 2):
             return self.max_cost / 2, self.max_cost / 2
         return self.staying_free(cost)
 

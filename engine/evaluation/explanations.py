@@ -114,6 +114,18 @@ def features_of(chain: Chain) -> dict[int, int]:
     return sizes
 
 
+def _check_there(root: Path, shown: str) -> None:
+    """Raise `MatchError` unless there is a file or a folder."""
+    try:
+        mode = root.stat().st_mode
+    except FileNotFoundError as error:
+        raise MatchError(f"{shown}: no such file or folder") from error
+    except OSError as error:
+        raise MatchError(f"{shown}: cannot be read ({error.strerror or error})") from error
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise MatchError(f"{shown}: neither a regular file nor a folder; give explanations in one of these")
+
+
 def _find(
     path: str | os.PathLike[str],
     layers: Collection[int] | None,
@@ -125,14 +137,7 @@ def _find(
     Raises `MatchError`.
     """
     root = local_path(path)
-    try:
-        mode = root.stat().st_mode
-    except FileNotFoundError as error:
-        raise MatchError(f"{path}: no such file or folder") from error
-    except OSError as error:
-        raise MatchError(f"{path}: cannot be read ({error.strerror or error})") from error
-    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-        raise MatchError(f"{path}: neither a regular file nor a folder; give explanations in one of these")
+    _check_there(root, str(path))
     found: dict[int, dict[str, dict[int, str]]] = {}
     files, passed_over = _files(root)
     for file in files:
