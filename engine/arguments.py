@@ -91,7 +91,7 @@ def parser(commands: Mapping[str, Command], version: str) -> argparse.ArgumentPa
     match.add_argument("-o", "--output", metavar="FILE", type=_PATH, help="write the matching here (.safetensors)")
     layers = command("layers", "match every layer with the next, or the pairs of your choice", "source")
     layers.add_argument(
-        "-o", "--output", metavar="RUN", type=_PATH, help="run folder: new, or one to go on with; a path or URL"
+        "-o", "--output", metavar="RUN", type=_PATH, help="run folder: a new one, or one to resume; a path or URL"
     )
     layers.add_argument("--dry-run", action="store_true", help="show the SAEs, from headers alone, and the pairs")
     layers.add_argument("--pairs", help="adjacent (default), all, or a list like 0-12,3-5")

@@ -87,9 +87,7 @@ class Solver:
     def _run(
         self, problem: Problem, cost: Cost, perm: Tensor | None, again: Callable[[], Problem] | None, began: float
     ) -> Matching:
-        each = problem.staying_free(cost)
-        cost.leave_out_hopeless(*each)
-        free = cost.free(*each)
+        free = _staying_free(problem, cost)
         given = None if perm is None else perm.numpy()
         if given is None and self.method != "optimal":
             given = BASELINES[self.method](cost, free)
@@ -140,9 +138,7 @@ class Solver:
     def _is_optimum(self, problem: Problem, perm: Indices) -> bool:
         """Whether a matching is the optimum, where margins meet pairs that float64 cannot tell from its own."""
         cost = self._cost(problem)
-        each = problem.staying_free(cost)
-        cost.leave_out_hopeless(*each)
-        free = cost.free(*each)
+        free = _staying_free(problem, cost)
         return solve(cost, free, start=perm).grade(cost, free, perm).certified
 
     def _cost(self, problem: Problem) -> Cost:
@@ -151,6 +147,13 @@ class Solver:
         if self.backend == "triton" and cost.backend == "torch":
             raise MatchError('backend "triton" is for rows: costs of your own are looked at where they lie, on the CPU')
         return cost
+
+
+def _staying_free(problem: Problem, cost: Cost) -> Free:
+    """What it costs to leave features without a partner; pairs that this puts out of every optimum are left out."""
+    each = problem.staying_free(cost)
+    cost.leave_out_hopeless(*each)
+    return cost.free(*each)
 
 
 def require_unchanged(problem: Problem, matching: Matching) -> None:

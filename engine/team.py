@@ -33,7 +33,7 @@ if _forked():  # before this module was imported
 
 
 def threads() -> int:
-    """As many as the host program gave torch, but no more than this process may use processors; one after a fork."""
+    """The number of torch's threads, at most the number of processors that this process may use; 1 after a fork."""
     return 1 if _forked() else min(torch.get_num_threads(), processors())
 
 

@@ -717,7 +717,7 @@ def _check_margins(given: Given, truth: Truth, best: sm.Matching, found: Finding
         if (
             precise
             and not forbids
-            and Fraction(values[i]) < margin * (1 - 1000 * TOLERANCE) - Fraction(1, 10**12) * paid
+            and Fraction(values[i]) < margin * (1 - 1000 * TOLERANCE) - slack - Fraction(1, 10**12) * paid
         ):
             found.wrong.append(f"exact_margin([{i}]) is {values[i]!r}, and exactly {float(margin)!r}")
         if margin == 0 and not tied[i]:

@@ -157,3 +157,16 @@ def test_a_gap_that_compares_is_no_proof():
         assert found.scalars()["proof_gap"] is None
     best = sm.assign(x, y)
     assert best.proof_gap == best.gap + best.error
+
+
+@pytest.mark.parametrize("offset", [1e3, 1e5, 1e8])
+def test_the_nearest_of_rows_in_two_groups_that_float32_cannot_tell_apart(offset):
+    x, y = np.random.default_rng(1).standard_normal((2, 60, 2))
+    x[::2] += offset
+    y[::2] += offset
+    costs = costs_of_all_pairs(x, y)
+    nearest = sm.assign(x, y, method="nearest").perm.numpy()
+    np.testing.assert_array_equal(costs[np.arange(60), nearest], costs.min(axis=1))
+    mutual = sm.assign(x, y, method="mutual_nearest").perm.numpy()
+    expected = [j if costs[:, j].argmin() == i else -1 for i, j in enumerate(costs.argmin(axis=1))]
+    assert mutual.tolist() == expected

@@ -193,3 +193,32 @@ def test_margins_beside_a_giant_that_float32_cannot_see_past(shape, max_cost):
     rounding = 100 * np.finfo(float).eps * 2.5e8  # a margin adds up some sums with max_cost
     np.testing.assert_allclose(matching.exact_margin(range(1, 40)), without.exact_margin(range(1, 40)), atol=rounding)
     assert matching.tied.sum() == 0
+
+
+@pytest.mark.parametrize("offset", [1e5, 1e7, 1e8])
+def test_margins_where_rows_fall_into_two_groups_far_apart(offset):
+    x, y = np.random.default_rng(1).standard_normal((2, 10, 2))
+    near = sm.assign(x[::2], y[::2]).exact_margin(range(5))
+    x[1::2] += offset
+    y[1::2] += offset
+    matching = sm.assign(x, y)
+    torch.testing.assert_close(matching.exact_margin(range(0, 10, 2)), near, rtol=1e-6, atol=0)
+    assert not matching.tied.any()
+
+
+@pytest.mark.parametrize("blocking", [1e9, 1e14, 1e30])
+def test_margins_among_pairs_that_are_as_good_as_forbidden(blocking):
+    r = np.random.default_rng(0)
+    costs = r.random((12, 12))
+    costs[r.random((12, 12)) < 0.7] = blocking
+    costs[np.arange(12), r.permutation(12)] = 0.5
+    plain = np.where(costs == blocking, 1000.0, costs)
+    exact = sm.assign(cost=costs).exact_margin(range(12)).numpy()
+    truth = true_margins(plain, sm.assign(cost=plain).perm.numpy(), None)
+    np.testing.assert_allclose(exact[truth < 900], truth[truth < 900], rtol=1e-9)
+
+
+def test_no_exact_margin_is_above_the_true_one_under_a_max_cost_like_the_largest_cost():
+    costs = np.array([[0.57, 1e16, 0.09], [1e16, 0.62, 0.02], [0.87, 0.85, 1e16]])
+    matching = sm.assign(cost=costs, max_cost=1e16)
+    np.testing.assert_allclose(matching.exact_margin(range(3)), 0.14, rtol=1e-12)

@@ -1,13 +1,15 @@
 """A thousand problems: every optimum is found and certified, and nothing else ever is."""
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
+import torch
 
 import saematch as sm
 from adversary import Given, Truth
-from contracts import assert_proved_optimal, cheapest, costs_of_all_pairs
+from contracts import assert_proved_optimal, cheapest, cheapest_partial, costs_of_all_pairs
 from problems import noisy_copy
 from saematch.assignment import Solution
 from saematch.backend import choose_backend
@@ -213,3 +215,61 @@ def assert_permuted_prices_are_refused(x, y, best, r):
     if short > OPTIMUM * best.scale:
         assert not certificate.certified
         assert certificate.gap == pytest.approx(min(short, best.cost), rel=1e-6)  # no distance is negative
+
+
+def decades(r, n, spread=60.0):
+    return np.exp(r.uniform(0, spread, (n, n)))
+
+
+@pytest.mark.parametrize("max_cost", [None, 1e12, 1e20, 1e40])
+@pytest.mark.parametrize("make", [decades, lambda r, n: 1 / (r.dirichlet(np.full(n, 0.05), n) + 1e-30)])
+def test_costs_over_many_decades_are_solved_and_proved(make, max_cost):
+    """More pairs than go into the graph at once, so that passes choose some."""
+    for seed in range(3):
+        costs = make(R(seed), 150)
+        best = sm.assign(cost=costs, max_cost=max_cost)
+        optimum = cheapest(costs)[1] if max_cost is None else cheapest_partial(costs, max_cost)
+        assert best.certified
+        assert best.objective == pytest.approx(optimum, rel=1e-12)
+        assert best.gap + best.error <= 1e-9 * best.objective
+        assert 0 <= best.lower_bound <= best.objective
+
+
+def test_an_sae_and_nearly_the_same_are_proved_in_all_digits():
+    x = R(0).standard_normal((200, 60))
+    perm = R(1).permutation(200)
+    for noise in (0.0, 1e-16, 1e-12, 1e-7, 2.0**-11):
+        best = sm.assign(x, (x * (1 + noise * R(2).standard_normal(x.shape)))[perm])
+        assert best.certified
+        assert best.perm.tolist() == np.argsort(perm).tolist()
+        assert best.gap + best.error <= 1e-9 * best.cost
+
+
+@pytest.mark.parametrize("kinds", [2, 4])
+def test_costs_of_few_values_take_few_rounds(kinds):
+    costs = R(0).integers(0, kinds, (600, 600))
+    best = sm.assign(cost=costs)
+    assert (best.cost, best.certified) == (cheapest(costs)[1], True)
+    assert best.stats["rounds"] <= 3
+
+
+def test_a_gap_covers_what_max_cost_adds_to_it():
+    for seed in range(50):
+        r = R(seed)
+        given = Given(cost=r.random((2, 2)), max_cost=float(10.0 ** r.uniform(3, 12)))
+        answer = given.certify([-1, -1])
+        truth = Truth.of(given)
+        assert truth.objective([-1, -1]) - truth.optimum <= Fraction(answer.gap) + Fraction(answer.error)
+
+
+def test_the_hosts_numpy_settings_change_nothing():
+    costs = decades(R(0), 40)
+    with np.errstate(all="raise"):
+        loud = sm.assign(cost=costs, max_cost=1e9)
+        assert torch.equal(loud.margin, sm.assign(cost=costs, max_cost=1e9).margin)
+
+
+def test_a_refinement_keeps_to_the_time_limit(monkeypatch):
+    monkeypatch.setattr("saematch.assignment.refinement.time.monotonic", lambda: math.inf)
+    rows = np.linalg.qr(R(0).standard_normal((60, 60)))[0]
+    assert sm.assign(rows, rows[::-1] + 1e-9).status == "time_limit"

@@ -45,7 +45,9 @@ def greedy(cost: Cost, free: Free) -> Indices:
             break
         before = taken.sum()
         _match_mutual(rows, columns, left, permutation, taken)
-        if taken.sum() == before:  # float32 named others as the cheapest of these columns: equal, to its eyes
+        if (
+            taken.sum() == before
+        ):  # In float32 several pairs tie, so that none is first both for its row and for its column.
             first = left[rows[:, 0] >= 0]
             partners = rows[rows[:, 0] >= 0, 0]
             cheapest = cost.pair_cost(first, partners).argmin()

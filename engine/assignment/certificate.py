@@ -27,7 +27,7 @@ class Certificate:
     `within_rounding` says that the search was finished, that the gap and its rounding are a trace of what the answer
     costs, that no feature's share of the gap is more than its rounding, that this is at most `BLUR` of what ordinary
     pairs differ by, and, where the scale is 0.0, the gap a trace of it: next to an outlier, or an outsized `max_cost`,
-    the scale alone would pass over what all the others lose.
+    the scale alone would hide the losses of all other features.
 
     A matching is proved optimal where its gap is no more than its own rounding, and both together are no more than
     `TOLERANCE` of the scale: a gap that rounding does not explain is one, however small. Where both are 0, every other
@@ -70,10 +70,10 @@ class Reduced:
         def pairs(rows: Indices, columns: Indices) -> tuple[Floats, Floats]:
             return cost.exact(rows, columns) - prices[columns], cost.exact_error(rows, columns, price_error)
 
-        at_most = free.at_most(prices)
+        at_limit = free.at_most(prices)
         return cls(
             cost.scale, pairs, free.rows, free.row_error,
-            np.where(at_most, 0.0, free.columns - prices), np.where(at_most, 0.0, free.column_error),
+            np.where(at_limit, 0.0, free.columns - prices), np.where(at_limit, 0.0, free.column_error),
         )  # fmt: skip
 
 
@@ -100,7 +100,7 @@ class Solution:
     reduced: Reduced | None = None
 
     def exchanged(self, permutation: Indices) -> Solution:
-        """The same proof for a matching of the same cost."""
+        """Return the solution with another matching of the same cost, and the same proof."""
         if self.others is None:
             return replace(self, permutation=permutation)
         others = np.where(permutation == self.permutation, self.others, self.proved)

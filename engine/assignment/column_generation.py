@@ -14,7 +14,7 @@ import numpy as np
 
 from saematch.assignment.certificate import Certificate, Solution
 from saematch.assignment.graph import CandidateGraph
-from saematch.assignment.refinement import Seen, refined
+from saematch.assignment.refinement import PassBounds, refined
 from saematch.assignment.ties import in_order, spread, spread_ties
 from saematch.cost import UNIT_64, Cost, Floats, Free, Indices, Scan, at_least
 
@@ -91,7 +91,7 @@ def solve(
     certificate = best.grade(cost, free, best.permutation)
     if best.stopped_by is None and not certificate.certified:
         with _timed(seconds, "refinement"):
-            best = refined(cost, free, graph, best, certificate, Seen(cost, free, prices, rest), deadline)
+            best = refined(cost, free, graph, best, certificate, PassBounds(cost, free, prices, rest), deadline)
     return best.exchanged(in_order(best.permutation, *cost.identical_rows))
 
 

@@ -114,7 +114,7 @@ class CandidateGraph:
     def optimum_of(
         self, costs: Floats, free_rows: Floats, free_columns: Floats, *, prices: Floats
     ) -> tuple[Indices, Floats]:
-        """The same for other costs of the edges and of staying free.
+        """Return the optimum of the graph, and its prices, for other costs of its edges and of staying free.
 
         A problem in which a feature may stay free is solved as one of F_A + F_B rows and columns: each row gets a
         column of its own to stay free on, each column a row, and these meet at no cost where row and column of an edge

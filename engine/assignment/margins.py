@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from saematch.assignment.certificate import BLUR
 from saematch.assignment.graph import CandidateGraph
 from saematch.assignment.paths import Ways
-from saematch.assignment.refinement import MOST_WORK, Duals, Seen, Step
+from saematch.assignment.refinement import MOST_WORK, Duals, PassBounds, Step
 from saematch.cost import UNIT_64, Cost, Floats, Free, Indices, at_least, at_most
 
 LISTED = 16  # cheapest pairs of a row and of a column that a pass adds to the graph
@@ -247,7 +247,7 @@ class _Frame:
         rows, columns = graph.rows, graph.columns
         reduced = _rounded_down(at_least(step.values, step.error) - has[rows])
         reduced[permutation[rows] == columns] = np.inf
-        seen, potentials = Seen(cost, free, prices, listed.floors), graph.potentials(permutation, prices)[0]
+        seen, potentials = PassBounds(cost, free, prices, listed.floors), graph.potentials(permutation, prices)[0]
 
         def whole(rows: Indices) -> Floats:
             every = np.arange(cost.shape[1])

@@ -73,7 +73,7 @@ class Ways:
         return rise[:-1], fall[:-1]
 
     def balanced(self, prices: Floats) -> Floats:
-        """Every price in turn put in the middle between its row's cheapest way out and its column's cheapest way in."""
+        """Return prices each midway between its row's cheapest edge out and its column's cheapest edge in."""
         ends = (self.sources, self.targets), (self.targets, self.sources)
         out, into = (_by(start, self.nodes, end, self.lengths) for start, end in ends)
         moved = np.zeros(self.nodes)

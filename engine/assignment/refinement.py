@@ -25,7 +25,7 @@ _LISTED = 16  # cheapest partners of a row and of a column that a pass adds to t
 
 
 def refined(
-    cost: Cost, free: Free, graph: CandidateGraph, solution: Solution, certificate: Certificate, seen: Seen,
+    cost: Cost, free: Free, graph: CandidateGraph, solution: Solution, certificate: Certificate, seen: PassBounds,
     deadline: float,
 ) -> Solution:  # fmt: skip
     """The solution with a proof in twice the precision, or the one that was given where that proves no more.
@@ -81,7 +81,7 @@ class Duals:
         return cls(permutation, *cost.no_duals).corrected(cost, free, permutation, prices)
 
     def corrected(self, cost: Cost, free: Free, permutation: Indices, correction: Floats) -> Duals:
-        """The same with corrected prices, for another matching."""
+        """Return the duals after a correction of the prices, for another matching."""
         prices = np.concatenate([self.prices, correction[None]])
         rows, alone = np.nonzero(permutation >= 0)[0], np.nonzero(permutation < 0)[0]
         left = np.zeros(cost.shape[0])
@@ -91,15 +91,18 @@ class Duals:
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What a pass says of all pairs that are not in the graph: `rest (F_A,)` bounds M_ij - v_j at its `prices`."""
+class PassBounds:
+    """Lower bounds, from a pass over all pairs, for those that are not in the graph.
+
+    `rest (F_A,)` bounds M_ij - v_j at the `prices` of the pass.
+    """
 
     cost: Cost
     free: Free
     prices: Floats
     rest: Floats
 
-    def again(self, graph: CandidateGraph, duals: Duals) -> Seen:
+    def again(self, graph: CandidateGraph, duals: Duals) -> PassBounds:
         """A pass at other prices; cheap pairs are added to the graph."""
         cost, free = self.cost, self.free
         prices = (duals.prices.sum(axis=0) - free.price_shift - cost.column_constant) * cost.scale
@@ -110,7 +113,7 @@ class Seen:
         graph.add(*scan.pairs())
         rest = scan.floors[:, -1]
         graph.settle(duals.permutation, prices, potentials, rounding, potentials + rounding, rest)
-        return Seen(cost, free, prices, rest)
+        return PassBounds(cost, free, prices, rest)
 
     def add(self, graph: CandidateGraph, rows: Indices) -> None:
         """Add all pairs of these rows to the graph."""
@@ -225,7 +228,7 @@ class Step:
         return values - correction[j], _rounding(values, error, correction[j])
 
     def proof(
-        self, solution: Solution, permutation: Indices, correction: Floats, seen: Seen
+        self, solution: Solution, permutation: Indices, correction: Floats, seen: PassBounds
     ) -> tuple[Solution, Indices]:
         """What the corrected prices prove of the matching, and the rows of which pairs out of the graph are open."""
         (row, row_error), (column, column_error) = self.rows, self.columns

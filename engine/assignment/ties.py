@@ -8,7 +8,7 @@ from saematch.cost import Cost, Floats, Indices, Scan
 from saematch.loops import choose_tied
 
 _TIED = 16  # partners of a row that are added where more than a list holds cost the same
-_SAME = 2.0**-18  # share of the numbers involved by which listed values may differ, to the eyes of a float32 pass
+_SAME = 2.0**-18  # share of the numbers involved below which a float32 pass cannot tell listed values apart
 
 
 def in_order(permutation: Indices, row_group: Indices, column_group: Indices) -> Indices:

@@ -29,7 +29,7 @@ def rounded_down(values: Floats) -> NDArray[np.float32]:
 
 
 def two_sum(a: Floats, b: Floats) -> tuple[Floats, Floats]:
-    """The rounded sum a + b and what rounding took from it, exactly (Knuth)."""
+    """The rounded sum a + b and what rounding took from it, exactly (Knuth); `loops._two_sum` is its compiled twin."""
     total = a + b
     share = total - a
     return total, (a - (total - share)) + (b - share)
