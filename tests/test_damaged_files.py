@@ -2,7 +2,9 @@
 
 import io
 import json
+import os
 import pickle
+import shutil
 import struct
 import zipfile
 import zlib
@@ -695,3 +697,15 @@ def test_a_pointer_in_place_of_json_is_named_too(tmp_path, name):
     (tmp_path / "layer_5" / name).write_text(POINTER)
     with pytest.raises(sm.MatchError, match=rf"{name}: is not the file but a pointer of Git LFS"):
         _ = sm.load_layers(tmp_path).stored[5].describe(), sm.load_layers(tmp_path).stored[5].labels
+
+
+def test_a_folder_whose_name_is_not_utf8_is_what_the_message_blames(tmp_path):
+    folder = tmp_path / os.fsdecode(b"o\xff")
+    try:
+        folder.mkdir()
+    except OSError:
+        pytest.skip("the file system takes no such name")
+    made_up().save(tmp_path / "sae")
+    shutil.copytree(tmp_path / "sae", folder / "sae")
+    with pytest.raises(sm.MatchError, match="its path is not valid UTF-8"):
+        sm.load(str(folder / "sae"))

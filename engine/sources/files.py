@@ -108,7 +108,10 @@ def damaged(shown: str, error: Exception) -> MatchError:
     if isinstance(error, FileNotFoundError):
         return MatchError(f"{shown}: no such file")
     reason = first_line(error)[:_LONGEST_REASON]
-    return MatchError(f"{shown}: cannot be read ({reason}); the file may be truncated or not what its name says")
+    remedy = "the file may be truncated or not what its name says"
+    if any("\udc80" <= letter <= "\udcff" for letter in shown):  # what Python makes of bytes that are no UTF-8
+        remedy = "its path is not valid UTF-8, by which the library that reads tensors opens no file: rename it"
+    return MatchError(f"{shown}: cannot be read ({reason}); {remedy}")
 
 
 def _npz_headers(file: BinaryIO, shown: str) -> dict[str, Any]:
