@@ -61,6 +61,8 @@ class Margins:
             self.bound, self.tied = np.full(cost.shape[0], np.inf), np.zeros(cost.shape[0], dtype=bool)
             self.short = 0.0
             return
+        # A column without a partner costs what staying free does, and by no rounding less.
+        prices = np.where((self._owner < 0) & np.isfinite(free.columns), free.columns, prices)
         self._list(prices, np.inf)
         halfway = self._between_extremes(prices)
         new = True
@@ -240,7 +242,12 @@ class _Frame:
             if number == 1:  # as far from all other pairs as can be; what rounding makes of that is corrected, too
                 correction = step.central(permutation, correction, np.inf)
             duals = duals.corrected(cost, free, permutation, correction)
+        alone = np.ones(cost.shape[1], dtype=bool)
+        alone[permutation[permutation >= 0]] = False
         step = Step.at(cost, free, graph, duals)
+        if alone.any():
+            duals = duals.corrected(cost, free, permutation, np.where(alone, step.columns[0], 0.0))
+            step = Step.at(cost, free, graph, duals)
         matched = np.nonzero(permutation >= 0)[0]
         has = at_most(*step.rows)
         has[matched] = at_most(*cost.less(matched, permutation[matched], duals.potentials, duals.prices))
