@@ -14,9 +14,14 @@ import numba
 from llvmlite.binding import ffi
 from numba.core.caching import FunctionCache, IndexDataCacheFile
 from numba.core.compiler_lock import global_compiler_lock
-from numba.np import arraymath  # noqa: F401 (loads SciPy's BLAS, whose start never returns once memory is short)
 
 from saematch.errors import first_line, is_out_of_memory
+from saematch.resources import refuse_little_room
+
+# The first loop that is compiled makes numba load SciPy's BLAS, where SciPy is installed. Its start takes some buffers
+# of 33 MB, and where it gets none tries for ever: it is loaded before memory is taken for anything else.
+refuse_little_room(2**27)
+from numba.np import arraymath  # noqa: E402, F401
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 _log = logging.getLogger(__name__)

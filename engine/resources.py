@@ -77,6 +77,13 @@ def _of_process(root: Path) -> Iterator[int]:
             yield most - status.get(used, 0) * _KB
 
 
+def refuse_little_room(least: int) -> None:
+    """Raise `MemoryError` where `ulimit -v` or `-d` leaves fewer bytes than `least`."""
+    room = min(_of_process(_ROOT), default=least)
+    if room < least:
+        raise MemoryError(f"not enough memory for the compiled loops: {max(0, room):,} bytes are left of {least:,}")
+
+
 @cache
 def _quotas(root: Path) -> tuple[int, ...]:
     """Processors that each cgroup with a quota grants, rounded up. They are read once."""

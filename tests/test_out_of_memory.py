@@ -181,3 +181,20 @@ def test_no_file_is_blamed_and_a_run_loses_the_pairs_alone(files):
     assert "not enough memory for" in stderr
     assert "params.npz" in stderr
     assert "truncated" not in stderr
+
+
+def test_compiled_loops_are_refused_where_their_libraries_would_wait_for_memory_for_ever():
+    code = """
+import resource, sys
+from pathlib import Path
+import numba, numpy, torch
+used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 40 * 2**20, resource.RLIM_INFINITY))
+try:
+    import saematch.compiled
+except MemoryError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("not enough memory for the compiled loops: ")
