@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from saematch.errors import MatchError, hides_values
+from saematch.errors import MatchError, first_line, hides_values
 
 
 def dense_array(given: Any, name: str, expected: str) -> NDArray[Any]:
@@ -35,7 +35,7 @@ def dense_array(given: Any, name: str, expected: str) -> NDArray[Any]:
     except MatchError:
         raise
     except Exception as error:  # whatever the array of another library may raise
-        raise MatchError(f"{name} is not an array ({_first_line(error)}); expected {expected}") from error
+        raise MatchError(f"{name} is not an array ({first_line(error)}); expected {expected}") from error
 
 
 def dense_tensor(given: Tensor, name: str) -> Tensor:
@@ -51,7 +51,7 @@ def dense_tensor(given: Tensor, name: str) -> Tensor:
         given = given.dequantize() if given.is_quantized else given
         return given.resolve_conj().resolve_neg()
     except RuntimeError as error:
-        raise MatchError(f"{name} is a {given.dtype} tensor that has no values ({_first_line(error)})") from error
+        raise MatchError(f"{name} is a {given.dtype} tensor that has no values ({first_line(error)})") from error
 
 
 def refuse_meta(given: Tensor, name: str) -> None:
@@ -101,7 +101,3 @@ def _is_array(given: Any) -> bool:
 def _is_wrapper(given: Tensor) -> bool:
     """Whether a tensor of another class has its own idea of what its values are, as a masked one does."""
     return bool(type(given).__torch_dispatch__ is not Tensor.__torch_dispatch__)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
