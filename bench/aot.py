@@ -23,6 +23,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from saematch.cli.terminal import table
 from saematch.kernels.exact_pairs.kernel import exact_pairs_kernel
 from saematch.kernels.exact_pairs.launch import BLOCK_E, BLOCK_K
 from saematch.kernels.pairs_below.kernel import pairs_below_kernel
@@ -30,7 +31,6 @@ from saematch.kernels.pairwise_cost.kernel import pairwise_cost_kernel
 from saematch.kernels.reduced_minima.kernel import reduced_minima_kernel
 from saematch.kernels.soft_minima.kernel import soft_minima_kernel
 from saematch.kernels.tiles import CHIPS, Tile, tile_for
-from saematch.terminal import table
 
 PASSES = {
     kernel.__name__.removesuffix("_kernel"): kernel

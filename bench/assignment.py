@@ -20,7 +20,7 @@ from synthetic import layer_pair
 
 import saematch as sm
 from saematch.cost import DistanceCost
-from saematch.features import feature_rows
+from saematch.sae.features import feature_rows
 
 REAL = Path(__file__).parent.parent.parent / "shared" / "data" / "smollm2-135m-res"
 CPU = torch.device("cpu")

@@ -36,12 +36,12 @@ from record import append
 from synthetic import layer_pair
 
 from saematch import kernels
+from saematch.cli.terminal import table
 from saematch.kernels import PRECISIONS
 from saematch.kernels.candidates.reference import candidates as candidates_reference
 from saematch.kernels.pairs_below.reference import pairs_below as pairs_below_reference
 from saematch.kernels.reduced_minima.reference import reduced_minima as minima_reference
 from saematch.kernels.soft_minima.reference import soft_minima as soft_reference
-from saematch.terminal import table
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 D = 2304  # Gemma-2-2B: K = 4,609 with encoder, decoder and bias

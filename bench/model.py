@@ -30,8 +30,8 @@ from scipy.optimize import linear_sum_assignment
 
 import saematch as sm
 from saematch import stream
-from saematch.features import feature_rows
-from saematch.plan import plan_pairs
+from saematch.runs.plan import plan_pairs
+from saematch.sae.features import feature_rows
 
 
 def write_model(folder: Path, layers: int, features: int, d: int) -> None:

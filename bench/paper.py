@@ -18,8 +18,8 @@ from pathlib import Path
 from record import RESULTS, commit
 
 import saematch as sm
-from saematch.backend import machine, versions
 from saematch.evaluation import LanguageModel, StoredActivations, Texts, draw_all, evaluate
+from saematch.matching.backend import machine, versions
 
 HOME = RESULTS / "paper"
 

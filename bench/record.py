@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from saematch.backend import machine, versions
+from saematch.matching.backend import machine, versions
 
 RESULTS = Path(__file__).parent / "results"
 

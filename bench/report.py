@@ -25,8 +25,8 @@ from record import append, peak_bytes
 
 import saematch as sm
 from saematch.report import Contents, Server, write_report
-from saematch.run_folder import RunFolder
-from saematch.stream import Outcome
+from saematch.runs.folder import RunFolder
+from saematch.runs.pipeline import Outcome
 
 
 def write_labels(folder: Path, features: int) -> None:

@@ -6,7 +6,7 @@ import json
 import sys
 from pathlib import Path
 
-from saematch.terminal import table
+from saematch.cli.terminal import table
 
 file = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent / "results" / "cpu.jsonl"
 newest = {(row["workload"], row["F_A"]): row for row in map(json.loads, file.read_text().splitlines())}

@@ -7,8 +7,8 @@ from typing import Any
 
 from mkdocs.structure.files import File, Files
 
-from saematch.arguments import parser
-from saematch.commands import COMMANDS
+from saematch.cli.arguments import parser
+from saematch.cli.commands import COMMANDS
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "bench" / "results" / "paper"

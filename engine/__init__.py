@@ -11,14 +11,20 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from saematch.chain import Chain, Step
-    from saematch.errors import MatchError
-    from saematch.layers import match_layers
-    from saematch.matching import Matching, NotCertified
-    from saematch.pairs import assign, certify, match
-    from saematch.sae import SAE
-    from saematch.sources import Layers, load, load_layers
-    from saematch.stream import Progress
+    from saematch.errors import MatchError as MatchError
+    from saematch.matching.api import assign as assign
+    from saematch.matching.api import certify as certify
+    from saematch.matching.api import match as match
+    from saematch.matching.result import Matching as Matching
+    from saematch.matching.result import NotCertified as NotCertified
+    from saematch.runs.api import match_layers as match_layers
+    from saematch.runs.chain import Chain as Chain
+    from saematch.runs.chain import Step as Step
+    from saematch.runs.pipeline import Progress as Progress
+    from saematch.sae import SAE as SAE
+    from saematch.sources import Layers as Layers
+    from saematch.sources import load as load
+    from saematch.sources import load_layers as load_layers
 
 __version__ = "0.1.0"
 
@@ -37,15 +43,13 @@ _process = os.getpid()  # that imported the package: another one is a fork of it
 _forked_before = _is_forked()  # before the package was imported
 
 _HOME = {
-    "Chain": "chain", "Step": "chain", "MatchError": "errors", "NotCertified": "matching", "Progress": "stream",
-    "match_layers": "layers", "Matching": "matching", "assign": "pairs", "certify": "pairs", "match": "pairs",
-    "SAE": "sae", "Layers": "sources", "load": "sources", "load_layers": "sources",
+    "SAE": "sae", "Chain": "runs.chain", "Layers": "sources", "MatchError": "errors", "Matching": "matching.result",
+    "NotCertified": "matching.result", "Progress": "runs.pipeline", "Step": "runs.chain", "assign": "matching.api",
+    "certify": "matching.api", "load": "sources", "load_layers": "sources", "match": "matching.api",
+    "match_layers": "runs.api",
 }  # fmt: skip
 
-__all__ = [
-    "SAE", "Chain", "Layers", "MatchError", "Matching", "NotCertified", "Progress", "Step", "assign", "certify", "load",
-    "load_layers", "match", "match_layers",
-]  # fmt: skip
+__all__ = list(_HOME)
 
 
 def __getattr__(name: str) -> Any:

@@ -1,5 +1,5 @@
 """`python -m saematch`."""
 
-from saematch.cli import program
+from saematch.cli.main import program
 
 program()

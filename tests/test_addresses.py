@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import saematch as sm
-from saematch.cli import main
+from saematch.cli.main import main
 from saematch.sources.address import matched, matcher
 from saes import made_up, write_model, write_npz, write_saelens
 

@@ -7,9 +7,9 @@ import torch
 import saematch as sm
 from problems import R, nasty, noisy_copy
 from saematch import kernels
-from saematch.backend import choose_backend
 from saematch.cost import DistanceCost, KernelCost
 from saematch.kernels import PRECISIONS
+from saematch.matching.backend import choose_backend
 
 CPU = torch.device("cpu")
 
@@ -34,7 +34,7 @@ def test_the_same_answer_with_the_same_proof(kind):
 @pytest.mark.parametrize("memory", [2**23, 2**30])
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_every_precision_finds_the_planted_optimum_and_says_what_it_rests_on(precision, memory, monkeypatch):
-    monkeypatch.setattr("saematch.cost.kernels.STRIPE_BYTES", 4 * 150 * 64)
+    monkeypatch.setattr("saematch.cost.gpu.STRIPE_BYTES", 4 * 150 * 64)
     x, y, planted = noisy_copy(150, 20, 0.3)
     found = sm.assign(x, y, backend="triton", precision=precision, memory=memory)
     np.testing.assert_array_equal(found.perm, planted)
@@ -44,7 +44,7 @@ def test_every_precision_finds_the_planted_optimum_and_says_what_it_rests_on(pre
 
 
 def test_matrix_free_is_the_stored_answer(monkeypatch):
-    monkeypatch.setattr("saematch.cost.kernels.STRIPE_BYTES", 4 * 90 * 33)
+    monkeypatch.setattr("saematch.cost.gpu.STRIPE_BYTES", 4 * 90 * 33)
     x, y = R(0).standard_normal((2, 90, 10))
     stored = KernelCost(x, y, CPU, memory=2**20)
     free = KernelCost(x, y, CPU, memory=0)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import saematch as sm
-from saematch.cli import main
+from saematch.cli.main import main
 from saes import made_up, write_model, write_npz
 
 

@@ -9,7 +9,7 @@ import numba
 import pytest
 
 MODULE = """
-from saematch.compiled import compiled
+from saematch.numeric.compiled import compiled
 
 @compiled
 def doubled(value):

@@ -18,12 +18,12 @@ from record import status
 from safetensors.torch import save
 
 import saematch as sm
-from saematch.cli import main
+from saematch.cli.main import main
 from saematch.evaluation import StoredActivations, evaluate
 from saematch.evaluation.endpoint import EndpointJudge
 from saematch.evaluation.meaning import read_grades
 from saematch.evaluation.model import Texts
-from saematch.matching import read_permutation
+from saematch.matching.result import read_permutation
 from saematch.report import Contents
 from saematch.sources import search
 from saes import (

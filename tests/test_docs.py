@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from saematch.commands import COMMANDS
+from saematch.cli.commands import COMMANDS
 
 ROOT = Path(__file__).parent.parent
 
@@ -27,7 +27,7 @@ def test_every_command_and_door_has_its_reference(site):
     commands = (site / "commands" / "index.html").read_text()
     assert set(re.findall(r'<h2 id="saematch-(\w+)"', commands)) == set(COMMANDS)
     reference = (site / "python" / "index.html").read_text()
-    for name in ("sources.load_layers", "pairs.match", "matching.Matching.margin", "chain.Chain.path", "sae.SAE.save"):
+    for name in ("load_layers", "match", "Matching.margin", "Chain.path", "SAE.save"):
         assert f'id="saematch.{name}"' in reference
 
 

@@ -10,7 +10,7 @@ import saematch as sm
 from endpoint import Endpoint
 from language_models import WIDTH, documents, write_language_model
 from planted import World
-from saematch.cli import main
+from saematch.cli.main import main
 from saematch.evaluation import StoredActivations, evaluate
 from saematch.evaluation.figures import draw_all
 from saes import made_up, write_npz
@@ -102,8 +102,8 @@ def test_a_folder_that_is_no_run(tmp_path, capsys):
 
 
 def test_without_matplotlib_or_pyarrow_there_are_tables_all_the_same(run, capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr("saematch.evaluation.command.find_spec", lambda _: None)
-    monkeypatch.setattr("saematch.evaluation.tables.find_spec", lambda _: None)
+    monkeypatch.setattr("saematch.cli.evaluation.find_spec", lambda _: None)
+    monkeypatch.setattr("saematch.analysis.tables.find_spec", lambda _: None)
     assert main(["evaluate", str(run / "run"), "-o", str(tmp_path)]) == 0
     assert "matplotlib is not installed: pip install 'saematch[evaluate]'" in capsys.readouterr().out
     assert (tmp_path / "mse.csv").is_file()

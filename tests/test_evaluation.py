@@ -12,7 +12,7 @@ from saematch.evaluation import StoredActivations, Table, evaluate
 from saematch.evaluation.activations import Survey
 from saematch.evaluation.study import SCHEMAS
 from saematch.evaluation.uncertainty import draws, interval, mean_ratio
-from saematch.storage import LocalFolder
+from saematch.storage.folders import LocalFolder
 from saes import made_up, write_model
 
 CLOSE = 1e-5  # codes and hidden states are float32, of sums of a few dozen terms around 1

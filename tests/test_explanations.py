@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 import saematch as sm
-from saematch.cli import main
+from saematch.cli.main import main
 from saematch.evaluation import evaluate, explanations, read_explanations
 from saematch.report.contents import Contents
 from saes import made_up, write_model

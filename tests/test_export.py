@@ -11,9 +11,9 @@ import pytest
 import torch
 
 import saematch as sm
-from saematch.cli import main
-from saematch.export import NAMES, export
-from saematch.findings import COLUMNS, Findings
+from saematch.analysis.export import NAMES, export
+from saematch.analysis.findings import COLUMNS, Findings
+from saematch.cli.main import main
 from saematch.report import Contents, write_report
 from saes import made_up, write_model, write_npz
 

@@ -19,8 +19,8 @@ from safetensors.torch import load_file, save_file
 import saematch as sm
 from saematch.sources import search
 from saematch.sources.address import ALLOWABLE
-from saematch.sources.families import FAMILIES
-from saematch.sources.files import SUFFIXES
+from saematch.sources.files.tensors import SUFFIXES
+from saematch.sources.formats.families import FAMILIES
 from saematch.sources.places import LocalFolder
 from saes import (
     BY_NORM,

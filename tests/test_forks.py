@@ -56,7 +56,7 @@ x @ x
 print(in_child(matched, 1))""",
     "a fork while a thread compiles": """
 from numba.core.compiler_lock import global_compiler_lock
-from saematch.compiled import compiled
+from saematch.numeric.compiled import compiled
 compiled(lambda x: np.linalg.inv(x))(np.eye(3))  # a module that a thread imports would be locked in the child
 compiles = threading.Thread(target=lambda: compiled(lambda x: x + np.linalg.norm(np.linalg.inv(x)))(np.eye(3)))
 compiles.start()

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 
 import saematch as sm
-from saematch.cli import main
+from saematch.analysis.export import export
+from saematch.cli.main import main
 from saematch.evaluation import StoredActivations, evaluate, read_explanations
 from saematch.evaluation.meaning import read_grades
 from saematch.evaluation.model import Texts
-from saematch.export import export
-from saematch.matching import read_permutation
+from saematch.matching.result import read_permutation
 from saematch.report import Contents, write_report
 from saematch.sources.address import Address
-from saematch.storage import local_path
+from saematch.storage.folders import local_path
 from saes import made_up, write_model
 
 TEXT = "the texts"

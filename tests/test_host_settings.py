@@ -11,8 +11,8 @@ import torch
 import saematch as sm
 from language_models import documents, write_language_model
 from planted import World
+from saematch.analysis.findings import Findings
 from saematch.evaluation import LanguageModel, StoredActivations, Texts, evaluate
-from saematch.findings import Findings
 from saematch.report.contents import Contents
 from saematch.report.page import write_report
 from saes import VARIANTS, drawn

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import saematch as sm
-from saematch.cli import main
+from saematch.cli.main import main
 from saes import (
     SCALED,
     VARIANTS,

@@ -19,7 +19,7 @@ from huggingface_hub import constants
 
 import saematch as sm
 from hub_server import Hub, Repository
-from saematch.cli import main
+from saematch.cli.main import main
 from saematch.sources import registry
 from saes import LAYER, drawn, llama_scope, made_up, saelens, sparsify, write_npz, write_saelens
 

@@ -8,8 +8,8 @@ import torch
 
 import saematch as sm
 from contracts import assert_proved_optimal
-from saematch.features import feature_rows
-from saematch.problem import RowProblem
+from saematch.matching.problem import RowProblem
+from saematch.sae.features import feature_rows
 from saes import made_up, write_model, write_npz
 
 

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 import saematch as sm
 from contracts import dual_bound
 from problems import nasty
-from saematch.matching import check_permutation, read_permutation
+from saematch.matching.result import check_permutation, read_permutation
 from saes import made_up
 
 X, Y = nasty()["random"]

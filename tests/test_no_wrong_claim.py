@@ -12,8 +12,8 @@ from adversary import Given, Truth
 from contracts import assert_proved_optimal, cheapest, cheapest_partial, costs_of_all_pairs
 from problems import noisy_copy
 from saematch.assignment import Solution
-from saematch.backend import choose_backend
-from saematch.problem import RowProblem
+from saematch.matching.backend import choose_backend
+from saematch.matching.problem import RowProblem
 from tolerance import OPTIMUM
 
 R = np.random.default_rng

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import saematch as sm
-from saematch.cli import main
-from saematch.plan import plan_pairs
+from saematch.cli.main import main
+from saematch.runs.plan import plan_pairs
 from saes import made_up, write_model, write_npz
 
 

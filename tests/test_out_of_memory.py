@@ -63,7 +63,7 @@ READ = """
 import json, resource, sys
 from pathlib import Path
 import numpy as np, torch, saematch as sm
-from saematch.cli import main
+from saematch.cli.main import main
 torch.set_num_threads(1)
 folder, said = Path(sys.argv[1]), {}
 files = {each.name: sm.load_layers(each) for each in sorted(folder.iterdir())}
@@ -191,7 +191,7 @@ import numba, numpy, torch
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 40 * 2**20, resource.RLIM_INFINITY))
 try:
-    import saematch.compiled
+    import saematch.numeric.compiled
 except MemoryError as error:
     print(error)
 """

@@ -3,7 +3,7 @@ from itertools import pairwise
 import pytest
 
 import saematch as sm
-from saematch.plan import plan_pairs, share_of
+from saematch.runs.plan import plan_pairs, share_of
 
 LAYERS = [11, 3, 5, 4]
 

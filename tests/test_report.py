@@ -12,7 +12,7 @@ import pytest
 
 import saematch as sm
 from browser import browser, findings_of_axe, needs_browser, page_at, rows_of, until
-from saematch.cli import main
+from saematch.cli.main import main
 from saematch.report import Contents, Server, write_report
 from saes import made_up, write_model, write_npz
 

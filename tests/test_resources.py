@@ -154,8 +154,8 @@ import json, os, torch
 os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
 torch.set_num_threads(6)
 import numpy as np, saematch as sm
-from saematch.backend import machine
-from saematch.team import Team, torch_threads
+from saematch.matching.backend import machine
+from saematch.numeric.threads import Team, torch_threads
 with torch_threads():
     inside = torch.get_num_threads()
 x = np.random.default_rng(0).random((1500, 4))
@@ -174,7 +174,7 @@ ULIMIT = """
 import json, re, resource, sys
 from pathlib import Path
 import numpy as np, torch, saematch as sm
-from saematch.backend import free_memory
+from saematch.matching.backend import free_memory
 torch.set_num_threads(1)
 limit, room = getattr(resource, sys.argv[1]), 300 * 2**20
 sm.assign(np.eye(500, 4), np.eye(500, 4))  # what is imported and compiled is there

@@ -12,7 +12,7 @@ import saematch as sm
 from contracts import assert_proved_optimal, cheapest, costs_of_all_pairs
 from saematch import problem
 from saematch.cost import DistanceCost
-from saematch.features import feature_rows
+from saematch.sae.features import feature_rows
 from test_assignment import smallest_swap
 
 

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import pytest
 
 import saematch as sm
-from saematch.cli import main
+from saematch.cli.main import main
 from saematch.report import Contents
 from saematch.report.serve import Server
 from saes import write_model

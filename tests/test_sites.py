@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import saematch as sm
-from saematch.cli import main
-from saematch.sources.site import why_not
+from saematch.cli.main import main
+from saematch.sources.formats.site import why_not
 from saes import (
     dictionary_learning,
     drawn,

@@ -10,7 +10,7 @@ import torch
 from record import peak_bytes
 
 import saematch as sm
-from saematch.sources.files import tensors
+from saematch.sources.files.tensors import tensors
 from saes import drawn, made_up, saelens, write_model, write_npz, write_saelens
 
 FLAT = {"architecture": "jumprelu", "d_in": 8, "d_sae": 12, "hook_layer": 7, "apply_b_dec_to_input": False}

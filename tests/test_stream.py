@@ -5,11 +5,11 @@ import pytest
 
 import saematch as sm
 from saematch import stream as module
-from saematch.inputs import read_input
-from saematch.plan import plan_pairs
-from saematch.problem import Comparison
-from saematch.solver import Solver
-from saematch.stream import Outcome, Work, memory_needed, stream
+from saematch.matching.problem import Comparison
+from saematch.matching.solver import Solver
+from saematch.runs.inputs import read_input
+from saematch.runs.pipeline import Outcome, Work, memory_needed, stream
+from saematch.runs.plan import plan_pairs
 from saes import made_up
 
 COMPARISON = Comparison.checked(("encoder", "bias", "decoder"), None, "threshold", None)

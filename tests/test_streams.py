@@ -10,7 +10,7 @@ import sys
 import pytest
 
 import saematch as sm
-from saematch.cli import main
+from saematch.cli.main import main
 from saes import write_model
 
 SAEMATCH = f"{sys.executable} -m saematch"

@@ -11,13 +11,13 @@ import pytest
 
 import saematch as sm
 from endpoint import Endpoint
-from saematch.cli import main
+from saematch.analysis.tables import Schema, Table
+from saematch.cli.main import main
 from saematch.evaluation import evaluate, read_explanations
 from saematch.evaluation.endpoint import EndpointJudge
 from saematch.evaluation.model import Texts
-from saematch.evaluation.tables import Schema, Table
 from saematch.report import Contents
-from saematch.storage import LocalFolder, well_formed
+from saematch.storage.folders import LocalFolder, well_formed
 from saes import write_model
 
 GIVEN = [

@@ -9,7 +9,7 @@ import torch
 import saematch as sm
 from saematch.errors import checked_count, checked_number, real_number, whole_number
 from saematch.evaluation import StoredActivations, evaluate
-from saematch.plan import plan_pairs, share_of
+from saematch.runs.plan import plan_pairs, share_of
 from saes import made_up, write_model
 
 KINDS = [

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from saematch.compiled import compiled
-from saematch.cost import Floats, Indices
+from saematch.numeric.compiled import compiled
+from saematch.numeric.rounding import Floats, Indices
 
 FIRST_STAKE, LAST_STAKE, FALL = 64.0, 2e-5, 5.0  # in standard deviations of the costs
 _MOST_BIDS = 16  # a row and a stake, on average

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from saematch.compiled import compiled
-from saematch.cost import Cost, Floats, Free, Indices
+from saematch.cost import Cost, Free
+from saematch.numeric.compiled import compiled
+from saematch.numeric.rounding import Floats, Indices
 
 LISTED = 16
 MOST_WORK = 2**34  # entries of the pairs that are looked at one by one: half a minute of a core

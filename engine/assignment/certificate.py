@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from saematch.cost import UNIT_64, Cost, Floats, Free, Indices, at_least, at_most
+from saematch.cost import Cost, Free
+from saematch.numeric.rounding import UNIT_64, Floats, Indices, at_least, at_most
 
 LEAST = 2.0**-1074  # above 0
 BLUR = 1e-6  # certified: most features are rounded by no more than this share of what ordinary pairs differ by

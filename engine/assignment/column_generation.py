@@ -16,7 +16,8 @@ from saematch.assignment.certificate import Certificate, Solution
 from saematch.assignment.graph import CandidateGraph
 from saematch.assignment.refinement import PassBounds, refined
 from saematch.assignment.ties import in_order, spread, spread_ties
-from saematch.cost import UNIT_64, Cost, Floats, Free, Indices, Scan, at_least
+from saematch.cost import Cost, Free, Scan
+from saematch.numeric.rounding import UNIT_64, Floats, Indices, at_least
 
 # Cheapest partners of a row and of a column that a pass adds to the graph, where costs are stored and where they are
 # made again. More of them settle more rows for good, at the price of more edges: worth it where a pass is a product.

@@ -6,7 +6,8 @@ import numpy as np
 
 from saematch.assignment.auction import auction
 from saematch.assignment.sparse import SETTLED, solve_sparse
-from saematch.cost import Cost, Floats, Free, Indices, at_least
+from saematch.cost import Cost, Free
+from saematch.numeric.rounding import Floats, Indices, at_least
 
 
 class CandidateGraph:

@@ -13,7 +13,8 @@ from saematch.assignment.certificate import BLUR
 from saematch.assignment.graph import CandidateGraph
 from saematch.assignment.paths import Ways
 from saematch.assignment.refinement import MOST_WORK, Duals, PassBounds, Step
-from saematch.cost import UNIT_64, Cost, Floats, Free, Indices, at_least, at_most
+from saematch.cost import Cost, Free
+from saematch.numeric.rounding import UNIT_64, Floats, Indices, at_least, at_most
 
 LISTED = 16  # cheapest pairs of a row and of a column that a pass adds to the graph
 _WHOLE_ROWS, _MOST_ENTRIES = 64, 2**25  # made at a time, and kept

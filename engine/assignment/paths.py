@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from saematch.compiled import compiled
-from saematch.cost import Floats, Indices
+from saematch.numeric.compiled import compiled
+from saematch.numeric.rounding import Floats, Indices
 
 SWEEPS = 8
 

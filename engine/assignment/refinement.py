@@ -16,7 +16,8 @@ import numpy as np
 from saematch.assignment.certificate import Certificate, Reduced, Solution
 from saematch.assignment.graph import CandidateGraph, least_of_rows
 from saematch.assignment.paths import Ways
-from saematch.cost import UNIT_64, Cost, Floats, Free, Indices, at_least, at_most, exact_sum
+from saematch.cost import Cost, Free
+from saematch.numeric.rounding import UNIT_64, Floats, Indices, at_least, at_most, exact_sum
 
 _MOST_STEPS = 6
 MOST_WORK = 2**32  # entries of the pairs of the graph: a minute of a core for each of the steps

@@ -7,8 +7,8 @@ from typing import Any
 import lap
 import numpy as np
 
-from saematch.compiled import compiled
-from saematch.cost import Floats, Indices
+from saematch.numeric.compiled import compiled
+from saematch.numeric.rounding import Floats, Indices
 
 _LAPMOD_LIMIT = 1e6  # lapmod takes this for infinity, in costs and in sums of them along a path
 SETTLED = 1e-15  # share of the numbers involved by which an edge may undercut its row: ties make cycles of cost zero

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from saematch.cost import Cost, Floats, Indices, Scan
-from saematch.loops import choose_tied
+from saematch.cost import Cost, Scan
+from saematch.numeric.loops import choose_tied
+from saematch.numeric.rounding import Floats, Indices
 
 _TIED = 16  # partners of a row that are added where more than a list holds cost the same
 _SAME = 2.0**-18  # share of the numbers involved below which a float32 pass cannot tell listed values apart

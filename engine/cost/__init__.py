@@ -12,11 +12,11 @@ row from drowning the others.
 
 from saematch.cost.base import BLOCK_BYTES, Cost
 from saematch.cost.distances import DistanceCost, squared_distances
-from saematch.cost.free import Free
-from saematch.cost.kernels import KernelCost
+from saematch.cost.gpu import KernelCost
 from saematch.cost.matrix import MatrixCost
-from saematch.cost.rounding import UNIT_64, Floats, Indices, Rows, at_least, at_most, exact_sum, gamma
 from saematch.cost.scan import Scan
+from saematch.cost.unmatched import Free
+from saematch.numeric.rounding import UNIT_64, Floats, Indices, Rows, at_least, at_most, exact_sum, gamma
 
 __all__ = [
     "BLOCK_BYTES", "UNIT_64", "Cost", "DistanceCost", "Floats", "Free", "Indices", "KernelCost", "MatrixCost", "Rows",

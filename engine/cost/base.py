@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from saematch.cost.free import Free
-from saematch.cost.rounding import UNIT_32, UNIT_64, Floats, Indices, rounded_down
 from saematch.cost.scan import Scan
+from saematch.cost.unmatched import Free
 from saematch.errors import is_out_of_memory
-from saematch.loops import scan_columns, scan_rows
-from saematch.team import Team
+from saematch.numeric.loops import scan_columns, scan_rows
+from saematch.numeric.rounding import UNIT_32, UNIT_64, Floats, Indices, rounded_down
+from saematch.numeric.threads import Team
 
 TILE = (1024, 2048)  # 8 MiB of float32: still in a CPU's cache when it is scanned
 BLOCK_BYTES = 4 * TILE[0] * TILE[1]

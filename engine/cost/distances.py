@@ -17,9 +17,8 @@ import numpy as np
 import torch
 
 from saematch.cost.base import TILE, Cost, Tile
-from saematch.cost.free import Free
-from saematch.cost.rounding import TINY, UNIT_32, UNIT_64, Floats, Indices, Rows, first_alike, gamma
-from saematch.loops import (
+from saematch.cost.unmatched import Free
+from saematch.numeric.loops import (
     centre_rows,
     centred_dots,
     centred_products,
@@ -28,7 +27,8 @@ from saematch.loops import (
     squared_differences,
     squared_distances_less,
 )
-from saematch.team import Team
+from saematch.numeric.rounding import TINY, UNIT_32, UNIT_64, Floats, Indices, Rows, first_alike, gamma
+from saematch.numeric.threads import Team
 
 _FPMATH = ("ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE")  # what oneDNN may make of float32, by its names
 

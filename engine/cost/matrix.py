@@ -12,9 +12,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saematch.cost.base import TILE, Cost, Tile
-from saematch.cost.free import Free
-from saematch.cost.rounding import LEAST_NORMAL, TINY, UNIT_32, UNIT_64, Floats, Indices, exact_sum, first_alike, gamma
+from saematch.cost.unmatched import Free
 from saematch.errors import MatchError
+from saematch.numeric.rounding import (
+    LEAST_NORMAL,
+    TINY,
+    UNIT_32,
+    UNIT_64,
+    Floats,
+    Indices,
+    exact_sum,
+    first_alike,
+    gamma,
+)
 
 _WIDE = 2.0**20  # times what decides in most rows
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from saematch.cost.rounding import Floats, Indices
+from saematch.numeric.rounding import Floats, Indices
 
 
 @dataclass(frozen=True)

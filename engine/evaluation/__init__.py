@@ -1,5 +1,6 @@
 """What a run is worth: measurements of weights, activations, a model's loss and meaning, with their uncertainty."""
 
+from saematch.analysis.tables import Table
 from saematch.evaluation.activations import StoredActivations
 from saematch.evaluation.endpoint import EndpointJudge
 from saematch.evaluation.explanations import read_explanations
@@ -7,7 +8,6 @@ from saematch.evaluation.figures import draw_all
 from saematch.evaluation.meaning import TokenOverlap, read_grades
 from saematch.evaluation.model import LanguageModel, Texts
 from saematch.evaluation.study import Evaluation, evaluate
-from saematch.evaluation.tables import Table
 
 __all__ = [
     "EndpointJudge", "Evaluation", "LanguageModel", "StoredActivations", "Table", "Texts", "TokenOverlap", "draw_all",

@@ -14,12 +14,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from saematch.cost import Floats, Indices
 from saematch.errors import MatchError, checked_count, first_line, refuse_out_of_memory
 from saematch.evaluation.uncertainty import UNITS
-from saematch.sae import SAE
-from saematch.sources.pointers import refuse_pointer_at
-from saematch.storage import local_path
+from saematch.numeric.rounding import Floats, Indices
+from saematch.sae.autoencoder import SAE
+from saematch.storage.folders import local_path
+from saematch.storage.pointers import refuse_pointer_at
 
 BATCH = 2048  # tokens at a time
 OUTLIERS = 10.0  # medians of the norm from which on a token is an attention sink, not text

@@ -11,13 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from saematch.cost import Floats, Indices
+from saematch.analysis.tables import METHOD, PAIR, Row, Schema
 from saematch.evaluation.activations import SURVEY_COLUMNS, Survey
 from saematch.evaluation.methods import MATCHED, Matched
-from saematch.evaluation.tables import METHOD, PAIR, Row, Schema
 from saematch.evaluation.uncertainty import COLUMNS, draws, interval, mean_of_rows, mean_ratio
-from saematch.plan import Pair
-from saematch.sae import SAE
+from saematch.numeric.rounding import Floats, Indices
+from saematch.runs.plan import Pair
+from saematch.sae.autoencoder import SAE
 
 GATES = tuple(round(0.1 * step, 1) for step in range(10))  # quantiles of pair costs
 

@@ -14,8 +14,8 @@ from typing import Any
 
 from saematch.errors import MatchError, checked_count, refuse_out_of_memory
 from saematch.evaluation.meaning import Grade, Verdict
-from saematch.sources.pointers import refuse_pointer_at
-from saematch.storage import local_path
+from saematch.storage.folders import local_path
+from saematch.storage.pointers import refuse_pointer_at
 
 AT_ONCE, RETRIES, TIMEOUT = 8, 5, 60.0  # calls, tries after the first, seconds
 _KEY = "OPENAI_API_KEY"

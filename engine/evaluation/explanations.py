@@ -11,13 +11,13 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from saematch.chain import Chain
 from saematch.errors import MatchError, checked_count, refuse_out_of_memory
+from saematch.runs.chain import Chain
 from saematch.sources import Layers
-from saematch.sources.families import listing
-from saematch.sources.pointers import refuse_pointer_at
+from saematch.sources.formats.families import listing
 from saematch.sources.registry import neuronpedia_names
-from saematch.storage import local_path, well_formed
+from saematch.storage.folders import local_path, well_formed
+from saematch.storage.pointers import refuse_pointer_at
 
 _LONGEST_LINE = 10**6  # characters; no explanation is as long
 Texts = dict[int, dict[int, str]]

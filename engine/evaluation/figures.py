@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from saematch.chain import Chain
+from saematch.analysis.tables import Row, Table
 from saematch.errors import MatchError
 from saematch.evaluation.meaning import Grade
 from saematch.evaluation.methods import MATCHED, RANDOM
 from saematch.evaluation.study import Evaluation
-from saematch.evaluation.tables import Row, Table
-from saematch.storage import LocalFolder
-from saematch.terminal import printable
+from saematch.runs.chain import Chain
+from saematch.storage.folders import LocalFolder
+from saematch.text import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,15 +7,15 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from torch import Tensor
 
-from saematch.cost import Floats
+from saematch.analysis.tables import PAIR, Row, Schema
 from saematch.evaluation.activations import Survey
 from saematch.evaluation.codes import MEASURED, STAND_IN, CodedPair, StandIn, stand_ins
 from saematch.evaluation.methods import MATCHED, Matched
 from saematch.evaluation.model import LanguageModel
-from saematch.evaluation.tables import PAIR, Row, Schema
 from saematch.evaluation.uncertainty import draws, interval, mean_ratio
-from saematch.plan import Pair
-from saematch.sae import SAE
+from saematch.numeric.rounding import Floats
+from saematch.runs.plan import Pair
+from saematch.sae.autoencoder import SAE
 
 GATES = (0.0, 0.25, 0.5, 0.75)  # fewer than of explained variance: each takes a forward pass
 

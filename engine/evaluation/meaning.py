@@ -10,14 +10,14 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from saematch.cost import Floats, Indices
+from saematch.analysis.tables import METHOD, PAIR, Row, Schema, mean
 from saematch.errors import MatchError, refuse_out_of_memory
 from saematch.evaluation.methods import Matched
-from saematch.evaluation.tables import METHOD, PAIR, Row, Schema, mean
 from saematch.evaluation.uncertainty import DRAWS, LEVEL, draws, interval, mean_ratio
-from saematch.plan import Pair
-from saematch.sources.pointers import refuse_pointer_at
-from saematch.storage import local_path
+from saematch.numeric.rounding import Floats, Indices
+from saematch.runs.plan import Pair
+from saematch.storage.folders import local_path
+from saematch.storage.pointers import refuse_pointer_at
 
 JUDGED = 200  # pairs of features read for each pair of layers
 QUARTERS = 4

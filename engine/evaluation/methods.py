@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from saematch.chain import Chain
-from saematch.cost import Indices
-from saematch.layers import match_layers
-from saematch.plan import Pair
-from saematch.stream import Progress
+from saematch.numeric.rounding import Indices
+from saematch.runs.api import match_layers
+from saematch.runs.chain import Chain
+from saematch.runs.pipeline import Progress
+from saematch.runs.plan import Pair
 
 SEEDS = 5  # random permutations, so that their spread is known
 

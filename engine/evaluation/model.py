@@ -15,12 +15,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from saematch.cost import Floats, Indices
 from saematch.errors import MatchError, checked_count, first_line, refuse_out_of_memory
-from saematch.plan import Pair
-from saematch.sae import SAE
-from saematch.sources.pointers import refuse_pointer_at
-from saematch.storage import local_path, well_formed
+from saematch.numeric.rounding import Floats, Indices
+from saematch.runs.plan import Pair
+from saematch.sae.autoencoder import SAE
+from saematch.storage.folders import local_path, well_formed
+from saematch.storage.pointers import refuse_pointer_at
 
 CONTEXT, BATCH = 256, 8  # tokens in a context, and contexts at a time
 _LOSS_TOLERANCE = 1e-4  # nats; float32 sums of the same numbers in another order differ by far less

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 import saematch
-from saematch.chain import Chain
+from saematch.analysis.tables import Ledger, Row, Schema, Table, same
 from saematch.errors import MatchError, checked_count, checked_number
 from saematch.evaluation import codes, meaning, weights
 from saematch.evaluation.activations import OUTLIERS, Source, Survey
@@ -21,15 +21,16 @@ from saematch.evaluation.loss import LOSS, measure_loss
 from saematch.evaluation.meaning import Grade, Judge, PairOfFeatures, TokenOverlap
 from saematch.evaluation.methods import ABOUT, MATCHED, RANDOM, Matched, baselines, matchings
 from saematch.evaluation.model import LanguageModel
-from saematch.evaluation.tables import Ledger, Row, Schema, Table, same
-from saematch.layers import match_layers
-from saematch.matching import Matching
-from saematch.plan import Pair
-from saematch.sae import SAE
+from saematch.matching.result import Matching
+from saematch.numeric.threads import torch_threads
+from saematch.runs.api import match_layers
+from saematch.runs.chain import Chain
+from saematch.runs.pipeline import Progress
+from saematch.runs.plan import Pair
+from saematch.sae.autoencoder import SAE
 from saematch.sources import Layers
-from saematch.storage import LocalFolder, as_json
-from saematch.stream import Progress
-from saematch.team import torch_threads
+from saematch.storage.folders import LocalFolder
+from saematch.storage.jsonfile import as_json
 
 FAR = "far"  # the run of far pairs
 SCHEMAS = (*weights.TABLES, codes.VARIANCE, codes.SCORES, LOSS, meaning.JUDGEMENTS, meaning.MEANING, meaning.AGREEMENT)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from saematch.cost import Floats
+from saematch.numeric.rounding import Floats
 
 DRAWS, LEVEL = 1000, 0.95
 UNITS = 200  # what is drawn: documents, or groups of them where there are more

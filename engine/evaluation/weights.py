@@ -10,15 +10,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from saematch.chain import Chain
-from saematch.cost import Floats, Indices, squared_distances
+from saematch.analysis.findings import SAME, persistence, row_cosines
+from saematch.analysis.tables import METHOD, PAIR, Row, Schema, mean, quantile_columns, quantiles
+from saematch.cost import squared_distances
 from saematch.evaluation.methods import Matched
-from saematch.evaluation.tables import METHOD, PAIR, Row, Schema, mean, quantile_columns, quantiles
-from saematch.features import PARTS, feature_rows
-from saematch.findings import SAME, persistence, row_cosines
-from saematch.matching import Matching
-from saematch.plan import Pair
-from saematch.sae import SAE
+from saematch.matching.result import Matching
+from saematch.numeric.rounding import Floats, Indices
+from saematch.runs.chain import Chain
+from saematch.runs.plan import Pair
+from saematch.sae.autoencoder import SAE
+from saematch.sae.features import PARTS, feature_rows
 
 ALL = "all"  # the parts together
 

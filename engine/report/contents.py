@@ -11,18 +11,20 @@ from typing import Any
 
 import numpy as np
 
-from saematch.chain import Chain
-from saematch.cost import Floats, squared_distances
+from saematch.analysis.findings import COLUMNS, FIRM, SAME, Columns, Findings, persistence
+from saematch.analysis.tables import Table, mean
+from saematch.cost import squared_distances
 from saematch.errors import MatchError
 from saematch.evaluation.explanations import checked_explanations
-from saematch.evaluation.tables import Table, mean
 from saematch.evaluation.weights import DISTANCES, MSE, measure_layer, measure_lifetimes
-from saematch.features import PARTS
-from saematch.findings import COLUMNS, FIRM, SAME, Columns, Findings, persistence
-from saematch.plan import Pair
+from saematch.numeric.rounding import Floats
+from saematch.runs.chain import Chain
+from saematch.runs.plan import Pair
+from saematch.sae.features import PARTS
 from saematch.sources import Layers
 from saematch.sources.registry import neuronpedia
-from saematch.storage import LocalFolder, finite
+from saematch.storage.folders import LocalFolder
+from saematch.storage.jsonfile import finite
 
 SCHEMA = 1
 _WHOLE = ("partner", "runner_up", "tied")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from saematch.report.contents import Contents, packed_labels
-from saematch.storage import local_path, replacing
+from saematch.storage.folders import local_path, replacing
 
 ASSETS = Path(__file__).parent / "assets"
 PROGRAMS = ("echarts.min.js", "data.js", "widgets.js", "pictures.js", "app.js")

@@ -16,11 +16,11 @@ from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 
+from saematch.analysis.findings import Columns
 from saematch.errors import MatchError
-from saematch.findings import Columns
-from saematch.plan import Pair
 from saematch.report.contents import Contents, packed_columns, packed_labels
 from saematch.report.page import head, tail
+from saematch.runs.plan import Pair
 
 PIECE = 2**16  # features at a time
 _KEPT = 4  # pairs whose columns are held

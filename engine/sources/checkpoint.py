@@ -12,9 +12,10 @@ from typing import Any
 
 from saematch.errors import MatchError
 from saematch.sources.address import ALLOWABLE, REGISTRY, Address, escaped
-from saematch.sources.files import headers, read_json, tensors
+from saematch.sources.files.tensors import headers, tensors
 from saematch.sources.places import Place
 from saematch.sources.registry import Registered
+from saematch.storage.jsonfile import read_json
 
 _L0 = re.compile(r"(?:^|[^a-z0-9])l0[_-](\d+(?:\.\d+)?|[a-z]+)", re.IGNORECASE)
 _WIDTH = re.compile(r"(?:width[_-]|(?:^|[-_/])W)(\d+(?:\.\d+)?[km]?)(?![a-z0-9])", re.IGNORECASE)

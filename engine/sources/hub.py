@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, TypeVar, cast
 from saematch.errors import MatchError, refuse_out_of_memory
 from saematch.sources.address import escaped
 from saematch.sources.places import Place
-from saematch.storage import write_whole
+from saematch.storage.folders import write_whole
 
 _HEADER_BLOCK = 2**15  # bytes asked for at a time of a file that is far away
 _COMMIT = re.compile("[0-9a-f]{40}")

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from saematch.errors import MatchError, whole_number
-from saematch.sae import SAE
+from saematch.sae.autoencoder import SAE
 from saematch.sources.address import SAMPLE, Address
-from saematch.sources.families import listing
+from saematch.sources.formats.families import listing
 from saematch.sources.lists import Source
 from saematch.sources.places import LocalFolder
 from saematch.sources.search import search

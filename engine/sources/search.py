@@ -13,14 +13,14 @@ from typing import Any
 from saematch.errors import MatchError
 from saematch.sources.address import HUB, REGISTRY, SAMPLE, Address, matched
 from saematch.sources.checkpoint import Checkpoint
-from saematch.sources.families import identify, known, listing, published
-from saematch.sources.files import SUFFIXES
+from saematch.sources.files.tensors import SUFFIXES
+from saematch.sources.formats.families import identify, known, listing, published
 from saematch.sources.hub import HubRepository
 from saematch.sources.lists import One, Source, entries, is_list, read_list
 from saematch.sources.places import LocalFolder, Place
-from saematch.sources.pointers import Unusable
 from saematch.sources.registry import release
 from saematch.sources.stored import StoredSAE
+from saematch.storage.pointers import Unusable
 
 _PACKAGED = Path(__file__).parent.parent / "sample"
 Hub = Callable[[str, str | None], HubRepository]

@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 
 from saematch.errors import MatchError, memory_for
-from saematch.sae import SAE
+from saematch.numeric.threads import torch_threads
+from saematch.sae.autoencoder import SAE
 from saematch.sources.checkpoint import Checkpoint
-from saematch.sources.families import identify
-from saematch.sources.family import Entry, Family
-from saematch.sources.files import read_json, sha256, widened
-from saematch.team import torch_threads
+from saematch.sources.files.checks import widened
+from saematch.sources.formats.base import Entry, Family
+from saematch.sources.formats.families import identify
+from saematch.storage.jsonfile import read_json, sha256
 
 LAYER = re.compile(
     r"(?:^|[^a-z])(?:layers?|blocks?)[._-]?(\d{1,4})(?!\d)|(?:^|-)L(\d{1,4})(?:R|A|M|TC)(?:-\d+x)?$",

@@ -1,0 +1,297 @@
+"""What is to be solved: the costs of all pairs, from rows, from two SAEs, or as somebody's matrix."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from saematch.cost import Cost, DistanceCost, KernelCost, MatrixCost, squared_distances
+from saematch.errors import MatchError, checked_number, memory_for, real_number
+from saematch.matching.backend import Backend
+from saematch.numeric.arrays import dense_array
+from saematch.numeric.rounding import UNIT_64, Floats, Indices, Rows, gamma  # fmt: skip
+from saematch.sae.autoencoder import SAE, Scale
+from saematch.sae.features import check_parts, feature_rows
+
+LARGEST, SMALLEST = 1e140, 1e-140  # of the largest entry: squares stay in float64's range
+LARGEST_SQUARE = 1e299  # and so does what all features together pay
+_WHOLE = 2**53  # whole numbers up to here are float64's own
+MOST_COLUMNS = 2**20  # the bound for float32 products loses its meaning beyond
+Fold = Scale | tuple[Scale, Scale]
+
+
+class Problem(ABC):
+    """Sources to be matched with targets.
+
+    Without `max_cost` the smaller side is fully matched; with it, a feature stays free rather than take part in a pair
+    that costs more. `options` says how the problem came about.
+    """
+
+    max_cost: float | None
+    options: dict[str, Any]
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, int]:
+        """(F_A, F_B)."""
+
+    @property
+    @abstractmethod
+    def evaluation_error(self) -> float:
+        """Bound on the relative rounding of `pair_cost`."""
+
+    @abstractmethod
+    def cost(self, backend: Backend, memory: int) -> Cost:
+        """The costs of all pairs, whose float32 values are kept if they fit into `memory`, in bytes."""
+
+    @abstractmethod
+    def pair_cost(self, permutation: Indices) -> Floats:
+        """What each pair costs, `(F_A,)`, in float64; 0.0 where `permutation` is -1."""
+
+    def staying_free(self, cost: Cost) -> tuple[float, float]:
+        """What it costs to leave a source, or a target, without a partner; infinite where it must have one.
+
+        Where `max_cost` is so large that no feature of the smaller side stays free, its size would only cost precision:
+        then it is left out.
+        """
+        if self.max_cost is not None and self.max_cost < cost.enough:
+            return self.leaving_out(cost)
+        sources, targets = self.shape
+        return (0.0 if sources > targets else math.inf), (0.0 if targets > sources else math.inf)
+
+    def leaving_out(self, cost: Cost) -> tuple[float, float]:
+        """The same where anybody may stay free: half of `max_cost`, or of what is enough to say the same.
+
+        A pair dearer than `max_cost` is never made, and one more pair can be had for at most the dearest and what all
+        others lose, n times the spread. Under twice that, already, as many pairs as can be are made, and at the least
+        cost; a larger `max_cost` says no more, and its size would only cost precision.
+        """
+        assert self.max_cost is not None
+        dearest = self.dearest(cost)
+        enough = 2 * (min(self.shape) * (dearest - min(0.0, self.smallest_cost)) + max(dearest, 0.0))
+        least = min(self.max_cost, enough) if enough > 0 else self.max_cost
+        return least / 2, least / 2
+
+    def dearest(self, cost: Cost) -> float:
+        """A bound on every cost that is no more than `max_cost`."""
+        return cost.largest_cost
+
+    def leaving(self, cost: Cost) -> tuple[float, float]:
+        """The same for margins, to which it matters what a matched feature would pay to stay free, too.
+
+        Without a pair the others cost no less than before, less `largest_cost`; two that exchange partners, where that
+        is not forbidden, pay no more than twice the spread. From there on, the size of `max_cost` would again only cost
+        precision.
+        """
+        dear = cost.largest_cost + 2 * (cost.largest_cost - min(0.0, self.smallest_cost))
+        if self.max_cost is not None and (self.max_cost <= dear or cost.forbids or max(self.shape) < 2):
+            return self.max_cost / 2, self.max_cost / 2
+        return self.staying_free(cost)
+
+    @property
+    def smallest_cost(self) -> float:
+        """A bound on every cost: squares are not negative."""
+        return 0.0
+
+
+@dataclass(frozen=True)
+class RowProblem(Problem):
+    """Rows `x (F_A, K)` and `y (F_B, K)`: a pair costs their squared distance.
+
+    Raises `MatchError` for a `max_cost` or rows that no float64 arithmetic can handle.
+    """
+
+    x: Rows
+    y: Rows
+    max_cost: float | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "max_cost", _checked_max_cost(self.max_cost, LARGEST_SQUARE))
+        if self.x.shape[1] > MOST_COLUMNS:
+            raise MatchError(f"rows have {self.x.shape[1]} columns; at most {MOST_COLUMNS} can be handled")
+        sizes = [max(float(rows.max(initial=0)), -float(rows.min(initial=0))) for rows in (self.x, self.y)]
+        if not all(size <= LARGEST for size in sizes):  # NaN fails this too
+            raise MatchError(
+                f"feature rows reach {max(sizes):g}; their squares leave float64 above {LARGEST:g}: choose smaller "
+                "weights or another fold"
+            )
+        if 0 < max(sizes) < SMALLEST:
+            raise MatchError(
+                f"feature rows stay below {max(sizes):g}; their squares vanish in float64 below {SMALLEST:g}: choose "
+                "larger weights or another fold"
+            )
+
+    @classmethod
+    def checked(cls, x: Any, y: Any, max_cost: float | None) -> RowProblem:
+        """Raises `MatchError` unless these are two finite matrices of the same width."""
+        x, y = _rows(x, "the first matrix"), _rows(y, "the second matrix")
+        check_widths(x.shape[1], "the first matrix", y.shape[1], "the second matrix", "K")
+        return cls(x, y, max_cost, {"max_cost": _checked_max_cost(max_cost, LARGEST_SQUARE)})
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """See `Problem`."""
+        return len(self.x), len(self.y)
+
+    @property
+    def evaluation_error(self) -> float:
+        """See `Problem`."""
+        return gamma(self.x.shape[1] + 8, UNIT_64)
+
+    def cost(self, backend: Backend, memory: int) -> Cost:
+        """See `Problem`."""
+        if backend.name == "triton":
+            return KernelCost(self.x, self.y, backend.device, memory=memory, precision=backend.precision)
+        return DistanceCost(self.x, self.y, backend.device, memory=memory)
+
+    def pair_cost(self, permutation: Indices) -> Floats:
+        """See `Problem`."""
+        return squared_distances(self.x, self.y, permutation)
+
+
+@dataclass(frozen=True)
+class MatrixProblem(Problem):
+    """Somebody's `matrix (F_A, F_B)` of costs, of any sign; inf forbids a pair.
+
+    Raises `MatchError` for NaN, -inf, and numbers that no float64 arithmetic can handle.
+    """
+
+    matrix: NDArray[Any]
+    max_cost: float | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "max_cost", _checked_max_cost(self.max_cost, LARGEST))
+        _refuse(np.isnan(self.matrix) | (self.matrix == -np.inf), "cost holds", "NaN or -inf (inf forbids a pair)")
+        largest = min(LARGEST, float(np.finfo(self.matrix.dtype).max))
+        _refuse(np.isfinite(self.matrix) & (np.abs(self.matrix) > largest), "cost holds", f"beyond {LARGEST:g} in size")
+
+    @classmethod
+    def checked(cls, cost: Any, max_cost: float | None) -> MatrixProblem:
+        """Raises `MatchError` unless this is a matrix of numbers."""
+        matrix = _matrix(cost, "cost", "(sources, targets)")
+        return cls(matrix, max_cost, {"max_cost": _checked_max_cost(max_cost, LARGEST)})
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """See `Problem`."""
+        return self.matrix.shape[0], self.matrix.shape[1]
+
+    @property
+    def evaluation_error(self) -> float:
+        """See `Problem`."""
+        return 2 * UNIT_64
+
+    def cost(self, backend: Backend, memory: int) -> Cost:  # noqa: ARG002 (it lies on the CPU)
+        """See `Problem`."""
+        return MatrixCost(self.matrix, memory=memory)
+
+    @property
+    def smallest_cost(self) -> float:
+        """See `Problem`."""
+        return float(self.matrix.min(initial=np.inf))
+
+    def dearest(self, cost: Cost) -> float:  # noqa: ARG002 (it is known better)
+        """See `Problem`."""
+        return float(self.matrix.max(initial=0.0, where=self.matrix <= np.float64(self.max_cost or 0.0)))
+
+    def pair_cost(self, permutation: Indices) -> Floats:
+        """See `Problem`."""
+        rows = np.nonzero(permutation >= 0)[0]
+        out = np.zeros(len(permutation))
+        out[rows] = self.matrix[rows, permutation[rows]]
+        return out
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What of two SAEs is compared: parts, their weights, and the fold of the source and of the target."""
+
+    parts: tuple[str, ...]
+    weights: dict[str, float]
+    folds: tuple[Scale, Scale]
+    max_cost: float | None
+
+    @classmethod
+    def checked(
+        cls, parts: Sequence[str], weights: Mapping[str, float] | None, fold: Fold, max_cost: float | None = None
+    ) -> Comparison:
+        """Raises `MatchError` for parts or weights that make no sense."""
+        is_pair = isinstance(fold, tuple) and len(fold) == 2 and all(real_number(one) is None for one in fold)
+        folds = cast(tuple[Scale, Scale], fold if is_pair else (fold, fold))
+        return cls(*check_parts(parts, weights), folds, _checked_max_cost(max_cost, LARGEST_SQUARE))
+
+    def width(self, sae: SAE) -> int:
+        """K, the number of columns of the feature rows."""
+        return sum(1 if part == "bias" else sae.d for part in self.parts)
+
+    def rows(self, sae: SAE, side: int = 0) -> Rows:
+        """Feature rows of the source (side 0) or the target (side 1)."""
+        with memory_for(f"the feature rows of {sae.source}"):
+            return feature_rows(sae, self.parts, self.weights, self.folds[side])
+
+    def problem(self, a: SAE, b: SAE) -> RowProblem:
+        """The rows of both sides. Raises `MatchError` if they cannot be compared."""
+        check_widths(a.d, a.source, b.d, b.source, "d")
+        return RowProblem(self.rows(a, 0), self.rows(b, 1), self.max_cost, self.record())
+
+    def record(self) -> dict[str, Any]:
+        """For JSON; a scale of the caller's own is recorded as "own"."""
+        names = [fold if isinstance(fold, str) else "own" for fold in self.folds]
+        fold = names[0] if names[0] == names[1] else names
+        return {"parts": list(self.parts), "weights": self.weights, "fold": fold, "max_cost": self.max_cost}
+
+
+def check_widths(width: int, source: str, other: int, target: str, letter: str) -> None:
+    """Raise `MatchError` unless both sides have the same width."""
+    if width != other:
+        raise MatchError(
+            f"{source} has {letter} = {width} and {target} has {letter} = {other}: they do not live in one space and "
+            "cannot be compared"
+        )
+
+
+def _checked_max_cost(max_cost: Any, most: float) -> float | None:
+    if max_cost is None:
+        return None
+    checked = checked_number(
+        max_cost, 0, most, f"max_cost is {max_cost!r:.40}; give a cost from 0 to {most:g}, or none"
+    )
+    if 2 * (checked / 2) != checked:
+        raise MatchError(f"max_cost is {max_cost!r:.40}; half of it, which a feature pays, underflows: give 0, or more")
+    return checked
+
+
+def _rows(given: Any, name: str) -> Rows:
+    rows = _matrix(given, name, "(features, K), one feature a row")
+    _refuse(~np.isfinite(rows), f"{name} holds", "NaN or infinite")
+    return rows
+
+
+def _matrix(given: Any, name: str, expected: str) -> NDArray[Any]:
+    """A matrix on the CPU, in float32 or float64 as it is, else upcast."""
+    given = dense_array(given, name, expected)
+    if given.dtype.kind not in "fiu":
+        raise MatchError(f"{name} holds {given.dtype}; expected numbers of numpy's own real types, like float64")
+    if given.ndim != 2:
+        raise MatchError(f"{name} has shape {given.shape}; expected {expected}")
+    if given.dtype.kind in "iu" and given.dtype.itemsize == 8:
+        _refuse((given > _WHOLE) | (given < -_WHOLE), f"{name} holds", f"beyond {_WHOLE}, where float64 rounds them")
+    with np.errstate(over="ignore"):
+        matrix = given if given.dtype == np.float32 else given.astype(np.float64, copy=False)
+    if given.dtype.kind == "f" and given.dtype.itemsize > matrix.dtype.itemsize:
+        _refuse((matrix != given) & ~np.isnan(given), f"{name} holds", "rounded by float64; convert it first")
+    return np.ascontiguousarray(matrix)
+
+
+def _refuse(bad: NDArray[np.bool_], what: str, which: str) -> None:
+    if bad.any():
+        i, k = np.argwhere(bad)[0]
+        raise MatchError(f"{what} {bad.sum()} values that are {which}, the first at row {i}, column {k}")

@@ -1,0 +1,245 @@
+"""How a problem is solved, and how an answer is graded."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from saematch.assignment import BASELINES, TOLERANCE, Certificate, Margins, Round, Solution, solve
+from saematch.cost import BLOCK_BYTES, Cost, Free
+from saematch.errors import MatchError, checked_count, checked_number, first_line, refuse_out_of_memory
+from saematch.matching.backend import choose_backend, free_memory
+from saematch.matching.problem import Problem
+from saematch.matching.result import Matching, NotCertified
+from saematch.numeric.rounding import UNIT_64, Floats, Indices
+from saematch.numeric.threads import torch_threads
+
+METHODS = ("optimal", *BASELINES)
+# What numpy says of numbers out of range, whatever the host program made of that.
+_as_numpy = np.errstate(divide="warn", over="warn", under="ignore", invalid="warn")
+
+
+@dataclass(frozen=True)
+class Solver:
+    """Method, limits, what runs the passes, and what becomes of an answer that is not proved."""
+
+    method: str = "optimal"
+    max_rounds: int | None = None
+    time_limit: float | None = None
+    memory: int | None = None
+    device: str | torch.device | None = None
+    backend: str = "auto"
+    precision: str = "ieee"
+    strict: bool = False
+    progress: Callable[[Round], None] | None = None
+
+    def __post_init__(self) -> None:
+        choose_backend(self.backend, self.device, self.precision)
+        if self.method not in METHODS:
+            raise MatchError(f"method is {self.method!r}; choose one of {', '.join(METHODS)}")
+        # Plain numbers, whatever was given: they are written down.
+        if self.max_rounds is not None:
+            wrong = f"max_rounds is {self.max_rounds!r}; give a whole number, at least 1, or none"
+            object.__setattr__(self, "max_rounds", checked_count(self.max_rounds, 1, wrong))
+        if self.time_limit is not None:
+            wrong = f"time_limit is {self.time_limit!r}; give seconds above 0, or none"
+            object.__setattr__(
+                self, "time_limit", checked_number(self.time_limit, 0, sys.float_info.max, wrong, above=True)
+            )
+        if self.memory is not None:
+            wrong = f"memory is {self.memory!r}; give bytes, at least {BLOCK_BYTES} for one block of products"
+            object.__setattr__(self, "memory", checked_count(self.memory, BLOCK_BYTES, wrong))
+
+    @torch_threads()
+    @_as_numpy
+    def run(self, problem: Problem, perm: Tensor | None = None, again: Callable[[], Problem] | None = None) -> Matching:
+        """The answer of the method, or `perm`, with the proof of how far it is from the optimum.
+
+        `again` makes the problem again, for margins: the matching does not hold on to it.
+
+        Raises `NotCertified` under `strict`, `MatchError` if there is no matching that the problem allows, or a GPU has
+        too little memory, and `MemoryError` if this process has.
+        """
+        began, size = time.perf_counter(), "{:,} x {:,} features".format(*problem.shape)
+        try:
+            cost = self._cost(problem)
+            matching = cost.with_room(lambda: self._run(problem, cost, perm, again, began))
+        except torch.OutOfMemoryError as error:
+            raise MatchError(
+                f"not enough memory on {self.device or 'the GPU'} for {size}: {first_line(error)}; give a smaller "
+                'memory, or device="cpu"'
+            ) from error
+        except Exception as error:
+            refuse_out_of_memory(error, size)
+            raise
+        if self.strict:
+            require_certified(matching)
+        return matching
+
+    def _run(
+        self, problem: Problem, cost: Cost, perm: Tensor | None, again: Callable[[], Problem] | None, began: float
+    ) -> Matching:
+        free = _staying_free(problem, cost)
+        given = None if perm is None else perm.numpy()
+        if given is None and self.method != "optimal":
+            given = BASELINES[self.method](cost, free)
+        allowed = given is not None and _is_allowed(given, free)
+        if given is not None and not allowed and problem.max_cost is not None:
+            either = cost.free(*problem.leaving_out(cost))  # which no optimum would have to pay
+            if _is_allowed(given, either):
+                free, allowed = either, True
+        solution = solve(
+            cost, free, start=given if allowed else None, max_rounds=self.max_rounds, time_limit=self.time_limit,
+            progress=self.progress,
+        )  # fmt: skip
+        stats = {
+            "backend": cost.backend,
+            "device": str(cost.device),
+            "costs": cost.form,
+            # Where all pairs were in the graph, no pass has chosen among them.
+            "precision": "float64" if solution.edges == math.prod(problem.shape) else cost.precision,
+            "rounds": solution.rounds,
+            "edges": solution.edges,
+            "seconds": time.perf_counter() - began,
+            "stages": dict(solution.seconds),
+        }
+        margins = partial(self._margins, again or (lambda: problem), solution.prices / cost.scale)
+
+        def graded(permutation: Indices) -> Matching:
+            return _graded(problem, cost, free, solution, permutation, stats, margins)
+
+        if given is not None and not allowed:
+            return _beside(problem, cost, graded(solution.permutation), given, stats)
+        return graded(solution.permutation if given is None else given)
+
+    @_as_numpy
+    def _margins(self, again: Callable[[], Problem], prices: Floats, matching: Matching) -> Margins:
+        problem = again()
+        require_unchanged(problem, matching)
+        perm, cost = matching.perm.numpy(), self._cost(problem)
+        free = cost.free(*problem.leaving(cost))
+        if free.each != matching.staying_free:  # then the prices are those of another problem
+            prices = cost.with_room(lambda: solve(cost, free, start=perm)).prices / cost.scale
+        margins = cost.with_room(lambda: Margins(cost, free, perm, prices * cost.scale))
+        if margins.short > TOLERANCE * matching.scale and not self._is_optimum(problem, perm):
+            raise MatchError(
+                "the matching is no optimum of the inputs as they are now: they have changed since they were matched"
+            )
+        return margins
+
+    def _is_optimum(self, problem: Problem, perm: Indices) -> bool:
+        """Whether a matching is the optimum, where margins meet pairs that float64 cannot tell from its own."""
+        cost = self._cost(problem)
+        free = _staying_free(problem, cost)
+        return solve(cost, free, start=perm).grade(cost, free, perm).certified
+
+    def _cost(self, problem: Problem) -> Cost:
+        backend = choose_backend(self.backend, self.device, self.precision)
+        cost = problem.cost(backend, free_memory(backend.device) // 2 if self.memory is None else self.memory)
+        if self.backend == "triton" and cost.backend == "torch":
+            raise MatchError('backend "triton" is for rows: costs of your own are looked at where they lie, on the CPU')
+        return cost
+
+
+def _staying_free(problem: Problem, cost: Cost) -> Free:
+    """What it costs to leave features without a partner; pairs that this puts out of every optimum are left out."""
+    each = problem.staying_free(cost)
+    cost.leave_out_hopeless(*each)
+    return cost.free(*each)
+
+
+def require_unchanged(problem: Problem, matching: Matching) -> None:
+    """Raise `MatchError` unless the pairs of a matching cost what they did."""
+    if not np.array_equal(problem.pair_cost(matching.perm.numpy()), matching.pair_cost.numpy()):
+        raise MatchError("the inputs have changed since they were matched: margins are those of the old ones")
+
+
+def require_certified(matching: Matching) -> None:
+    """Raise `NotCertified`, with the matching, unless it is proved optimal."""
+    if not matching.certified:
+        raise NotCertified(
+            f"not proved optimal ({matching.status}): gap {matching.gap:.3g} and rounding {matching.error:.3g} of a "
+            f"scale of {matching.scale:.3g}; the matching is in .matching",
+            matching,
+        )
+
+
+def _is_allowed(permutation: Indices, free: Free) -> bool:
+    """Whether it is one-to-one, and leaves out only who may stay free."""
+    taken = np.bincount(permutation[permutation >= 0], minlength=len(free.columns))
+    return bool(
+        (taken <= 1).all()
+        and np.isfinite(free.rows[permutation < 0]).all()
+        and np.isfinite(free.columns[taken == 0]).all()
+    )
+
+
+def _graded(
+    problem: Problem, cost: Cost, free: Free, solution: Solution, permutation: Indices, stats: dict[str, Any],
+    margins: Callable[[Matching], Margins],
+) -> Matching:  # fmt: skip
+    """A matching that the problem allows, with what the prices prove about it."""
+    certificate = solution.grade(cost, free, permutation)
+    own = permutation is solution.permutation
+    best = certificate if own else solution.grade(cost, free, solution.permutation)
+    if certificate.certified:
+        status = "optimal"
+    elif solution.stopped_by is not None:
+        status = solution.stopped_by
+    else:
+        worse = certificate.gap - certificate.error > best.gap + best.error
+        status = "suboptimal" if best.certified or worse else "unproved"
+    if problem.max_cost is not None and max(free.each) < problem.max_cost / 2:  # what more is paid, see `leaving_out`
+        least = _alone(problem, solution.permutation) if best.certified else abs(problem.shape[0] - problem.shape[1])
+        more = (problem.max_cost / 2 - max(free.each)) * (_alone(problem, permutation) - least)
+        gap = certificate.gap + more
+        certificate = replace(certificate, gap=gap, error=certificate.error + 4 * UNIT_64 * gap * (more > 0))
+    return Matching(
+        torch.from_numpy(permutation),
+        torch.from_numpy(problem.pair_cost(permutation)),
+        target_features=problem.shape[1],
+        prices=torch.from_numpy(cost.column_constant + free.price_shift + solution.prices / cost.scale),
+        staying_free=free.each,
+        random_cost=_random_cost(cost, permutation),
+        certificate=certificate,
+        # The objective is a float64 sum of float64 costs: in the lower bound its own rounding counts as well.
+        evaluation_error=problem.evaluation_error,
+        status=status,
+        options=problem.options,
+        stats=stats,
+        margins=margins,
+    )
+
+
+def _alone(problem: Problem, permutation: Indices) -> int:
+    """How many features of both sides have no partner."""
+    return sum(problem.shape) - 2 * int((permutation >= 0).sum())
+
+
+def _random_cost(cost: Cost, permutation: Indices) -> float:
+    return int((permutation >= 0).sum()) * cost.mean_cost
+
+
+def _beside(problem: Problem, cost: Cost, best: Matching, permutation: Indices, stats: dict[str, Any]) -> Matching:
+    """An answer that is no matching as asked for, beside the bound for all that are: its gap may be negative."""
+    answer = Matching(
+        torch.from_numpy(permutation), torch.from_numpy(problem.pair_cost(permutation)),
+        target_features=problem.shape[1], options=problem.options,
+    )  # fmt: skip
+    one_to_one = len(np.unique(permutation[permutation >= 0])) == (permutation >= 0).sum()
+    rounding = problem.evaluation_error * (abs(answer.objective) + abs(best.objective))
+    return Matching(
+        answer.perm, answer.pair_cost, target_features=problem.shape[1], prices=best.prices,
+        staying_free=best.staying_free, random_cost=_random_cost(cost, permutation),
+        certificate=Certificate(answer.objective - best.objective + best.gap, best.error + rounding, best.scale, False),
+        status="incomplete" if one_to_one else "many_to_one", options=problem.options, stats=stats,
+    )  # fmt: skip

@@ -1,0 +1,1 @@
+"""Arithmetic below everything else: checked arrays, compiled loops, threads, and what rounding can do."""

@@ -1,0 +1,78 @@
+"""SAE -> feature rows: the chosen parts of every feature side by side, folded and weighted in float64."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from saematch.errors import MatchError, checked_number
+from saematch.numeric.loops import fold_rows
+from saematch.numeric.threads import Team, torch_threads
+from saematch.sae.autoencoder import SAE, Scale
+
+PARTS = ("encoder", "bias", "decoder")
+
+
+@torch_threads()
+def feature_rows(
+    sae: SAE,
+    parts: Sequence[str] = PARTS,
+    weights: Mapping[str, float] | None = None,
+    fold: Scale = "threshold",
+) -> NDArray[np.float64]:
+    """Rows `(F, K)`, `[sqrt(w_enc) enc_i | sqrt(w_b) b_i | sqrt(w_dec) dec_i]` of the folded SAE, on the CPU.
+
+    The squared distance of two rows is the weighted sum of squares over the parts. `K` is 2 d + 1 with all parts.
+
+    Raises:
+        MatchError: for unknown or repeated parts, weights that are not positive, NaN in the SAE, or an impossible fold.
+    """
+    parts, weights = check_parts(parts, weights)
+    s = sae.check_finite().scale(fold, torch.float64).detach().cpu().numpy()
+    rows = np.empty((sae.F, sum(1 if part == "bias" else sae.d for part in parts)))
+    unfolded = {"encoder": sae.W_enc.T, "bias": sae.b_enc[:, None], "decoder": sae.W_dec}
+    with Team(rows.size) as team:
+        left = 0
+        for part in parts:
+            values, factor = _array(unfolded[part]), math.sqrt(weights[part])
+            filled = rows[:, left : left + values.shape[1]]
+            team.do(
+                partial(fold_rows, values[share], s[share], part == "decoder", factor, filled[share])
+                for share in team.shares(len(rows))
+            )
+            left += values.shape[1]
+    return rows
+
+
+def _array(tensor: Tensor) -> NDArray[Any]:
+    """On the CPU, in one of the two precisions that loops are compiled for."""
+    tensor = tensor.detach().cpu()
+    return (tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.double()).numpy()
+
+
+def check_parts(parts: Sequence[str], weights: Mapping[str, float] | None) -> tuple[tuple[str, ...], dict[str, float]]:
+    """The parts in their fixed order and a weight for each; 1 unless given. Raises `MatchError`."""
+    if not isinstance(parts, Sequence) or not all(isinstance(part, str) for part in parts):
+        raise MatchError(f"parts {parts!r} must be some of {PARTS}, each once")
+    if not isinstance(weights, Mapping | None):
+        raise MatchError(f"weights {weights!r} must be a mapping of parts to numbers")
+    given = (parts,) if isinstance(parts, str) else tuple(parts)
+    if not given or len(set(given)) < len(given) or not set(given) <= set(PARTS):
+        raise MatchError(f"parts {given} must be some of {PARTS}, each once")
+    ordered = tuple(part for part in PARTS if part in given)
+    extra = set(weights or ()) - set(ordered)
+    if extra:
+        raise MatchError(f"weights are given for {sorted(extra)}, which is not among the parts {ordered}")
+    full = {part: (weights or {}).get(part, 1.0) for part in ordered}
+    for part, weight in full.items():
+        wrong = f"the weight of {part} is {weight!r:.40}; weights must be finite and positive"
+        full[part] = checked_number(weight, 0, sys.float_info.max, wrong, above=True)
+    return ordered, full

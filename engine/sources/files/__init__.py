@@ -1,0 +1,1 @@
+"""Reading untrusted files: headers first, nothing unpickled, and sizes checked before memory is taken."""
