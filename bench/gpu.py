@@ -113,9 +113,15 @@ class Bench:
         return fits
 
     def kernel(
-        self, name: str, sizes: dict[str, int], run: Callable[[], Any], *, flops: float = 0.0, moved: float = 0.0,
+        self,
+        name: str,
+        sizes: dict[str, int],
+        run: Callable[[], Any],
+        *,
+        flops: float = 0.0,
+        moved: float = 0.0,
         ceiling: float = 0.0,
-    ) -> float:  # fmt: skip
+    ) -> float:
         """Median seconds of `run`, as a rate in TFLOP/s or GB/s and as a share of `ceiling`, in the same unit."""
         torch.cuda.reset_peak_memory_stats()
         held = torch.cuda.memory_allocated()
@@ -161,8 +167,11 @@ def ceilings(bench: Bench, F: int, K: int) -> tuple[dict[str, float], float]:
     x, y = torch.randn(2, F, padded, device=DEVICE)
     flops = 2.0 * F * F * padded
     rates = {}
-    for name, dtype, tf32 in (("float32", torch.float32, False), ("tf32", torch.float32, True),
-                              ("bfloat16", torch.bfloat16, False)):  # fmt: skip
+    for name, dtype, tf32 in (
+        ("float32", torch.float32, False),
+        ("tf32", torch.float32, True),
+        ("bfloat16", torch.bfloat16, False),
+    ):
         a, b = x.to(dtype), y.to(dtype)
         torch.backends.cuda.matmul.allow_tf32 = tf32
         rates[name] = bench.kernel(f"cuBLAS product, {name}", sizes, lambda a=a, b=b: a @ b.T, flops=flops)
@@ -214,9 +223,12 @@ def passes(bench: Bench, F: int, rates: dict[str, float], copy: float) -> None:
     pairs = torch.randint(0, F, (2, 2**18), device=DEVICE)
     wide = x.double(), y.double()
     bench.kernel(
-        "exact pairs, float64 rows", sizes, lambda: kernels.exact_products(*wide, *pairs, wide[0][0], wide[1][0]),
-        moved=2.0 * 8 * K * 2**18, ceiling=copy,
-    )  # fmt: skip
+        "exact pairs, float64 rows",
+        sizes,
+        lambda: kernels.exact_products(*wide, *pairs, wide[0][0], wide[1][0]),
+        moved=2.0 * 8 * K * 2**18,
+        ceiling=copy,
+    )
 
 
 def whole_pairs(bench: Bench) -> None:

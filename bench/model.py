@@ -47,9 +47,12 @@ def write_model(folder: Path, layers: int, features: int, d: int) -> None:
     for layer in range(layers):
         threshold = np.exp(r.normal(0, 0.5, features)).astype(np.float32) * np.float32(1.05) ** layer
         arrays = {
-            "W_enc": np.ascontiguousarray((decoder + 0.5 * unit(features)).T), "W_dec": decoder, "threshold": threshold,
-            "b_enc": r.standard_normal(features, dtype=np.float32), "b_dec": np.zeros(d, np.float32),
-        }  # fmt: skip
+            "W_enc": np.ascontiguousarray((decoder + 0.5 * unit(features)).T),
+            "W_dec": decoder,
+            "threshold": threshold,
+            "b_enc": r.standard_normal(features, dtype=np.float32),
+            "b_dec": np.zeros(d, np.float32),
+        }
         where = folder / f"layer_{layer}" / "width_8k" / "average_l0_50"
         where.mkdir(parents=True)
         np.savez(where / "params.npz", **arrays)

@@ -39,14 +39,16 @@ def write_labels(folder: Path, features: int) -> None:
 
 def waited(page: Page, action: str, holds: str) -> float:
     """Seconds from an action until something holds, measured in the page."""
-    return float(page.evaluate(
-        f"""async () => {{
+    return float(
+        page.evaluate(
+            f"""async () => {{
             const began = performance.now();
             {action};
             while (!({holds})) await new Promise((done) => setTimeout(done, 2));
             return (performance.now() - began) / 1000;
         }}"""
-    ))  # fmt: skip
+        )
+    )
 
 
 def main() -> None:
@@ -111,8 +113,21 @@ def made_up_run(folder: Path, layers: int, features: int) -> None:
     for pair in pairs:
         perm = torch.from_numpy(r.permutation(features))
         matching = sm.Matching(perm, torch.from_numpy(r.exponential(5, features)), target_features=features)
-        run.add(Outcome(pair, {"source": pair[0], "target": pair[1], "inputs": [about, about], "seconds": 1.0,
-                               **matching.scalars(), "random_cost": None, "stats": {}}, matching))  # fmt: skip
+        run.add(
+            Outcome(
+                pair,
+                {
+                    "source": pair[0],
+                    "target": pair[1],
+                    "inputs": [about, about],
+                    "seconds": 1.0,
+                    **matching.scalars(),
+                    "random_cost": None,
+                    "stats": {},
+                },
+                matching,
+            )
+        )
 
 
 def served() -> None:
@@ -150,8 +165,15 @@ def served() -> None:
 
         found, peak = peak_bytes(answers)
     sizes = {"F_A": features, "F_B": features, "K": 129, "layers": layers}
-    append("report: served page answers", sizes, [found.pop("ready")], file="report.jsonl", peak_bytes=peak,
-           bytes=bytes_of_run, **found)  # fmt: skip
+    append(
+        "report: served page answers",
+        sizes,
+        [found.pop("ready")],
+        file="report.jsonl",
+        peak_bytes=peak,
+        bytes=bytes_of_run,
+        **found,
+    )
     print(json.dumps({**found, "peak_bytes": peak, "bytes": bytes_of_run}, indent=1))
 
 

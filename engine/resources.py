@@ -55,14 +55,17 @@ def _of_cgroups(root: Path) -> Iterator[int]:
     """The limit of each cgroup less its use. As for the machine, files that are only cached do not count as used."""
     for folder in _cgroups(root, "memory"):
         stat = _table(folder / "memory.stat")
-        names = ("total_inactive_file", "total_active_file") if "total_inactive_file" in stat else (
-            "inactive_file", "active_file", "slab_reclaimable",
-        )  # fmt: skip
+        names = (
+            ("total_inactive_file", "total_active_file")
+            if "total_inactive_file" in stat
+            else ("inactive_file", "active_file", "slab_reclaimable")
+        )
         cached = sum(stat.get(name, 0) for name in names)
         for limit, usage in (
-            ("memory.max", "memory.current"), ("memory.high", "memory.current"),
+            ("memory.max", "memory.current"),
+            ("memory.high", "memory.current"),
             ("memory.limit_in_bytes", "memory.usage_in_bytes"),
-        ):  # fmt: skip
+        ):
             most, used = _number(folder / limit), _number(folder / usage)
             if most is not None:
                 yield most - max(0, (used or 0) - cached)

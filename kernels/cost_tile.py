@@ -15,10 +15,21 @@ def tile_of(pid, count_m, count_n, GROUP: tl.constexpr):
 
 @triton.jit
 def cost_tile(
-    left_ptr, right_ptr, rows, columns, valid, K, stride_i, stride_j,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
-    STORED: tl.constexpr, PRECISION: tl.constexpr, UPCAST: tl.constexpr,
-):  # fmt: skip
+    left_ptr,
+    right_ptr,
+    rows,
+    columns,
+    valid,
+    K,
+    stride_i,
+    stride_j,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    STORED: tl.constexpr,
+    PRECISION: tl.constexpr,
+    UPCAST: tl.constexpr,
+):
     """M of `rows` and `columns`, all in bounds: products of rows, or what is stored; inf where not `valid`."""
     left_ptrs = left_ptr + rows.to(tl.int64)[:, None] * stride_i  # [BLOCK_M, 1]
     if STORED:

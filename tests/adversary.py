@@ -791,8 +791,10 @@ def main() -> int:
     for number in itertools.count(options.first):
         for name in options.kinds:
             if time.monotonic() > until:
-                print(f"{sum(done.values()):,} problems of {len(done)} kinds: {sum(wrong.values())} wrong, "
-                      f"{sum(timid.values())} optima not certified")  # fmt: skip
+                print(
+                    f"{sum(done.values()):,} problems of {len(done)} kinds: {sum(wrong.values())} wrong, "
+                    f"{sum(timid.values())} optima not certified"
+                )
                 print(
                     *(f"  {kind}: {count} of {done[kind]} optima not certified" for kind, count in timid.most_common()),
                     sep="\n",

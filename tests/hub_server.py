@@ -162,10 +162,16 @@ class _Handler(BaseHTTPRequestHandler):
     def _send(self, status, content, headers, name=None):
         most = self.server.cut.pop(name, None) if self.command == "GET" else None
         body = b"" if self.command == "HEAD" else content[:most]
-        self.server.asked.append(Asked(
-            self.command, urlsplit(self.path).path, self.headers["Host"].partition(":")[0], self._token(),
-            self.headers.get("Range"), len(body),
-        ))  # fmt: skip
+        self.server.asked.append(
+            Asked(
+                self.command,
+                urlsplit(self.path).path,
+                self.headers["Host"].partition(":")[0],
+                self._token(),
+                self.headers.get("Range"),
+                len(body),
+            )
+        )
         self.send_response(status)
         for header, value in {**headers, "Content-Length": len(content)}.items():
             self.send_header(header, str(value))

@@ -183,9 +183,14 @@ def saelens(folder, w, kind="standard", subtracts=True, old=False, c=None, extra
     shift, times = w.b_dec if subtracts else 0, c or 1.0
     notes += (FOLDED,) * subtracts + (SCALED,) * (c is not None) + (BY_NORM,) * (way == "by norm")
     return Own(
-        lambda x: code(times * x - shift), lambda f: w.decoded(f * grow / n) / times, activation,
-        "" if c is None else f"?scale={c}", notes, ONE / times if way == "by norm" else ONE, way == "by norm",
-    )  # fmt: skip
+        lambda x: code(times * x - shift),
+        lambda f: w.decoded(f * grow / n) / times,
+        activation,
+        "" if c is None else f"?scale={c}",
+        notes,
+        ONE / times if way == "by norm" else ONE,
+        way == "by norm",
+    )
 
 
 def sparsify(folder, w, multiple=False, module=f"layers.{LAYER}", extra=(), **changes):
@@ -202,20 +207,30 @@ def normalised(w, c, code, activation, options="", by_norm="", subtracts=False):
     """An SAE of activations times `c[0]` that writes them times `c[1]`; its gate may see codes times decoder norm."""
     shift, n, notes = (w.b_dec if subtracts else 0), (w.norm if by_norm else ONE), (by_norm,) * bool(by_norm)
     return Own(
-        lambda x: code((c[0] * x - shift) @ w.enc + w.b_enc, n), lambda f: w.decoded(f) / c[1], activation, options,
-        (FOLDED,) * subtracts + (SCALED,) * (c != (1, 1)) + notes, n / c[1] if by_norm == BY_NORM else ONE,
+        lambda x: code((c[0] * x - shift) @ w.enc + w.b_enc, n),
+        lambda f: w.decoded(f) / c[1],
+        activation,
+        options,
+        (FOLDED,) * subtracts + (SCALED,) * (c != (1, 1)) + notes,
+        n / c[1] if by_norm == BY_NORM else ONE,
         by_norm == BY_NORM,
-    )  # fmt: skip
+    )
 
 
 def llama_scope(folder, w, by_norm=False, subtracts=False, scale=None, **changes):
     """Its one threshold is in raw units; `scale`: its configuration has no norms, and the address has to say it."""
     config = {
-        "act_fn": "jumprelu", "jump_relu_threshold": 0.40625, "d_model": w.d, "norm_activation": "dataset-wise",
-        "sparsity_include_decoder_norm": by_norm, "apply_decoder_bias_to_pre_encoder": subtracts,
+        "act_fn": "jumprelu",
+        "jump_relu_threshold": 0.40625,
+        "d_model": w.d,
+        "norm_activation": "dataset-wise",
+        "sparsity_include_decoder_norm": by_norm,
+        "apply_decoder_bias_to_pre_encoder": subtracts,
         "dataset_average_activation_norm": None if scale else {"in": 5.5, "out": 1.75},
-        "hook_point_in": HOOK, "hook_point_out": HOOK, **changes,
-    }  # fmt: skip
+        "hook_point_in": HOOK,
+        "hook_point_out": HOOK,
+        **changes,
+    }
     tensors = {**w.turned, "encoder.bias": w.b_enc, "decoder.bias": w.b_dec}
     write_file(folder / "checkpoints/final.safetensors", w, tensors, config, "../hyperparams.json")
     c = (scale, scale) if scale else (math.sqrt(w.d) / 5.5, math.sqrt(w.d) / 1.75)
@@ -253,9 +268,10 @@ def llamascopium(folder, w, function="relu", by_norm=True, norms="file", bias=Tr
     config |= {"use_decoder_bias": bias, **changes}
     write_file(folder / "sae_weights.safetensors", w, tensors, config)
     code = {
-        "relu": lambda z, n: relu(z * n) / n, "topk": lambda z, n: largest(z * n) / n,
+        "relu": lambda z, n: relu(z * n) / n,
+        "topk": lambda z, n: largest(z * n) / n,
         "jumprelu": lambda z, n: jump(z * n, w.logarithm.exp()) / n,
-    }[function]  # fmt: skip
+    }[function]
     says = {"topk": BY_NORM, "jumprelu": LIMIT_BY_NORM}.get(function, "") if by_norm else ""
     own = normalised(w, c, code, function, by_norm=says)
     return own if bias else replace(own, decoded=lambda f: f @ w.dec / c[1])

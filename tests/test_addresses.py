@@ -70,10 +70,7 @@ def test_one_sae_a_layer_is_chosen(suite, text, expected):
         ("?revision=main", "no option 'revision'"),
         ("?allow=nothing", "allow=nothing is not known; known are attention, "),
         ("?l0", "after . come options like l0=near:100&width=16k"),
-        (
-            "/layer_{layer}/nothing",
-            "there is no layer_{layer}/nothing; there are layer_2/width_16k, ",
-        ),
+        ("/layer_{layer}/nothing", "there is no layer_{layer}/nothing; there are layer_2/width_16k, "),
         ("/nothing?l0=min", "no such file or folder"),
     ],
 )
@@ -315,8 +312,9 @@ def test_an_address_means_the_same_from_another_folder(suite, tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     assert json.loads((tmp_path / "run" / "run.json").read_text())["source"] == layers.source
     again = sm.load_layers(layers.source)
-    assert [again.stored[layer].at.shown for layer in again] == [str(suite.parent / stored.at.shown)
-                                                                for stored in layers.stored.values()]  # fmt: skip
+    assert [again.stored[layer].at.shown for layer in again] == [
+        str(suite.parent / stored.at.shown) for stored in layers.stored.values()
+    ]
     assert sm.Chain.load(tmp_path / "run").compose(2, 10).cost > 0  # which reads the SAEs again
 
 

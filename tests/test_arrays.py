@@ -127,17 +127,23 @@ USED = {
     "quantised": quantised,
     "negated": negated,
     "inference": lambda a: torch.inference_mode()(lambda: torch.tensor(a) + 0)(),
-}  # fmt: skip
+}
 MASK = np.arange(F * K).reshape(F, K) == 9
 REFUSED = {
     "masked": (lambda a: np.ma.array(a, mask=MASK), "masks 1 of its values"),
     "list of masked rows": (lambda a: list(np.ma.array(a, mask=MASK)), "masks 1 of its values"),
     "masked in a list of lists": (lambda a: [[*a[0][:-1], np.ma.masked], *a.tolist()[1:]], "masks 1 of its values"),
-    **{f"masked, {name}": (lambda a, made=made: made(a, MASK), "masks 1 of its values")
-       for name, made in OTHER_MASKS.items()},
-    **{f"rows masked, {name}": (lambda a, made=made: [made(*row) for row in zip(a, MASK, strict=True)],
-                               "masks 1 of its values")
-       for name, made in OTHER_MASKS.items()},
+    **{
+        f"masked, {name}": (lambda a, made=made: made(a, MASK), "masks 1 of its values")
+        for name, made in OTHER_MASKS.items()
+    },
+    **{
+        f"rows masked, {name}": (
+            lambda a, made=made: [made(*row) for row in zip(a, MASK, strict=True)],
+            "masks 1 of its values",
+        )
+        for name, made in OTHER_MASKS.items()
+    },
     "masked tensor": (lambda a: masked_tensor(torch.tensor(a), torch.tensor(~MASK)), "MaskedTensor"),
     "scipy csr": (scipy.sparse.csr_matrix, "a sparse csr_matrix; make it dense"),
     "scipy coo array": (scipy.sparse.coo_array, "a sparse coo_array; make it dense"),
@@ -169,7 +175,7 @@ REFUSED = {
     "mapping": (lambda a: dict(enumerate(a)), "holds object"),
     "one axis": (lambda a: a.ravel().astype(np.int64) + 2**60, "has shape"),
     "nothing": (lambda _: 3.0, "has shape"),
-}  # fmt: skip
+}
 if np.finfo(np.longdouble).nmant <= 52:  # where it is float64 by another name
     REFUSED = {name: each for name, each in REFUSED.items() if "longdouble" not in name}
 
@@ -191,9 +197,11 @@ def test_rows_and_costs_that_are_used_as_they_are(name):
 def test_rows_and_costs_that_are_refused_by_name(name):
     make, words = REFUSED[name]
     for ask in (
-        lambda: sm.assign(make(X), Y), lambda: sm.assign(X, make(Y)), lambda: sm.assign(cost=make(X)),
+        lambda: sm.assign(make(X), Y),
+        lambda: sm.assign(X, make(Y)),
+        lambda: sm.assign(cost=make(X)),
         lambda: sm.certify(make(X), Y, TRUE),
-    ):  # fmt: skip
+    ):
         with pytest.raises(sm.MatchError) as caught:
             ask()
         assert words in str(caught.value)
@@ -213,12 +221,20 @@ def test_a_scale_too_large_for_float64_forbids_no_pair():
 
 
 PERMS = {
-    "list": list, "array": np.array, "uint8": np.uint8, "uint64": np.uint64, "big-endian": lambda p: np.array(p, ">i4"),
-    "negative strides": lambda p: np.array(p[::-1])[::-1], "tensor": torch.tensor, "tuple": tuple,
-    "uint16 tensor": lambda p: torch.tensor(p, dtype=torch.uint16), "list of tensors": lambda p: list(torch.tensor(p)),
-    "list of numpy's": lambda p: list(np.array(p)), "nothing masked": np.ma.array,
+    "list": list,
+    "array": np.array,
+    "uint8": np.uint8,
+    "uint64": np.uint64,
+    "big-endian": lambda p: np.array(p, ">i4"),
+    "negative strides": lambda p: np.array(p[::-1])[::-1],
+    "tensor": torch.tensor,
+    "tuple": tuple,
+    "uint16 tensor": lambda p: torch.tensor(p, dtype=torch.uint16),
+    "list of tensors": lambda p: list(torch.tensor(p)),
+    "list of numpy's": lambda p: list(np.array(p)),
+    "nothing masked": np.ma.array,
     "matching": lambda p: sm.assign(X, Y),
-}  # fmt: skip
+}
 NO_PERMS = {
     "masked": lambda p: np.ma.array(p, mask=[0, 0, 1, 0, 0, 0]),
     "list with a masked one": lambda p: [*p[:-1], np.ma.array(p[-1], mask=True)],
@@ -227,13 +243,19 @@ NO_PERMS = {
     "masked tensor": lambda p: masked_tensor(torch.tensor(p).float(), torch.tensor(p) > 1),
     "sparse": lambda p: torch.tensor(p).to_sparse(),
     "scipy": lambda p: scipy.sparse.coo_array(np.array([p])),
-    "float": lambda p: np.array(p, float), "bool": lambda p: [True] * F, "bool tensor": lambda p: torch.ones(F).bool(),
-    "complex": lambda p: torch.tensor(p).to(torch.complex64), "object": lambda p: np.array(p, object),
-    "quantised": lambda p: quantised(np.array(p)), "nested": lambda p: torch.nested.nested_tensor([torch.tensor(p)]),
-    "meta": lambda p: torch.tensor(p, device="meta"), "text": lambda p: list(map(str, p)),
-    "far outside": lambda p: np.array(p, np.uint64) - np.uint64(9), "generator": iter,
+    "float": lambda p: np.array(p, float),
+    "bool": lambda p: [True] * F,
+    "bool tensor": lambda p: torch.ones(F).bool(),
+    "complex": lambda p: torch.tensor(p).to(torch.complex64),
+    "object": lambda p: np.array(p, object),
+    "quantised": lambda p: quantised(np.array(p)),
+    "nested": lambda p: torch.nested.nested_tensor([torch.tensor(p)]),
+    "meta": lambda p: torch.tensor(p, device="meta"),
+    "text": lambda p: list(map(str, p)),
+    "far outside": lambda p: np.array(p, np.uint64) - np.uint64(9),
+    "generator": iter,
     "another": lambda p: Foreign(p, OSError()),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", PERMS)
@@ -251,13 +273,25 @@ def test_features_whose_margins_are_asked_for():
     matching = sm.assign(X, Y)
     expected = matching.exact_margin([1, 3]).tolist()
     some = np.isin(np.arange(F), [1, 3])
-    for features in (np.array([1, 3], np.uint8), torch.tensor([1, 3]), (torch.tensor(1), np.int64(3)), some,
-                     torch.tensor(some), some.tolist(), np.ma.array([1, 3])):  # fmt: skip
+    for features in (
+        np.array([1, 3], np.uint8),
+        torch.tensor([1, 3]),
+        (torch.tensor(1), np.int64(3)),
+        some,
+        torch.tensor(some),
+        some.tolist(),
+        np.ma.array([1, 3]),
+    ):
         assert matching.exact_margin(features).tolist() == expected
-    for features in (np.ma.array([1, 3], mask=[0, 1]), *(made([1, 3], [0, 1]) for made in OTHER_MASKS.values()),
-                     [[[np.ma.array(1), np.ma.masked]]], torch.tensor([1, 3], device="meta"),
-                     torch.tensor([1, 3]).to_sparse(), [1.0, 3.0],
-                     masked_tensor(torch.tensor([1.0, 3]), torch.tensor([True, False]))):  # fmt: skip
+    for features in (
+        np.ma.array([1, 3], mask=[0, 1]),
+        *(made([1, 3], [0, 1]) for made in OTHER_MASKS.values()),
+        [[[np.ma.array(1), np.ma.masked]]],
+        torch.tensor([1, 3], device="meta"),
+        torch.tensor([1, 3]).to_sparse(),
+        [1.0, 3.0],
+        masked_tensor(torch.tensor([1.0, 3]), torch.tensor([True, False])),
+    ):
         with pytest.raises(sm.MatchError, match="features"):
             matching.exact_margin(features)
 
@@ -272,12 +306,18 @@ def with_weights(change, **made):
 @pytest.mark.parametrize(
     "change",
     [
-        torch.nn.Parameter, lambda w: w.as_subclass(Tagged), lambda w: w.clone().requires_grad_(),
-        lambda w: w.to_sparse(), lambda w: w.to_sparse_csr(),
-        lambda w: w.T.contiguous().T, lambda w: negated(w.numpy()), lambda w: w.float(),
-        lambda w: w.bfloat16(), lambda w: torch.quantize_per_tensor(w.float(), 0.01, 0, torch.qint32),
+        torch.nn.Parameter,
+        lambda w: w.as_subclass(Tagged),
+        lambda w: w.clone().requires_grad_(),
+        lambda w: w.to_sparse(),
+        lambda w: w.to_sparse_csr(),
+        lambda w: w.T.contiguous().T,
+        lambda w: negated(w.numpy()),
+        lambda w: w.float(),
+        lambda w: w.bfloat16(),
+        lambda w: torch.quantize_per_tensor(w.float(), 0.01, 0, torch.qint32),
     ],
-)  # fmt: skip
+)
 def test_saes_of_tensors_of_every_kind(change, tmp_path):
     sae = with_weights(change)
     plain = with_weights(lambda w: torch.tensor(sae.W_dec.detach().double().numpy()))
@@ -294,13 +334,17 @@ def test_saes_of_tensors_of_every_kind(change, tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda w: masked_tensor(w, w > 0), "MaskedTensor"), (lambda w: w.numpy(), "ndarray, expected a torch tensor"),
-        (lambda w: np.ma.array(w.numpy()), "MaskedArray"), (lambda w: w.to(torch.complex64), "torch.complex64"),
-        (lambda w: w.to(torch.float8_e5m2), "torch.float8_e5m2, which is for storage"), (lambda w: w > 0, "torch.bool"),
-        (lambda w: torch.nested.nested_tensor(list(w)), "nested"), (lambda w: w.int(), "torch.int32"),
+        (lambda w: masked_tensor(w, w > 0), "MaskedTensor"),
+        (lambda w: w.numpy(), "ndarray, expected a torch tensor"),
+        (lambda w: np.ma.array(w.numpy()), "MaskedArray"),
+        (lambda w: w.to(torch.complex64), "torch.complex64"),
+        (lambda w: w.to(torch.float8_e5m2), "torch.float8_e5m2, which is for storage"),
+        (lambda w: w > 0, "torch.bool"),
+        (lambda w: torch.nested.nested_tensor(list(w)), "nested"),
+        (lambda w: w.int(), "torch.int32"),
         (lambda w: torch.nn.UninitializedParameter(), "UninitializedParameter"),
     ],
-)  # fmt: skip
+)
 def test_saes_of_other_tensors_are_refused(change, words):
     with pytest.raises(sm.MatchError) as caught:
         with_weights(change)
@@ -311,9 +355,16 @@ def test_scales_of_every_kind():
     scale = np.arange(1, SAE.F + 1) / 4
     expected = SAE.fold(torch.tensor(scale)).W_dec
     for given in (
-        scale, scale[::-1].copy()[::-1], scale.tolist(), scale.astype(">f4"), np.ma.array(scale), negated(scale),
-        torch.tensor(scale).bfloat16(), tuple(scale), torch.tensor(scale).to_sparse(),
-    ):  # fmt: skip
+        scale,
+        scale[::-1].copy()[::-1],
+        scale.tolist(),
+        scale.astype(">f4"),
+        np.ma.array(scale),
+        negated(scale),
+        torch.tensor(scale).bfloat16(),
+        tuple(scale),
+        torch.tensor(scale).to_sparse(),
+    ):
         assert torch.equal(SAE.fold(given).W_dec, expected)
     learnt = torch.tensor(scale, requires_grad=True)
     SAE.fold(learnt).W_dec.sum().backward()
@@ -321,11 +372,19 @@ def test_scales_of_every_kind():
     assert sm.match(SAE, SAE, fold=learnt).certified
     masked = np.ma.array(scale, mask=scale > 2)
     for given in (
-        masked, torch.tensor(scale).to(torch.complex64), scale > 2, scale.astype(object), {1: 2.0}, 3.0,
-        scipy.sparse.coo_array([scale]), masked_tensor(torch.tensor(scale), torch.tensor(scale > 2)),
-        [*scale[1:], np.ma.masked], *(made(scale, scale > 2) for made in OTHER_MASKS.values()),
-        torch.tensor(scale, device="meta"), torch.nested.nested_tensor([torch.tensor(scale)], layout=torch.jagged),
-    ):  # fmt: skip
+        masked,
+        torch.tensor(scale).to(torch.complex64),
+        scale > 2,
+        scale.astype(object),
+        {1: 2.0},
+        3.0,
+        scipy.sparse.coo_array([scale]),
+        masked_tensor(torch.tensor(scale), torch.tensor(scale > 2)),
+        [*scale[1:], np.ma.masked],
+        *(made(scale, scale > 2) for made in OTHER_MASKS.values()),
+        torch.tensor(scale, device="meta"),
+        torch.nested.nested_tensor([torch.tensor(scale)], layout=torch.jagged),
+    ):
         with pytest.raises(sm.MatchError, match=r"scale|fold"):
             SAE.fold(given)
     pair = sm.match(SAE, SAE, fold=(scale.astype(np.float32), scale))
@@ -336,28 +395,47 @@ def test_activations_and_codes_of_every_kind():
     x = torch.tensor(np.random.default_rng(1).integers(-8, 8, (5, SAE.d)) / 4.0)
     f = SAE.encode(x)
     matching = sm.match(SAE, made_up(seed=1))
-    for change in (torch.nn.Parameter, lambda t: t.to_sparse(), lambda t: t.to_sparse_csr(), lambda t: t.float(),
-                   lambda t: negated(t.numpy()), lambda t: t.as_subclass(Tagged)):  # fmt: skip
+    for change in (
+        torch.nn.Parameter,
+        lambda t: t.to_sparse(),
+        lambda t: t.to_sparse_csr(),
+        lambda t: t.float(),
+        lambda t: negated(t.numpy()),
+        lambda t: t.as_subclass(Tagged),
+    ):
         assert torch.equal(SAE.encode(change(x)), f)
         assert torch.equal(SAE.decode(change(f.float().double())), SAE.decode(f.float()))
         assert torch.equal(matching.carry(change(f.float().double())), matching.carry(f.float().double()))
     assert torch.equal(SAE.encode(x.to(torch.float8_e5m2).double()), SAE.encode(x.to(torch.float8_e5m2)))
-    for change in (lambda t: masked_tensor(t, t > 0), lambda t: t.to("meta"), torch.Tensor.numpy,
-                   lambda t: torch.nested.nested_tensor(list(t)),
-                   lambda t: t.to(torch.complex64), lambda t: np.ma.array(t.numpy(), mask=t.numpy() > 0)):  # fmt: skip
+    for change in (
+        lambda t: masked_tensor(t, t > 0),
+        lambda t: t.to("meta"),
+        torch.Tensor.numpy,
+        lambda t: torch.nested.nested_tensor(list(t)),
+        lambda t: t.to(torch.complex64),
+        lambda t: np.ma.array(t.numpy(), mask=t.numpy() > 0),
+    ):
         for ask, values in ((SAE.encode, x), (SAE.decode, f), (matching.carry, f)):
             given = change(values)
             with pytest.raises(sm.MatchError, match=r"activations|codes"):
                 ask(given)
 
 
-@pytest.mark.parametrize("ask", [
-    lambda sae: sae.encode(torch.zeros(1, sae.d)), lambda sae: sae.decode(torch.zeros(1, sae.F)), sm.SAE.check_finite,
-    *(lambda sae, fold=fold: sae.fold(fold) for fold in ("decoder_norm", "none", np.ones(SAE.F))),
-    lambda sae: sm.match(sae, SAE), lambda sae: sm.match(SAE, sae), lambda sae: sm.certify(sae, SAE, range(SAE.F)),
-    lambda sae: sae.save("never"), lambda sae: sae.save("never", "gemma_scope"),
-    lambda sae: with_weights(lambda w: w.to("meta")).check_finite(),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda sae: sae.encode(torch.zeros(1, sae.d)),
+        lambda sae: sae.decode(torch.zeros(1, sae.F)),
+        sm.SAE.check_finite,
+        *(lambda sae, fold=fold: sae.fold(fold) for fold in ("decoder_norm", "none", np.ones(SAE.F))),
+        lambda sae: sm.match(sae, SAE),
+        lambda sae: sm.match(SAE, sae),
+        lambda sae: sm.certify(sae, SAE, range(SAE.F)),
+        lambda sae: sae.save("never"),
+        lambda sae: sae.save("never", "gemma_scope"),
+        lambda sae: with_weights(lambda w: w.to("meta")).check_finite(),
+    ],
+)
 def test_an_sae_without_values_is_refused_by_name(ask, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(sm.MatchError, match=r"W_(enc|dec) is a torch.float64 tensor on meta"):

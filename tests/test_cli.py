@@ -78,9 +78,17 @@ def test_info_lists_what_is_there(model, tmp_path):
     content = parsed(saematch("info", model, "--json"))
     assert [row["layer"] for row in content["layers"]] == [3, 4, 5, 11]
     assert content["layers"][0] | {"path": ""} == {
-        "layer": 3, "F": 12, "d": 8, "activation": "jumprelu", "l0": None, "dtype": "float32", "bytes": 896,
-        "format": "gemma_scope", "path": "", "notes": [],
-    }  # fmt: skip
+        "layer": 3,
+        "F": 12,
+        "d": 8,
+        "activation": "jumprelu",
+        "l0": None,
+        "dtype": "float32",
+        "bytes": 896,
+        "format": "gemma_scope",
+        "path": "",
+        "notes": [],
+    }
     assert content["warnings"] == ["layers 5 and 11: the layers between them are missing"]
     for l0, layer in ((59, 1), (141, 2)):
         write_npz(tmp_path / f"layer_{layer}" / f"average_l0_{l0}", made_up(d=11 + layer))
@@ -96,8 +104,17 @@ def test_match_and_verify(model, tmp_path):
     assert content["perm"] == matching.perm.tolist()
     assert content["certified"] is True
     assert set(content) >= {
-        "perm", "pair_cost", "prices", "cost", "objective", "lower_bound", "gap", "error", "certified", "status"
-    }  # fmt: skip
+        "perm",
+        "pair_cost",
+        "prices",
+        "cost",
+        "objective",
+        "lower_bound",
+        "gap",
+        "error",
+        "certified",
+        "status",
+    }
     assert_refused(saematch("match", a, b, "-o", out), str(out), "--overwrite")
     verified = parsed(saematch("verify", a, b, out, "--json"))  # with the options that the file records
     assert (verified["status"], verified["cost"]) == ("optimal", content["cost"])

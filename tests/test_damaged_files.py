@@ -128,8 +128,14 @@ def torch_file(content, **options):
 
 def topk(**changes):
     """A dictionary as `AutoEncoderTopK` saves it, but for some values (None: not there)."""
-    good = {"encoder_weight": TENSORS["W_dec"], "decoder_weight": TENSORS["W_enc"], "encoder_bias": TENSORS["b_enc"],
-            "b_dec": TENSORS["b_dec"], "k": torch.tensor(3), "threshold": torch.tensor(-1.0)}  # fmt: skip
+    good = {
+        "encoder_weight": TENSORS["W_dec"],
+        "decoder_weight": TENSORS["W_enc"],
+        "encoder_bias": TENSORS["b_enc"],
+        "b_dec": TENSORS["b_dec"],
+        "k": torch.tensor(3),
+        "threshold": torch.tensor(-1.0),
+    }
     changed = {name: value for name, value in {**good, **changes}.items() if value is not None}
     return torch_file({name.replace("coder_", "coder."): value for name, value in changed.items()})
 
@@ -246,7 +252,7 @@ NPZ = {
     "compressed sizes of nothing": patched(npz(zipfile.ZIP_DEFLATED), STARTS["central"], 20, bytes(4)),
     "directory that points elsewhere": patched(npz(), STARTS["central"], 42, b"\xff\xff\xff\x7f"),
     "end that points elsewhere": patched(npz(), b"PK\x05\x06", 16, b"\xff\xff\xff\x7f"),
-}  # fmt: skip
+}
 
 SAFETENSORS = {
     **cuts(save(TENSORS)),
@@ -306,7 +312,7 @@ SAFETENSORS = {
     "three dimensions": tensors_as_safetensors(W_dec=torch.zeros(2, 6, 8)),
     "one feature more in one of them": tensors_as_safetensors(threshold=torch.ones(13)),
     "a pickle": pickle.dumps(Touch()),
-}  # fmt: skip
+}
 
 TORCH = {
     **cuts(topk()),
@@ -334,7 +340,8 @@ TORCH = {
     "a huge pickle": torch_file({"x" * 2**21: 1}),
     "compressed": rewritten(topk(), lambda *member: member, zipfile.ZIP_DEFLATED),
     "bomb": lambda: rewritten(
-        topk(), lambda name, old: (name, bytes(2**26) if name.endswith("data/0") else old), zipfile.ZIP_DEFLATED),
+        topk(), lambda name, old: (name, bytes(2**26) if name.endswith("data/0") else old), zipfile.ZIP_DEFLATED
+    ),
     "values missing": rewritten(topk(), lambda name, old: None if name.endswith("data/0") else (name, old)),
     "pickle missing": rewritten(topk(), lambda name, old: None if name.endswith("data.pkl") else (name, old)),
     "names that go up": rewritten(topk(), lambda name, old: (f"../../{name}", old)),
@@ -358,7 +365,7 @@ TORCH = {
     "scalar bias": topk(b_dec=torch.tensor(1.0)),
     "one feature more in one of them": topk(encoder_bias=torch.zeros(13)),
     "shapes swapped": topk(encoder_weight=torch.zeros(8, 12), decoder_weight=torch.zeros(12, 8)),
-}  # fmt: skip
+}
 
 CONTAINERS = {
     "npz": ("params.npz", npz(), NPZ, None, {}),
@@ -402,7 +409,7 @@ TYPES = [
     *((openai, {"activation": value}) for value in (3, ["ReLU"], None)),
     (qwen_scope, {"repository": "SAE-Res-Qwen3-8B-Base-L0_small"}),
     (qwen_scope, {"repository": "SAE-Res-Qwen3-8B-Base-L0_17"}),
-]  # fmt: skip
+]
 LISTS = {
     "empty": "", "a text": "text", "a number": "3", "an empty list": "[]", "an empty mapping": "{}",
     "lists in it": "- [a, b]", "a mapping in it": "- a: b", "numbers": "- 3", "nothing": "- null", "truth": "- true",
@@ -437,12 +444,18 @@ REASONS = {
 }  # fmt: skip
 # What headers do not tell: numbers in it.
 ONLY_READING_TELLS = {
-    "npz: NaN", "npz: infinity", "torch: NaN", "torch: infinity",
-    *(f"safetensors: {name}" for name in (
-        "NaN", "infinity", "infinity in float16")),
-    *(f"llama_scope: {changes}" for family, changes in TYPES if family is llama_scope and changes in (
-        {"jump_relu_threshold": NOT_A_NUMBER}, {"jump_relu_threshold": float("inf")})),
-}  # fmt: skip
+    "npz: NaN",
+    "npz: infinity",
+    "torch: NaN",
+    "torch: infinity",
+    *(f"safetensors: {name}" for name in ("NaN", "infinity", "infinity in float16")),
+    *(
+        f"llama_scope: {changes}"
+        for family, changes in TYPES
+        if family is llama_scope
+        and changes in ({"jump_relu_threshold": NOT_A_NUMBER}, {"jump_relu_threshold": float("inf")})
+    ),
+}
 
 
 def write_container(folder, kind, content):

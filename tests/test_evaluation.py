@@ -50,8 +50,10 @@ def test_squared_errors_are_those_of_the_planted_scales(world, found, partner):
     theta_a, theta_b = 0.5, world.b.threshold.numpy()[partner]
     both = ((sae.W_enc.numpy().T, sae.W_dec.numpy()) for sae in (world.a, world.b))
     (enc_a, dec_a), (enc_b, dec_b) = both
-    rows = {"decoder": (dec_a * theta_a, dec_b[partner] * theta_b[:, None]),
-            "encoder": (enc_a / theta_a, enc_b[partner] / theta_b[:, None])}  # fmt: skip
+    rows = {
+        "decoder": (dec_a * theta_a, dec_b[partner] * theta_b[:, None]),
+        "encoder": (enc_a / theta_a, enc_b[partner] / theta_b[:, None]),
+    }
     for part, (x, y) in rows.items():
         assert value(found, "mse", "mse", method="matched", part=part) == pytest.approx(((x - y) ** 2).mean(), 1e-12)
     # Of what persists, from the ratio alone: (theta_a - theta_b)^2 / D for the decoder.
@@ -66,8 +68,10 @@ def test_cosines_and_what_persists_vanishes_and_is_born(found, partner):
     expected = [*np.ones(13), COSINE, 0, 0]
     assert value(found, "cosine", "mean", method="matched") == pytest.approx(np.mean(expected), abs=1e-12)
     for least, persistent in ((0.5, 14), (0.7, 14), (0.9, 13)):
-        shares = [value(found, "persistence", column, method="matched", cosine=least)
-                  for column in ("persistent", "vanished", "born")]  # fmt: skip
+        shares = [
+            value(found, "persistence", column, method="matched", cosine=least)
+            for column in ("persistent", "vanished", "born")
+        ]
         assert shares == pytest.approx([persistent / F, 1 - persistent / F, 1 - persistent / F])
     assert value(found, "cosine", "q0", method="nearest_cosine") == pytest.approx(0, abs=1e-12)
     lives = {row["layers"]: row for row in found[0].tables["lifetimes"].where(cosine=0.9)}
@@ -141,8 +145,11 @@ def test_baselines_stand_beside_and_each_seed_is_a_row(found):
     assert {row["method"] for row in found[0].tables["mse"].rows} == methods | {"random"}
     assert {row["seed"] for row in found[0].tables["mse"].where(method="random")} == set(range(5))
     best = value(found, "mse", "mse", method="matched", part="all")
-    assert all(row["mse"] >= best * (1 - 1e-12) for row in found[0].tables["mse"].where(part="all")
-               if row["method"] != "nearest_cosine")  # fmt: skip
+    assert all(
+        row["mse"] >= best * (1 - 1e-12)
+        for row in found[0].tables["mse"].where(part="all")
+        if row["method"] != "nearest_cosine"
+    )
 
 
 def test_an_interval_knows_documents(tmp_path):
@@ -170,8 +177,14 @@ def test_an_interval_lies_around_its_value_even_where_features_fire_in_few_docum
 
 def test_far_layers_composed_and_exact(world, tmp_path):
     order = torch.randperm(F, generator=torch.Generator().manual_seed(1))
-    third = sm.SAE(world.b.W_enc[:, order], world.b.b_enc[order], world.b.W_dec[order], world.b.b_dec,
-                   "jumprelu", world.b.threshold[order])  # fmt: skip
+    third = sm.SAE(
+        world.b.W_enc[:, order],
+        world.b.b_enc[order],
+        world.b.W_dec[order],
+        world.b.b_dec,
+        "jumprelu",
+        world.b.threshold[order],
+    )
     chain = sm.match_layers({0: world.a, 1: world.b, 2: third})
     (row,) = evaluate(chain, tmp_path / "out").tables["distances"].rows
     assert (row["source"], row["target"], row["distance"]) == (0, 2, 2)
@@ -233,8 +246,10 @@ def refuse(world, folder, match, length=None, chain=None):
         ("no activations of layer 1; there are those of 0", lambda x: {"layer_1": None}),
         ("no activations there", lambda x: {"layer_0": None, "layer_1": None}),
         ("not of the same tokens in the same order", lambda x: {"layer_1": x["layer_1"][::-1].copy()}),
-        ("layer 1 are NaN or infinite, first at token 3, column 5",
-         lambda x: {"layer_1": np.where(np.arange(300 * D).reshape(300, D) == 3 * D + 5, np.nan, x["layer_1"])}),
+        (
+            "layer 1 are NaN or infinite, first at token 3, column 5",
+            lambda x: {"layer_1": np.where(np.arange(300 * D).reshape(300, D) == 3 * D + 5, np.nan, x["layer_1"])},
+        ),
         ("1 document with tokens; uncertainty needs at least two", lambda x: {"documents": np.zeros(300, int)}),
         ("299 entries for 300 tokens", lambda x: {"documents": np.zeros(299, int)}),
         ("which tokens belong to one document", lambda x: {"documents": None}),
@@ -242,7 +257,7 @@ def refuse(world, folder, match, length=None, chain=None):
         ("expected .tokens, d. of floating-point", lambda x: {"layer_1": np.zeros(300)}),
         ("layer_1.npy: not an array that can be read", lambda x: {"layer_1": np.array([{}] * 300, dtype=object)}),
     ],
-)  # fmt: skip
+)
 def test_activations_that_do_not_fit_are_refused(world, tmp_path, match, spoil):
     folder = world.write_activations(tmp_path / "activations")
     content = {path.stem: np.load(path) for path in folder.glob("*.npy")}

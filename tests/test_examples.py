@@ -23,12 +23,19 @@ def test_a_job_array_completes_a_run_and_a_task_can_be_submitted_again(tmp_path)
         """An array of these tasks, whose count is theirs alone."""
         jobs = [
             subprocess.Popen(
-                ["bash", EXAMPLES / "array.sbatch", model, run, "3"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                text=True, env={**os.environ, "PATH": path, "SLURM_ARRAY_TASK_ID": str(task),
-                                "SLURM_ARRAY_TASK_COUNT": str(len(tasks))},
+                ["bash", EXAMPLES / "array.sbatch", model, run, "3"],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                env={
+                    **os.environ,
+                    "PATH": path,
+                    "SLURM_ARRAY_TASK_ID": str(task),
+                    "SLURM_ARRAY_TASK_COUNT": str(len(tasks)),
+                },
             )
             for task in tasks
-        ]  # fmt: skip
+        ]
         for job in jobs:
             _, errors = job.communicate(timeout=120)
             assert (job.returncode, errors) == (0, "")

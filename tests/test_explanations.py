@@ -98,11 +98,18 @@ def test_files_without_explanations_are_passed_over_and_half_ones_are_not(tmp_pa
         read_explanations(tmp_path / "export")
 
 
-@pytest.mark.parametrize("row", [
-    {"layer": 3.5, "feature": 1}, {"layer": 3, "feature": 1.5}, {"layer": 3, "feature": -1},
-    {"layer": "3_0", "feature": 1}, {"layer": True, "feature": 1}, {"layer": 3, "feature": True},
-    {"layer": "res-3", "feature": 1},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"layer": 3.5, "feature": 1},
+        {"layer": 3, "feature": 1.5},
+        {"layer": 3, "feature": -1},
+        {"layer": "3_0", "feature": 1},
+        {"layer": True, "feature": 1},
+        {"layer": 3, "feature": True},
+        {"layer": "res-3", "feature": 1},
+    ],
+)
 def test_what_is_no_number_of_a_layer_or_feature_is_refused(tmp_path, row):
     write(tmp_path / "own.jsonl", [{**row, "explanation": "x"}])
     with pytest.raises(sm.MatchError, match=r"own\.jsonl, line 1: expected"):
@@ -113,10 +120,13 @@ def test_a_path_that_is_not_there_is_said_to_be_so(tmp_path, run, capsys):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     for given, words in {
-        "nowhere": "no such file or folder", "nowhere/in.jsonl": "no such file or folder",
-        "pipe": "neither a regular file nor a folder", "loop": "cannot be read (", "x" * 300: "cannot be read (",
+        "nowhere": "no such file or folder",
+        "nowhere/in.jsonl": "no such file or folder",
+        "pipe": "neither a regular file nor a folder",
+        "loop": "cannot be read (",
+        "x" * 300: "cannot be read (",
         "pipe/in.jsonl": "cannot be read (Not a directory)",
-    }.items():  # fmt: skip
+    }.items():
         assert report(run, tmp_path / given) == 2
         assert f"{given}: {words}" in capsys.readouterr().err
         assert main(["evaluate", str(run), "-o", str(tmp_path / "out"), "--explanations", str(tmp_path / given)]) == 2
@@ -232,8 +242,10 @@ def test_a_chain_in_memory_knows_its_features_too():
     saes = {layer: made_up(F, seed=layer) for layer, F in ((3, 12), (4, 9), (5, 12))}
     assert explanations.features_of(sm.match_layers(saes)) == {3: 12, 4: 9, 5: 12}
     assert explanations.features_of(sm.match_layers(saes, against={3: saes[4], 4: saes[4], 5: saes[3]})) == {
-        3: 12, 4: 9, 5: 12,
-    }  # fmt: skip
+        3: 12,
+        4: 9,
+        5: 12,
+    }
 
 
 def test_evaluate_says_whose_explanations_it_reads(tmp_path, run, capsys):

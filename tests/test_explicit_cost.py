@@ -91,9 +91,13 @@ def test_number_types_and_layouts():
     wide = np.full((60, 80), 7)
     wide[::2, ::2] = costs
     for given_as in (
-        costs.astype(np.float32), costs.astype(np.int16), torch.from_numpy(costs), torch.from_numpy(costs).bfloat16(),
-        np.asfortranarray(costs), wide[::2, ::2],
-    ):  # fmt: skip
+        costs.astype(np.float32),
+        costs.astype(np.int16),
+        torch.from_numpy(costs),
+        torch.from_numpy(costs).bfloat16(),
+        np.asfortranarray(costs),
+        wide[::2, ::2],
+    ):
         assert torch.equal(sm.assign(cost=given_as).perm, answer)
 
 

@@ -99,8 +99,10 @@ def test_graphml_is_well_formed_and_keeps_to_its_limits(run, tmp_path):
     assert sorted(float(edge.find("g:data[@key='cost']", space).text) for edge in edges) == sorted(costs)[:6]
     assert {end for edge in edges for end in (edge.get("source"), edge.get("target"))} == set(nodes)
     everyone = ElementTree.parse(exported(run, tmp_path / "all.graphml")).getroot()
-    labels = {node.get("id"): node.findtext("g:data[@key='label']", None, space)
-              for node in everyone.findall(".//g:node", space)}  # fmt: skip
+    labels = {
+        node.get("id"): node.findtext("g:data[@key='label']", None, space)
+        for node in everyone.findall(".//g:node", space)
+    }
     assert labels["0:2:0"] == HOSTILE[0]
     assert labels["0:2:3"] == "\ufffd\ufffd\ufffd"  # XML has no such characters
     assert labels["0:1:0"] is None
@@ -127,8 +129,21 @@ def test_without_the_saes_partners_and_costs_are_exported(tmp_path, capsys):
     assert main(["export", str(tmp_path / "run"), "-o", str(tmp_path / "y.csv"), "--firm"]) == 2
     assert "margins need the SAEs of the run, which are not there" in capsys.readouterr().err
     assert not (tmp_path / "y.csv").exists()
-    assert main(["export", str(tmp_path / "run"), "-o", str(tmp_path / "y.csv"), "--min-cosine", "0.5",
-                 "--inputs", str(tmp_path / "moved")]) == 0  # fmt: skip
+    assert (
+        main(
+            [
+                "export",
+                str(tmp_path / "run"),
+                "-o",
+                str(tmp_path / "y.csv"),
+                "--min-cosine",
+                "0.5",
+                "--inputs",
+                str(tmp_path / "moved"),
+            ]
+        )
+        == 0
+    )
 
 
 def test_features_without_a_partner_and_two_sets(tmp_path):
@@ -164,12 +179,13 @@ def writers(run):
     """Everything that writes one file, by its name."""
     chain = sm.Chain.load(run)
     return {
-        "x.csv": lambda path: export(chain, path, "csv"), "x.parquet": lambda path: export(chain, path, "parquet"),
+        "x.csv": lambda path: export(chain, path, "csv"),
+        "x.parquet": lambda path: export(chain, path, "parquet"),
         "page.html": lambda path: write_report(Contents(chain), path),
         "m.safetensors": chain[1, 2].save,
         "sae_weights.safetensors": lambda path: made_up().save(path.parent, overwrite=True),
         "params.npz": lambda path: made_up().save(path.parent, "gemma_scope", overwrite=True),
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize("link", [False, True])

@@ -262,8 +262,12 @@ REFUSED = [
     transcoder(gemma_scope_2, type="transcoder"),
     transcoder(gemma_scope_2, type="transcoder", hf_hook_point_out="model.layers.5.output"),
     transcoder(gemma_scope_2, extra={"affine_skip_connection": SKIP}),
-    transcoder(gemma_scope_2, "affine connection is left out", extra={"affine_skip_connection": SKIP},
-               hf_hook_point_out="model.layers.5.mlp.output"),
+    transcoder(
+        gemma_scope_2,
+        "affine connection is left out",
+        extra={"affine_skip_connection": SKIP},
+        hf_hook_point_out="model.layers.5.mlp.output",
+    ),
     transcoder(sparsify, transcode=True),
     transcoder(sparsify, "skip connection is left out", transcode=True, extra={"W_skip": SKIP}),
     transcoder(saelens, kind="transcoder"),
@@ -280,7 +284,7 @@ REFUSED = [
     elsewhere(saelens, "layer_norm", "model.layers.5.post_attention_layernorm", "its files name no such model", "not"),
     (partial(sparsify, signed=True), "signed", "keeps their sign", "signed: read as if it were not"),
     (partial(saelens, kind="abstopk"), "signed", "keeps their sign", "signed: read as if it were not"),
-]  # fmt: skip
+]
 
 
 def names(refused):
@@ -532,8 +536,9 @@ def test_names_with_a_prefix_are_refused_with_what_to_do(tmp_path, made, prefix)
     own, w = made(tmp_path, drawn(16, 8)), drawn(16, 8)
     (file,) = (path for path in tmp_path.rglob("*") if path.suffix in SUFFIXES)
     load, save = {
-        ".npz": (np.load, lambda found, path: np.savez(path, **found)), ".safetensors": (load_file, save_file),
-    }.get(file.suffix, (torch.load, torch.save))  # fmt: skip
+        ".npz": (np.load, lambda found, path: np.savez(path, **found)),
+        ".safetensors": (load_file, save_file),
+    }.get(file.suffix, (torch.load, torch.save))
     save({prefix + name: value for name, value in load(file).items() if hasattr(value, "shape")}, file)
     content = file.read_bytes()
     with pytest.raises(sm.MatchError, match=rf"tensors begin with '{prefix}' .*in a folder of its own") as refused:

@@ -172,8 +172,12 @@ def test_a_name_that_is_not_utf8_is_refused_before_any_work(tmp_path, monkeypatc
             code = ended.code
         assert code == 2
         assert "not valid UTF-8" in capsys.readouterr().err
-    for use in (lambda: sm.match_layers(sm.load_layers("saes"), name), lambda: sm.Chain.load(name),
-                lambda: made_up().save(Path(name)), lambda: sm.Matching.load(name)):  # fmt: skip
+    for use in (
+        lambda: sm.match_layers(sm.load_layers("saes"), name),
+        lambda: sm.Chain.load(name),
+        lambda: made_up().save(Path(name)),
+        lambda: sm.Matching.load(name),
+    ):
         with pytest.raises(sm.MatchError, match="not valid UTF-8"):
             use()
     assert [path.name for path in tmp_path.iterdir()] == ["saes"]

@@ -108,8 +108,11 @@ def test_an_sae_computes_alike(under, setting, tmp_path):
         folded = sae.fold([2.0] * sae.F).to(torch.float64)
         sae.save(tmp_path / name / "saelens")
         sae.save(tmp_path / name / "gemma", "gemma_scope")
-        saved = {f"{which} {part}": each for which in ("saelens", "gemma")
-                 for part, each in sm.load(tmp_path / name / which).tensors().items()}  # fmt: skip
+        saved = {
+            f"{which} {part}": each
+            for which in ("saelens", "gemma")
+            for part, each in sm.load(tmp_path / name / which).tensors().items()
+        }
         return {"codes": codes, "decoded": sae.decode(codes), **folded.tensors(), **saved}
 
     assert_same(*under(setting, use))
@@ -124,17 +127,26 @@ def test_a_pair_is_matched_alike(under, setting, tmp_path):
     def match(name):
         found = {}
         for kind, m in {
-            "rows": sm.assign(x, y), "cost": sm.assign(cost=cost), "partial": sm.assign(x, y, max_cost=8.0),
-            "greedy": sm.assign(x, y, method="greedy"), "graded": sm.certify(cost=cost, perm=list(range(40))),
-        }.items():  # fmt: skip
+            "rows": sm.assign(x, y),
+            "cost": sm.assign(cost=cost),
+            "partial": sm.assign(x, y, max_cost=8.0),
+            "greedy": sm.assign(x, y, method="greedy"),
+            "graded": sm.certify(cost=cost, perm=list(range(40))),
+        }.items():
             m.save(tmp_path / f"{name}-{kind}.safetensors")
             again = sm.Matching.load(tmp_path / f"{name}-{kind}.safetensors")
             some = [int(i) for i in np.nonzero(m.perm.numpy() >= 0)[0][:5]]
             codes = torch.from_numpy(r.random((3, len(m.perm)))) * 0 + 1
             here = {
-                "perm": m.perm, "cost": m.pair_cost, "prices": m.prices, "again": again.perm, "status": m.status,
-                "inverse": m.inverse().perm, "carried": m.carry(codes), "targets": m.unmatched_targets,
-            }  # fmt: skip
+                "perm": m.perm,
+                "cost": m.pair_cost,
+                "prices": m.prices,
+                "again": again.perm,
+                "status": m.status,
+                "inverse": m.inverse().perm,
+                "carried": m.carry(codes),
+                "targets": m.unmatched_targets,
+            }
             if kind in ("rows", "cost", "partial"):
                 here |= {"margin": m.margin, "tied": m.tied, "exact": m.exact_margin(some)}
             found |= {f"{kind} {part}": each for part, each in here.items()}
@@ -169,8 +181,10 @@ def test_a_language_model_is_run_alike(under, setting, tmp_path):
         language_model = LanguageModel(model, texts, batch=2)
         batches = [each for (each,) in language_model.batches([1])]
         kept = np.ones(sum(map(len, batches)), dtype=bool)
-        losses = [[clean, *replaced] for _, _, clean, replaced in
-                  language_model.losses((1, 2), kept, lambda x, y: iter([x, y]))]  # fmt: skip
+        losses = [
+            [clean, *replaced]
+            for _, _, clean, replaced in language_model.losses((1, 2), kept, lambda x, y: iter([x, y]))
+        ]
         return {"losses": losses, **{f"batch {n}": batch for n, batch in enumerate(batches)}}
 
     assert_same(*under(setting, states))

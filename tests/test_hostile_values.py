@@ -90,11 +90,9 @@ NPZ = {
     "message as long as its header": npz(W_enc=npy_claiming(f"{{'descr': '<f4', 'shape': ({DIGITS},)}}".encode())),
     "no feature": npz(W_enc=empty(8, 0), W_dec=empty(0, 8), b_enc=empty(0), threshold=empty(0)),
     "no width": npz(W_enc=empty(0, 12), W_dec=empty(12, 0), b_dec=empty(0)),
-}  # fmt: skip
+}
 NOTHING = {"W_enc": (8, 0), "W_dec": (0, 8), "b_enc": (0,), "threshold": (0,)}
-SAFETENSORS = {
-    "no feature": tensors_as_safetensors(**{name: torch.zeros(shape) for name, shape in NOTHING.items()}),
-}  # fmt: skip
+SAFETENSORS = {"no feature": tensors_as_safetensors(**{name: torch.zeros(shape) for name, shape in NOTHING.items()})}
 ON_META = {"encoder_weight": (12, 8), "decoder_weight": (8, 12), "encoder_bias": (12,), "b_dec": (8,)}
 TORCH = {
     "values cut": rewritten(topk(), lambda name, old: (name, old[:8] if name.endswith("data/0") else old)),

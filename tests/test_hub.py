@@ -42,11 +42,14 @@ def hub(server, tmp_path, monkeypatch):
     """The server without repositories, and the client with an empty cache, no token and no patience."""
     server.clear()
     changed = {
-        "ENDPOINT": server.address, "HF_HUB_CACHE": str(tmp_path / "cache"), "HF_TOKEN_PATH": str(tmp_path / "token"),
+        "ENDPOINT": server.address,
+        "HF_HUB_CACHE": str(tmp_path / "cache"),
+        "HF_TOKEN_PATH": str(tmp_path / "token"),
         "HF_ASSETS_CACHE": str(tmp_path / "assets"),
         "HUGGINGFACE_CO_URL_TEMPLATE": server.address + "/{repo_id}/resolve/{revision}/{filename}",
-        "HF_HUB_DISABLE_PROGRESS_BARS": True, "HF_HUB_OFFLINE": False,
-    }  # fmt: skip
+        "HF_HUB_DISABLE_PROGRESS_BARS": True,
+        "HF_HUB_OFFLINE": False,
+    }
     for name, value in changed.items():
         monkeypatch.setattr(constants, name, value)
     monkeypatch.delenv("HF_TOKEN", raising=False)
@@ -122,10 +125,7 @@ def test_one_sae_a_layer_is_resolved_from_names_alone(gemma, hub, source, expect
         (f"{GEMMA}?width=1m", "no SAE of width 1m; there are 16k, 65k"),
         (f"{PATTERN}?depth=1", "there is no option 'depth'; there are allow, .*layer, l0, width, revision"),
         (f"{GEMMA}/nothing", "there is no nothing; there are README.md, embedding, layer_0, layer_2, layer_10"),
-        (
-            f"{GEMMA}/layer_{{layer}}/width_1m",
-            "there is no layer_{layer}/width_1m; there are layer_0/width_16k, ",
-        ),
+        (f"{GEMMA}/layer_{{layer}}/width_1m", "there is no layer_{layer}/width_1m; there are layer_0/width_16k, "),
         (f"{GEMMA}/README.md", "no SAE in a known format; known are Gemma Scope"),
         (f"{GEMMA}?revision=v9&width=16k", "hf://google/gemma-scope-2b-pt-res.revision=v9: there is no such revision"),
         ("hf://google/nothing/at/all", "hf://google/nothing: there is no such repository, or it is private"),
@@ -170,8 +170,7 @@ def test_a_hub_that_is_down_is_said(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("write", "name"),
-    [(write_npz, "params.npz"), (partial(write_saelens, config=PLAIN), "sae_weights.safetensors")],
+    ("write", "name"), [(write_npz, "params.npz"), (partial(write_saelens, config=PLAIN), "sae_weights.safetensors")]
 )
 def test_headers_are_read_before_weights_are_fetched(hub, tmp_path, capsys, write, name):
     sae = made_up(F=6000, d=64)
@@ -355,8 +354,7 @@ def test_a_listing_is_asked_for_once_and_a_damaged_one_again(gemma, hub, tmp_pat
     ],
 )
 @pytest.mark.parametrize(
-    ("write", "name"),
-    [(write_npz, "params.npz"), (partial(write_saelens, config=PLAIN), "sae_weights.safetensors")],
+    ("write", "name"), [(write_npz, "params.npz"), (partial(write_saelens, config=PLAIN), "sae_weights.safetensors")]
 )
 def test_headers_that_are_refused_are_no_damaged_file(hub, tmp_path, capsys, write, name, status, message):
     write(tmp_path / "saes" / "layer_1", made_up())

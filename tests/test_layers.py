@@ -29,9 +29,12 @@ def test_every_pair_is_matched_written_and_read_again(model, tmp_path):
     for pair, matching in again.items():
         assert torch.equal(matching.perm, chain[pair].perm)
     assert {path.name for path in (tmp_path / "run").rglob("*")} == {
-        "run.json", "pairs", *(f"{pair}.{kind}" for pair in ("3-4", "4-5", "5-11") for kind in ("safetensors", "json")),
-        ".lock", ".lock-start",
-    }  # fmt: skip
+        "run.json",
+        "pairs",
+        *(f"{pair}.{kind}" for pair in ("3-4", "4-5", "5-11") for kind in ("safetensors", "json")),
+        ".lock",
+        ".lock-start",
+    }
 
 
 def test_the_records_say_what_was_done(model, tmp_path):

@@ -109,8 +109,12 @@ def test_prices_and_those_of_the_inverse_prove_the_optimum(shape, max_cost, tmp_
     matching = sm.assign(cost=costs, max_cost=max_cost)
     assert matching.certified
     matching.save(tmp_path / "m.safetensors")
-    for found, of in ((matching, costs), (matching.inverse(), costs.T), (matching.inverse().inverse(), costs),
-                      (sm.Matching.load(tmp_path / "m.safetensors").inverse(), costs.T)):  # fmt: skip
+    for found, of in (
+        (matching, costs),
+        (matching.inverse(), costs.T),
+        (matching.inverse().inverse(), costs),
+        (sm.Matching.load(tmp_path / "m.safetensors").inverse(), costs.T),
+    ):
         rest = abs(of.shape[0] - of.shape[1]) * (max_cost or 0) / 2 if 0.0 in found.staying_free else 0.0
         proved = dual_bound(of, found.prices.numpy(), *found.staying_free)
         assert proved + rest == pytest.approx(found.objective, rel=1e-12)
@@ -280,11 +284,21 @@ def test_numbers_may_be_numpys(number, tmp_path):
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"max_cost": 1.7e308}, {"max_cost": 10**400}, {"max_cost": -1}, {"max_cost": np.nan}, {"max_cost": "5"},
-        {"max_cost": np.complex64(1)}, {"time_limit": "5"}, {"time_limit": 10**400}, {"time_limit": 0},
-        {"max_rounds": 1.5}, {"max_rounds": True}, {"memory": 10}, {"memory": 1e9},
+        {"max_cost": 1.7e308},
+        {"max_cost": 10**400},
+        {"max_cost": -1},
+        {"max_cost": np.nan},
+        {"max_cost": "5"},
+        {"max_cost": np.complex64(1)},
+        {"time_limit": "5"},
+        {"time_limit": 10**400},
+        {"time_limit": 0},
+        {"max_rounds": 1.5},
+        {"max_rounds": True},
+        {"memory": 10},
+        {"memory": 1e9},
     ],
-)  # fmt: skip
+)
 def test_what_is_no_number_for_it_is_refused(wrong):
     (name,) = wrong
     with pytest.raises(sm.MatchError, match=f"{name} is .*; give "):

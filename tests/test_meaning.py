@@ -186,8 +186,10 @@ def test_kappa_is_cohens(tmp_path):
     path = tmp_path / "grades.csv"
     lines = [f"1,2,{n},{n},{Grade(human).name if n % 2 else human}" for n, (human, _) in enumerate(cells)]
     path.write_text("\n".join(["source,target,feature,partner,grade", *lines, "1,2,999,0,3"]))
-    judged = [{"judge": "m", "source": 1, "target": 2, "feature": n, "partner": n, "grade": grade}
-              for n, (_, grade) in enumerate(cells)]  # fmt: skip
+    judged = [
+        {"judge": "m", "source": 1, "target": 2, "feature": n, "partner": n, "grade": grade}
+        for n, (_, grade) in enumerate(cells)
+    ]
     ungraded = {"judge": "m", "source": 1, "target": 2, "feature": 999, "partner": 0, "grade": None}
     (row,) = measure_agreement([*judged, ungraded], read_grades(path))["judge_agreement"]
     assert (row["pairs"], row["agreement"]) == (50, pytest.approx(0.7))

@@ -306,10 +306,24 @@ def test_a_hundred_requests_at_once(server):
 
 @pytest.mark.parametrize(
     "path",
-    ["/../../etc/passwd", "/data/..%2f..%2frun.json/9?first=0", "/data/8/9", "/data/8/9?first=1024",
-     "/data/8/9?first=-1", "/data/8/9?first=99999999999999999999", "/data/8/13?first=0", "/data/8", "/labels/x",
-     "/labels/8/9", "/path/8/1024", "/path/99/1", "/nothing", "/run.json", "/data/%EF%BC%98/9?first=0"],
-)  # fmt: skip
+    [
+        "/../../etc/passwd",
+        "/data/..%2f..%2frun.json/9?first=0",
+        "/data/8/9",
+        "/data/8/9?first=1024",
+        "/data/8/9?first=-1",
+        "/data/8/9?first=99999999999999999999",
+        "/data/8/13?first=0",
+        "/data/8",
+        "/labels/x",
+        "/labels/8/9",
+        "/path/8/1024",
+        "/path/99/1",
+        "/nothing",
+        "/run.json",
+        "/data/%EF%BC%98/9?first=0",
+    ],
+)
 def test_what_is_not_there_is_refused(server, path):
     status, content = ask(server, path)
     assert status == 404

@@ -169,8 +169,10 @@ def test_a_path_reads_no_whole_matching_and_a_composition_keeps_none(tmp_path, m
         patched.setattr(sm.Matching, "load", lambda path: pytest.fail("a path needs a row of it"))
         path = chain.path(3, 7)
     assert [step.feature for step in path[1:]] == [
-        int(by_hand[3, 4].perm[7]), int(by_hand[4, 5].perm[path[1].feature]), int(by_hand[5, 11].perm[path[2].feature])
-    ]  # fmt: skip
+        int(by_hand[3, 4].perm[7]),
+        int(by_hand[4, 5].perm[path[1].feature]),
+        int(by_hand[5, 11].perm[path[2].feature]),
+    ]
     assert chain.compose(3, 11).perm.tolist() == by_hand[5, 11].perm[by_hand[4, 5].perm[by_hand[3, 4].perm]].tolist()
     assert len(chain._run._read) == 0
 

@@ -120,11 +120,7 @@ def test_shapes_and_activations_are_checked(changes, message):
 @pytest.mark.parametrize(
     ("fold", "changes", "message"),
     [
-        (
-            "threshold",
-            {"threshold": torch.tensor([1.0, -2.0] * 6)},
-            r"is not .* for 6 of 12 .* feature 1 \(-2\)",
-        ),
+        ("threshold", {"threshold": torch.tensor([1.0, -2.0] * 6)}, r"is not .* for 6 of 12 .* feature 1 \(-2\)"),
         ("threshold", {"threshold": torch.tensor([1.0, 0.0] * 6)}, r"choose fold=\"decoder_norm\", fold=\"none\" or"),
         ("threshold", {"threshold": None, "activation": "relu"}, "this SAE is relu; choose fold"),
         ("decoder_norm", {"W_dec": torch.zeros(12, 8)}, "decoder norm is not .* for 12 of 12"),

@@ -61,11 +61,14 @@ def ask(address, **headers):
 @pytest.mark.parametrize(
     ("host", "shown"),
     [
-        ("127.0.0.1", "127.0.0.1"), ("localhost", "localhost"), ("127.0.0.5", "127.0.0.5"),
-        pytest.param("::1", "[::1]", marks=needs_ipv6), pytest.param("[::1]", "[::1]", marks=needs_ipv6),
+        ("127.0.0.1", "127.0.0.1"),
+        ("localhost", "localhost"),
+        ("127.0.0.5", "127.0.0.5"),
+        pytest.param("::1", "[::1]", marks=needs_ipv6),
+        pytest.param("[::1]", "[::1]", marks=needs_ipv6),
         pytest.param("0:0:0:0:0:0:0:1", "[0:0:0:0:0:0:0:1]", marks=needs_ipv6),
     ],
-)  # fmt: skip
+)
 def test_an_address_of_loopback_is_served_without_a_token(run, host, shown):
     with serving(run, host) as server:
         assert server.address == f"http://{shown}:{server.server_port}/"
@@ -74,10 +77,7 @@ def test_an_address_of_loopback_is_served_without_a_token(run, host, shown):
 
 @pytest.mark.parametrize(
     ("host", "shown"),
-    [
-        ("0.0.0.0", "127.0.0.1"),
-        *(pytest.param(host, "[::1]", marks=needs_ipv6) for host in ("::", "[::]", "0::0")),
-    ],
+    [("0.0.0.0", "127.0.0.1"), *(pytest.param(host, "[::1]", marks=needs_ipv6) for host in ("::", "[::]", "0::0"))],
 )
 def test_all_addresses_are_served_with_a_token(run, host, shown):
     with serving(run, host) as server:
@@ -89,11 +89,21 @@ def test_all_addresses_are_served_with_a_token(run, host, shown):
 @pytest.mark.parametrize(
     ("name", "status"),
     [
-        ("localhost", 200), ("LOCALHOST:80", 200), ("127.0.0.1", 200), ("[::1]", 200), ("[::1]:8000", 200),
-        ("evil.example", 403), ("localhost.evil.example:80", 403), ("127.0.0.1.evil.example", 403), ("[::1", 403),
-        ("[2001:db8::1]:80", 403), ("", 403), ("::1", 403), ("10.0.0.1:80", 403),
+        ("localhost", 200),
+        ("LOCALHOST:80", 200),
+        ("127.0.0.1", 200),
+        ("[::1]", 200),
+        ("[::1]:8000", 200),
+        ("evil.example", 403),
+        ("localhost.evil.example:80", 403),
+        ("127.0.0.1.evil.example", 403),
+        ("[::1", 403),
+        ("[2001:db8::1]:80", 403),
+        ("", 403),
+        ("::1", 403),
+        ("10.0.0.1:80", 403),
     ],
-)  # fmt: skip
+)
 def test_names_by_which_loopback_may_be_asked(run, name, status):
     with serving(run, "127.0.0.1") as server:
         assert ask(server.address, Host=name) == status
@@ -101,9 +111,15 @@ def test_names_by_which_loopback_may_be_asked(run, name, status):
 
 @pytest.mark.parametrize(
     ("host", "why"),
-    [("", "an empty host"), ("[]", "an empty host"), ("no.such.host.invalid", "cannot be served"),
-     ("x" * 70 + ".invalid", "cannot be served"), ("2001:db8::77", "cannot be served"), ("::g", "cannot be served")],
-)  # fmt: skip
+    [
+        ("", "an empty host"),
+        ("[]", "an empty host"),
+        ("no.such.host.invalid", "cannot be served"),
+        ("x" * 70 + ".invalid", "cannot be served"),
+        ("2001:db8::77", "cannot be served"),
+        ("::g", "cannot be served"),
+    ],
+)
 def test_hosts_that_cannot_be_served_are_said_in_a_line(run, host, why, capsys):
     assert main(["serve", str(run), f"--host={host}"]) == 2
     error = capsys.readouterr().err

@@ -110,18 +110,31 @@ def test_the_note_of_a_transcoder_says_what_it_reads_and_writes(tmp_path, out):
 
 @pytest.mark.parametrize(
     ("model", "after"),
-    [(GEMMA, True), ("google/gemma-3-270m", True), ("gemma2-9b", True), ("allenai/OLMo-2-1124-7B", True),
-     ("google/gemma-3n-E2B-it", True), ("google/gemma-2b", False), ("google/gemma-7b-it", False),
-     ("allenai/OLMo-7B", False), (LLAMA, False), ("EleutherAI/pythia-70m", False), (None, False), (7, False)],
-)  # fmt: skip
+    [
+        (GEMMA, True),
+        ("google/gemma-3-270m", True),
+        ("gemma2-9b", True),
+        ("allenai/OLMo-2-1124-7B", True),
+        ("google/gemma-3n-E2B-it", True),
+        ("google/gemma-2b", False),
+        ("google/gemma-7b-it", False),
+        ("allenai/OLMo-7B", False),
+        (LLAMA, False),
+        ("EleutherAI/pythia-70m", False),
+        (None, False),
+        (7, False),
+    ],
+)
 def test_a_norm_that_is_named_after_attention_follows_it_in_some_models_only(model, after):
     found = {why_not(f"model.layers.5.post_attention_layernorm{side}", model) for side in ("", ".output")}
     assert found == {None if after else "layer_norm"}
 
 
 READ = [
-    *(partial(gemma_scope_2, hf_hook_point_in=f"model.layers.5.post_{sublayer}_layernorm.output")
-      for sublayer in ("attention", "feedforward")),
+    *(
+        partial(gemma_scope_2, hf_hook_point_in=f"model.layers.5.post_{sublayer}_layernorm.output")
+        for sublayer in ("attention", "feedforward")
+    ),
     partial(gemma_scope_2, site="mlp_out", config=False),
     partial(gemma_scope_2, site="resid_post", config=False),
     partial(gemma_scope_2, hf_hook_point_out="model.layers.5.output"),
@@ -131,9 +144,11 @@ READ = [
     partial(saelens, old=True, hook_point="blocks.5.hook_attn_out"),
     partial(dictionary_learning, submodule_name="attn_out_layer_5"),
     partial(dictionary_learning, submodule_name="model.layers.5.post_attention_layernorm", lm_name=GEMMA),
-    partial(sparsify, module="layers.5.self_attn"), partial(sparsify, module="h.5.mlp/seed1"),
-    partial(openai, location="resid_post_attn"), partial(openai, location="resid_delta_attn"),
-]  # fmt: skip
+    partial(sparsify, module="layers.5.self_attn"),
+    partial(sparsify, module="h.5.mlp/seed1"),
+    partial(openai, location="resid_post_attn"),
+    partial(openai, location="resid_delta_attn"),
+]
 
 
 @pytest.mark.parametrize("made", READ, ids=[f"{made.func.__name__}-{number}" for number, made in enumerate(READ)])
@@ -169,8 +184,11 @@ def test_what_reads_or_writes_several_layers_is_refused_without_a_configuration_
 
 def test_embeddings_are_scaled_as_gemma_scales_them(tmp_path):
     w = drawn(12, 16)
-    write_file(tmp_path / "gemma-scope-2b-pt-res/embedding/width_4k/average_l0_44/params.npz", w,
-               {**w.plain, "threshold": w.limit})  # fmt: skip
+    write_file(
+        tmp_path / "gemma-scope-2b-pt-res/embedding/width_4k/average_l0_44/params.npz",
+        w,
+        {**w.plain, "threshold": w.limit},
+    )
     found = sm.load(tmp_path)
     embeddings = 2 * torch.randn(64, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     codes = jump(embeddings @ w.enc + w.b_enc, w.limit)

@@ -116,10 +116,14 @@ def test_the_advice_for_two_saes_of_a_layer_tells_them_apart(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "pattern"),
-    [("h.{}/x.npz", "h.{layer}/x.npz"), ("L{}_run2/a1/x.npz", "L{layer}_run2/a1/x.npz"),
-     ("run/{}.npz", "run/{layer}.npz"), ("{}/width_16k/l0_4/x.npz", "{layer}/width_16k/l0_4/x.npz"),
-     ("a{}/a{}/x.npz", None)],
-)  # fmt: skip
+    [
+        ("h.{}/x.npz", "h.{layer}/x.npz"),
+        ("L{}_run2/a1/x.npz", "L{layer}_run2/a1/x.npz"),
+        ("run/{}.npz", "run/{layer}.npz"),
+        ("{}/width_16k/l0_4/x.npz", "{layer}/width_16k/l0_4/x.npz"),
+        ("a{}/a{}/x.npz", None),
+    ],
+)
 def test_the_advice_for_a_layer_without_a_number_works(tmp_path, name, pattern):
     for layer in (3, 4):
         file = tmp_path / "m" / name.format(layer, layer + 1)
@@ -133,10 +137,17 @@ def test_the_advice_for_a_layer_without_a_number_works(tmp_path, name, pattern):
     assert list(sm.load_layers({layer: tmp_path / "m" / name.format(layer, layer + 1) for layer in (3, 4)})) == [3, 4]
 
 
-@pytest.mark.parametrize("names", [
-    ("0", "500"), ("seed_0", "seed_1"), ("trainer_0", "trainer_1"), ("checkpoints/x1/500480", "checkpoints/x1/900480"),
-    ("final_2000896", "final_3000832"), ("step=1", "step=2"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("0", "500"),
+        ("seed_0", "seed_1"),
+        ("trainer_0", "trainer_1"),
+        ("checkpoints/x1/500480", "checkpoints/x1/900480"),
+        ("final_2000896", "final_3000832"),
+        ("step=1", "step=2"),
+    ],
+)
 def test_what_counts_seeds_and_steps_of_a_layer_is_not_advised_as_layers(tmp_path, names):
     for name in names:
         saelens(tmp_path / name, drawn(16, 8), metadata={"hook_name": "blocks.3.hook_resid_post"})

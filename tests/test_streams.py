@@ -27,8 +27,9 @@ def run(tmp_path_factory):
 def shell(command, **environment):
     """The program in a process of its own, which is quick only where it needs no torch."""
     command = f"set -o pipefail; {command}"
-    done = subprocess.run(["bash", "-c", command], capture_output=True, check=False, timeout=120,
-                          env={**os.environ, **environment})  # fmt: skip
+    done = subprocess.run(
+        ["bash", "-c", command], capture_output=True, check=False, timeout=120, env={**os.environ, **environment}
+    )
     assert b"Traceback" not in done.stderr
     assert b"Exception" not in done.stderr
     return done

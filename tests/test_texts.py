@@ -69,8 +69,9 @@ def test_exports_hold_every_label(run, tmp_path):
     assert [label for pair in pairs for label in pair["label"]] == CLEAN * 2
     root = ElementTree.parse(exported(run, tmp_path / "x.graphml")).getroot()
     space = {"g": "http://graphml.graphdrawing.org/xmlns"}
-    nodes = {node.get("id"): node.findtext("g:data[@key='label']", None, space)
-             for node in root.findall(".//g:node", space)}  # fmt: skip
+    nodes = {
+        node.get("id"): node.findtext("g:data[@key='label']", None, space) for node in root.findall(".//g:node", space)
+    }
     without = dict.fromkeys((*range(9), 11, 12, *range(14, 32), 0xFFFE, 0xFFFF), "\ufffd")  # what XML has not
     assert [nodes[f"0:1:{feature}"] for feature in range(len(CLEAN))] == [text.translate(without) for text in CLEAN]
 
@@ -133,25 +134,31 @@ def test_a_table_with_every_text_is_read_again(tmp_path):
     assert Table.read(folder, schema).rows == [{"text": f"x{text}", "number": at} for at, text in enumerate(CLEAN)]
     written = (tmp_path / "texts.csv").read_bytes().decode()
     assert list(csv.reader(io.StringIO(written, newline=""))) == [
-        ["text", "number"], *([f"x{text}", str(at)] for at, text in enumerate(CLEAN))
-    ]  # fmt: skip
+        ["text", "number"],
+        *([f"x{text}", str(at)] for at, text in enumerate(CLEAN)),
+    ]
 
 
 def test_documents_of_every_text(tmp_path):
     (tmp_path / "texts.jsonl").write_text(
-        "".join(f"{json.dumps({'text': f'x{text}'}, ensure_ascii=text != clean)}\n"
-                for text, clean in zip(GIVEN, CLEAN, strict=True)), encoding="utf-8"
-    )  # fmt: skip
+        "".join(
+            f"{json.dumps({'text': f'x{text}'}, ensure_ascii=text != clean)}\n"
+            for text, clean in zip(GIVEN, CLEAN, strict=True)
+        ),
+        encoding="utf-8",
+    )
     assert Texts.read(tmp_path / "texts.jsonl").documents == [f"x{text}" for text in CLEAN]
 
 
 @pytest.mark.parametrize("name", ["\ud83d", "a\udc08\ud83d/b"])
 def test_paths_that_no_disk_holds_are_refused(name, capsys, tmp_path):
     for ask in (
-        lambda: sm.load(name), lambda: sm.Chain.load(name), lambda: sm.Matching.load(name),
+        lambda: sm.load(name),
+        lambda: sm.Chain.load(name),
+        lambda: sm.Matching.load(name),
         lambda: sm.load_layers([name]),
         lambda: sm.match_layers(sm.load_layers("sample"), name),
-    ):  # fmt: skip
+    ):
         with pytest.raises(sm.MatchError):
             ask()
     assert main(["info", name]) == 2

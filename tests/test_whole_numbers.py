@@ -13,14 +13,37 @@ from saematch.runs.plan import plan_pairs, share_of
 from saes import made_up, write_model
 
 KINDS = [
-    int, np.int64, np.uint8, np.int16, np.array, torch.tensor, lambda value: torch.tensor(value, dtype=torch.uint8),
+    int,
+    np.int64,
+    np.uint8,
+    np.int16,
+    np.array,
+    torch.tensor,
+    lambda value: torch.tensor(value, dtype=torch.uint8),
     lambda value: np.array(value, ">i4"),
-]  # fmt: skip
+]
 NONE = [
-    True, np.True_, np.array(True), torch.tensor(True), 3.0, np.float32(3), np.array(3.0), torch.tensor(3.0), "3", None,
-    np.array([3]), torch.tensor([3]), [3], np.ma.masked, np.ma.array(3, mask=True), torch.tensor(3, device="meta"), 3j,
-    np.datetime64(3, "s"), np.timedelta64(3, "s"), b"3",
-]  # fmt: skip
+    True,
+    np.True_,
+    np.array(True),
+    torch.tensor(True),
+    3.0,
+    np.float32(3),
+    np.array(3.0),
+    torch.tensor(3.0),
+    "3",
+    None,
+    np.array([3]),
+    torch.tensor([3]),
+    [3],
+    np.ma.masked,
+    np.ma.array(3, mask=True),
+    torch.tensor(3, device="meta"),
+    3j,
+    np.datetime64(3, "s"),
+    np.timedelta64(3, "s"),
+    b"3",
+]
 
 
 def can_be_a_key(kind):
@@ -48,14 +71,21 @@ def kind(request):
 def test_what_is_not_a_whole_number(given, model, chain):
     assert whole_number(given) is None
     refused = [
-        lambda: chain.path(given, 0), lambda: chain.path(3, given), lambda: chain.compose(3, given),
-        lambda: chain.label(3, given), lambda: chain.labels(given), lambda: chain.sae(given),
-        lambda: chain.hashes(given), lambda: chain.way_from(given), lambda: plan_pairs(model, None, [(3, given)]),
+        lambda: chain.path(given, 0),
+        lambda: chain.path(3, given),
+        lambda: chain.compose(3, given),
+        lambda: chain.label(3, given),
+        lambda: chain.labels(given),
+        lambda: chain.sae(given),
+        lambda: chain.hashes(given),
+        lambda: chain.way_from(given),
+        lambda: plan_pairs(model, None, [(3, given)]),
         lambda: share_of([(3, 4)], 1, given),
-        lambda: made_up(activation="topk", k=given), lambda: checked_count(given, 0, "no count"),
+        lambda: made_up(activation="topk", k=given),
+        lambda: checked_count(given, 0, "no count"),
         lambda: sm.match_layers(model, "x", shard=(given, 3)),
         lambda: sm.Matching(torch.tensor([0]), torch.zeros(1), target_features=given),
-    ]  # fmt: skip
+    ]
     for ask in refused:
         with pytest.raises(sm.MatchError):
             ask()
@@ -121,13 +151,22 @@ PAIRS = [(3, 4), (4, 11)]
 @pytest.mark.parametrize(
     "given",
     [
-        np.array(PAIRS), np.array(PAIRS, np.uint8), np.array(PAIRS)[::-1], torch.tensor(PAIRS),
+        np.array(PAIRS),
+        np.array(PAIRS, np.uint8),
+        np.array(PAIRS)[::-1],
+        torch.tensor(PAIRS),
         [torch.tensor(pair) for pair in PAIRS],
-        [[3, 4], np.array([4, 11])], (pair for pair in PAIRS), set(PAIRS), [(np.int8(3), torch.tensor(4)), (4, 11)],
-        dict.fromkeys(PAIRS), np.ma.array(PAIRS), np.array(PAIRS, order="F"), torch.tensor(PAIRS).to_sparse(),
+        [[3, 4], np.array([4, 11])],
+        (pair for pair in PAIRS),
+        set(PAIRS),
+        [(np.int8(3), torch.tensor(4)), (4, 11)],
+        dict.fromkeys(PAIRS),
+        np.ma.array(PAIRS),
+        np.array(PAIRS, order="F"),
+        torch.tensor(PAIRS).to_sparse(),
     ],
     ids=lambda given: type(given).__name__,
-)  # fmt: skip
+)
 def test_pairs_in_any_kind_of_list(given):
     planned = plan_pairs([3, 4, 11], None, given)
     assert planned == PAIRS
@@ -137,12 +176,24 @@ def test_pairs_in_any_kind_of_list(given):
 @pytest.mark.parametrize(
     "given",
     [
-        np.array(PAIRS, float), torch.tensor(PAIRS).double(), np.array([3, 4]), torch.tensor(3), np.zeros((2, 3), int),
-        np.ma.array(PAIRS, mask=[[0, 1], [0, 0]]), [(3, True)], [{3, 4}], ["34"], 5, [3, 4], [(3,)], {3: 4},
-        np.array(PAIRS, object)[:, :1], np.array("3-4"),
+        np.array(PAIRS, float),
+        torch.tensor(PAIRS).double(),
+        np.array([3, 4]),
+        torch.tensor(3),
+        np.zeros((2, 3), int),
+        np.ma.array(PAIRS, mask=[[0, 1], [0, 0]]),
+        [(3, True)],
+        [{3, 4}],
+        ["34"],
+        5,
+        [3, 4],
+        [(3,)],
+        {3: 4},
+        np.array(PAIRS, object)[:, :1],
+        np.array("3-4"),
     ],
     ids=lambda given: f"{type(given).__name__} {given}"[:40],
-)  # fmt: skip
+)
 def test_what_is_not_a_list_of_pairs_is_refused(given):
     with pytest.raises(sm.MatchError, match="are no list of"):
         plan_pairs([3, 4, 11], None, given)
@@ -175,9 +226,21 @@ def test_counts_of_an_evaluation(chain, tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    "given", [2, 2.5, np.float32(2.5), np.float16(2.5), np.array(2.5), torch.tensor(2.5), torch.tensor(2.5).bfloat16(),
-              np.longdouble(2.5), torch.tensor(2), np.array(2.5, ">f8")], ids=repr
-)  # fmt: skip
+    "given",
+    [
+        2,
+        2.5,
+        np.float32(2.5),
+        np.float16(2.5),
+        np.array(2.5),
+        torch.tensor(2.5),
+        torch.tensor(2.5).bfloat16(),
+        np.longdouble(2.5),
+        torch.tensor(2),
+        np.array(2.5, ">f8"),
+    ],
+    ids=repr,
+)
 def test_real_numbers(given, model, tmp_path):
     assert real_number(given) == float(given)
     matching = sm.match(model[3], model[4], max_cost=given, weights={"encoder": given})
@@ -186,9 +249,22 @@ def test_real_numbers(given, model, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "given", [True, np.True_, "2", 2j, np.array([2.5]), torch.tensor([2.5]), np.ma.masked, np.ma.array(2.5, mask=True),
-              np.timedelta64(2), torch.tensor(2j), torch.tensor(2.5, device="meta")], ids=repr
-)  # fmt: skip
+    "given",
+    [
+        True,
+        np.True_,
+        "2",
+        2j,
+        np.array([2.5]),
+        torch.tensor([2.5]),
+        np.ma.masked,
+        np.ma.array(2.5, mask=True),
+        np.timedelta64(2),
+        torch.tensor(2j),
+        torch.tensor(2.5, device="meta"),
+    ],
+    ids=repr,
+)
 def test_what_is_not_a_real_number(given):
     assert real_number(given) is None
     with pytest.raises(sm.MatchError, match="no number"):

@@ -16,12 +16,12 @@ import numpy as np
 
 from saematch.analysis.findings import COLUMNS, Columns, Findings
 from saematch.errors import MatchError
+from saematch.options import TableFormat, names
 from saematch.runs.chain import Chain
 from saematch.runs.plan import Pair
 from saematch.storage.folders import csv_rows, local_path, replacing
 
 SCHEMA = 1
-FORMATS = ("csv", "parquet", "json", "graphml")
 NAMES = {
     "source": "layer of the feature", "target": "layer of its partner", "feature": "number of the feature",
     **COLUMNS, "label": "what the feature fires on", "partner_label": "what its partner fires on",
@@ -30,9 +30,15 @@ _NOT_IN_XML = dict.fromkeys((*range(9), 11, 12, *range(14, 32), 0xFFFE, 0xFFFF, 
 
 
 def export(
-    chain: Chain, path: str | os.PathLike[str], format: str, *, firm: bool = False, most_cost: float = math.inf,
-    least_cosine: float = -math.inf, progress: Callable[[str], None] = lambda _: None,
-) -> int:  # fmt: skip
+    chain: Chain,
+    path: str | os.PathLike[str],
+    format: TableFormat,
+    *,
+    firm: bool = False,
+    most_cost: float = math.inf,
+    least_cosine: float = -math.inf,
+    progress: Callable[[str], None] = lambda _: None,
+) -> int:
     """Write the findings of a run; pairs without a matching are left out. Returns the rows, or edges, written.
 
     Args:
@@ -45,8 +51,8 @@ def export(
     Raises:
         MatchError: for an unknown format, no pair, SAEs that are asked for and gone, or a file that cannot be written.
     """
-    if format not in FORMATS:
-        raise MatchError(f"format {format!r} is not known; known are {', '.join(FORMATS)}")
+    if format not in names(TableFormat):
+        raise MatchError(f"format {format!r} is not known; known are {', '.join(names(TableFormat))}")
     if format == "parquet" and find_spec("pyarrow") is None:
         raise MatchError("parquet needs pyarrow: pip install 'saematch[evaluate]'")
     if not len(chain):
@@ -79,8 +85,11 @@ def _table(chain: Chain, pair: Pair, columns: Columns, most_cost: float, least_c
     if math.isfinite(least_cosine):
         kept &= np.nan_to_num(columns["cosine"], nan=-math.inf) >= least_cosine
     features = np.nonzero(kept)[0]
-    table: dict[str, list[Any]] = {"source": [pair[0]] * len(features), "target": [pair[1]] * len(features),
-                                   "feature": features.tolist()}  # fmt: skip
+    table: dict[str, list[Any]] = {
+        "source": [pair[0]] * len(features),
+        "target": [pair[1]] * len(features),
+        "feature": features.tolist(),
+    }
     for name in COLUMNS:
         values = columns[name][features] if name in columns else np.full(len(features), np.nan)
         finite = np.isfinite(values) if values.dtype.kind == "f" else np.ones(len(values), bool)
@@ -140,8 +149,9 @@ def _write_graphml(path: Path, chain: Chain, tables: Iterator[tuple[Pair, dict[s
             nodes[0, source, feature] = table["label"][at]
             nodes[side, target, partner] = table["partner_label"][at]
             edges.write(f'<edge source="0:{source}:{feature}" target="{side}:{target}:{partner}">')
-            edges.writelines(f'<data key="{name}">{table[name][at]}</data>' for name in numbers
-                             if table[name][at] is not None)  # fmt: skip
+            edges.writelines(
+                f'<data key="{name}">{table[name][at]}</data>' for name in numbers if table[name][at] is not None
+            )
             edges.write("</edge>\n")
     with path.open("w", encoding="utf-8") as file:
         file.write('<?xml version="1.0" encoding="UTF-8"?>\n<graphml xmlns="http://graphml.graphdrawing.org/xmlns">\n')
@@ -153,8 +163,10 @@ def _write_graphml(path: Path, chain: Chain, tables: Iterator[tuple[Pair, dict[s
             file.write(f'<key id="{name}" for="edge" attr.name="{name}" attr.type="double"/>\n')
         file.write('<graph edgedefault="directed">\n')
         for (of, layer, feature), label in nodes.items():
-            file.write(f'<node id="{of}:{layer}:{feature}"><data key="layer">{layer}</data>'
-                       f'<data key="feature">{feature}</data>')  # fmt: skip
+            file.write(
+                f'<node id="{of}:{layer}:{feature}"><data key="layer">{layer}</data>'
+                f'<data key="feature">{feature}</data>'
+            )
             file.write(f'<data key="label">{_text(label)}</data></node>\n' if label is not None else "</node>\n")
         file.write(edges.getvalue() + "</graph>\n</graphml>\n")
 

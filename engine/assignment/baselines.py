@@ -94,9 +94,15 @@ def _lists(cost: Cost, free: Free, rows: Indices, taken: Any) -> tuple[Indices, 
 
 
 def _settle(
-    cost: Cost, free: Free, lists: Indices, listed: Floats, floors: Floats, members: Indices, others: Indices,
+    cost: Cost,
+    free: Free,
+    lists: Indices,
+    listed: Floats,
+    floors: Floats,
+    members: Indices,
+    others: Indices,
     by_column: bool = False,
-) -> None:  # fmt: skip
+) -> None:
     """Look at all pairs of the members whose first partner may not be the cheapest: one that is not listed may be.
 
     `listed` is what the first partners cost, as a pass sees it, and `floors` bounds that of the pairs in no list, by

@@ -10,6 +10,7 @@ import numpy as np
 
 from saematch.cost import Cost, Free
 from saematch.numeric.rounding import UNIT_64, Floats, Indices, at_least, at_most
+from saematch.options import Limit
 
 LEAST = 2.0**-1074  # above 0
 BLUR = 1e-6  # certified: most features are rounded by no more than this share of what ordinary pairs differ by
@@ -73,9 +74,13 @@ class Reduced:
 
         at_limit = free.at_most(prices)
         return cls(
-            cost.scale, pairs, free.rows, free.row_error,
-            np.where(at_limit, 0.0, free.columns - prices), np.where(at_limit, 0.0, free.column_error),
-        )  # fmt: skip
+            cost.scale,
+            pairs,
+            free.rows,
+            free.row_error,
+            np.where(at_limit, 0.0, free.columns - prices),
+            np.where(at_limit, 0.0, free.column_error),
+        )
 
 
 @dataclass(frozen=True)
@@ -96,7 +101,7 @@ class Solution:
     settled: bool = True
     rounds: int = 0
     edges: int = 0
-    stopped_by: str | None = None
+    stopped_by: Limit | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     reduced: Reduced | None = None
 

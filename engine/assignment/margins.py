@@ -226,10 +226,14 @@ class _Frame:
             return cost.block(rows, every) - prices - has[rows][:, None] - cost.block_error(rows, every, price_error)
 
         return cls(
-            cost.scale, reduced, _rounded_down(at_least(free.rows, free.row_error) - has),
-            _rounded_down(at_least(free.columns, free.column_error) - prices), _rounded_down(listed.floors - has),
-            listed.column_floors, whole,
-        )  # fmt: skip
+            cost.scale,
+            reduced,
+            _rounded_down(at_least(free.rows, free.row_error) - has),
+            _rounded_down(at_least(free.columns, free.column_error) - prices),
+            _rounded_down(listed.floors - has),
+            listed.column_floors,
+            whole,
+        )
 
     @classmethod
     def refined(
@@ -264,10 +268,14 @@ class _Frame:
             return _rounded_down(lower - has[pairs[0]]).reshape(len(rows), -1)
 
         return cls(
-            1.0, reduced, _rounded_down(at_least(*step.rows) - has), at_least(*step.columns),
+            1.0,
+            reduced,
+            _rounded_down(at_least(*step.rows) - has),
+            at_least(*step.columns),
             _rounded_down(seen.floor(graph, duals, np.zeros(cost.shape[1])) - has),
-            seen.column_floor(duals, potentials, listed.column_floors) - float(has.max(initial=0.0)), whole,
-        )  # fmt: skip
+            seen.column_floor(duals, potentials, listed.column_floors) - float(has.max(initial=0.0)),
+            whole,
+        )
 
 
 def _is_alone(first: Indices) -> NDArray[np.bool_]:

@@ -31,9 +31,16 @@ class Ways:
 
     @classmethod
     def of(
-        cls, permutation: Indices, rows: Indices, columns: Indices, reduced: Floats, row_exit: Floats,
-        column_exit: Floats, *, through_shortest: bool = False,
-    ) -> Ways:  # fmt: skip
+        cls,
+        permutation: Indices,
+        rows: Indices,
+        columns: Indices,
+        reduced: Floats,
+        row_exit: Floats,
+        column_exit: Floats,
+        *,
+        through_shortest: bool = False,
+    ) -> Ways:
         """By the reduced costs of pairs, and of staying free for rows and columns, infinite for those that must not.
 
         Those of the pairs of the matching are 0, and not used. Where no feature may stay free, one price stays put:
@@ -97,9 +104,15 @@ def _by(ends: Indices, nodes: int, others: Indices, lengths: Floats) -> tuple[In
 
 @compiled
 def _balance(
-    out_starts: Any, out_others: Any, out_lengths: Any, in_starts: Any, in_others: Any, in_lengths: Any, movable: Any,
+    out_starts: Any,
+    out_others: Any,
+    out_lengths: Any,
+    in_starts: Any,
+    in_others: Any,
+    in_lengths: Any,
+    movable: Any,
     moved: Any,
-) -> None:  # fmt: skip
+) -> None:
     for node in movable:
         out, into = np.inf, np.inf
         for e in range(out_starts[node], out_starts[node + 1]):

@@ -26,9 +26,14 @@ _LISTED = 16  # cheapest partners of a row and of a column that a pass adds to t
 
 
 def refined(
-    cost: Cost, free: Free, graph: CandidateGraph, solution: Solution, certificate: Certificate, seen: PassBounds,
+    cost: Cost,
+    free: Free,
+    graph: CandidateGraph,
+    solution: Solution,
+    certificate: Certificate,
+    seen: PassBounds,
     deadline: float,
-) -> Solution:  # fmt: skip
+) -> Solution:
     """The solution with a proof in twice the precision, or the one that was given where that proves no more.
 
     Where what was `seen` of the pairs that are not in the graph cannot tell them from a row's own, another pass looks
@@ -234,9 +239,13 @@ class Step:
         """What the corrected prices prove of the matching, and the rows of which pairs out of the graph are open."""
         (row, row_error), (column, column_error) = self.rows, self.columns
         reduced = Reduced(
-            1.0, lambda i, j: self._pairs(i, j, correction), row, row_error,
-            np.maximum(column - correction, 0.0), _rounding(column, column_error, correction),
-        )  # fmt: skip
+            1.0,
+            lambda i, j: self._pairs(i, j, correction),
+            row,
+            row_error,
+            np.maximum(column - correction, 0.0),
+            _rounding(column, column_error, correction),
+        )
         rows, columns, starts = self.graph.rows, self.graph.columns, self.graph.starts
         left = self.values - correction[columns]
         lower = at_least(left, _rounding(self.values, self.error, correction[columns]))
@@ -248,10 +257,16 @@ class Step:
         needed[matched] = at_most(*self._pairs(matched, permutation[matched], correction))
         prices = self.duals.prices.sum(axis=0) + correction - self.cost.column_constant - self.free.price_shift
         found = replace(
-            solution, permutation=permutation, prices=prices * self.cost.scale, minima=least_of_rows(left, starts),
-            proved=np.minimum(proved, floor), others=np.minimum(others, floor), settled=True, reduced=reduced,
+            solution,
+            permutation=permutation,
+            prices=prices * self.cost.scale,
+            minima=least_of_rows(left, starts),
+            proved=np.minimum(proved, floor),
+            others=np.minimum(others, floor),
+            settled=True,
+            reduced=reduced,
             edges=len(self.graph),
-        )  # fmt: skip
+        )
         return found, np.nonzero(floor < needed)[0]
 
 

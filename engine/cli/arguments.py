@@ -225,9 +225,20 @@ def _add_measurements(evaluate: argparse.ArgumentParser) -> None:
         "--human", metavar="FILE", type=_PATH, help="CSV of a person's grades, to compare the judge with"
     )
     evaluate.add_argument("--distance", type=int, metavar="N", help="steps between far layers at most (default: all)")
-    evaluate.add_argument("--outliers", type=float, default=10.0, metavar="X",
-                          help="leave out tokens of a norm above X medians, 0: none (default: 10)")  # fmt: skip
-    evaluate.add_argument("--beside", action="append", default=[], metavar="DIR", type=_PATH,
-                          help="another evaluation of these layers, at another L0; may be repeated")  # fmt: skip
+    evaluate.add_argument(
+        "--outliers",
+        type=float,
+        default=10.0,
+        metavar="X",
+        help="leave out tokens of a norm above X medians, 0: none (default: 10)",
+    )
+    evaluate.add_argument(
+        "--beside",
+        action="append",
+        default=[],
+        metavar="DIR",
+        type=_PATH,
+        help="another evaluation of these layers, at another L0; may be repeated",
+    )
     evaluate.add_argument("--device", default="cpu", help="where codes and the model run (default: %(default)s)")
     evaluate.add_argument("--quiet", action="store_true", help="print nothing but errors")

@@ -43,18 +43,29 @@ def evaluation_of(
         if options.judge_model is None:
             raise MatchError("--judge needs --judge-model, what the endpoint calls its model")
         judge = EndpointJudge(
-            options.judge, options.judge_model, out / "judge.jsonl", calls=options.judge_calls,
+            options.judge,
+            options.judge_model,
+            out / "judge.jsonl",
+            calls=options.judge_calls,
             told=lambda asked: tell(f"the judge has answered {asked:,} times", None),
-        )  # fmt: skip
+        )
     explained = None
     if options.explanations is not None:
         explained = explanations_of(chain, options.explanations, options.neuronpedia)
     remark(explained.about if explained and not options.quiet else ())
     found = evaluate(
-        chain, out, activations=_activations(options, chain, device), explanations=explained and explained.texts,
-        judge=judge, judged=options.judged, human=None if options.human is None else read_grades(options.human),
-        distance=options.distance, outliers=options.outliers or None, device=device, progress=tell,
-    )  # fmt: skip
+        chain,
+        out,
+        activations=_activations(options, chain, device),
+        explanations=explained and explained.texts,
+        judge=judge,
+        judged=options.judged,
+        human=None if options.human is None else read_grades(options.human),
+        distance=options.distance,
+        outliers=options.outliers or None,
+        device=device,
+        progress=tell,
+    )
     return found, chain
 
 
@@ -112,6 +123,10 @@ def _activations(options: argparse.Namespace, chain: Chain, device: Any) -> Sour
         disable_progress_bar()  # type: ignore[no-untyped-call] # ours says what is being done
     hooks = hooks_of(chain.inputs) if options.hook is None else options.hook
     return LanguageModel(
-        options.model, Texts.read(options.texts), context=options.context, tokens=options.tokens, hooks=hooks,
+        options.model,
+        Texts.read(options.texts),
+        context=options.context,
+        tokens=options.tokens,
+        hooks=hooks,
         device=device,
-    )  # fmt: skip
+    )

@@ -39,11 +39,20 @@ def described(found: Sequence[StoredSAE]) -> tuple[list[dict[str, Any]], list[st
     for stored in found:
         try:
             about, sae = stored.describe(), stored.describe().sae
-            rows.append({
-                "layer": stored.layer, "F": sae.F, "d": sae.d, "activation": sae.activation, "l0": stored.l0,
-                "dtype": about.dtype, "bytes": about.bytes, "format": stored.family.name, "path": stored.at.shown,
-                "notes": list(sae.notes),
-            })  # fmt: skip
+            rows.append(
+                {
+                    "layer": stored.layer,
+                    "F": sae.F,
+                    "d": sae.d,
+                    "activation": sae.activation,
+                    "l0": stored.l0,
+                    "dtype": about.dtype,
+                    "bytes": about.bytes,
+                    "format": stored.family.name,
+                    "path": stored.at.shown,
+                    "notes": list(sae.notes),
+                }
+            )
         except MatchError as error:
             unreadable.append(str(error))
     return rows, unreadable

@@ -26,9 +26,13 @@ def match(options: argparse.Namespace) -> int:
         raise MatchError(f"{options.output}: a matching is a .safetensors file, and sae_weights.safetensors an SAE's")
     status = StatusLine()
     matching = match(
-        load(options.a), load(options.b), **comparison_of(options), method=options.method, **limits_of(options),
+        load(options.a),
+        load(options.b),
+        **comparison_of(options),
+        method=options.method,
+        **limits_of(options),
         progress=lambda news: status.show(round_text(news)),
-    )  # fmt: skip
+    )
     status.clear()
     if options.output:
         matching.save(options.output)
@@ -53,9 +57,13 @@ def verify(options: argparse.Namespace) -> int:
         asked["fold"] = tuple(asked["fold"])
     status = StatusLine()
     matching = certify(
-        load(options.a), load(options.b), perm, **asked, **limits_of(options),
+        load(options.a),
+        load(options.b),
+        perm,
+        **asked,
+        **limits_of(options),
         progress=lambda news: status.show(round_text(news)),
-    )  # fmt: skip
+    )
     status.clear()
     if options.json:
         print_json(_matching_json(matching))

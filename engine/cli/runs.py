@@ -15,7 +15,7 @@ from saematch.cli.looking import described
 from saematch.cli.terminal import EventLog, StatusLine, decimal, print_path, print_saes, run_output, size, table
 from saematch.errors import MatchError
 from saematch.runs.plan import share_of
-from saematch.text import printable  # fmt: skip
+from saematch.text import printable
 
 _INCOMPLETE = "The run is not complete: it was stopped, is still going on, or pairs of it have failed."
 
@@ -81,17 +81,32 @@ def layers(options: argparse.Namespace) -> int:
         if options.log_json is not None:
             listeners.append(held.enter_context(EventLog(Path(options.log_json))))
         chain = match_layers(
-            load_layers(options.source), options.output, overwrite=options.overwrite, pairs=options.pairs,
-            against=None if options.against is None else load_layers(options.against), shard=options.shard,
-            executor=options.executor, verify_inputs=options.verify_inputs, **comparison_of(options),
-            method=options.method, **(limits_of(options) | {"device": devices_of(options.device, options.executor)}),
+            load_layers(options.source),
+            options.output,
+            overwrite=options.overwrite,
+            pairs=options.pairs,
+            against=None if options.against is None else load_layers(options.against),
+            shard=options.shard,
+            executor=options.executor,
+            verify_inputs=options.verify_inputs,
+            **comparison_of(options),
+            method=options.method,
+            **(limits_of(options) | {"device": devices_of(options.device, options.executor)}),
             progress=tell,
-        )  # fmt: skip
+        )
     if options.json:
         pairs = [{"source": a, "target": b, **numbers} for (a, b), numbers in chain.scalars().items()]
         failed = [{"source": a, "target": b, "error": error} for (a, b), error in failures.items()]
-        print_json({"run": options.output, "layers": chain.layers, "complete": chain.complete,
-                     "certified": chain.certified, "pairs": pairs, "failures": failed})  # fmt: skip
+        print_json(
+            {
+                "run": options.output,
+                "layers": chain.layers,
+                "complete": chain.complete,
+                "certified": chain.certified,
+                "pairs": pairs,
+                "failures": failed,
+            }
+        )
     elif not options.quiet:
         print(f"\nWritten to {options.output}{'' if options.output.endswith('/') else '/'}")
         for (a, b), error in failures.items():
@@ -197,9 +212,17 @@ def evaluate(options: argparse.Namespace) -> int:
     rows = summary_of(evaluation)
     left = evaluation.left | {f"figure {name}": reason for name, reason in undrawn.items()}
     if options.json:
-        print_json({"out": evaluation.folder, "fold": evaluation.fold, "summary": rows, "left": left,
-                     "tables": sorted(evaluation.tables), "complete": chain.complete,
-                     "unfinished": evaluation.unfinished})  # fmt: skip
+        print_json(
+            {
+                "out": evaluation.folder,
+                "fold": evaluation.fold,
+                "summary": rows,
+                "left": left,
+                "tables": sorted(evaluation.tables),
+                "complete": chain.complete,
+                "unfinished": evaluation.unfinished,
+            }
+        )
     elif not quiet:
         if not chain.complete:
             print(f"{_INCOMPLETE}\n")

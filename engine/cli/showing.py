@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import webbrowser
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from saematch.cli.common import DONE, UNFINISHED, print_json, refuse_unwritable
 from saematch.cli.terminal import StatusLine, remark, size
@@ -72,9 +72,13 @@ def _contents(options: argparse.Namespace, weights: bool = True) -> Contents:
     explained = None if options.labels is None else explanations_of(chain, options.labels, options.neuronpedia)
     remark(explained.about if explained else ())
     return Contents(
-        chain, labels=explained and explained.texts, firm=options.firm, evaluation=evaluation,
-        neuronpedia=options.neuronpedia, weights=weights,
-    )  # fmt: skip
+        chain,
+        labels=explained and explained.texts,
+        firm=options.firm,
+        evaluation=evaluation,
+        neuronpedia=options.neuronpedia,
+        weights=weights,
+    )
 
 
 def export(options: argparse.Namespace) -> int:
@@ -86,10 +90,17 @@ def export(options: argparse.Namespace) -> int:
     refuse_unwritable(options.output, options.overwrite)
     chain = Chain.load(options.run_folder, None if options.inputs is None else load_layers(options.inputs))
     status = StatusLine()
-    form = Path(options.output).suffix.removeprefix(".") if options.format is None else options.format
+    form: Any = Path(options.output).suffix.removeprefix(".") if options.format is None else options.format
     try:
-        rows = export(chain, Path(options.output), form, firm=options.firm, most_cost=options.max_cost,
-                      least_cosine=options.min_cosine, progress=status.show)  # fmt: skip
+        rows = export(
+            chain,
+            Path(options.output),
+            form,
+            firm=options.firm,
+            most_cost=options.max_cost,
+            least_cosine=options.min_cosine,
+            progress=status.show,
+        )
     finally:
         status.clear()
     if options.json:

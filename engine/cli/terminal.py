@@ -187,16 +187,22 @@ class RunDisplay(RunLog):
 
         console = Console(highlight=False, markup=False, soft_wrap=True)
         self._bar = Progress(
-            TextColumn("pairs"), BarColumn(bar_width=30), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"),
-            TextColumn("left:"), TimeRemainingColumn(), console=console,
-        )  # fmt: skip
+            TextColumn("pairs"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TextColumn("left:"),
+            TimeRemainingColumn(),
+            console=console,
+        )
         self._whole = self._bar.add_task("", total=None, rate="")
         self._stages: dict[Pair, str] = {}
         self._began, self._before = time.monotonic(), 0
         self._live = Live(
             get_renderable=lambda: Group(self._bar, *(Text(line) for line in list(self._stages.values()))),
-            console=console, transient=True,
-        )  # fmt: skip
+            console=console,
+            transient=True,
+        )
 
     def __enter__(self) -> RunDisplay:
         self._live.start()

@@ -256,9 +256,13 @@ class Cost(ABC):
         return Scan(rows, by_row.partners.astype(np.int64), listed, floors, column_floors)
 
     def _cheapest(
-        self, rows: Indices, constant: NDArray[np.float32], offset: NDArray[np.float32], limit: NDArray[np.float32],
+        self,
+        rows: Indices,
+        constant: NDArray[np.float32],
+        offset: NDArray[np.float32],
+        limit: NDArray[np.float32],
         k: int,
-    ) -> tuple[Lists, Lists]:  # fmt: skip
+    ) -> tuple[Lists, Lists]:
         """The `k` least m_ij + constant_j of each of `rows`, and m_ij - offset_i below `limit_j` of each column."""
         by_row = Lists.of(np.full((len(rows), k), np.inf, dtype=np.float32))
         by_column = Lists.of(np.repeat(limit[:, None], k, axis=1))

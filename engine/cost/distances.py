@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from typing_extensions import override
 
 from saematch.cost.base import TILE, Cost, Tile
 from saematch.cost.unmatched import Free
@@ -48,10 +49,7 @@ class DistanceCost(Cost):
             side_scale = 2.0 ** min(-np.ceil(np.log2(largest)), 500.0) if largest > 0 else 1.0
             self.scale = float(side_scale**2)
             team.do(
-                [
-                    partial(self._x.prepare, side_scale, -2.0, device),
-                    partial(self._y.prepare, side_scale, 1.0, device),
-                ]
+                [partial(self._x.prepare, side_scale, -2.0, device), partial(self._y.prepare, side_scale, 1.0, device)]
             )
         self.column_constant = square_norms(self._y.rows, self._x.centre)
         between = self._y.centre - self._x.centre
@@ -69,12 +67,12 @@ class DistanceCost(Cost):
         """Of float32 values of M and their sum with a price, relative to |x'_i| |y'_j|."""
         return gamma(width + 8, UNIT_32)
 
+    @override
     def by_cost(self) -> tuple[Floats, Floats]:
-        """See `Cost`."""
         return -(self._y.norm**2), -(self._x.norm**2)
 
+    @override
     def free(self, row: float, column: float) -> Free:
-        """See `Cost`."""
         unit = gamma(len(self._x.centre) + 8, UNIT_64) * self.scale
         between = self._y.centre - self._x.centre
         apart = float(np.linalg.norm(between))
@@ -93,24 +91,24 @@ class DistanceCost(Cost):
             column_error=q_error if np.isfinite(column) else np.zeros(self.shape[1]),
         )
 
+    @override
     def constant_error(self) -> tuple[Floats, Floats]:
-        """See `Cost`."""
         unit = gamma(len(self._x.centre) + 8, UNIT_64)
         apart = float(np.linalg.norm(self._y.centre - self._x.centre))
         return unit * (self._x.distance**2 + 2 * self._x.distance * apart), unit * self.column_constant
 
+    @override
     def exact(self, rows: Indices, columns: Indices) -> Floats:
-        """See `Cost`."""
         (products,) = self._of_pairs(centred_products, rows, columns, self._x.centre, self._y.centre)
         return products * (-2 * self.scale)
 
+    @override
     def pair_cost(self, rows: Indices, columns: Indices) -> Floats:
-        """See `Cost`."""
         (costs,) = self._of_pairs(squared_differences, rows, columns)
         return costs
 
+    @override
     def less(self, rows: Indices, columns: Indices, potentials: Floats, prices: Floats) -> tuple[Floats, Floats]:
-        """See `Cost`."""
         value, error = self._of_pairs(squared_distances_less, rows, columns, potentials, prices, results=2)
         return value, error
 
@@ -128,32 +126,32 @@ class DistanceCost(Cost):
             )
         return filled
 
+    @override
     def exact_error(self, rows: Indices, columns: Indices, price_error: Floats) -> Floats:
-        """See `Cost`."""
         products: Floats = self._exact_unit * self._x.norm[rows] * self._y.norm[columns] + self._exact_underflow
         return products + price_error[columns]
 
     @property
+    @override
     def largest_cost(self) -> float:
-        """See `Cost`."""
         product = 2 * self._x.largest() * self._y.largest()
         constants = float(self.row_constant.max(initial=0.0) + self.column_constant.max(initial=0.0))
         return (constants + product) * (1 + 1e-9)
 
     @cached_property
+    @override
     def identical_rows(self) -> tuple[Indices, Indices]:
-        """See `Cost`."""
         return first_alike(self._x.rows, self._x.square), first_alike(self._y.rows, self._y.square)
 
     @cached_property
+    @override
     def random_total(self) -> float:
-        """See `Cost`."""
         sums = [column_sums(side.rows, side.centre) for side in (self._x, self._y)]
         return float(-2 * (sums[0] @ sums[1])) * self.scale / max(1, *self.shape)
 
     @property
+    @override
     def random_error(self) -> float:
-        """See `Cost`."""
         terms = sum(self.shape) + len(self._x.centre) + 8
         return 2 * gamma(terms, UNIT_64) * float(self._x.norm.sum() * self._y.norm.sum()) / max(1, *self.shape)
 
@@ -170,8 +168,8 @@ class DistanceCost(Cost):
         row_pad = self._filter_unit / 2 * balance * self._x.norm[rows] ** 2 + self._underflow
         return row_pad, self._filter_unit / 2 / balance * self._y.norm**2
 
+    @override
     def block(self, rows: Indices, columns: Indices) -> Floats:
-        """See `Cost`."""
         product = self._x.float64(rows).to(self.device) @ self._y.float64(columns).to(self.device).T
         return product.cpu().numpy() * -2.0
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from typing_extensions import override
 
 from saematch.cost.base import Lists, T
 from saematch.cost.distances import DistanceCost
@@ -55,16 +56,18 @@ class KernelCost(DistanceCost):
             del side.working
         return self._kernels.Costs(parts[0], parts[1], self._precision)
 
+    @override
     def _let_go(self) -> None:
-        """See `Cost`. Rows take the place of products."""
+        """Rows take the place of products."""
         super()._let_go()
         del self._costs
         self._x.prepare(self._x.scale, -2.0, torch.device("cpu"))
         self._y.prepare(self._y.scale, 1.0, torch.device("cpu"))
         self._costs = self._or_refuse(self._products)
 
+    @override
     def with_room(self, run: Callable[[], T]) -> T:
-        """See `Cost`. After the products, the stripes become smaller."""
+        """After the products, the stripes become smaller."""
         remedies = [self._let_go] * self.stored + [self._narrow] * (self._stripe == STRIPE_BYTES)
         for remedy in remedies:
             # The remedy comes after the exception, which holds on to what did not fit.
@@ -90,8 +93,8 @@ class KernelCost(DistanceCost):
                 "precision of fewer parts, or a larger GPU"
             ) from error
 
+    @override
     def exact(self, rows: Indices, columns: Indices) -> Floats:
-        """See `Cost`."""
 
         def run() -> Tensor:
             listed = self._tensor(rows), self._tensor(columns)
@@ -101,12 +104,12 @@ class KernelCost(DistanceCost):
         exact: Floats = self.with_room(run).numpy() * (-2 * self.scale)
         return exact
 
+    @override
     def block(self, rows: Indices, columns: Indices) -> Floats:
-        """See `Cost`."""
         return self.with_room(lambda: super(KernelCost, self).block(rows, columns))
 
+    @override
     def soft_minima(self, prices: Floats, potentials: Floats, temperature: float) -> tuple[Floats, Floats]:
-        """See `Cost`."""
 
         def run() -> list[Tensor]:
             u, v = (self._tensor(-each.astype(np.float32)) for each in (potentials, prices))
@@ -116,14 +119,23 @@ class KernelCost(DistanceCost):
         return by_row.numpy(), by_column.numpy()
 
     def _cheapest(
-        self, rows: Indices, constant: NDArray[np.float32], offset: NDArray[np.float32], limit: NDArray[np.float32],
+        self,
+        rows: Indices,
+        constant: NDArray[np.float32],
+        offset: NDArray[np.float32],
+        limit: NDArray[np.float32],
         k: int,
-    ) -> tuple[Lists, Lists]:  # fmt: skip
+    ) -> tuple[Lists, Lists]:
         def run() -> list[NDArray[Any]]:
             found = self._kernels.candidates(
-                self._costs, self._tensor(-offset), self._tensor(constant), k, self._tensor(limit), self._tensor(rows),
+                self._costs,
+                self._tensor(-offset),
+                self._tensor(constant),
+                k,
+                self._tensor(limit),
+                self._tensor(rows),
                 self._stripe,
-            )  # fmt: skip
+            )
             return [each.cpu().numpy() for lists in found for each in lists]
 
         row_values, row_partners, column_values, column_partners = self.with_room(run)

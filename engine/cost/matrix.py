@@ -10,6 +10,7 @@ from typing import Any
 import lap
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import override
 
 from saematch.cost.base import TILE, Cost, Tile
 from saematch.cost.unmatched import Free
@@ -74,8 +75,9 @@ class MatrixCost(Cost):
         second = self._second[np.isfinite(self._second)]
         return len(second) > 0 and float(self._largest.max()) > _WIDE * float(np.quantile(second, 0.1, method="lower"))
 
+    @override
     def trivial_bound(self, complete: bool) -> Floats:
-        """See `Cost`: the least entry of each row, or of each column where the columns are all matched."""
+        """The least entry of each row, or of each column where the columns are all matched."""
         bounds = [np.zeros(0)]
         if not complete:
             bounds = [np.minimum(_finite(self._matrix.min(axis=1, initial=np.inf).astype(np.float64)), 0.0)]
@@ -84,13 +86,12 @@ class MatrixCost(Cost):
             bounds = [_finite(self._matrix.min(axis=axis).astype(np.float64)) for axis in sides]
         return max(bounds, key=math.fsum)
 
+    @override
     def leave_out_hopeless(self, row: float, column: float) -> None:
-        """See `Cost`.
-
-        A pair that costs more than both of its features pay to stay free is in no optimum, nor is one that costs more
-        than some matching does, beyond what all others can be below zero. Where one side is matched as a whole, neither
-        is a pair whose M is more than the sum of M over any matching: no M is negative by more than the rounding of its
-        column's constant.
+        """A pair that costs more than both of its features pay to stay free is in no optimum, nor is one that costs
+        more than some matching does, beyond what all others can be below zero. Where one side is matched as a whole,
+        neither is a pair whose M is more than the sum of M over any matching: no M is negative by more than the
+        rounding of its column's constant.
         """
         if 0 in self.shape:
             return
@@ -114,31 +115,33 @@ class MatrixCost(Cost):
             self._set_scale(most)
 
     @property
+    @override
     def form(self) -> str:
-        """See `Cost`."""
         return "given"
 
     @property
+    @override
     def largest_cost(self) -> float:
-        """See `Cost`."""
         return float(self._matrix.max(initial=-np.inf, where=np.isfinite(self._matrix)))
 
     @property
+    @override
     def mean_cost(self) -> float:
-        """See `Cost`."""
         allowed = np.isfinite(self._matrix)
         return float(self._matrix.mean(dtype=np.float64, where=allowed)) if allowed.any() else 0.0
 
+    @override
     def by_cost(self) -> tuple[Floats, Floats]:
-        """See `Cost`."""
         return -self.column_constant * self.scale, -self.row_constant * self.scale
 
+    @override
     def free(self, row: float, column: float) -> Free:
-        """See `Cost`."""
         in_common = [0.0, 0.0]
         if np.isfinite(row) != np.isfinite(column) and 0 not in self.shape:
-            in_common = [float(np.quantile(each, 0.5, method="lower")) - price if np.isfinite(price) else 0.0
-                         for each, price in ((self.row_constant, row), (self.column_constant, column))]  # fmt: skip
+            in_common = [
+                float(np.quantile(each, 0.5, method="lower")) - price if np.isfinite(price) else 0.0
+                for each, price in ((self.row_constant, row), (self.column_constant, column))
+            ]
         rows, columns = row + in_common[0] - self.row_constant, column + in_common[1] - self.column_constant
         return Free(
             each=(row, column),
@@ -154,13 +157,13 @@ class MatrixCost(Cost):
         error: Floats = 2 * UNIT_64 * self.scale * np.abs(less_constant)
         return error if np.isfinite(price) else np.zeros_like(less_constant)
 
+    @override
     def pair_cost(self, rows: Indices, columns: Indices) -> Floats:
-        """See `Cost`."""
         entries: Floats = self._matrix[rows, columns].astype(np.float64)
         return entries
 
+    @override
     def less(self, rows: Indices, columns: Indices, potentials: Floats, prices: Floats) -> tuple[Floats, Floats]:
-        """See `Cost`."""
         entries = self.pair_cost(rows, columns)
         allowed = np.isfinite(entries)
         duals = [-each[rows] for each in potentials] + [-each[columns] for each in prices]
@@ -171,34 +174,35 @@ class MatrixCost(Cost):
         """M in units of the cost, and a bound for its error."""
         return self.less(rows, columns, self.row_constant[None], self.column_constant[None])
 
+    @override
     def constant_error(self) -> tuple[Floats, Floats]:
-        """See `Cost`."""
         return np.zeros(self.shape[0]), np.zeros(self.shape[1])
 
+    @override
     def exact(self, rows: Indices, columns: Indices) -> Floats:
-        """See `Cost`."""
         return self._less_constants(rows, columns)[0] * self.scale
 
+    @override
     def exact_error(self, rows: Indices, columns: Indices, price_error: Floats) -> Floats:
-        """See `Cost`."""
         value, error = self._less_constants(rows, columns)
         underflow = np.where((value != 0) & (np.abs(value) < LEAST_NORMAL / self.scale), TINY, 0.0)
         return error * self.scale + price_error[columns] + underflow
 
     @cached_property
+    @override
     def identical_rows(self) -> tuple[Indices, Indices]:
-        """See `Cost`."""
         return first_alike(self._matrix, self._mean), first_alike(self._matrix.T, self._column_total)
 
+    @override
     def some_matching(self) -> Indices:
-        """See `Cost`."""
         found = self._narrowest if self.forbids or self._is_wide else super().some_matching()
         self._refuse_forbidden(found)
         return found
 
     @property
+    @override
     def enough(self) -> float:
-        """See `Cost`: no more than some matching of the smaller side costs, beyond what others can be below zero."""
+        """No more than some matching of the smaller side costs, beyond what others can be below zero."""
         if not self._is_wide or 0 in self.shape:
             return super().enough
         return min(super().enough, (1 + 2.0**-20) * (math.fsum(self._narrowest_costs) + self._below_zero))
@@ -263,13 +267,14 @@ class MatrixCost(Cost):
             )
 
     @property
+    @override
     def random_total(self) -> float:
-        """See `Cost`. Forbidden pairs are left out: each row pays the mean of those it may have."""
+        """Forbidden pairs are left out: each row pays the mean of those it may have."""
         return float(self._mean.sum()) * self.scale * min(self.shape) / max(1, self.shape[0])
 
     @property
+    @override
     def random_error(self) -> float:
-        """See `Cost`."""
         return 2 * gamma(sum(self.shape) + 8, UNIT_64) * self.random_total
 
     def _pads(self, rows: Indices) -> tuple[Floats, Floats]:
@@ -277,12 +282,13 @@ class MatrixCost(Cost):
         of_size = 4 * UNIT_32 * self._largest[rows] * self.scale + 2.0**-125
         return of_size, 4 * UNIT_64 * np.abs(self.column_constant) * self.scale
 
+    @override
     def block(self, rows: Indices, columns: Indices) -> Floats:
-        """See `Cost`."""
         return self.below_ceiling(self._plain(rows, columns))
 
+    @override
     def block_error(self, rows: Indices, columns: Indices, price_error: Floats) -> Floats:
-        """See `Cost`: two differences, of which the second is M, and the first M + q."""
+        """Two differences, of which the second is M, and the first M + q."""
         values = _finite(self._plain(rows, columns))
         error: Floats = 4 * UNIT_64 * (np.abs(values) + np.abs(self.column_constant[columns] * self.scale))
         return error + price_error[columns] + TINY

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from typing_extensions import override
 
 from saematch.errors import MatchError, checked_count, first_line, refuse_out_of_memory
 from saematch.evaluation.uncertainty import UNITS
@@ -44,7 +45,7 @@ class Source(Protocol):
         """Activations `(n, d)` of the next tokens, in each layer, float32."""
 
 
-class StoredActivations:
+class StoredActivations(Source):
     """Activations on disk: `layer_{number}.npy` `(tokens, d)` in a folder, rows of the same tokens in the same order.
 
     `documents.npy` `(tokens,)` numbers the document of each token; or every document has `document_length` tokens. The
@@ -71,13 +72,13 @@ class StoredActivations:
     def __str__(self) -> str:
         return str(self._folder)
 
+    @override
     def record(self) -> dict[str, Any]:
-        """See `Source`."""
         stats = [path.stat() for path in sorted(self._folder.glob("*.npy"))]
         return {"folder": str(self._folder.absolute()), "files": [[stat.st_size, stat.st_mtime_ns] for stat in stats]}
 
+    @override
     def check(self, layer: int, sae: SAE) -> None:
-        """See `Source`."""
         if layer not in self._layers:
             known = ", ".join(map(str, sorted(self._layers)))
             raise MatchError(f"{self}: no activations of layer {layer}; there are those of {known}")
@@ -85,8 +86,9 @@ class StoredActivations:
         if width != sae.d:
             raise MatchError(f"{self}: activations of layer {layer} have width {width}, {sae.source} reads {sae.d}")
 
+    @override
     def batches(self, layers: Sequence[int]) -> Iterator[list[Tensor]]:
-        """See `Source`. Raises `MatchError` for NaN, with its place."""
+        """Raises `MatchError` for NaN, with its place."""
         for start in range(0, len(self.documents), BATCH):
             found = []
             for layer in layers:

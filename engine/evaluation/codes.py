@@ -33,9 +33,15 @@ MEASURED = {**SURVEY_COLUMNS, **COLUMNS}
 VARIANCE = Schema(
     "explained_variance",
     "1 - sum |x_B - x'|^2 / sum |x_B - mean(x_B)|^2 over tokens, for what stands in for x_B",
-    {**PAIR, "source_l0": "mean number of active features", "target_l0": "mean number of active features", **STAND_IN,
-     "value": "share", **MEASURED},
-)  # fmt: skip
+    {
+        **PAIR,
+        "source_l0": "mean number of active features",
+        "target_l0": "mean number of active features",
+        **STAND_IN,
+        "value": "share",
+        **MEASURED,
+    },
+)
 SCORES = Schema(
     "matching_score",
     "Agreement of the activations of matched features, averaged over features",
@@ -178,10 +184,14 @@ class _Together:
 
     def __init__(self, units: int, matchings: Sequence[Matched], sources: int, targets: int) -> None:
         self._matchings = matchings
-        self._alone = {name: np.zeros((units, size)) for name, size in
-                       (("i", sources), ("ii", sources), ("j", targets), ("jj", targets))}  # fmt: skip
-        self._pairs = [{name: np.zeros((units, int((matched.perm >= 0).sum()))) for name in ("both", "ij")}
-                       for matched in matchings]  # fmt: skip
+        self._alone = {
+            name: np.zeros((units, size))
+            for name, size in (("i", sources), ("ii", sources), ("j", targets), ("jj", targets))
+        }
+        self._pairs = [
+            {name: np.zeros((units, int((matched.perm >= 0).sum()))) for name in ("both", "ij")}
+            for matched in matchings
+        ]
 
     def count(self, of: Indices, codes: Codes) -> None:
         """Take some tokens."""
@@ -211,11 +221,21 @@ class _Together:
             for score, features, found in (
                 ("conditional", i.sum(axis=0) > 0, interval(mean_ratio, pairs["both"], i, draws=drawn)),
                 ("jaccard", (i + j).sum(axis=0) > 0, interval(_jaccard, pairs["both"], i, j, draws=drawn)),
-                ("cosine", (ii.sum(axis=0) > 0) & (jj.sum(axis=0) > 0),
-                 interval(_cosine, pairs["ij"], ii, jj, draws=drawn)),
-            ):  # fmt: skip
-                rows.append({"method": matched.method, "seed": matched.seed, "score": score,
-                             "features": int(features.sum()), **vars(found)})  # fmt: skip
+                (
+                    "cosine",
+                    (ii.sum(axis=0) > 0) & (jj.sum(axis=0) > 0),
+                    interval(_cosine, pairs["ij"], ii, jj, draws=drawn),
+                ),
+            ):
+                rows.append(
+                    {
+                        "method": matched.method,
+                        "seed": matched.seed,
+                        "score": score,
+                        "features": int(features.sum()),
+                        **vars(found),
+                    }
+                )
         return rows
 
 

@@ -12,8 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import override
+
 from saematch.errors import MatchError, checked_count, refuse_out_of_memory
-from saematch.evaluation.meaning import Grade, Verdict
+from saematch.evaluation.meaning import Grade, Judge, Verdict
 from saematch.storage.folders import local_path
 from saematch.storage.pointers import refuse_pointer_at
 
@@ -33,7 +35,7 @@ EXAMPLES = (
 )
 
 
-class EndpointJudge:
+class EndpointJudge(Judge):
     """A language model that reads two explanations and answers SAME, MAYBE or DIFFERENT.
 
     The client library tries again, with growing pauses, where the endpoint is busy. Every answer is kept in `cache`, a
@@ -52,10 +54,17 @@ class EndpointJudge:
     """
 
     def __init__(
-        self, address: str, model: str, cache: str | os.PathLike[str], *, calls: int | None = None,
-        at_once: int = AT_ONCE, retries: int = RETRIES, timeout: float = TIMEOUT,
+        self,
+        address: str,
+        model: str,
+        cache: str | os.PathLike[str],
+        *,
+        calls: int | None = None,
+        at_once: int = AT_ONCE,
+        retries: int = RETRIES,
+        timeout: float = TIMEOUT,
         told: Callable[[int], None] | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         try:
             import openai
         except ImportError as error:
@@ -74,8 +83,8 @@ class EndpointJudge:
         self._asked = 0
         self._lock = threading.Lock()
 
+    @override
     def verdicts(self, pairs: Sequence[tuple[str, str]]) -> list[Verdict]:
-        """See `meaning.Judge`."""
         messages = [_messages(a, b) for a, b in pairs]
         marks = [_mark(self.name, each) for each in messages]
         new = {mark: each for mark, each in zip(marks, messages, strict=True) if mark not in self._answers}

@@ -127,10 +127,7 @@ def _check_there(root: Path, shown: str) -> None:
 
 
 def _find(
-    path: str | os.PathLike[str],
-    layers: Collection[int] | None,
-    source: str | None,
-    known: Mapping[int, Sequence[str]],
+    path: str | os.PathLike[str], layers: Collection[int] | None, source: str | None, known: Mapping[int, Sequence[str]]
 ) -> Explanations:
     """What a path holds for some layers, of the source that is asked for, or of those known to be of each.
 

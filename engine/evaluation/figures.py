@@ -146,8 +146,15 @@ def _histogram(tables: Tables, chain: Chain) -> Figure:
     for number, method in enumerate((MATCHED, RANDOM)):
         rows = table.where(source=pair[0], target=pair[1], method=method, seed=0)
         edges = [*_column(rows, "low"), rows[-1]["high"]]
-        panel.stairs(_column(rows, "features"), edges, color=_COLOURS[number], ls=_DASHES[number],
-                     fill=not number, alpha=1 if number else 0.5, label=method)  # fmt: skip
+        panel.stairs(
+            _column(rows, "features"),
+            edges,
+            color=_COLOURS[number],
+            ls=_DASHES[number],
+            fill=not number,
+            alpha=1 if number else 0.5,
+            label=method,
+        )
     costs = chain[pair].pair_cost.numpy()
     order = np.argsort(costs)
     lines = []
@@ -172,8 +179,11 @@ def _mse_by_grade(tables: Tables) -> Figure:
     figure, (panel,) = _panels(1)
     grades = [grade for grade in Grade if any(row["grade"] == grade for row in rows)]
     values = [[row["mse"] for row in rows if row["grade"] == grade] for grade in grades]
-    panel.boxplot(values, tick_labels=[f"{grade.name}\nn = {len(some)}" for grade, some in
-                                       zip(grades, values, strict=True)], showfliers=False)  # fmt: skip
+    panel.boxplot(
+        values,
+        tick_labels=[f"{grade.name}\nn = {len(some)}" for grade, some in zip(grades, values, strict=True)],
+        showfliers=False,
+    )
     _label(panel, f"grade by {rows[0]['judge']}", "MSE, all parts (folded weights² an element)")
     panel.set_title("box: quartiles, whiskers: up to 1.5 of their distance", loc="left", fontsize=8)
     return figure
@@ -216,12 +226,16 @@ def _distances(tables: Tables) -> Figure:
     for panel, lines, label in (
         (panels[0], {"agreement": lambda row: row["agreement"]}, "share of features with the same partner"),
         (panels[1], {"composed / exact": ratio}, "cost ratio"),
-        (panels[2], {"exact": lambda row: row["exact_cosine"], "composed": lambda row: row["composed_cosine"]},
-         "mean decoder cosine"),
-    ):  # fmt: skip
+        (
+            panels[2],
+            {"exact": lambda row: row["exact_cosine"], "composed": lambda row: row["composed_cosine"]},
+            "mean decoder cosine",
+        ),
+    ):
         for number, (name, column) in enumerate(lines.items()):
-            panel.plot(steps, means(column), color=_COLOURS[number], marker=_MARKERS[number], ls=_DASHES[number],
-                       label=name)  # fmt: skip
+            panel.plot(
+                steps, means(column), color=_COLOURS[number], marker=_MARKERS[number], ls=_DASHES[number], label=name
+            )
         panel.set_xticks(steps)
         _label(panel, "distance (steps of the run)", f"{label},\nmean over pairs")
         _legend_above(panel)
@@ -286,15 +300,23 @@ def _folds(tables: Tables) -> Figure:
 def _gates(tables: Tables) -> Figure:
     """Only cheap pairs are carried, the rest is decoded at the source."""
     figure, panels = _panels(2 if "delta_loss" in tables else 1)
-    for panel, name, label in zip(panels, ("explained_variance", "delta_loss"),
-                                  ("explained variance", "loss added (nats a token)"), strict=False):  # fmt: skip
+    for panel, name, label in zip(
+        panels, ("explained_variance", "delta_loss"), ("explained variance", "loss added (nats a token)"), strict=False
+    ):
         table = _table(tables, name)
         folded = any(row["folded"] for row in table.rows)
         rows = table.where(method=MATCHED, stand_in="carried", folded=folded)
         for number, pair in enumerate(dict.fromkeys((row["source"], row["target"]) for row in rows)):
             these = sorted((row for row in rows if (row["source"], row["target"]) == pair), key=lambda r: r["gate"])
-            panel.plot(_column(these, "gate"), _column(these, "value"), color=_colour(number), ls=_dash(number),
-                       marker=_marker(number), ms=4, label=f"{pair[0]} → {pair[1]}")  # fmt: skip
+            panel.plot(
+                _column(these, "gate"),
+                _column(these, "value"),
+                color=_colour(number),
+                ls=_dash(number),
+                marker=_marker(number),
+                ms=4,
+                label=f"{pair[0]} → {pair[1]}",
+            )
         text = f"{label}, {_FOLDED if folded else _UNFOLDED}"
         _label(panel, "quantile of pair costs up to which\npairs are carried", text)
     _legend_above(panels[0])
@@ -313,12 +335,21 @@ def _l0(sets: Sequence[Tables]) -> Figure:
         by_pair = {row["source"]: row["mean"] for row in _table(tables, "cosine").where(method=MATCHED)}
         for row in _table(tables, "explained_variance").where(stand_in="sae_of_target"):
             points.setdefault(("cosine", row["source"]), []).append((row["target_l0"], by_pair[row["source"]]))
-    for panel, what, label in ((panels[0], "value", f"explained variance, carried, {_UNFOLDED}"),
-                               (panels[1], "cosine", "mean decoder cosine")):  # fmt: skip
+    for panel, what, label in (
+        (panels[0], "value", f"explained variance, carried, {_UNFOLDED}"),
+        (panels[1], "cosine", "mean decoder cosine"),
+    ):
         for number, (_, source) in enumerate(key for key in points if key[0] == what):
             l0, values = zip(*sorted(points[what, source]), strict=True)
-            panel.plot(l0, values, color=_colour(number), ls=_dash(number), marker=_marker(number), ms=4,
-                       label=f"from layer {source}")  # fmt: skip
+            panel.plot(
+                l0,
+                values,
+                color=_colour(number),
+                ls=_dash(number),
+                marker=_marker(number),
+                ms=4,
+                label=f"from layer {source}",
+            )
         _label(panel, "L0 of the target (mean active features a token)", label)
     _legend_above(panels[0])
     return figure
@@ -332,8 +363,14 @@ def _persistence(tables: Tables) -> Figure:
         rows = persistence.where(method=MATCHED, cosine=least)
         _line(panels[0], rows, "persistent", f"cosine ≥ {least:g}", number)
         lives = lifetimes.where(cosine=least)
-        panels[1].plot(_column(lives, "layers"), _column(lives, "features"), color=_colour(number),
-                       ls=_dash(number), marker=_marker(number), ms=4)  # fmt: skip
+        panels[1].plot(
+            _column(lives, "layers"),
+            _column(lives, "features"),
+            color=_colour(number),
+            ls=_dash(number),
+            marker=_marker(number),
+            ms=4,
+        )
     panels[1].set_yscale("log")
     _label(panels[0], "pair of layers", "share of source features whose\npartner is the same feature")
     _label(panels[1], "lifetime (layers)", "features")
@@ -356,14 +393,22 @@ def _paths(chain: Chain) -> Figure:
     chosen = [whole[int(place)] for place in np.unique(np.linspace(0, len(whole) - 1, _EXAMPLES).astype(int))]
     figure, (panel,) = _panels(1, 1.9 * len(way), 0.75 * len(chosen) + 1)
     panel.set_axis_off()
-    cells = [[f"{step.feature}: {_short(step.label)}" + (f"\ncost {step.cost:.2f}" if n else "\n") for n, step in
-              enumerate(path)] for path in chosen]  # fmt: skip
+    cells = [
+        [
+            f"{step.feature}: {_short(step.label)}" + (f"\ncost {step.cost:.2f}" if n else "\n")
+            for n, step in enumerate(path)
+        ]
+        for path in chosen
+    ]
     table = panel.table(cells, colLabels=[f"layer {layer}" for layer in way], loc="upper left", cellLoc="left")
     table.auto_set_font_size(False)
     table.set_fontsize(6)
     table.scale(1, 2.4)
-    panel.set_title("From the cheapest path (top) to the dearest: feature: what it fires on, and what the step costs",
-                    loc="left", fontsize=8)  # fmt: skip
+    panel.set_title(
+        "From the cheapest path (top) to the dearest: feature: what it fires on, and what the step costs",
+        loc="left",
+        fontsize=8,
+    )
     return figure
 
 
@@ -396,9 +441,17 @@ def _line(panel: Axes, rows: Sequence[Row], column: str, label: str, number: int
     if column == "value":
         error = np.maximum([values - means("low"), means("high") - values], 0)
     panel.errorbar(
-        range(len(pairs)), values, yerr=error, color=_colour(number), ls=ls or _dash(number), marker=_marker(number),
-        ms=4, lw=1.2, capsize=2, label=label,
-    )  # fmt: skip
+        range(len(pairs)),
+        values,
+        yerr=error,
+        color=_colour(number),
+        ls=ls or _dash(number),
+        marker=_marker(number),
+        ms=4,
+        lw=1.2,
+        capsize=2,
+        label=label,
+    )
     panel.set_xticks(range(len(pairs)), [f"{a}→{b}" for a, b in pairs], rotation=90 if len(pairs) > 8 else 0)
 
 

@@ -9,6 +9,7 @@ from enum import IntEnum
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+from typing_extensions import override
 
 from saematch.analysis.tables import METHOD, PAIR, Row, Schema, mean
 from saematch.errors import MatchError, refuse_out_of_memory
@@ -49,7 +50,7 @@ class Judge(Protocol):
         """One for each pair of explanations."""
 
 
-class TokenOverlap:
+class TokenOverlap(Judge):
     """A proxy, not a reader: how many of the tokens that two features fire on most are the same.
 
     With labels of tokens parted by commas: Jaccard index of the two sets; from 1/2 on SAME, above 0 MAYBE.
@@ -57,8 +58,8 @@ class TokenOverlap:
 
     name = "token overlap (proxy)"
 
+    @override
     def verdicts(self, pairs: Sequence[tuple[str, str]]) -> list[Verdict]:
-        """See `Judge`."""
         return [Verdict(_grade(token_overlap(a, b))) for a, b in pairs]
 
 
@@ -144,9 +145,12 @@ def read_grades(path: str | os.PathLike[str]) -> dict[PairOfFeatures, Grade]:
 
 
 def measure_meaning(
-    pair: Pair, matchings: Sequence[tuple[Matched, Floats]], explained: Sequence[Mapping[int, str]], judge: Judge,
+    pair: Pair,
+    matchings: Sequence[tuple[Matched, Floats]],
+    explained: Sequence[Mapping[int, str]],
+    judge: Judge,
     judged: int = JUDGED,
-) -> dict[str, list[Row]]:  # fmt: skip
+) -> dict[str, list[Row]]:
     """Judge some pairs of features of each matching, spread evenly over their errors.
 
     Args:
@@ -161,16 +165,28 @@ def measure_meaning(
         features, ranks, unexplained = _drawn(matched.perm, errors, explained, judged)
         texts = [(explained[0][int(i)], explained[1][int(matched.perm[i])]) for i in features]
         verdicts = judge.verdicts(texts)
-        names = {"source": pair[0], "target": pair[1], "method": matched.method, "seed": matched.seed,
-                 "judge": judge.name}  # fmt: skip
+        names = {
+            "source": pair[0],
+            "target": pair[1],
+            "method": matched.method,
+            "seed": matched.seed,
+            "judge": judge.name,
+        }
         for i, rank, (a, b), verdict in zip(features, ranks, texts, verdicts, strict=True):
             grade = None if verdict.grade is None else int(verdict.grade)
             rows[JUDGEMENTS.name].append(
                 JUDGEMENTS.row(
-                    **names, feature=int(i), partner=int(matched.perm[i]), rank=float(rank), mse=float(errors[i]),
-                    source_explanation=a, target_explanation=b, grade=grade, status=verdict.status,
+                    **names,
+                    feature=int(i),
+                    partner=int(matched.perm[i]),
+                    rank=float(rank),
+                    mse=float(errors[i]),
+                    source_explanation=a,
+                    target_explanation=b,
+                    grade=grade,
+                    status=verdict.status,
                 )
-            )  # fmt: skip
+            )
         quarter_of = np.minimum((ranks * QUARTERS).astype(int) + 1, QUARTERS)
         for quarter in range(QUARTERS + 1):
             those = [verdict for verdict, own in zip(verdicts, quarter_of, strict=True) if quarter in (0, own)]
@@ -216,9 +232,12 @@ def _summary(verdicts: Sequence[Verdict]) -> dict[str, Any]:
     values = vars(found) if found else dict.fromkeys(("value", "low", "high"))
     shares = {grade.name.lower(): mean((grades == grade).astype(float)) for grade in Grade}
     return {
-        "judged": len(grades), "unparsed": statuses.count("unparsed"), "unanswered": statuses.count("unanswered"),
-        **shares, **values,
-    }  # fmt: skip
+        "judged": len(grades),
+        "unparsed": statuses.count("unparsed"),
+        "unanswered": statuses.count("unanswered"),
+        **shares,
+        **values,
+    }
 
 
 def _kappa(cells: Floats) -> Floats:

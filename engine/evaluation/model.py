@@ -14,8 +14,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from typing_extensions import override
 
 from saematch.errors import MatchError, checked_count, first_line, refuse_out_of_memory
+from saematch.evaluation.activations import Source
 from saematch.numeric.rounding import Floats, Indices
 from saematch.runs.plan import Pair
 from saematch.sae.autoencoder import SAE
@@ -72,7 +74,7 @@ class _Contexts(NamedTuple):
         return (at >= 1) & (at < self.lengths[:, None])
 
 
-class LanguageModel:
+class LanguageModel(Source):
     """A causal language model that `transformers` loads, run on some texts.
 
     The first token of each context (BOS where the tokenizer has one) is left out of every measurement, and keeps its
@@ -92,10 +94,16 @@ class LanguageModel:
     """
 
     def __init__(
-        self, name: str | os.PathLike[str], texts: Texts, *, context: int = CONTEXT, batch: int = BATCH,
-        tokens: int | None = None, hooks: Mapping[int, str | None] | str | None = None,
+        self,
+        name: str | os.PathLike[str],
+        texts: Texts,
+        *,
+        context: int = CONTEXT,
+        batch: int = BATCH,
+        tokens: int | None = None,
+        hooks: Mapping[int, str | None] | str | None = None,
         device: torch.device | str = "cpu",
-    ) -> None:  # fmt: skip
+    ) -> None:
         try:
             from transformers import AutoModelForCausalLM, AutoTokenizer
         except ImportError as error:
@@ -127,19 +135,19 @@ class LanguageModel:
     def __str__(self) -> str:
         return self.name
 
+    @override
     def record(self) -> dict[str, Any]:
-        """See `activations.Source`."""
         hooks = self._hooks if isinstance(self._hooks, str | None) else sorted(self._hooks.items())
         return {"model": self.name, "texts": self._texts.mark, "order": self._order, "hooks": hooks}
 
+    @override
     def check(self, layer: int, sae: SAE) -> None:
-        """See `activations.Source`."""
         self._block(layer)
         if sae.d != self.width:
             raise MatchError(f"{self.name}: its hidden states have width {self.width}, {sae.source} reads {sae.d}")
 
+    @override
     def batches(self, layers: Sequence[int]) -> Iterator[list[Tensor]]:
-        """See `activations.Source`."""
         for contexts in self._batches():
             inside = torch.from_numpy(contexts.inside)
             found = self._hidden(contexts, layers)
@@ -198,8 +206,9 @@ class LanguageModel:
         """Of predicting the next token at each place `(n, length)`, 0 at the last, with these hidden states."""
         with self._replaced(self._block(layer), hidden):
             logits = self._logits(contexts.ids)
-        loss = nn.functional.cross_entropy(logits[:, :-1].float().flatten(0, 1), contexts.ids[:, 1:].flatten(),
-                                           reduction="none")  # fmt: skip
+        loss = nn.functional.cross_entropy(
+            logits[:, :-1].float().flatten(0, 1), contexts.ids[:, 1:].flatten(), reduction="none"
+        )
         out = np.zeros(contexts.ids.shape)
         out[:, :-1] = loss.view(len(contexts.ids), -1).double().cpu().numpy()
         return out

@@ -23,6 +23,7 @@ from saematch.evaluation.methods import ABOUT, MATCHED, RANDOM, Matched, baselin
 from saematch.evaluation.model import LanguageModel
 from saematch.matching.result import Matching
 from saematch.numeric.threads import torch_threads
+from saematch.options import FoldName
 from saematch.runs.api import match_layers
 from saematch.runs.chain import Chain
 from saematch.runs.pipeline import Progress
@@ -50,7 +51,7 @@ class Evaluation:
 
     folder: str
     tables: dict[str, Table]
-    fold: str
+    fold: FoldName
     left: dict[str, str] = field(default_factory=dict)
     unfinished: str | None = None
 
@@ -172,9 +173,12 @@ class _Study:
             self.left[weights.DISTANCES.name] = "no two layers are more than one step of the run apart"
             return
         exact = match_layers(
-            self._chain.inputs, self._folder.path / "runs" / FAR, pairs=list(far), progress=self._listen("far layers"),
+            self._chain.inputs,
+            self._folder.path / "runs" / FAR,
+            pairs=list(far),
+            progress=self._listen("far layers"),
             **self._chain.options,
-        )  # fmt: skip
+        )
         self._note_failures("far layers", exact)
         for pair in exact:
             self._tell(f"composed and exact matching of layers {pair[0]} and {pair[1]}", None)
@@ -203,9 +207,12 @@ class _Study:
             self.left[LOSS.name] = "no language model was given"
 
     def meaning(
-        self, explanations: Mapping[int, Mapping[int, str]] | None, judge: Judge, judged: int,
+        self,
+        explanations: Mapping[int, Mapping[int, str]] | None,
+        judge: Judge,
+        judged: int,
         human: Mapping[PairOfFeatures, Grade] | None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Grades of explanations. A judge keeps its own answers."""
         explained = _labels(self._chain) if explanations is None else explanations
         if not explained:
@@ -228,8 +235,9 @@ class _Study:
         tables = {name: Table(_schema(name), rows) for name, rows in self._rows.items()}
         for table in tables.values():
             table.write(self._folder)
-        defined = {name: {"about": table.schema.about, "columns": dict(table.schema.columns)} for name, table in
-                   tables.items()}  # fmt: skip
+        defined = {
+            name: {"about": table.schema.about, "columns": dict(table.schema.columns)} for name, table in tables.items()
+        }
         about = {"version": saematch.__version__, "run": self._chain.folder, "fold": self._fold, "methods": ABOUT}
         self._folder.write("tables.json", as_json({**about, "tables": defined, "left": self.left}))
         return Evaluation(str(self._folder), tables, self._fold, self.left, trouble)
@@ -287,9 +295,9 @@ def _pairs_of(chain: Chain) -> list[Pair]:
     return pairs
 
 
-def _yardstick(chain: Chain, sae: Callable[[int], SAE]) -> str:
+def _yardstick(chain: Chain, sae: Callable[[int], SAE]) -> FoldName:
     """The fold that weights are compared under."""
-    fold = str(chain.options["fold"])
+    fold: FoldName = chain.options["fold"]
     if fold != "none":
         return fold
     return "threshold" if all(sae(layer).threshold is not None for layer in chain.layers) else "decoder_norm"

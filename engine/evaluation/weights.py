@@ -16,6 +16,7 @@ from saematch.cost import squared_distances
 from saematch.evaluation.methods import Matched
 from saematch.matching.result import Matching
 from saematch.numeric.rounding import Floats, Indices
+from saematch.options import FoldName
 from saematch.runs.chain import Chain
 from saematch.runs.plan import Pair
 from saematch.sae.autoencoder import SAE
@@ -40,9 +41,14 @@ MSE = Schema(
 HISTOGRAM = Schema(
     "mse_histogram",
     "How the mean squared errors of matched features are spread, all parts side by side",
-    {**PAIR, **METHOD, "low": "edge of a bin, folded weights^2", "high": "its other edge",
-     "features": "matched features whose mean squared error is at least low and below high; the last bin, and beyond"},
-)  # fmt: skip
+    {
+        **PAIR,
+        **METHOD,
+        "low": "edge of a bin, folded weights^2",
+        "high": "its other edge",
+        "features": "matched features of a mean squared error of at least low and below high; the last bin: or more",
+    },
+)
 COSINE = Schema(
     "cosine",
     "Cosine of matched decoder rows",
@@ -63,15 +69,22 @@ PERSISTENCE = Schema(
 LAYERS = Schema(
     "layers",
     "Norms and thresholds of the features of a layer, unfolded",
-    {"layer": "number", "quantity": "of a feature: encoder norm, decoder norm, threshold or bias",
-     "mean": "over features", **quantile_columns("features")},
-)  # fmt: skip
+    {
+        "layer": "number",
+        "quantity": "of a feature: encoder norm, decoder norm, threshold or bias",
+        "mean": "over features",
+        **quantile_columns("features"),
+    },
+)
 MARGINS = Schema(
     "margins",
     "How firmly features are matched: what a feature's cost may at least rise by before another matching wins",
-    {**PAIR, "tied": "share of source features that have another partner at the same cost",
-     **quantile_columns("source features of the margin, squared distance")},
-)  # fmt: skip
+    {
+        **PAIR,
+        "tied": "share of source features that have another partner at the same cost",
+        **quantile_columns("source features of the margin, squared distance"),
+    },
+)
 LIFETIMES = Schema(
     "lifetimes",
     "How many layers features live for, along the run's matchings",
@@ -108,14 +121,18 @@ class Folded(NamedTuple):
     d: int
 
     @classmethod
-    def of(cls, sae: SAE, fold: str) -> Folded:
+    def of(cls, sae: SAE, fold: FoldName) -> Folded:
         """Raises `MatchError` where the SAE cannot be folded so."""
         return cls(feature_rows(sae, PARTS, None, fold), sae.d)
 
     def part(self, name: str) -> Floats:
         """The columns of a part."""
-        start, stop = {"encoder": (0, self.d), "bias": (self.d, self.d + 1),
-                       "decoder": (self.d + 1, None), ALL: (0, None)}[name]  # fmt: skip
+        start, stop = {
+            "encoder": (0, self.d),
+            "bias": (self.d, self.d + 1),
+            "decoder": (self.d + 1, None),
+            ALL: (0, None),
+        }[name]
         return np.ascontiguousarray(self.rows[:, start:stop])
 
 
@@ -134,9 +151,11 @@ def decoder_cosines(a: Folded, b: Folded, perm: Indices) -> Floats:
 def measure_layer(layer: int, sae: SAE) -> dict[str, list[Row]]:
     """Norms and thresholds of one layer."""
     of = {
-        "encoder norm": sae.W_enc.double().norm(dim=0), "decoder norm": sae.W_dec.double().norm(dim=1),
-        "threshold": sae.threshold, "bias": sae.b_enc,
-    }  # fmt: skip
+        "encoder norm": sae.W_enc.double().norm(dim=0),
+        "decoder norm": sae.W_dec.double().norm(dim=1),
+        "threshold": sae.threshold,
+        "bias": sae.b_enc,
+    }
     rows = []
     for quantity, tensor in of.items():
         if tensor is not None:
@@ -198,8 +217,15 @@ def measure_lifetimes(chain: Chain, cosines: Mapping[Pair, Floats]) -> dict[str,
                 ages, old = older, there
             _count(counts, ages, old, to_the_last=True)
         for age, (features, from_first, to_last) in sorted(counts.items()):
-            rows.append(LIFETIMES.row(cosine=least, layers=age, features=int(features),
-                                      from_the_first=int(from_first), to_the_last=int(to_last)))  # fmt: skip
+            rows.append(
+                LIFETIMES.row(
+                    cosine=least,
+                    layers=age,
+                    features=int(features),
+                    from_the_first=int(from_first),
+                    to_the_last=int(to_last),
+                )
+            )
     return {LIFETIMES.name: rows}
 
 
@@ -211,10 +237,16 @@ def measure_distance(
     both = (perms[0] >= 0) & (perms[1] >= 0)
     alike = [mean(decoder_cosines(a, b, perm)[both]) for perm in perms]
     row = DISTANCES.row(
-        **_of(pair), distance=distance, composed_matched=int((perms[0] >= 0).sum()),
-        exact_matched=int((perms[1] >= 0).sum()), agreement=mean((perms[0] == perms[1])[both].astype(float)),
-        composed_cost=composed.objective, exact_cost=exact.objective, composed_cosine=alike[0], exact_cosine=alike[1],
-    )  # fmt: skip
+        **_of(pair),
+        distance=distance,
+        composed_matched=int((perms[0] >= 0).sum()),
+        exact_matched=int((perms[1] >= 0).sum()),
+        agreement=mean((perms[0] == perms[1])[both].astype(float)),
+        composed_cost=composed.objective,
+        exact_cost=exact.objective,
+        composed_cosine=alike[0],
+        exact_cosine=alike[1],
+    )
     return {DISTANCES.name: [row]}
 
 

@@ -15,6 +15,7 @@ from saematch.matching.backend import choose_device, free_memory
 from saematch.matching.problem import Comparison, Fold, MatrixProblem, Problem, RowProblem
 from saematch.matching.result import Matching, check_permutation
 from saematch.matching.solver import Solver
+from saematch.options import BackendName, Method, Part, PrecisionName
 from saematch.sae.autoencoder import SAE
 from saematch.sae.features import PARTS
 
@@ -25,17 +26,17 @@ def match(
     a: SAE,
     b: SAE,
     *,
-    parts: Sequence[str] = PARTS,
-    weights: Mapping[str, float] | None = None,
+    parts: Sequence[Part] = PARTS,
+    weights: Mapping[Part, float] | None = None,
     fold: Fold = "threshold",
     max_cost: float | None = None,
-    method: str = "optimal",
+    method: Method = "optimal",
     max_rounds: int | None = None,
     time_limit: float | None = None,
     memory: int | None = None,
     device: str | torch.device | None = None,
-    backend: str = "auto",
-    precision: str = "ieee",
+    backend: BackendName = "auto",
+    precision: PrecisionName = "ieee",
     strict: bool = False,
     progress: Callable[[Round], None] | None = None,
 ) -> Matching:
@@ -85,13 +86,13 @@ def assign(
     *,
     cost: Any = None,
     max_cost: float | None = None,
-    method: str = "optimal",
+    method: Method = "optimal",
     max_rounds: int | None = None,
     time_limit: float | None = None,
     memory: int | None = None,
     device: str | torch.device | None = None,
-    backend: str = "auto",
-    precision: str = "ieee",
+    backend: BackendName = "auto",
+    precision: PrecisionName = "ieee",
     strict: bool = False,
     progress: Callable[[Round], None] | None = None,
 ) -> Matching:
@@ -115,16 +116,16 @@ def certify(
     perm: Any = None,
     *,
     cost: Any = None,
-    parts: Sequence[str] | None = None,
-    weights: Mapping[str, float] | None = None,
+    parts: Sequence[Part] | None = None,
+    weights: Mapping[Part, float] | None = None,
     fold: Fold | None = None,
     max_cost: float | None = None,
     max_rounds: int | None = None,
     time_limit: float | None = None,
     memory: int | None = None,
     device: str | torch.device | None = None,
-    backend: str = "auto",
-    precision: str = "ieee",
+    backend: BackendName = "auto",
+    precision: PrecisionName = "ieee",
     strict: bool = False,
     progress: Callable[[Round], None] | None = None,
 ) -> Matching:

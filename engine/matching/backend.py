@@ -14,10 +14,10 @@ import torch
 
 from saematch.errors import MatchError
 from saematch.numeric.threads import threads
+from saematch.options import BackendName, PrecisionName, names
 from saematch.resources import available_memory, processors
 
 _TRUE = ("1", "true", "yes", "on", "y")  # as Triton reads its environment
-BACKENDS = ("auto", "torch", "triton")
 PACKAGES = ("saematch", "torch", "numpy", "lapx", "numba", "safetensors", "triton")
 
 
@@ -54,14 +54,16 @@ class Backend:
     reason: str
 
 
-def choose_backend(name: str = "auto", device: str | torch.device | None = None, precision: str = "ieee") -> Backend:
+def choose_backend(
+    name: BackendName = "auto", device: str | torch.device | None = None, precision: PrecisionName = "ieee"
+) -> Backend:
     """Triton's kernels on a GPU and torch everywhere else, unless one of them is asked for.
 
     Raises:
         MatchError: for a device that is not there, or a backend that cannot run on it: none stands in for another.
     """
-    if name not in BACKENDS:
-        raise MatchError(f"backend is {name!r}; choose one of {', '.join(BACKENDS)}")
+    if name not in names(BackendName):
+        raise MatchError(f"backend is {name!r}; choose one of {', '.join(names(BackendName))}")
     chosen, why_there = choose_device(device)
     obstacle = _why_not_triton(chosen)
     if name == "triton" and obstacle:

@@ -10,12 +10,14 @@ from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import override
 
 from saematch.cost import Cost, DistanceCost, KernelCost, MatrixCost, squared_distances
 from saematch.errors import MatchError, checked_number, memory_for, real_number
 from saematch.matching.backend import Backend
 from saematch.numeric.arrays import dense_array
-from saematch.numeric.rounding import UNIT_64, Floats, Indices, Rows, gamma  # fmt: skip
+from saematch.numeric.rounding import UNIT_64, Floats, Indices, Rows, gamma
+from saematch.options import Part
 from saematch.sae.autoencoder import SAE, Scale
 from saematch.sae.features import check_parts, feature_rows
 
@@ -136,23 +138,23 @@ class RowProblem(Problem):
         return cls(x, y, max_cost, {"max_cost": _checked_max_cost(max_cost, LARGEST_SQUARE)})
 
     @property
+    @override
     def shape(self) -> tuple[int, int]:
-        """See `Problem`."""
         return len(self.x), len(self.y)
 
     @property
+    @override
     def evaluation_error(self) -> float:
-        """See `Problem`."""
         return gamma(self.x.shape[1] + 8, UNIT_64)
 
+    @override
     def cost(self, backend: Backend, memory: int) -> Cost:
-        """See `Problem`."""
         if backend.name == "triton":
             return KernelCost(self.x, self.y, backend.device, memory=memory, precision=backend.precision)
         return DistanceCost(self.x, self.y, backend.device, memory=memory)
 
+    @override
     def pair_cost(self, permutation: Indices) -> Floats:
-        """See `Problem`."""
         return squared_distances(self.x, self.y, permutation)
 
 
@@ -180,30 +182,30 @@ class MatrixProblem(Problem):
         return cls(matrix, max_cost, {"max_cost": _checked_max_cost(max_cost, LARGEST)})
 
     @property
+    @override
     def shape(self) -> tuple[int, int]:
-        """See `Problem`."""
         return self.matrix.shape[0], self.matrix.shape[1]
 
     @property
+    @override
     def evaluation_error(self) -> float:
-        """See `Problem`."""
         return 2 * UNIT_64
 
-    def cost(self, backend: Backend, memory: int) -> Cost:  # noqa: ARG002 (it lies on the CPU)
-        """See `Problem`."""
+    @override
+    def cost(self, backend: Backend, memory: int) -> Cost:
         return MatrixCost(self.matrix, memory=memory)
 
     @property
+    @override
     def smallest_cost(self) -> float:
-        """See `Problem`."""
         return float(self.matrix.min(initial=np.inf))
 
-    def dearest(self, cost: Cost) -> float:  # noqa: ARG002 (it is known better)
-        """See `Problem`."""
+    @override
+    def dearest(self, cost: Cost) -> float:
         return float(self.matrix.max(initial=0.0, where=self.matrix <= np.float64(self.max_cost or 0.0)))
 
+    @override
     def pair_cost(self, permutation: Indices) -> Floats:
-        """See `Problem`."""
         rows = np.nonzero(permutation >= 0)[0]
         out = np.zeros(len(permutation))
         out[rows] = self.matrix[rows, permutation[rows]]
@@ -214,14 +216,14 @@ class MatrixProblem(Problem):
 class Comparison:
     """What of two SAEs is compared: parts, their weights, and the fold of the source and of the target."""
 
-    parts: tuple[str, ...]
-    weights: dict[str, float]
+    parts: tuple[Part, ...]
+    weights: dict[Part, float]
     folds: tuple[Scale, Scale]
     max_cost: float | None
 
     @classmethod
     def checked(
-        cls, parts: Sequence[str], weights: Mapping[str, float] | None, fold: Fold, max_cost: float | None = None
+        cls, parts: Sequence[Part], weights: Mapping[Part, float] | None, fold: Fold, max_cost: float | None = None
     ) -> Comparison:
         """Raises `MatchError` for parts or weights that make no sense."""
         is_pair = isinstance(fold, tuple) and len(fold) == 2 and all(real_number(one) is None for one in fold)

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from saematch.assignment import Certificate, Margins
 from saematch.errors import MatchError, checked_count, first_line, refuse_out_of_memory
 from saematch.numeric.arrays import checked_last, dense_array
 from saematch.numeric.rounding import UNIT_64
+from saematch.options import Status
 from saematch.storage.folders import local_path, write_whole
 from saematch.storage.jsonfile import finite
 from saematch.storage.pointers import refuse_pointer_at
@@ -60,7 +61,7 @@ class Matching:
         random_cost: float = math.nan,
         certificate: Certificate | None = None,
         evaluation_error: float = 0.0,
-        status: str = "unproved",
+        status: Status = "unproved",
         options: Mapping[str, Any] | None = None,
         stats: Mapping[str, Any] | None = None,
         margins: Callable[[Matching], Margins] | None = None,
@@ -228,10 +229,17 @@ class Matching:
             prices = torch.full((len(self.perm),), self.staying_free[0], dtype=torch.float64, device="cpu")
             prices[kept] = self.pair_cost[kept] - self.prices[self.perm[kept]]
         return Matching(
-            perm, pair_cost, target_features=len(self.perm), prices=prices, staying_free=self.staying_free[::-1],
-            random_cost=self.random_cost, certificate=self._certificate, evaluation_error=self._evaluation_error,
-            status=self.status, options=self.options,
-        )  # fmt: skip
+            perm,
+            pair_cost,
+            target_features=len(self.perm),
+            prices=prices,
+            staying_free=self.staying_free[::-1],
+            random_cost=self.random_cost,
+            certificate=self._certificate,
+            evaluation_error=self._evaluation_error,
+            status=self.status,
+            options=self.options,
+        )
 
     def scalars(self) -> dict[str, Any]:
         """The numbers of the answer by name, ready for JSON: None for those that are not finite."""
@@ -297,16 +305,29 @@ class Matching:
             if not finite or not math.isfinite(gap + error + scale + evaluation):
                 raise MatchError(f"{path}: holds costs or prices that are NaN or infinite")
             return cls(
-                perm, pair_cost, target_features=record["target_features"], prices=prices,
-                staying_free=(row, column), random_cost=random_cost,
+                perm,
+                pair_cost,
+                target_features=record["target_features"],
+                prices=prices,
+                staying_free=(row, column),
+                random_cost=random_cost,
                 certificate=Certificate(gap, error, scale, record["certified"] is True) if proved else None,
-                evaluation_error=evaluation, status=str(record["status"]), options=dict(record["options"]),
-            )  # fmt: skip
+                evaluation_error=evaluation,
+                status=cast(Status, str(record["status"])),
+                options=dict(record["options"]),
+            )
         except MatchError:
             raise
         except (
-            OSError, SafetensorError, KeyError, TypeError, ValueError, OverflowError, AttributeError, RecursionError,
-        ) as error:  # fmt: skip
+            OSError,
+            SafetensorError,
+            KeyError,
+            TypeError,
+            ValueError,
+            OverflowError,
+            AttributeError,
+            RecursionError,
+        ) as error:
             refuse_out_of_memory(error, str(path))
             raise MatchError(f"{path}: not a matching that saematch wrote ({first_line(error)})") from error
 

@@ -22,8 +22,8 @@ from saematch.matching.problem import Problem
 from saematch.matching.result import Matching, NotCertified
 from saematch.numeric.rounding import UNIT_64, Floats, Indices
 from saematch.numeric.threads import torch_threads
+from saematch.options import BackendName, Method, PrecisionName, Status, names
 
-METHODS = ("optimal", *BASELINES)
 # What numpy says of numbers out of range, whatever the host program made of that.
 _as_numpy = np.errstate(divide="warn", over="warn", under="ignore", invalid="warn")
 
@@ -32,20 +32,20 @@ _as_numpy = np.errstate(divide="warn", over="warn", under="ignore", invalid="war
 class Solver:
     """Method, limits, what runs the passes, and what becomes of an answer that is not proved."""
 
-    method: str = "optimal"
+    method: Method = "optimal"
     max_rounds: int | None = None
     time_limit: float | None = None
     memory: int | None = None
     device: str | torch.device | None = None
-    backend: str = "auto"
-    precision: str = "ieee"
+    backend: BackendName = "auto"
+    precision: PrecisionName = "ieee"
     strict: bool = False
     progress: Callable[[Round], None] | None = None
 
     def __post_init__(self) -> None:
         choose_backend(self.backend, self.device, self.precision)
-        if self.method not in METHODS:
-            raise MatchError(f"method is {self.method!r}; choose one of {', '.join(METHODS)}")
+        if self.method not in names(Method):
+            raise MatchError(f"method is {self.method!r}; choose one of {', '.join(names(Method))}")
         # Plain numbers, whatever was given: they are written down.
         if self.max_rounds is not None:
             wrong = f"max_rounds is {self.max_rounds!r}; give a whole number, at least 1, or none"
@@ -98,9 +98,13 @@ class Solver:
             if _is_allowed(given, either):
                 free, allowed = either, True
         solution = solve(
-            cost, free, start=given if allowed else None, max_rounds=self.max_rounds, time_limit=self.time_limit,
+            cost,
+            free,
+            start=given if allowed else None,
+            max_rounds=self.max_rounds,
+            time_limit=self.time_limit,
             progress=self.progress,
-        )  # fmt: skip
+        )
         stats = {
             "backend": cost.backend,
             "device": str(cost.device),
@@ -184,15 +188,20 @@ def _is_allowed(permutation: Indices, free: Free) -> bool:
 
 
 def _graded(
-    problem: Problem, cost: Cost, free: Free, solution: Solution, permutation: Indices, stats: dict[str, Any],
+    problem: Problem,
+    cost: Cost,
+    free: Free,
+    solution: Solution,
+    permutation: Indices,
+    stats: dict[str, Any],
     margins: Callable[[Matching], Margins],
-) -> Matching:  # fmt: skip
+) -> Matching:
     """A matching that the problem allows, with what the prices prove about it."""
     certificate = solution.grade(cost, free, permutation)
     own = permutation is solution.permutation
     best = certificate if own else solution.grade(cost, free, solution.permutation)
     if certificate.certified:
-        status = "optimal"
+        status: Status = "optimal"
     elif solution.stopped_by is not None:
         status = solution.stopped_by
     else:
@@ -232,14 +241,22 @@ def _random_cost(cost: Cost, permutation: Indices) -> float:
 def _beside(problem: Problem, cost: Cost, best: Matching, permutation: Indices, stats: dict[str, Any]) -> Matching:
     """An answer that is no matching as asked for, beside the bound for all that are: its gap may be negative."""
     answer = Matching(
-        torch.from_numpy(permutation), torch.from_numpy(problem.pair_cost(permutation)),
-        target_features=problem.shape[1], options=problem.options,
-    )  # fmt: skip
+        torch.from_numpy(permutation),
+        torch.from_numpy(problem.pair_cost(permutation)),
+        target_features=problem.shape[1],
+        options=problem.options,
+    )
     one_to_one = len(np.unique(permutation[permutation >= 0])) == (permutation >= 0).sum()
     rounding = problem.evaluation_error * (abs(answer.objective) + abs(best.objective))
     return Matching(
-        answer.perm, answer.pair_cost, target_features=problem.shape[1], prices=best.prices,
-        staying_free=best.staying_free, random_cost=_random_cost(cost, permutation),
+        answer.perm,
+        answer.pair_cost,
+        target_features=problem.shape[1],
+        prices=best.prices,
+        staying_free=best.staying_free,
+        random_cost=_random_cost(cost, permutation),
         certificate=Certificate(answer.objective - best.objective + best.gap, best.error + rounding, best.scale, False),
-        status="incomplete" if one_to_one else "many_to_one", options=problem.options, stats=stats,
-    )  # fmt: skip
+        status="incomplete" if one_to_one else "many_to_one",
+        options=problem.options,
+        stats=stats,
+    )

@@ -58,10 +58,15 @@ class Contents:
     """
 
     def __init__(
-        self, chain: Chain, *, labels: Mapping[int, Mapping[int, str]] | None = None,
-        evaluation: str | os.PathLike[str] | None = None, neuronpedia: str | None = None, firm: bool = False,
+        self,
+        chain: Chain,
+        *,
+        labels: Mapping[int, Mapping[int, str]] | None = None,
+        evaluation: str | os.PathLike[str] | None = None,
+        neuronpedia: str | None = None,
+        firm: bool = False,
         weights: bool = True,
-    ) -> None:  # fmt: skip
+    ) -> None:
         if not len(chain):
             raise MatchError("the run has no finished pair to show")
         self.chain, self.findings = chain, Findings(chain, firm and weights)
@@ -123,16 +128,26 @@ class Contents:
         record, numbers = self.chain.pair_record(pair), self.chain.scalars()[pair]
         features = [each["F"] for each in record["inputs"]]
         return {
-            "source": pair[0], "target": pair[1], "features": features[0], "targets": features[1], "matched": None,
-            "cost": numbers["cost"], "random_cost": numbers["random_cost"], "gap": numbers["proof_gap"],
-            "certified": numbers["certified"], "status": numbers["status"], "seconds": record.get("seconds"),
-            "columns": self._expected(), "identity_cost": None, "mean_cosine": None,
-        }  # fmt: skip
+            "source": pair[0],
+            "target": pair[1],
+            "features": features[0],
+            "targets": features[1],
+            "matched": None,
+            "cost": numbers["cost"],
+            "random_cost": numbers["random_cost"],
+            "gap": numbers["proof_gap"],
+            "certified": numbers["certified"],
+            "status": numbers["status"],
+            "seconds": record.get("seconds"),
+            "columns": self._expected(),
+            "identity_cost": None,
+            "mean_cosine": None,
+        }
 
     def _expected(self) -> list[str]:
         """The columns that pairs have, should their SAEs be there."""
         assert self.chain.comparison is not None
-        without = set(PARTS) - set(self.chain.comparison.parts)
+        without = {str(part) for part in PARTS if part not in self.chain.comparison.parts}
         if not self.findings.firm:
             without |= set(FIRM)
         return ["partner", "cost"] if self.findings.gone else [name for name in COLUMNS if name not in without]
@@ -141,12 +156,21 @@ class Contents:
         matching, record = self.chain[pair], self.chain.pair_record(pair)
         cosine, perm = columns.get("cosine"), columns["partner"]
         about: dict[str, Any] = {
-            "source": pair[0], "target": pair[1], "features": len(perm), "targets": matching.target_features,
-            "matched": int((perm >= 0).sum()), "cost": matching.cost, "random_cost": finite(matching.random_cost),
-            "gap": finite(matching.proof_gap), "certified": matching.certified, "status": matching.status,
-            "seconds": record.get("seconds"), "columns": list(columns), "identity_cost": self._identity(pair),
+            "source": pair[0],
+            "target": pair[1],
+            "features": len(perm),
+            "targets": matching.target_features,
+            "matched": int((perm >= 0).sum()),
+            "cost": matching.cost,
+            "random_cost": finite(matching.random_cost),
+            "gap": finite(matching.proof_gap),
+            "certified": matching.certified,
+            "status": matching.status,
+            "seconds": record.get("seconds"),
+            "columns": list(columns),
+            "identity_cost": self._identity(pair),
             "mean_cosine": None if cosine is None else finite(mean(cosine)),
-        }  # fmt: skip
+        }
         if cosine is not None:
             shares = [persistence(cosine, perm, matching.target_features, least) for least in SAME]
             about["persistent"], about["born"] = [lasting for lasting, _ in shares], [born for _, born in shares]
@@ -160,13 +184,20 @@ class Contents:
         return math.fsum(squared_distances(sides[0].rows, sides[1].rows, np.arange(len(sides[0].rows))))
 
     def _layer(self, layer: int) -> dict[str, Any]:
-        about: dict[str, Any] = {"layer": layer, "quantities": self._quantities.get(layer, []), "l0": None,
-                                 "notes": [], "neuronpedia": None}  # fmt: skip
+        about: dict[str, Any] = {
+            "layer": layer,
+            "quantities": self._quantities.get(layer, []),
+            "l0": None,
+            "notes": [],
+            "neuronpedia": None,
+        }
         for pair in self.chain:
             inputs = self.chain.pair_record(pair).get("inputs")
             if inputs and layer in pair[: 1 if self.chain.of_two_sets else 2]:
-                about |= {name: inputs[pair.index(layer)].get(name) for name in ("path", "format", "F", "d",
-                                                                                "activation", "notes")}  # fmt: skip
+                about |= {
+                    name: inputs[pair.index(layer)].get(name)
+                    for name in ("path", "format", "F", "d", "activation", "notes")
+                }
                 break
         try:
             inputs = self.chain.inputs

@@ -92,10 +92,14 @@ class Server(ThreadingHTTPServer):
             way = chain.path(*way_back[-1])
         labels = {step.layer: self.contents.labels(step.layer) for step in way}
         return [
-            {"layer": step.layer, "feature": step.feature, "label": labels[step.layer].get(step.feature),
-             "step": {"cost": step.cost} if number else None}
+            {
+                "layer": step.layer,
+                "feature": step.feature,
+                "label": labels[step.layer].get(step.feature),
+                "step": {"cost": step.cost} if number else None,
+            }
             for number, step in enumerate(way)
-        ]  # fmt: skip
+        ]
 
 
 class _Handler(BaseHTTPRequestHandler):

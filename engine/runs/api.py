@@ -19,6 +19,7 @@ from saematch.matching.backend import choose_backend, free_memory, machine, vers
 from saematch.matching.problem import Comparison, check_widths
 from saematch.matching.result import Matching
 from saematch.matching.solver import Solver, require_certified
+from saematch.options import BackendName, FoldName, Method, PairsName, Part, PrecisionName
 from saematch.runs.chain import Chain
 from saematch.runs.executors import RayExecutor, check_executor, on_devices, through
 from saematch.runs.folder import RunFolder, check_target, lock_run
@@ -37,18 +38,18 @@ def match_layers(
     out: str | os.PathLike[str] | None = None,
     *,
     against: Mapping[int, SAE] | None = None,
-    pairs: str | Iterable[Pair] | None = None,
-    parts: Sequence[str] = PARTS,
-    weights: Mapping[str, float] | None = None,
-    fold: str = "threshold",
+    pairs: PairsName | str | Iterable[Pair] | None = None,
+    parts: Sequence[Part] = PARTS,
+    weights: Mapping[Part, float] | None = None,
+    fold: FoldName = "threshold",
     max_cost: float | None = None,
-    method: str = "optimal",
+    method: Method = "optimal",
     max_rounds: int | None = None,
     time_limit: float | None = None,
     memory: int | None = None,
     device: Device | Sequence[Device] = None,
-    backend: str = "auto",
-    precision: str = "ieee",
+    backend: BackendName = "auto",
+    precision: PrecisionName = "ieee",
     strict: bool = False,
     overwrite: bool = False,
     verify_inputs: bool = False,
@@ -113,9 +114,13 @@ def match_layers(
         work = replace(work, solver=replace(solver, memory=memory))
         return _run(work, mine, None, devices, executor, on_gpu, strict, progress)
     record = {
-        "source": _name(layers), "against": _name(against), "pairs": [list(pair) for pair in planned],
-        "options": options, "versions": versions(), "machine": machine(),
-    }  # fmt: skip
+        "source": _name(layers),
+        "against": _name(against),
+        "pairs": [list(pair) for pair in planned],
+        "options": options,
+        "versions": versions(),
+        "machine": machine(),
+    }
     check_target(out)
     with lock_run(out, shard):
         run = _taken_up(work, out, record, solver.memory is None, overwrite, verify_inputs)
@@ -125,16 +130,22 @@ def match_layers(
         return _run(work, mine, run, devices, executor, on_gpu, strict, progress)
 
 
-def share_of_memory(devices: Sequence[Device], backend: str = "auto", precision: str = "ieee") -> int:
+def share_of_memory(devices: Sequence[Device], backend: BackendName = "auto", precision: PrecisionName = "ieee") -> int:
     """Bytes for the products of one pair: half of what is free, shared out among the pairs in work."""
     most = min(free_memory(choose_backend(backend, each, precision).device) for each in devices)
     return max(BLOCK_BYTES, most // 2 // (LANES * len(devices)))
 
 
 def _run(
-    work: Work, pairs: list[Pair], run: RunFolder | None, devices: Sequence[Device], executor: Executor | str | None,
-    on_gpu: bool, strict: bool, progress: Callable[[Progress], None] | None,
-) -> Chain:  # fmt: skip
+    work: Work,
+    pairs: list[Pair],
+    run: RunFolder | None,
+    devices: Sequence[Device],
+    executor: Executor | str | None,
+    on_gpu: bool,
+    strict: bool,
+    progress: Callable[[Progress], None] | None,
+) -> Chain:
     found: dict[Pair, Matching] = {}
     failures: dict[Pair, str] = {}
     todo = [pair for pair in pairs if run is None or pair not in run]
@@ -178,9 +189,13 @@ def _run(
 
 @contextmanager
 def _runner(
-    work: Work, pairs: Sequence[Pair], run: RunFolder | None, devices: Sequence[Device],
-    executor: Executor | str | None, on_gpu: bool,
-) -> Iterator[Iterator[Progress | Outcome]]:  # fmt: skip
+    work: Work,
+    pairs: Sequence[Pair],
+    run: RunFolder | None,
+    devices: Sequence[Device],
+    executor: Executor | str | None,
+    on_gpu: bool,
+) -> Iterator[Iterator[Progress | Outcome]]:
     """What does the pairs; it is stopped on leaving."""
     if not pairs:
         yield iter(())

@@ -173,9 +173,12 @@ class Chain(Mapping[Pair, Matching]):
             perm = torch.where(perm >= 0, self[pair].perm[perm.clamp(min=0)], -1)
         last, taken = self[pairs[-1]], perm[perm >= 0]
         return Matching(
-            perm, lambda: self._direct_cost(source, target, perm), target_features=last.target_features,
-            status="unproved" if len(np.unique(taken)) == len(taken) else "many_to_one", options=last.options,
-        )  # fmt: skip
+            perm,
+            lambda: self._direct_cost(source, target, perm),
+            target_features=last.target_features,
+            status="unproved" if len(np.unique(taken)) == len(taken) else "many_to_one",
+            options=last.options,
+        )
 
     def path(self, layer: int, feature: int) -> list[Step]:
         """The feature's counterparts in the layers from `layer` on, up to the last or to the first without one."""

@@ -29,9 +29,11 @@ def read_input(layers: Mapping[int, SAE], layer: int) -> tuple[SAE, dict[str, An
         about: dict[str, Any] = {"path": None, "format": None, "files": None, "sha256": _tensor_hashes(sae)}
     else:
         about = {
-            "path": _path(stored), "format": stored.family.name, "options": dict(stored.at.options),
+            "path": _path(stored),
+            "format": stored.family.name,
+            "options": dict(stored.at.options),
             "files": stored.stamps(),
-        }  # fmt: skip
+        }
         with ThreadPoolExecutor(1) as beside:
             hashes = beside.submit(stored.sha256)
             sae = stored.read()

@@ -21,6 +21,7 @@ from saematch.matching.problem import Comparison, RowProblem, check_widths
 from saematch.matching.result import Matching
 from saematch.matching.solver import Solver
 from saematch.numeric.rounding import Rows
+from saematch.options import Stage
 from saematch.runs.inputs import header, read_input
 from saematch.runs.plan import Pair
 from saematch.sae.autoencoder import SAE
@@ -73,7 +74,7 @@ class Progress:
         bytes: at the start, the most memory that the run takes.
     """
 
-    stage: str
+    stage: Stage
     of: int = 0
     finished: int = 0
     pair: Pair | None = None
@@ -260,9 +261,13 @@ def _matched(work: Work, shelf: _Shelf, pair: Pair, tell: Callable[[Progress], N
             raise
         return Outcome.failed(pair, reason)
     record = {
-        "source": pair[0], "target": pair[1], "inputs": [x.record, y.record], **matching.scalars(),
-        "seconds": round(time.perf_counter() - began, 3), "stats": matching.stats,
-    }  # fmt: skip
+        "source": pair[0],
+        "target": pair[1],
+        "inputs": [x.record, y.record],
+        **matching.scalars(),
+        "seconds": round(time.perf_counter() - began, 3),
+        "stats": matching.stats,
+    }
     return Outcome(pair, record, matching)
 
 

@@ -47,9 +47,10 @@ def plan_pairs(
         planned = _listed(_parsed(pairs), sources, targets)
     if not planned:
         raise MatchError(
-            f"{len(sources)} layer to match; at least two are needed" if targets is None else
-            f"the two sets have no layer in common: {_names(sources)} and {_names(targets)}"
-        )  # fmt: skip
+            f"{len(sources)} layer to match; at least two are needed"
+            if targets is None
+            else f"the two sets have no layer in common: {_names(sources)} and {_names(targets)}"
+        )
     return planned
 
 

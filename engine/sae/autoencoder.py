@@ -13,13 +13,12 @@ from torch import Tensor
 
 from saematch.errors import MatchError, checked_count
 from saematch.numeric.arrays import checked_last, dense_array, dense_tensor, refuse_meta
+from saematch.options import Activation, FoldName, SaeFormat, names
 from saematch.sae.saving import save
 from saematch.storage.folders import local_path
 
-ACTIVATIONS = ("jumprelu", "relu", "topk")
 _TENSORS = ("W_enc", "b_enc", "W_dec", "b_dec", "threshold")
-FOLDS = ("threshold", "decoder_norm", "none")
-Scale = str | Tensor | np.ndarray | Sequence[float]
+Scale = FoldName | Tensor | np.ndarray | Sequence[float]
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +44,7 @@ class SAE:
     b_enc: Tensor
     W_dec: Tensor
     b_dec: Tensor
-    activation: str = "relu"
+    activation: Activation = "relu"
     threshold: Tensor | None = None
     k: int | None = None
     source: str = "SAE"
@@ -77,8 +76,10 @@ class SAE:
                 raise MatchError(
                     f"{self.source}: {name} is {tensor.dtype}, which is for storage; convert it (.float())"
                 )
-        if self.activation not in ACTIVATIONS:
-            raise MatchError(f"{self.source}: activation {self.activation!r} is not known; known: {_list(ACTIVATIONS)}")
+        if self.activation not in names(Activation):
+            raise MatchError(
+                f"{self.source}: activation {self.activation!r} is not known; known: {_list(names(Activation))}"
+            )
         if (self.activation == "jumprelu") != (self.threshold is not None):
             raise MatchError(f'{self.source}: a threshold comes with activation="jumprelu", and only with it')
         if self.activation == "topk":
@@ -149,7 +150,12 @@ class SAE:
         )
 
     def save(
-        self, path: str | os.PathLike[str], format: str = "saelens", *, hook: str | None = None, overwrite: bool = False
+        self,
+        path: str | os.PathLike[str],
+        format: SaeFormat = "saelens",
+        *,
+        hook: str | None = None,
+        overwrite: bool = False,
     ) -> None:
         """Write it into a folder, for other tools to read: it is for raw activations, and its encoder sees x itself.
 
@@ -184,7 +190,7 @@ class SAE:
         self._refuse_meta()
         dtype, device = dtype or self.W_enc.dtype, self.W_enc.device
         if not isinstance(scale, str):
-            neither = f"neither one of {_list(FOLDS)} nor a vector"
+            neither = f"neither one of {_list(names(FoldName))} nor a vector"
             if not isinstance(scale, Tensor):
                 array = dense_array(scale, f"fold {scale!r:.100}, {neither}:", "(F,)")
                 if array.dtype.kind not in "fiu":
@@ -211,8 +217,10 @@ class SAE:
 
     def check_fold(self, name: str) -> None:
         """Raise `MatchError` for a fold that no values could make possible."""
-        if name not in FOLDS:
-            raise MatchError(f"fold {name!r} is not known: choose one of {_list(FOLDS)}, or give a vector ({self.F},)")
+        if name not in names(FoldName):
+            raise MatchError(
+                f"fold {name!r} is not known: choose one of {_list(names(FoldName))}, or give a vector ({self.F},)"
+            )
         if name == "threshold" and self.threshold is None:
             raise MatchError(
                 f'{self.source}: fold="threshold" needs a JumpReLU threshold, and this SAE is {self.activation}; '

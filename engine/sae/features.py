@@ -6,7 +6,7 @@ import math
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -16,17 +16,15 @@ from torch import Tensor
 from saematch.errors import MatchError, checked_number
 from saematch.numeric.loops import fold_rows
 from saematch.numeric.threads import Team, torch_threads
+from saematch.options import Part
 from saematch.sae.autoencoder import SAE, Scale
 
-PARTS = ("encoder", "bias", "decoder")
+PARTS: tuple[Part, ...] = get_args(Part)
 
 
 @torch_threads()
 def feature_rows(
-    sae: SAE,
-    parts: Sequence[str] = PARTS,
-    weights: Mapping[str, float] | None = None,
-    fold: Scale = "threshold",
+    sae: SAE, parts: Sequence[Part] = PARTS, weights: Mapping[Part, float] | None = None, fold: Scale = "threshold"
 ) -> NDArray[np.float64]:
     """Rows `(F, K)`, `[sqrt(w_enc) enc_i | sqrt(w_b) b_i | sqrt(w_dec) dec_i]` of the folded SAE, on the CPU.
 
@@ -58,7 +56,9 @@ def _array(tensor: Tensor) -> NDArray[Any]:
     return (tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.double()).numpy()
 
 
-def check_parts(parts: Sequence[str], weights: Mapping[str, float] | None) -> tuple[tuple[str, ...], dict[str, float]]:
+def check_parts(
+    parts: Sequence[Part], weights: Mapping[Part, float] | None
+) -> tuple[tuple[Part, ...], dict[Part, float]]:
     """The parts in their fixed order and a weight for each; 1 unless given. Raises `MatchError`."""
     if not isinstance(parts, Sequence) or not all(isinstance(part, str) for part in parts):
         raise MatchError(f"parts {parts!r} must be some of {PARTS}, each once")

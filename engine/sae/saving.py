@@ -21,9 +21,14 @@ WEIGHTS = {"saelens": "sae_weights.safetensors", "gemma_scope": "params.npz"}
 
 
 def save(
-    folder: Path, format: str, tensors: Mapping[str, Tensor], activation: str, k: int | None, hook: str | None,
+    folder: Path,
+    format: str,
+    tensors: Mapping[str, Tensor],
+    activation: str,
+    k: int | None,
+    hook: str | None,
     overwrite: bool,
-) -> None:  # fmt: skip
+) -> None:
     """Write an SAE in one of the formats of `WEIGHTS` into a folder, which is made. Raises `MatchError`."""
     if format not in WEIGHTS:
         raise MatchError(f"format {format!r} is not known; known are {', '.join(WEIGHTS)}")
@@ -62,9 +67,14 @@ def _saelens_config(tensors: Mapping[str, Tensor], activation: str, k: int | Non
     """As SAELens 6 writes it."""
     F, d = tensors["W_dec"].shape
     return {
-        "architecture": "standard" if activation == "relu" else activation, "d_in": d, "d_sae": F,
-        "dtype": str(tensors["W_dec"].dtype).removeprefix("torch."), "device": "cpu", "apply_b_dec_to_input": False,
-        "normalize_activations": "none", "reshape_activations": "none",
+        "architecture": "standard" if activation == "relu" else activation,
+        "d_in": d,
+        "d_sae": F,
+        "dtype": str(tensors["W_dec"].dtype).removeprefix("torch."),
+        "device": "cpu",
+        "apply_b_dec_to_input": False,
+        "normalize_activations": "none",
+        "reshape_activations": "none",
         **({"k": k, "rescale_acts_by_decoder_norm": False} if activation == "topk" else {}),
         "metadata": {} if hook is None else {"hook_name": hook},
-    }  # fmt: skip
+    }

@@ -18,6 +18,8 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, TypeVar, cast
 
+from typing_extensions import override
+
 from saematch.errors import MatchError, refuse_out_of_memory
 from saematch.sources.address import escaped
 from saematch.sources.places import Place
@@ -56,8 +58,8 @@ class HubRepository(Place):
         return cls(repo, commit)
 
     @property
+    @override
     def title(self) -> str:
-        """See `Place`."""
         return self.repo
 
     @cached_property
@@ -104,24 +106,24 @@ class HubRepository(Place):
             why += f"; another commit was looked at: ?revision={seen[-1].stem}" if seen else ""
             raise MatchError(f"hf://{self.repo}@{self.commit}: {why}") from error
 
+    @override
     def names(self) -> list[str]:
-        """See `Place`."""
         return sorted(self._names)
 
+    @override
     def has(self, name: str) -> bool:
-        """See `Place`."""
         return name in self._names
 
+    @override
     def shown(self, name: str) -> str:
-        """See `Place`."""
         return f"hf://{self.repo}@{self.commit}/{escaped(name)}"
 
+    @override
     def address(self, name: str) -> str:
-        """See `Place`."""
         return self.shown(name)
 
+    @override
     def open(self, name: str) -> BinaryIO:
-        """See `Place`."""
         import huggingface_hub as hub
 
         where, shown = f"{self.repo}@{self.commit}/{name}", self.shown(name)
@@ -131,14 +133,14 @@ class HubRepository(Place):
         far = asked(shown, lambda: hub.HfFileSystem().open(where, "rb", block_size=_HEADER_BLOCK))
         return cast(BinaryIO, _FarFile(far, shown))
 
+    @override
     def fetch(self, name: str) -> Path:
-        """See `Place`."""
         import huggingface_hub as hub
 
         return Path(asked(self.shown(name), lambda: hub.hf_hub_download(self.repo, name, revision=self.commit)))
 
-    def stamp(self, name: str) -> str:  # noqa: ARG002 (a commit never changes)
-        """See `Place`."""
+    @override
+    def stamp(self, name: str) -> str:
         return self.commit
 
 

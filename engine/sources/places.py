@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
+from typing_extensions import override
+
 from saematch.errors import MatchError, refuse_out_of_memory
 
 _MOST_FOLDERS = 100_000
@@ -62,12 +64,13 @@ class LocalFolder(Place):
         object.__setattr__(self, "whole", Path(os.path.abspath(self.root)))
 
     @property
+    @override
     def title(self) -> str:
-        """See `Place`."""
         return self.whole.name
 
+    @override
     def names(self) -> list[str]:
-        """See `Place`; links are followed, hidden names are not."""
+        """Links are followed, hidden names are not."""
         inside = ((folder.relative_to(self.root), names) for folder, names in self.folders())
         return [(folder / name).as_posix() for folder, names in inside for name in names]
 
@@ -92,28 +95,29 @@ class LocalFolder(Place):
                 )
         return found
 
+    @override
     def has(self, name: str) -> bool:
-        """See `Place`."""
         return (self.whole / name).is_file()
 
+    @override
     def shown(self, name: str) -> str:
-        """See `Place`."""
         return str(self.root / name)
 
+    @override
     def address(self, name: str) -> str:
-        """See `Place`."""
         return os.path.normpath(self.whole / name)
 
+    @override
     def open(self, name: str) -> BinaryIO:
-        """See `Place`."""
         try:
             return self.fetch(name).open("rb")
         except OSError as error:
             refuse_out_of_memory(error, str(self.root / name))
             raise MatchError(f"{self.root / name}: cannot be read ({error.strerror})") from error
 
+    @override
     def fetch(self, name: str) -> Path:
-        """See `Place`. What would block or never end when it is read is refused."""
+        """What would block or never end when it is read is refused."""
         try:
             mode = (self.whole / name).stat().st_mode
         except FileNotFoundError:
@@ -125,7 +129,8 @@ class LocalFolder(Place):
             raise MatchError(f"{self.root / name}: is no regular file")
         return self.whole / name
 
+    @override
     def stamp(self, name: str) -> list[int]:
-        """See `Place`: size in bytes and time of the last change in nanoseconds."""
+        """Size in bytes and time of the last change in nanoseconds."""
         found = (self.whole / name).stat()
         return [found.st_size, found.st_mtime_ns]

@@ -109,9 +109,13 @@ class StoredSAE:
         entry = self._entry({name: widened(each) for name, each in stored.items()})
         largest = max(tensors, key=lambda tensor: tensor.numel())
         return Description(
-            entry.sae, entry.hook, entry.layer, entry.l0, str(largest.dtype).removeprefix("torch."),
+            entry.sae,
+            entry.hook,
+            entry.layer,
+            entry.l0,
+            str(largest.dtype).removeprefix("torch."),
             sum(tensor.nbytes for tensor in tensors),
-        )  # fmt: skip
+        )
 
     def _entry(self, found: Mapping[str, Any]) -> Entry:
         entry = self.family.of(self.at, found)
@@ -154,8 +158,13 @@ class StoredSAE:
         if beyond:
             _log.warning(
                 "%s: %d of %d labels are of features that the SAE does not have, the first of feature %d of %d: they "
-                "are left out", shown, len(beyond), len(tokens), beyond[0], F,
-            )  # fmt: skip
+                "are left out",
+                shown,
+                len(beyond),
+                len(tokens),
+                beyond[0],
+                F,
+            )
         return {
             feature: ", ".join(map(str, listed)) for feature, listed in tokens.items() if listed and 0 <= feature < F
         }

@@ -14,6 +14,8 @@ from pathlib import Path, PurePosixPath
 from types import SimpleNamespace
 from typing import Any, TextIO
 
+from typing_extensions import override
+
 from saematch.errors import MatchError, first_line, refuse_out_of_memory
 
 
@@ -132,8 +134,8 @@ class LocalFolder(Folder):
     def __str__(self) -> str:
         return str(self.path)
 
+    @override
     def names(self, inside: str = ".") -> set[str]:
-        """See `Folder`."""
         try:
             return {entry.name for entry in os.scandir(self.path / inside) if entry.is_file()}
         except FileNotFoundError:
@@ -141,16 +143,16 @@ class LocalFolder(Folder):
         except OSError as error:
             raise MatchError(f"{self.path / inside}: cannot be read ({error.strerror or error})") from error
 
+    @override
     def read(self, name: str) -> bytes:
-        """See `Folder`."""
         try:
             return (self.path / name).read_bytes()
         except OSError as error:
             refuse_out_of_memory(error, str(self.path / name))
             raise MatchError(f"{self.path / name}: cannot be read ({error.strerror or error})") from error
 
+    @override
     def write(self, name: str, content: bytes) -> None:
-        """See `Folder`."""
         path = self.path / name
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -158,15 +160,15 @@ class LocalFolder(Folder):
             raise _unwritable(path.parent, error) from error
         write_whole(path, content)
 
+    @override
     def remove(self, name: str) -> None:
-        """See `Folder`."""
         try:
             (self.path / name).unlink(missing_ok=True)
         except OSError as error:
             raise _unwritable(self.path / name, error) from error
 
+    @override
     def local(self, name: str) -> AbstractContextManager[Path]:
-        """See `Folder`."""
         return nullcontext(self.path / name)
 
 
@@ -183,8 +185,8 @@ class RemoteFolder(Folder):
     def __str__(self) -> str:
         return self.url
 
+    @override
     def names(self, inside: str = ".") -> set[str]:
-        """See `Folder`."""
         with self._refusals("cannot be read"):
             self._fs.invalidate_cache()
             try:
@@ -193,25 +195,25 @@ class RemoteFolder(Folder):
                 return set()
             return {PurePosixPath(entry["name"]).name for entry in listed if entry["type"] == "file"}
 
+    @override
     def read(self, name: str) -> bytes:
-        """See `Folder`."""
         with self._refusals("cannot be read", name):
             return bytes(self._fs.cat_file(self._path(name)))
 
+    @override
     def write(self, name: str, content: bytes) -> None:
-        """See `Folder`."""
         with self._refusals("cannot be written", name):
             self._fs.makedirs(str(PurePosixPath(self._path(name)).parent), exist_ok=True)
             self._fs.pipe_file(self._path(name), content)
 
+    @override
     def remove(self, name: str) -> None:
-        """See `Folder`."""
         with self._refusals("cannot be written", name):
             self._fs.rm_file(self._path(name))
 
     @contextmanager
+    @override
     def local(self, name: str) -> Iterator[Path]:
-        """See `Folder`."""
         with tempfile.TemporaryDirectory(prefix="saematch-") as folder:
             path = Path(folder) / PurePosixPath(name).name
             path.write_bytes(self.read(name))

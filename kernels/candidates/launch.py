@@ -83,9 +83,16 @@ def _of_stripe(
     listing = tile or default_tile(costs.device, "stored", lists=True)
     try:
         found = pairs_below(
-            costs, row_offset, column_offset, row_limit, column_bound, rows, capacity=min(most, 2 * k * (R + N)),
-            most=most, tile=listing,
-        )  # fmt: skip
+            costs,
+            row_offset,
+            column_offset,
+            row_limit,
+            column_bound,
+            rows,
+            capacity=min(most, 2 * k * (R + N)),
+            most=most,
+            tile=listing,
+        )
     except TooManyPairsError:
         step = min(SORTED // N, R // 2)
         if R * N <= SORTED or step == 0:

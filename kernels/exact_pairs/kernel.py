@@ -6,10 +6,21 @@ import triton.language as tl
 
 @triton.jit
 def exact_pairs_kernel(
-    x_ptr, y_ptr, a_ptr, b_ptr, rows_ptr, columns_ptr, ends_ptr, out_ptr,
-    E, stride_xm, stride_yn,
-    BLOCK_E: tl.constexpr, BLOCK_K: tl.constexpr, PRODUCT: tl.constexpr,
-):  # fmt: skip
+    x_ptr,
+    y_ptr,
+    a_ptr,
+    b_ptr,
+    rows_ptr,
+    columns_ptr,
+    ends_ptr,
+    out_ptr,
+    E,
+    stride_xm,
+    stride_yn,
+    BLOCK_E: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    PRODUCT: tl.constexpr,
+):
     part, parts = tl.program_id(1), tl.num_programs(1)
     offs_e = tl.program_id(0).to(tl.int64) * BLOCK_E + tl.arange(0, BLOCK_E)
     mask_e = offs_e < E

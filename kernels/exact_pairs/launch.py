@@ -46,9 +46,14 @@ def exact_products(
 
 
 def _launch(
-    x: Tensor, y: Tensor, rows: Tensor, columns: Tensor, widths: list[int], centres: tuple[Tensor, Tensor] | None,
+    x: Tensor,
+    y: Tensor,
+    rows: Tensor,
+    columns: Tensor,
+    widths: list[int],
+    centres: tuple[Tensor, Tensor] | None,
     block_k: int,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     check_matrix(y, "y", *FLOATS)
     check_device(x.device, y=y)
     if x.shape[1] != y.shape[1]:
@@ -65,10 +70,23 @@ def _launch(
     if out.numel():
         ends = torch.tensor(widths, device=x.device).cumsum(0).int()
         launch(
-            exact_pairs_kernel, (-(-len(rows) // BLOCK_E), len(widths)), x.device,
-            x_ptr=x, y_ptr=y, a_ptr=a.contiguous(), b_ptr=b.contiguous(), rows_ptr=rows.contiguous(),
-            columns_ptr=columns.contiguous(), ends_ptr=ends, out_ptr=out, E=len(rows), stride_xm=x.stride(0),
-            stride_yn=y.stride(0), BLOCK_E=BLOCK_E, BLOCK_K=block_k, PRODUCT=centres is not None,
+            exact_pairs_kernel,
+            (-(-len(rows) // BLOCK_E), len(widths)),
+            x.device,
+            x_ptr=x,
+            y_ptr=y,
+            a_ptr=a.contiguous(),
+            b_ptr=b.contiguous(),
+            rows_ptr=rows.contiguous(),
+            columns_ptr=columns.contiguous(),
+            ends_ptr=ends,
+            out_ptr=out,
+            E=len(rows),
+            stride_xm=x.stride(0),
+            stride_yn=y.stride(0),
+            BLOCK_E=BLOCK_E,
+            BLOCK_K=block_k,
+            PRODUCT=centres is not None,
             enable_fp_fusion=True,
-        )  # fmt: skip
+        )
     return out

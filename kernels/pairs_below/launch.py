@@ -36,9 +36,10 @@ def pairs_below(
     """
     rows = check_rows(rows, costs)
     R, N = len(rows), costs.shape[1]
-    by_row, by_column = {"row_offset": row_offset, "row_limit": row_limit}, {
-        "column_offset": column_offset, "column_limit": column_limit
-    }  # fmt: skip
+    by_row, by_column = (
+        {"row_offset": row_offset, "row_limit": row_limit},
+        {"column_offset": column_offset, "column_limit": column_limit},
+    )
     for lines, length in ((by_row, R), (by_column, N)):
         for name, vector in lines.items():
             check_vector(vector, name, length, costs.device, torch.float32)
@@ -55,10 +56,21 @@ def pairs_below(
         if 0 not in (R, N):
             vectors = {f"{name}_ptr": vector.contiguous() for name, vector in (by_row | by_column).items()}
             launch(
-                pairs_below_kernel, grid, costs.device,
-                **costs.arguments(), **vectors, rows_ptr=rows, count_ptr=count, places_ptr=places, columns_ptr=columns,
-                values_ptr=values, M=R, N=N, capacity=room, **chosen.arguments(),
-            )  # fmt: skip
+                pairs_below_kernel,
+                grid,
+                costs.device,
+                **costs.arguments(),
+                **vectors,
+                rows_ptr=rows,
+                count_ptr=count,
+                places_ptr=places,
+                columns_ptr=columns,
+                values_ptr=values,
+                M=R,
+                N=N,
+                capacity=room,
+                **chosen.arguments(),
+            )
         found = int(count)
         if found <= room:
             break

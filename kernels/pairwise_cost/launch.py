@@ -45,8 +45,17 @@ def pairwise_cost(
     chosen = tile or default_tile(device, costs.kind)
     grid = (-(-size[0] // chosen.BLOCK_M) * -(-size[1] // chosen.BLOCK_N),)
     launch(
-        pairwise_cost_kernel, grid, device,
-        **costs.arguments(), rows_ptr=rows, row_constant_ptr=p.contiguous(), column_constant_ptr=q.contiguous(),
-        out_ptr=out, M=size[0], N=size[1], stride_om=out.stride(0), **chosen.arguments(),
-    )  # fmt: skip
+        pairwise_cost_kernel,
+        grid,
+        device,
+        **costs.arguments(),
+        rows_ptr=rows,
+        row_constant_ptr=p.contiguous(),
+        column_constant_ptr=q.contiguous(),
+        out_ptr=out,
+        M=size[0],
+        N=size[1],
+        stride_om=out.stride(0),
+        **chosen.arguments(),
+    )
     return out

@@ -14,11 +14,7 @@ PARTIAL_BYTES = 2**28  # of what tiles find, for either side, before it is put t
 
 
 def reduced_minima(
-    costs: Costs,
-    row_offset: Tensor,
-    column_offset: Tensor,
-    rows: Tensor | None = None,
-    tile: Tile | None = None,
+    costs: Costs, row_offset: Tensor, column_offset: Tensor, rows: Tensor | None = None, tile: Tile | None = None
 ) -> tuple[Minima, Minima]:
     """Of each row by M_ij + column_offset_j, and of each column, among these rows, by M_ij + row_offset_i.
 
@@ -56,12 +52,23 @@ def tile_minima(
     tiles_m, tiles_n = -(-R // tile.BLOCK_M), -(-N // tile.BLOCK_N)
     by_row, by_column = _space((tiles_n, R), costs.device), _space((tiles_m, N), costs.device)
     launch(
-        reduced_minima_kernel, (tiles_m * tiles_n,), costs.device,
-        **costs.arguments(), rows_ptr=rows, row_offset_ptr=row_offset.contiguous(),
-        column_offset_ptr=column_offset.contiguous(), row_value_ptr=by_row.value, row_index_ptr=by_row.where,
-        row_second_ptr=by_row.second, column_value_ptr=by_column.value, column_index_ptr=by_column.where,
-        column_second_ptr=by_column.second, M=R, N=N, **tile.arguments(),
-    )  # fmt: skip
+        reduced_minima_kernel,
+        (tiles_m * tiles_n,),
+        costs.device,
+        **costs.arguments(),
+        rows_ptr=rows,
+        row_offset_ptr=row_offset.contiguous(),
+        column_offset_ptr=column_offset.contiguous(),
+        row_value_ptr=by_row.value,
+        row_index_ptr=by_row.where,
+        row_second_ptr=by_row.second,
+        column_value_ptr=by_column.value,
+        column_index_ptr=by_column.where,
+        column_second_ptr=by_column.second,
+        M=R,
+        N=N,
+        **tile.arguments(),
+    )
     return by_row, by_column
 
 

@@ -53,12 +53,22 @@ def soft_minima(
         row_least, row_sum = torch.empty((2, tiles_n, length), dtype=torch.float32, device=costs.device)
         column_least, column_sum = torch.empty((2, tiles_m, N), dtype=torch.float32, device=costs.device)
         launch(
-            soft_minima_kernel, (tiles_m * tiles_n,), costs.device,
-            **costs.arguments(), rows_ptr=rows[part], row_offset_ptr=row_offset[part].contiguous(),
-            column_offset_ptr=column_offset.contiguous(), row_least_ptr=row_least, row_sum_ptr=row_sum,
-            column_least_ptr=column_least, column_sum_ptr=column_sum, M=length, N=N,
-            sharpness=math.log2(math.e) / temperature, **chosen.arguments(),
-        )  # fmt: skip
+            soft_minima_kernel,
+            (tiles_m * tiles_n,),
+            costs.device,
+            **costs.arguments(),
+            rows_ptr=rows[part],
+            row_offset_ptr=row_offset[part].contiguous(),
+            column_offset_ptr=column_offset.contiguous(),
+            row_least_ptr=row_least,
+            row_sum_ptr=row_sum,
+            column_least_ptr=column_least,
+            column_sum_ptr=column_sum,
+            M=length,
+            N=N,
+            sharpness=math.log2(math.e) / temperature,
+            **chosen.arguments(),
+        )
         by_row[part] = _together(row_least, row_sum, temperature)
         found = _together(column_least, column_sum, temperature)
         by_column = -temperature * torch.logaddexp(by_column / -temperature, found / -temperature)

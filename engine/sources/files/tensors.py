@@ -20,8 +20,9 @@ from saematch.storage.pointers import POINTER_BYTES, refuse_pointer
 
 SUFFIXES = (".npz", ".safetensors", ".pt", ".pth")
 _READERS: dict[str, Callable[[Path, Mapping[str, Any]], dict[str, Any]]] = {
-    ".npz": npz_tensors, ".safetensors": safetensors_tensors,
-}  # fmt: skip
+    ".npz": npz_tensors,
+    ".safetensors": safetensors_tensors,
+}
 
 
 def headers(file: BinaryIO, shown: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from saematch.errors import MatchError, refuse_out_of_memory
+from saematch.options import Activation
 from saematch.sae.autoencoder import SAE
 from saematch.sources.checkpoint import Checkpoint
 from saematch.sources.formats.site import check_site
@@ -146,7 +147,7 @@ def canonical(
     b_enc: Tensor,
     W_dec: Tensor,
     b_dec: Tensor,
-    activation: str = "relu",
+    activation: Activation = "relu",
     threshold: Tensor | None = None,
     k: Any = None,
     subtracts: bool = False,
@@ -218,9 +219,12 @@ def gated_as_jumprelu(W_enc: Tensor, b_gate: Tensor, b_mag: Tensor, r_mag: Tenso
     threshold = computed(lambda b, c: b - grow * c, b_mag, b_gate)
     note = "gated: the same as JumpReLU with W_enc exp(r_mag), b_mag, and threshold b_mag - exp(r_mag) b_gate"
     return {
-        "W_enc": computed(lambda W: W * grow, W_enc), "b_enc": b_mag, "activation": "jumprelu", "threshold": threshold,
+        "W_enc": computed(lambda W: W * grow, W_enc),
+        "b_enc": b_mag,
+        "activation": "jumprelu",
+        "threshold": threshold,
         "notes": (note,),
-    }  # fmt: skip
+    }
 
 
 def everywhere(threshold: Tensor, like: Tensor) -> Tensor:

@@ -46,9 +46,15 @@ def _made(at: Checkpoint, kind: str, found: Tensors, trainer: Config) -> dict[st
         others = () if kind == "JumpReluAutoEncoder" else _STORED
         W_enc, W_dec, b_enc, b_dec, threshold = take(at, found, *PLAIN, "threshold", optional=others)
         return {
-            "W_enc": W_enc, "b_enc": b_enc, "W_dec": W_dec, "b_dec": b_dec, "subtracts": kind != "JumpReluAutoEncoder",
-            "activation": "jumprelu", "threshold": everywhere(threshold, b_enc), "notes": _unset(threshold),
-        }  # fmt: skip
+            "W_enc": W_enc,
+            "b_enc": b_enc,
+            "W_dec": W_dec,
+            "b_dec": b_dec,
+            "subtracts": kind != "JumpReluAutoEncoder",
+            "activation": "jumprelu",
+            "threshold": everywhere(threshold, b_enc),
+            "notes": _unset(threshold),
+        }
     if kind == "GatedAutoEncoder":
         names = ("decoder_bias", "gate_bias", "mag_bias", "r_mag")
         W_enc, W_dec, b_dec, b_gate, b_mag, r_mag = take(at, found, *LINEAR, *names)
@@ -70,9 +76,7 @@ def _made(at: Checkpoint, kind: str, found: Tensors, trainer: Config) -> dict[st
         stored = found.get("k")
         return made | {"activation": "topk", "k": at.k(trainer.get("k"), None if _empty(stored) else stored)}
     (threshold,) = take(at, {"threshold": found.get("threshold")}, "threshold")
-    return made | {
-        "activation": "jumprelu", "threshold": everywhere(threshold, b_enc), "notes": _unset(threshold),
-    }  # fmt: skip
+    return made | {"activation": "jumprelu", "threshold": everywhere(threshold, b_enc), "notes": _unset(threshold)}
 
 
 def _unset(threshold: Any) -> tuple[str, ...]:
@@ -87,9 +91,12 @@ def _empty(value: Any) -> bool:
 def _guess(at: Checkpoint, found: Tensors) -> str:
     """The class, where no configuration names it. Raises `MatchError` where the tensors fit two."""
     for name, kind in {
-        "gate_bias": "GatedAutoEncoder", "bias": "AutoEncoder", "decoder.bias": "AutoEncoder",
-        "group_sizes": "MatryoshkaBatchTopKSAE", "W_enc": "JumpReluAutoEncoder",
-    }.items():  # fmt: skip
+        "gate_bias": "GatedAutoEncoder",
+        "bias": "AutoEncoder",
+        "decoder.bias": "AutoEncoder",
+        "group_sizes": "MatryoshkaBatchTopKSAE",
+        "W_enc": "JumpReluAutoEncoder",
+    }.items():
         if name in found:
             return kind
     take(at, found, *LINEAR, "encoder.bias", "b_dec", optional=_STORED)

@@ -28,10 +28,16 @@ def _entry(at: Checkpoint, found: Tensors, _: Config) -> Entry:
     embedded = bool(_EMBEDDING.search(at.place.address(at.name)))
     scale = 1 / math.sqrt(max(1, len(b_dec))) if embedded and b_dec.ndim == 1 else None
     sae = canonical(
-        at, W_enc=W_enc, b_enc=b_enc, W_dec=W_dec, b_dec=b_dec, activation="jumprelu", threshold=threshold,
+        at,
+        W_enc=W_enc,
+        b_enc=b_enc,
+        W_dec=W_dec,
+        b_dec=b_dec,
+        activation="jumprelu",
+        threshold=threshold,
         scales=None if scale is None else (scale, scale),
         notes=("it reads embeddings as they are stored: scaled by sqrt(d), as Gemma scales them",) if embedded else (),
-    )  # fmt: skip
+    )
     return Entry(sae, hook="hook_embed" if embedded else None)
 
 

@@ -33,10 +33,18 @@ def _entry(at: Checkpoint, found: Tensors, config: Config) -> Entry:
     if (kind != "sae" or "affine_skip_connection" in found) and writes in (None, hook):
         writes = "another place"
     sae = canonical(
-        at, W_enc=W_enc, b_enc=b_enc, W_dec=W_dec, b_dec=b_dec, activation="jumprelu", threshold=threshold, hook=hook,
-        writes=writes, model="gemma-3",
+        at,
+        W_enc=W_enc,
+        b_enc=b_enc,
+        W_dec=W_dec,
+        b_dec=b_dec,
+        activation="jumprelu",
+        threshold=threshold,
+        hook=hook,
+        writes=writes,
+        model="gemma-3",
         notes=("its affine connection is left out",) if "affine_skip_connection" in found else (),
-    )  # fmt: skip
+    )
     layer, l0 = re.search(r"layers\.(\d{1,4})\b", str(hook)), config.get("l0")
     return Entry(
         sae,

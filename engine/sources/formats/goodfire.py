@@ -15,8 +15,10 @@ def _entry(at: Checkpoint, found: Tensors, _: Config) -> Entry:
     names = ("encoder_linear.weight", "encoder_linear.bias", "decoder_linear.weight", "decoder_linear.bias")
     W_enc, b_enc, W_dec, b_dec = take(at, found, *names)
     layer = re.findall(r"-l(\d+)(?=[./]|$)", f"{at.place.title}/{at.name}")
-    return Entry(canonical(at, W_enc=turned(W_enc), b_enc=b_enc, W_dec=turned(W_dec), b_dec=b_dec),
-                 layer=int(layer[-1]) if layer else None)  # fmt: skip
+    return Entry(
+        canonical(at, W_enc=turned(W_enc), b_enc=b_enc, W_dec=turned(W_dec), b_dec=b_dec),
+        layer=int(layer[-1]) if layer else None,
+    )
 
 
 def _has(found: Tensors) -> bool:

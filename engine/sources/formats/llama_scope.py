@@ -46,10 +46,19 @@ def _made(
 ) -> Entry:
     hook, writes, layer = points(config)
     sae = canonical(
-        at, W_enc=turned(W_enc), b_enc=b_enc, W_dec=turned(W_dec), b_dec=b_dec, activation="jumprelu",
-        threshold=threshold, subtracts=bool(config.get("apply_decoder_bias_to_pre_encoder")), scales=found_scales,
-        norm="gate" if config.get("sparsity_include_decoder_norm") else "", hook=hook, writes=writes,
-    )  # fmt: skip
+        at,
+        W_enc=turned(W_enc),
+        b_enc=b_enc,
+        W_dec=turned(W_dec),
+        b_dec=b_dec,
+        activation="jumprelu",
+        threshold=threshold,
+        subtracts=bool(config.get("apply_decoder_bias_to_pre_encoder")),
+        scales=found_scales,
+        norm="gate" if config.get("sparsity_include_decoder_norm") else "",
+        hook=hook,
+        writes=writes,
+    )
     return Entry(sae, hook, layer)
 
 

@@ -30,12 +30,19 @@ def _entry(at: Checkpoint, found: Tensors, config: Config) -> Entry:
     b_dec = rest.pop(0) if bias else W_enc.new_zeros(len(W_enc))
     hook, writes, layer = points(config)
     sae = canonical(
-        at, W_enc=W_enc, b_enc=b_enc, W_dec=W_dec, b_dec=b_dec, activation=function,
+        at,
+        W_enc=W_enc,
+        b_enc=b_enc,
+        W_dec=W_dec,
+        b_dec=b_dec,
+        activation=function,
         threshold=computed(torch.exp, rest[0]) if rest else None,
         k=at.k(config.get("top_k")) if function == "topk" else None,
-        scales=scales(at, config, found, b_dec), hook=hook, writes=writes,
+        scales=scales(at, config, found, b_dec),
+        hook=hook,
+        writes=writes,
         norm="gate" if config.get("sparsity_include_decoder_norm", True) else "",
-    )  # fmt: skip
+    )
     return Entry(sae, hook, layer)
 
 

@@ -35,9 +35,16 @@ def _entry(at: Checkpoint, found: Tensors, _: Config) -> Entry:
     elif activation != "ReLU":
         raise MatchError(f"{at.shown}: activation {activation!r} is not supported; supported are ReLU and TopK")
     sae = canonical(
-        at, W_enc=turned(W_enc), b_enc=b_enc, W_dec=W_dec, b_dec=b_dec,
-        activation="relu" if k is None else "topk", k=k, subtracts=True, notes=notes,
-    )  # fmt: skip
+        at,
+        W_enc=turned(W_enc),
+        b_enc=b_enc,
+        W_dec=W_dec,
+        b_dec=b_dec,
+        activation="relu" if k is None else "topk",
+        k=k,
+        subtracts=True,
+        notes=notes,
+    )
     stem = PurePosixPath(at.name).stem
     return Entry(sae, layer=int(stem) if stem.isdigit() else None)
 

@@ -41,10 +41,13 @@ def _entry(at: Checkpoint, found: Tensors, config: Config) -> Entry:
     architecture = re.sub(r"_?(skip_)?transcoder", "", architecture) or "standard"
     writes = str(config.get("hook_name_out", "another place")) if transcoder else None
     common: dict[str, Any] = {
-        "subtracts": bool(config.get("apply_b_dec_to_input", not transcoder)), "scales": _scales(at, config),
-        "norm": "code" if config.get("rescale_acts_by_decoder_norm") else "", "hook": hook, "writes": writes,
+        "subtracts": bool(config.get("apply_b_dec_to_input", not transcoder)),
+        "scales": _scales(at, config),
+        "norm": "code" if config.get("rescale_acts_by_decoder_norm") else "",
+        "hook": hook,
+        "writes": writes,
         "model": config.get("model_name"),
-    }  # fmt: skip
+    }
     if architecture == "abstopk":
         at.refuse_unless_allowed("signed", "abstopk: it chooses the k largest in size and keeps their sign")
         common["notes"], architecture = ("signed: read as if it were not",), "topk"
@@ -90,8 +93,11 @@ def _architecture(at: Checkpoint, config: Config) -> str:
     architecture, function = str(config.get("architecture", "standard")), config.get("activation_fn", "relu")
     if architecture == "standard" and function == "topk":
         return "topk"
-    known = re.fullmatch(r"(standard|jumprelu|topk|abstopk|gated|batchtopk|matryoshka_batchtopk|((jumprelu|topk)_)?"
-                         r"(skip_)?transcoder)", architecture)  # fmt: skip
+    known = re.fullmatch(
+        r"(standard|jumprelu|topk|abstopk|gated|batchtopk|matryoshka_batchtopk|((jumprelu|topk)_)?"
+        r"(skip_)?transcoder)",
+        architecture,
+    )
     if known is None or (architecture == "standard" and function != "relu"):
         what = f"architecture {architecture!r}" if known is None else f"architecture 'standard' with {function!r}"
         raise MatchError(

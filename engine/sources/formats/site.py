@@ -82,9 +82,10 @@ def check_site(at: Checkpoint, hook: str | None, writes: str | None, model: Any 
     if found == "layer_norm":
         unsure = " (in Gemma 2 and 3 and OLMo 2 this norm follows attention, but its files name no such model)"
         at.refuse_unless_allowed(
-            found, f"its input is layer-normed ({shown}), no linear map of raw activations"
-            + unsure * bool(_NORM_AFTER_ATTENTION.search(_sided(shown)[0]))
-        )  # fmt: skip
+            found,
+            f"its input is layer-normed ({shown}), no linear map of raw activations"
+            + unsure * bool(_NORM_AFTER_ATTENTION.search(_sided(shown)[0])),
+        )
         notes += ("its input is layer-normed: read as if it were not",)
     if (writes is not None and writes != hook) or found == "transcoder":
         read, written = hook or "one place", writes or "another place"

@@ -33,10 +33,18 @@ def _entry(at: Checkpoint, found: Tensors, config: Config) -> Entry:
     notes += ("its skip connection is left out",) if "W_skip" in found else ()
     hook, layer = _module(at)
     sae = canonical(
-        at, W_enc=turned(W_enc), b_enc=b_enc, W_dec=W_dec, b_dec=b_dec, activation="topk", k=at.k(config.get("k")),
-        subtracts=not config.get("transcode"), writes="the output of its module" if transcodes else None, notes=notes,
+        at,
+        W_enc=turned(W_enc),
+        b_enc=b_enc,
+        W_dec=W_dec,
+        b_dec=b_dec,
+        activation="topk",
+        k=at.k(config.get("k")),
+        subtracts=not config.get("transcode"),
+        writes="the output of its module" if transcodes else None,
+        notes=notes,
         hook=None if transcodes else hook,
-    )  # fmt: skip
+    )
     return Entry(sae, hook, layer)
 
 

@@ -1,0 +1,32 @@
+"""The names that options and answers can have, as types: a type checker knows them, and so does every check.
+
+`names(Method)` lists the values of a type, so that each list exists once.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args
+
+Activation = Literal["jumprelu", "relu", "topk"]
+Part = Literal["encoder", "bias", "decoder"]
+FoldName = Literal["threshold", "decoder_norm", "none"]
+SaeFormat = Literal["saelens", "gemma_scope"]
+
+Method = Literal["optimal", "nearest", "mutual_nearest", "greedy"]
+BackendName = Literal["auto", "torch", "triton"]
+PrecisionName = Literal["ieee", "tf32x3", "bf16x6", "bf16x3", "tf32", "bf16"]
+Status = Literal["optimal", "time_limit", "round_limit", "suboptimal", "many_to_one", "incomplete", "unproved"]
+Limit = Literal["time_limit", "round_limit"]
+
+PairsName = Literal["adjacent", "all", "same"]
+Stage = Literal["start", "reading", "pass", "done", "failed"]
+TableFormat = Literal["csv", "parquet", "json", "graphml"]
+
+
+def names(options: Any) -> tuple[str, ...]:
+    """The values of one of these types, in the order in which they are written.
+
+    >>> names(FoldName)
+    ('threshold', 'decoder_norm', 'none')
+    """
+    return get_args(options)
