@@ -29,7 +29,7 @@ from record import append, peak_bytes
 from scipy.optimize import linear_sum_assignment
 
 import saematch as sm
-from saematch import stream
+from saematch.runs import pipeline as stream
 from saematch.runs.plan import plan_pairs
 from saematch.sae.features import feature_rows
 

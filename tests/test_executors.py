@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import saematch as sm
-from saematch import executors
+from saematch.runs import executors
 from saes import made_up, write_npz
 
 PAIRS = 5

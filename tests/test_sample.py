@@ -10,8 +10,8 @@ import torch
 
 import saematch as sm
 from contracts import assert_proved_optimal, cheapest, costs_of_all_pairs
-from saematch import problem
 from saematch.cost import DistanceCost
+from saematch.matching import problem
 from saematch.sae.features import feature_rows
 from test_assignment import smallest_swap
 

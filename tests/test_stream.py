@@ -4,9 +4,9 @@ import time
 import pytest
 
 import saematch as sm
-from saematch import stream as module
 from saematch.matching.problem import Comparison
 from saematch.matching.solver import Solver
+from saematch.runs import pipeline as module
 from saematch.runs.inputs import read_input
 from saematch.runs.pipeline import Outcome, Work, memory_needed, stream
 from saematch.runs.plan import plan_pairs
