@@ -78,7 +78,7 @@ def timed(run: object) -> tuple[object, float]:
 
 
 def sizes_of(layers: sm.Layers) -> dict[str, int]:
-    about = layers.stored[min(layers)].describe().sae
+    about = layers.handles[min(layers)].describe().sae
     return {"F_A": about.F, "F_B": about.F, "K": 2 * about.d + 1, "layers": len(layers)}
 
 

@@ -28,7 +28,7 @@ def suite(tmp_path_factory):
 
 
 def l0s(source):
-    return {layer: stored.l0 for layer, stored in sm.load_layers(source).stored.items()}
+    return {layer: stored.l0 for layer, stored in sm.load_layers(source).handles.items()}
 
 
 @pytest.mark.parametrize(
@@ -202,7 +202,7 @@ def test_the_digits_of_an_l0_may_come_again_in_the_name(tmp_path):
         folder = write_npz(tmp_path / f"layer_3/sparsity_{l0}", made_up())
         (folder / "params.npz").rename(folder / "ae_500.npz")
     found = sm.load_layers(f"{tmp_path}/layer_{{layer}}/sparsity_{{l0}}/ae_500.npz?l0=near:40")
-    assert found.stored[3].l0 == 50
+    assert found.handles[3].l0 == 50
 
 
 @pytest.mark.parametrize("text", ["", "?", "/"])
@@ -228,11 +228,11 @@ def test_a_list_of_sources(suite, tmp_path, mapping):
     layers = sm.load_layers(tmp_path / "list.yaml")
     assert list(layers) == ([7, 8, 9] if mapping else [2, 7, 9])
     assert torch.equal(layers[7].W_enc, made_up(seed=5).W_enc.float())
-    assert layers.stored[8 if mapping else 9].l0 == 30
+    assert layers.handles[8 if mapping else 9].l0 == 30
     assert list(sm.load_layers(f"{tmp_path / 'list.yaml'}?layer=7")) == [7]
     there = {layer: str(tmp_path / text) for layer, text in texts.items()}
     in_python = sm.load_layers(there if mapping else tuple(there.values()))
-    assert in_python.source == layers.source == {str(layer): one.at.shown for layer, one in layers.stored.items()}
+    assert in_python.source == layers.source == {str(layer): one.shown for layer, one in layers.handles.items()}
     assert sm.load_layers(layers.source).source == layers.source
 
 
@@ -278,7 +278,7 @@ def test_a_layer_may_have_the_number_of_an_l0(tmp_path, text):
         for l0 in (20, 71, 139):
             write_npz(tmp_path / f"layer_{layer}" / "width_16k" / f"average_l0_{l0}", made_up())
     for wanted, l0 in (("near:70", 71), ("min", 20), ("max", 139)):
-        found = sm.load_layers(f"{tmp_path}{text}?l0={wanted}").stored
+        found = sm.load_layers(f"{tmp_path}{text}?l0={wanted}").handles
         assert {layer: stored.l0 for layer, stored in found.items()} == {19: l0, 20: l0}
     with pytest.raises(sm.MatchError, match="l0=near:nan: give a number"):
         sm.load_layers(f"{tmp_path}?l0=near:nan")
@@ -287,7 +287,7 @@ def test_a_layer_may_have_the_number_of_an_l0(tmp_path, text):
 def test_a_pattern_may_name_the_l0_in_its_own_way(tmp_path):
     for name in ("layer_20/x_20", "layer_20/x_71", "layer_7/x_7", "layer_7/x_20"):
         write_npz(tmp_path / name, made_up())
-    found = sm.load_layers(f"{tmp_path}/layer_{{layer}}/x_{{l0}}?l0=min").stored
+    found = sm.load_layers(f"{tmp_path}/layer_{{layer}}/x_{{l0}}?l0=min").handles
     assert {layer: stored.l0 for layer, stored in found.items()} == {7: 7, 20: 20}
 
 
@@ -312,8 +312,8 @@ def test_an_address_means_the_same_from_another_folder(suite, tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     assert json.loads((tmp_path / "run" / "run.json").read_text())["source"] == layers.source
     again = sm.load_layers(layers.source)
-    assert [again.stored[layer].at.shown for layer in again] == [
-        str(suite.parent / stored.at.shown) for stored in layers.stored.values()
+    assert [again.handles[layer].shown for layer in again] == [
+        str(suite.parent / stored.shown) for stored in layers.handles.values()
     ]
     assert sm.Chain.load(tmp_path / "run").compose(2, 10).cost > 0  # which reads the SAEs again
 
@@ -353,10 +353,10 @@ def test_options_that_make_no_sense_are_refused(tmp_path, option, message):
 
 def test_stored_saes_can_be_sent_to_another_process(suite):
     layers = sm.load_layers(f"{suite}?width=16k&l0=min")
-    layers.stored[2].describe()
+    layers.handles[2].describe()
     sent = pickle.loads(pickle.dumps(layers))
     assert torch.equal(sent[2].W_enc, layers[2].W_enc)
-    assert sent.stored[2].describe().sae.F == 12
+    assert sent.handles[2].describe().sae.F == 12
 
 
 def test_dry_run_shows_what_a_run_would_be_of(suite, capsys, monkeypatch):

@@ -709,7 +709,7 @@ def test_a_pointer_in_place_of_json_is_named_too(tmp_path, name):
     saelens(tmp_path / "layer_5", drawn(16, 8))
     (tmp_path / "layer_5" / name).write_text(POINTER)
     with pytest.raises(sm.MatchError, match=rf"{name}: is not the file but a pointer of Git LFS"):
-        _ = sm.load_layers(tmp_path).stored[5].describe(), sm.load_layers(tmp_path).stored[5].labels
+        _ = sm.load_layers(tmp_path).handles[5].describe(), sm.load_layers(tmp_path).handles[5].labels
 
 
 def test_a_folder_whose_name_is_not_utf8_is_what_the_message_blames(tmp_path):

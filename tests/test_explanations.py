@@ -266,5 +266,5 @@ def test_labels_beside_an_sae_that_it_has_no_features_for_are_left_out_with_a_wo
     saes = write_model(tmp_path, layers=(3, 4))
     rows = [{"feature": feature, "tokens": ["a"]} for feature in (-1, 0, 11, 12, 3_000_000_000)]
     (saes / "layer_03" / "labels.json").write_text(json.dumps({"features": rows}))
-    assert sm.load_layers(saes).stored[3].labels == {0: "a", 11: "a"}
+    assert sm.load_layers(saes).handles[3].labels == {0: "a", 11: "a"}
     assert "3 of 5 labels are of features that the SAE does not have, the first of feature -1 of 12" in caplog.text

@@ -80,7 +80,7 @@ def only(source):
     """The one SAE of a source, with its weights unread."""
     layers = sm.load_layers(source)
     assert list(layers) == [LAYER]
-    return layers.stored[LAYER]
+    return layers.handles[LAYER]
 
 
 def written(folder, name, w):

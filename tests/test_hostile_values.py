@@ -202,7 +202,7 @@ def test_info_json_of_an_l0_that_is_no_number(tmp_path, l0, capsys):
 
 def test_a_description_has_the_k_that_reading_finds_in_the_file(tmp_path):
     dictionary_learning(tmp_path / "saes", drawn(16, 8), "AutoEncoderTopK", k=None)
-    assert sm.load_layers(tmp_path / "saes").stored[5].describe().sae.k == sm.load(tmp_path / "saes").k == 3
+    assert sm.load_layers(tmp_path / "saes").handles[5].describe().sae.k == sm.load(tmp_path / "saes").k == 3
 
 
 @pytest.mark.parametrize("where", ["checkpoints/final.safetensors", "checkpoints"])

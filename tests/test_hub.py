@@ -89,7 +89,7 @@ def gemma(hub, tmp_path):
 
 
 def l0s(source):
-    return {layer: stored.l0 for layer, stored in sm.load_layers(source).stored.items()}
+    return {layer: stored.l0 for layer, stored in sm.load_layers(source).handles.items()}
 
 
 @pytest.mark.parametrize(
@@ -320,10 +320,10 @@ def test_an_address_means_the_one_file_that_it_names(hub, tmp_path, name):
         write_npz(tmp_path / "saes" / f"layer_{number}" / folder, made_up(seed=number))
     publish(hub, tmp_path / "saes")
     layers = sm.load_layers("hf://my/saes")
-    address = str(layers.stored[0].at.address)
+    address = str(layers.handles[0].checkpoint.address)
     again = sm.load_layers(address)
-    assert [(each.at.shown, each.layer) for each in again.stored.values()] == [(layers.stored[0].at.shown, 0)]
-    assert address == layers.stored[0].at.shown
+    assert [(each.shown, each.layer) for each in again.handles.values()] == [(layers.handles[0].shown, 0)]
+    assert address == layers.handles[0].shown
     assert torch.equal(again[0].W_enc, made_up(seed=0).W_enc.float())
     named = sm.load_layers(["hf://my/saes/layer_1", f"{address}?family=gemma_scope"])
     assert named.source["0"] == f"{address}?family=gemma_scope"
@@ -389,7 +389,7 @@ def interrupted(hub, tmp_path, monkeypatch):
     sae = made_up(F=6000, d=64)
     write_npz(tmp_path / "saes" / "layer_1", sae)
     publish(hub, tmp_path / "saes")
-    stored = sm.load_layers("hf://my/saes").stored[1]
+    stored = sm.load_layers("hf://my/saes").handles[1]
     stored.describe()
     hub.asked.clear()
     hub.cut["layer_1/params.npz"] = 24 * 2**16 + 5
@@ -434,7 +434,7 @@ def test_a_configuration_is_fetched_with_its_weights(hub, tmp_path, write, folde
     x = torch.randn(64, w.d, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     np.testing.assert_allclose(layers[LAYER].to(torch.float64).encode(x), own.codes(x), rtol=0, atol=1e-10)
     assert [config] == [path.name for path in in_cache("*.json")]
-    assert config in layers.stored[LAYER].sha256()
+    assert config in layers.handles[LAYER].sha256()
 
 
 @pytest.fixture
@@ -479,7 +479,7 @@ def test_a_release_is_resolved(sae_lens, gemma):
     gemma.commit({})
     assert named.source.endswith(f"?layer=2-10&revision={old}")
     assert list(sm.load_layers(named.source)) == [2, 10]
-    assert registry.neuronpedia(REPO, named.stored[2].at.name) == "gemma-2-2b/layer_2/width_65k"
+    assert named.handles[2].neuronpedia_names()[0] == "gemma-2-2b/layer_2/width_65k"
 
 
 def test_the_registrys_scale_is_used_where_files_need_one(sae_lens, hub, tmp_path):

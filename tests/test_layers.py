@@ -10,6 +10,7 @@ import saematch as sm
 from contracts import assert_proved_optimal
 from saematch.matching.problem import RowProblem
 from saematch.sae.features import feature_rows
+from saematch.sources import as_layers
 from saes import made_up, write_model, write_npz
 
 
@@ -53,7 +54,7 @@ def test_the_records_say_what_was_done(model, tmp_path):
     row = json.loads((tmp_path / "run" / "pairs" / "3-4.json").read_text())
     assert row["certified"] is True
     assert row["inputs"][0]["path"] == str(tmp_path / "model" / "layer_03" / "params.npz")
-    assert [each["sha256"] for each in row["inputs"]] == [model.stored[layer].sha256() for layer in (3, 4)]
+    assert [each["sha256"] for each in row["inputs"]] == [model.handles[layer].sha256() for layer in (3, 4)]
     assert [row["inputs"][0][name] for name in ("F", "d", "activation")] == [12, 8, "jumprelu"]
     assert {"backend", "device", "costs", "precision", "rounds", "edges", "seconds", "stages"} == set(row["stats"])
     assert set(row["stats"]["stages"]) == {"candidates", "sparse optimum", "passes"}
@@ -365,3 +366,30 @@ def test_margins_of_a_run_are_found_where_and_in_the_memory_that_it_was_matched_
         made.clear()
         assert (chain[3, 4].margin >= 0).all()
         assert set(made) == {("torch", 2**25)}
+
+
+def test_saes_of_a_dictionary_are_known_by_their_tensors(tmp_path):
+    saes = {layer: made_up(seed=layer) for layer in (1, 2)}
+    chain = sm.match_layers(saes, tmp_path / "run")
+    assert chain.inputs[2] is saes[2]
+    assert sm.match_layers(dict(saes), tmp_path / "run").complete
+    assert sm.Chain.load(tmp_path / "run", saes).sae(1) is saes[1]
+    other = {**saes, 2: made_up(seed=9)}
+    with pytest.raises(sm.MatchError, match=r"layer 2 \(in memory\) has changed since pair 1-2"):
+        sm.match_layers(other, tmp_path / "run")
+    with pytest.raises(sm.MatchError, match="layer 2 has changed since the run"):
+        sm.Chain.load(tmp_path / "run", other).sae(2)
+
+
+def test_a_mapping_that_reads_its_saes_is_asked_for_each_alone(tmp_path):
+    read = []
+
+    class Reading(dict):
+        def __getitem__(self, layer):
+            read.append(layer)
+            return super().__getitem__(layer)
+
+    layers = as_layers(Reading({layer: made_up(seed=layer) for layer in (1, 2)}))
+    assert (list(layers), read) == ([1, 2], [])
+    assert layers[2].F == 12
+    assert read == [2]

@@ -87,7 +87,7 @@ def test_layers_are_found_flat_or_nested_and_sorted_as_numbers(tmp_path):
         write_npz(tmp_path / f"layer_{layer}" / "width_2k" / f"average_l0_{layer + 30}", made_up())
     layers = sm.load_layers(tmp_path)
     assert list(layers) == [2, 9, 10]
-    assert layers.stored[9].l0 == 39
+    assert layers.handles[9].l0 == 39
     assert list(sm.load_layers(write_model(tmp_path / "flat"))) == [3, 4, 5, 11]
     assert layers[9] is not layers[9]
 
@@ -171,7 +171,7 @@ def test_a_layer_of_a_pattern_that_the_configuration_contradicts_is_noted(tmp_pa
     layers = sm.load_layers(f"{tmp_path}/{{layer}}")
     said = "taken for layer 0 as its source says; its files say 3"
     assert [said in layers[layer].notes for layer in (0, 3)] == [True, False]
-    assert [said in layers.stored[layer].describe().sae.notes for layer in (0, 3)] == [True, False]
+    assert [said in layers.handles[layer].describe().sae.notes for layer in (0, 3)] == [True, False]
 
 
 def test_other_files_are_left_alone(tmp_path):
@@ -185,9 +185,9 @@ def test_other_files_are_left_alone(tmp_path):
 def test_sample_is_whole_and_labelled(sample):
     assert list(sample) == [8, 9, 10, 11, 12, 13]
     assert (sample[8].F, sample[8].d, sample[8].W_enc.dtype) == (1024, 576, torch.float32)
-    assert sample.stored[8].describe().dtype == "float16"
-    assert len(sample.stored[8].labels) == 1024
-    assert sample.stored[8].labels[384] == "Kn, Ex, Module, Dist, Gn"
+    assert sample.handles[8].describe().dtype == "float16"
+    assert len(sample.handles[8].labels) == 1024
+    assert sample.handles[8].labels[384] == "Kn, Ex, Module, Dist, Gn"
 
 
 class Touch:
@@ -287,7 +287,7 @@ def test_bad_labels_get_a_message(tmp_path, content):
     write_model(tmp_path)
     (tmp_path / "layer_03" / "labels.json").write_text(content)
     with pytest.raises(sm.MatchError, match=r"labels\.json"):
-        _ = sm.load_layers(tmp_path).stored[3].labels
+        _ = sm.load_layers(tmp_path).handles[3].labels
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
@@ -312,7 +312,7 @@ def test_labels_of_absurd_features_cost_nothing(tmp_path):
     write_model(tmp_path)
     labels = '{"features": [{"feature": 3000000000, "tokens": ["a"]}, {"feature": 2, "tokens": ["b", "c"]}]}'
     (tmp_path / "layer_03" / "labels.json").write_text(labels)
-    assert sm.load_layers(tmp_path).stored[3].labels[2] == "b, c"
+    assert sm.load_layers(tmp_path).handles[3].labels[2] == "b, c"
 
 
 def test_links_are_followed_and_hidden_folders_are_not(tmp_path):
@@ -352,6 +352,6 @@ def test_a_wide_sae_is_described_in_little_memory(tmp_path):
         file.write(len(text).to_bytes(8, "little") + text)
         file.truncate(8 + len(text) + end)
     (tmp_path / "cfg.json").write_text(json.dumps(FLAT))
-    about, peak = peak_bytes(sm.load_layers(tmp_path).stored[7].describe)
+    about, peak = peak_bytes(sm.load_layers(tmp_path).handles[7].describe)
     assert (about.sae.F, about.sae.d, about.bytes) == (F, d, end)
     assert peak < 2**26

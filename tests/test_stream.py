@@ -10,13 +10,14 @@ from saematch.runs import pipeline as module
 from saematch.runs.inputs import read_input
 from saematch.runs.pipeline import Outcome, Work, memory_needed, stream
 from saematch.runs.plan import plan_pairs
+from saematch.sources import as_layers
 from saes import made_up
 
 COMPARISON = Comparison.checked(("encoder", "bias", "decoder"), None, "threshold", None)
 
 
 def work_on(layers, against=None, **options):
-    return Work(layers, layers if against is None else against, COMPARISON, Solver(**options))
+    return Work(as_layers(layers), None if against is None else as_layers(against), COMPARISON, Solver(**options))
 
 
 @pytest.fixture
@@ -76,11 +77,11 @@ def test_equal_layers_of_two_sets_are_two_saes(model):
 def test_a_layer_that_cannot_be_read_costs_its_pairs_and_is_tried_once(model, monkeypatch):
     tried = []
 
-    def read(layers, layer):
-        if layer == 2:
-            tried.append(layer)
+    def read(handle):
+        if handle.layer == 2:
+            tried.append(handle.layer)
             raise OSError(5, "Input/output error", "layer_2")
-        return read_input(layers, layer)
+        return read_input(handle)
 
     monkeypatch.setattr(module, "read_input", read)
     found = outcomes(work_on(model), plan_pairs(model))
@@ -91,12 +92,12 @@ def test_a_layer_that_cannot_be_read_costs_its_pairs_and_is_tried_once(model, mo
 
 def test_want_of_memory_costs_a_pair(model, monkeypatch):
     monkeypatch.setattr(Comparison, "rows", lambda comparison, sae, side=0: [].__getitem__(MemoryError()))
-    monkeypatch.setattr(module, "read_input", lambda layers, layer: (_ for _ in ()).throw(MemoryError()))
+    monkeypatch.setattr(module, "read_input", lambda handle: (_ for _ in ()).throw(MemoryError()))
     assert "not enough memory" in outcomes(work_on(model), [(0, 1)])[0, 1].record["failure"]
 
 
 def test_a_defect_is_not_taken_for_a_failure(model, monkeypatch):
-    monkeypatch.setattr(module, "read_input", lambda layers, layer: 1 // 0)
+    monkeypatch.setattr(module, "read_input", lambda handle: 1 // 0)
     with pytest.raises(ZeroDivisionError):
         list(stream(work_on(model), plan_pairs(model)))
 

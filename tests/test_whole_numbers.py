@@ -119,7 +119,7 @@ def test_layers_of_a_source(kind, model):
     assert model[three].F == 12
     with pytest.raises(KeyError):
         _ = model[kind(9)]
-    paths = [model.stored[layer].at.shown for layer in (3, 4)]
+    paths = [model.handles[layer].shown for layer in (3, 4)]
     if can_be_a_key(kind):
         assert list(sm.load_layers({kind(8): paths[0], kind(9): paths[1]})) == [8, 9]
 

@@ -13,7 +13,7 @@ from saematch.errors import MatchError
 from saematch.text import printable
 
 if TYPE_CHECKING:
-    from saematch.sources import StoredSAE
+    from saematch.sources import SAEHandle
 
 
 def info(options: argparse.Namespace) -> int:
@@ -32,24 +32,24 @@ def info(options: argparse.Namespace) -> int:
     return UNFINISHED if unreadable else DONE
 
 
-def described(found: Sequence[StoredSAE]) -> tuple[list[dict[str, Any]], list[str]]:
+def described(found: Sequence[SAEHandle]) -> tuple[list[dict[str, Any]], list[str]]:
     """What the headers of SAEs say, and why those of others say nothing."""
     rows: list[dict[str, Any]] = []
     unreadable = []
-    for stored in found:
+    for handle in found:
         try:
-            about, sae = stored.describe(), stored.describe().sae
+            about, sae = handle.describe(), handle.describe().sae
             rows.append(
                 {
-                    "layer": stored.layer,
+                    "layer": handle.layer,
                     "F": sae.F,
                     "d": sae.d,
                     "activation": sae.activation,
-                    "l0": stored.l0,
+                    "l0": handle.l0,
                     "dtype": about.dtype,
                     "bytes": about.bytes,
-                    "format": stored.family.name,
-                    "path": stored.at.shown,
+                    "format": handle.format,
+                    "path": handle.shown,
                     "notes": list(sae.notes),
                 }
             )

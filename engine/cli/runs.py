@@ -144,10 +144,10 @@ def _dry_run(options: argparse.Namespace) -> int:
     if memory is None:
         memory = share_of_memory(several, options.backend, options.precision)
     comparison = Comparison.checked(**({"parts": PARTS, "weights": None, "fold": "threshold"} | comparison_of(options)))
-    work = Work(layers, layers if against is None else against, comparison, Solver(memory=memory))
+    work = Work(layers, against, comparison, Solver(memory=memory))
     check_headers(work, pairs)
     most = memory_needed(work, pairs) * len(several)
-    sets = [(one.source, *described(list(one.stored.values()))) for one in (layers, against) if one is not None]
+    sets = [(one.source, *described(list(one.handles.values()))) for one in (layers, against) if one is not None]
     unreadable = [error for _, _, errors in sets for error in errors]
     if options.json:
         found = [{"source": source, "layers": rows, "warnings": errors} for source, rows, errors in sets]

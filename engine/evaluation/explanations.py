@@ -13,9 +13,7 @@ from typing import Any, NamedTuple
 
 from saematch.errors import MatchError, checked_count, refuse_out_of_memory
 from saematch.runs.chain import Chain
-from saematch.sources import Layers
 from saematch.sources.formats.families import listing
-from saematch.sources.registry import neuronpedia_names
 from saematch.storage.folders import local_path, well_formed
 from saematch.storage.pointers import refuse_pointer_at
 
@@ -215,8 +213,7 @@ def _same_source(name: str, wanted: str) -> bool:
 def _known_sources(chain: Chain) -> dict[int, Sequence[str]]:
     """What Neuronpedia calls the SAEs of a run, as far as an installed sae-lens knows them."""
     try:
-        stored = chain.inputs.stored if isinstance(chain.inputs, Layers) else {}
-        return {layer: neuronpedia_names(each.at.place.title, each.at.name) for layer, each in stored.items()}
+        return {layer: handle.neuronpedia_names() for layer, handle in chain.inputs.handles.items()}
     except (MatchError, OSError):
         return {}  # what is not there says nothing
 

@@ -272,11 +272,9 @@ class _Study:
         return lambda news: self._tell(what, news)
 
 
-def hooks_of(layers: Mapping[int, SAE]) -> dict[int, str | None]:
+def hooks_of(layers: Layers) -> dict[int, str | None]:
     """Where in the model the SAEs read, as far as their files say it."""
-    if not isinstance(layers, Layers):
-        return {}
-    return {layer: stored.describe().hook for layer, stored in layers.stored.items()}
+    return {layer: handle.describe().hook for layer, handle in layers.handles.items()}
 
 
 def _pairs_of(chain: Chain) -> list[Pair]:

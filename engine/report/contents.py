@@ -21,8 +21,6 @@ from saematch.numeric.rounding import Floats
 from saematch.runs.chain import Chain
 from saematch.runs.plan import Pair
 from saematch.sae.features import PARTS
-from saematch.sources import Layers
-from saematch.sources.registry import neuronpedia
 from saematch.storage.folders import LocalFolder
 from saematch.storage.jsonfile import finite
 
@@ -200,10 +198,10 @@ class Contents:
                 }
                 break
         try:
-            inputs = self.chain.inputs
-            stored = inputs.stored.get(layer) if isinstance(inputs, Layers) else None
-            about["l0"] = stored.l0 if stored else None
-            about["neuronpedia"] = neuronpedia(stored.at.place.title, stored.at.name) if stored else None
+            handle = self.chain.inputs.handles.get(layer)
+            if handle is not None:
+                about["l0"] = handle.l0
+                about["neuronpedia"] = next(iter(handle.neuronpedia_names()), None)
         except (MatchError, OSError):
             pass  # what is not there is not shown
         if self._neuronpedia is not None:

@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import closing, contextmanager
-from copy import copy
 from dataclasses import replace
 from typing import Any
 
@@ -23,12 +22,12 @@ from saematch.options import BackendName, FoldName, Method, PairsName, Part, Pre
 from saematch.runs.chain import Chain
 from saematch.runs.executors import RayExecutor, check_executor, on_devices, through
 from saematch.runs.folder import RunFolder, check_target, lock_run
-from saematch.runs.inputs import header, is_unchanged
+from saematch.runs.inputs import is_unchanged
 from saematch.runs.pipeline import LANES, Outcome, Progress, Work, memory_needed, stream
-from saematch.runs.plan import Pair, by_layer, checked_shard, plan_pairs, share_of
+from saematch.runs.plan import Pair, checked_shard, plan_pairs, share_of
 from saematch.sae.autoencoder import SAE
 from saematch.sae.features import PARTS
-from saematch.sources import Layers
+from saematch.sources import as_layers
 
 Device = str | torch.device | None
 
@@ -87,7 +86,7 @@ def match_layers(
     """
     if not isinstance(fold, str):
         raise MatchError("match_layers folds by name; for scales of your own call match for each pair")
-    layers, against = by_layer(layers), None if against is None else by_layer(against)
+    sources, others = as_layers(layers), None if against is None else as_layers(against)
     check_executor(executor)
     on_gpu = executor is not None and str(device or "").startswith("cuda") and not torch.cuda.is_available()
     if on_gpu and backend == "auto":
@@ -99,13 +98,12 @@ def match_layers(
     solver = Solver(method, max_rounds, time_limit, memory, devices[0], backend, precision)
     for other in devices[1:]:
         choose_backend(backend, other, precision)
-    planned = plan_pairs(layers, against, pairs)
+    planned = plan_pairs(sources, others, pairs)
     shard = None if shard is None else checked_shard(shard)
     if shard is not None and (out is None or overwrite):
         raise MatchError("a shard is part of a run folder: give out, and overwrite nothing")
     mine = planned if shard is None else share_of(planned, *shard)
-    # A set that is matched with itself is two sets all the same: its pairs are no steps from layer to layer.
-    work = Work(layers, layers if against is None else copy(against), comparison, solver)
+    work = Work(sources, others, comparison, solver)
     check_headers(work, planned)
     memory = share_of_memory(devices, backend, precision) if solver.memory is None else solver.memory
     options = {**comparison.record(), "method": method, "max_rounds": solver.max_rounds}
@@ -114,8 +112,8 @@ def match_layers(
         work = replace(work, solver=replace(solver, memory=memory))
         return _run(work, mine, None, devices, executor, on_gpu, strict, progress)
     record = {
-        "source": _name(layers),
-        "against": _name(against),
+        "source": sources.source,
+        "against": None if others is None else others.source,
         "pairs": [list(pair) for pair in planned],
         "options": options,
         "versions": versions(),
@@ -182,9 +180,8 @@ def _run(
         warnings.warn(
             f"{len(failures)} of {len(pairs)} pairs have no matching, see .failures; {pair}: {reason}", stacklevel=3
         )
-    against = None if work.targets is work.sources else work.targets
     found = {pair: found[pair] for pair in pairs if pair in found}  # in the order of the plan
-    return Chain(run if run is not None else found, work.sources, work.comparison, against, failures, work.solver)
+    return Chain(run if run is not None else found, work.sources, work.comparison, work.against, failures, work.solver)
 
 
 @contextmanager
@@ -225,9 +222,9 @@ def _taken_up(
             if this in known:
                 continue
             known.add(this)
-            layers = work.side(key)
+            layers = work.targets if key.side else work.sources
             try:
-                same = key.layer in layers and is_unchanged(layers, key.layer, recorded, verify)
+                same = key.layer in layers and is_unchanged(layers.handles[key.layer], recorded, verify)
             except OSError as error:
                 raise MatchError(f"{error.filename}: cannot be read ({error.strerror or error})") from error
             if not same:
@@ -244,14 +241,10 @@ def check_headers(work: Work, pairs: Sequence[Pair]) -> None:
     for pair in pairs:
         for key in work.keys(pair):
             if key not in seen:
-                seen[key] = header(work.side(key), key.layer)
+                seen[key] = work.handle(key).header()
         a, b = (seen[key] for key in work.keys(pair))
         for sae in (a, b):
             if sae is not None:
                 sae.check_fold(str(work.comparison.folds[0]))
         if a is not None and b is not None:
             check_widths(a.d, a.source, b.d, b.source, "d")
-
-
-def _name(layers: Mapping[int, SAE] | None) -> str | dict[str, str] | None:
-    return None if layers is None else layers.source if isinstance(layers, Layers) else "in memory"

@@ -19,9 +19,9 @@ from saematch.matching.result import SCALARS, Matching
 from saematch.matching.solver import Solver, require_unchanged
 from saematch.runs.folder import RunFolder
 from saematch.runs.inputs import is_unchanged, read_input
-from saematch.runs.plan import Pair, as_pair, by_layer, by_pair
+from saematch.runs.plan import Pair, as_pair, by_pair
 from saematch.sae.autoencoder import SAE
-from saematch.sources import Layers, Source, load_layers
+from saematch.sources import Layers, Source, as_layers, load_layers
 from saematch.storage.folders import well_formed
 
 
@@ -59,8 +59,8 @@ class Chain(Mapping[Pair, Matching]):
     ) -> None:
         self._run = matchings if isinstance(matchings, RunFolder) else None
         self._matchings = matchings if self._run is not None else by_pair(matchings)
-        inputs, against = (None if one is None else by_layer(one) for one in (inputs, against))
-        self._inputs: list[Mapping[int, SAE] | MatchError | None] = [inputs, inputs if against is None else against]
+        sources, targets = (None if one is None else as_layers(one) for one in (inputs, against))
+        self._inputs: list[Layers | MatchError | None] = [sources, sources if targets is None else targets]
         self._found: tuple[Source | None, Source | None] = (None, None)  # where a run found them
         self.comparison = comparison
         made = solver or Solver()
@@ -142,7 +142,7 @@ class Chain(Mapping[Pair, Matching]):
         return {} if self._run is None else self._run.records[as_pair(pair) or pair]
 
     @property
-    def inputs(self) -> Mapping[int, SAE]:
+    def inputs(self) -> Layers:
         """The SAEs of the sources, of all layers in a run of one set. Raises `MatchError` if they are gone."""
         return self._saes(0)
 
@@ -211,7 +211,7 @@ class Chain(Mapping[Pair, Matching]):
         if layer not in layers:
             raise MatchError(f"the SAE of layer {layer}, which this needs, is not where it was; pass inputs=")
         record = None if self._run is None else self._run.input(layer, side)
-        if record is not None and not is_unchanged(layers, layer, record):
+        if record is not None and not is_unchanged(layers.handles[layer], record):
             raise MatchError(f"{record['path'] or 'SAE'}: the SAE of layer {layer} has changed since the run")
         return layers[layer]
 
@@ -219,7 +219,7 @@ class Chain(Mapping[Pair, Matching]):
         """What the SAE of a layer is known by: as the run recorded it, else found by reading it."""
         layer = _number(layer)
         record = None if self._run is None else self._run.input(layer)
-        return dict((read_input(self.inputs, layer)[1] if record is None else record)["sha256"])
+        return dict((read_input(self.inputs.handles[layer])[1] if record is None else record)["sha256"])
 
     def label(self, layer: int, feature: int) -> str | None:
         """What the feature fires on, if labels lie beside its SAE."""
@@ -237,9 +237,9 @@ class Chain(Mapping[Pair, Matching]):
             layers = self._saes(0)
         except MatchError:
             return {}
-        return layers.stored[layer].labels if isinstance(layers, Layers) and layer in layers else {}
+        return layers.handles[layer].labels if layer in layers else {}
 
-    def _saes(self, side: int) -> Mapping[int, SAE]:
+    def _saes(self, side: int) -> Layers:
         """Those that were given, else where the run found them, looked for when they are needed."""
         given, found = self._inputs[side], self._found[side]
         if given is None:

@@ -9,7 +9,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,9 +22,9 @@ from saematch.matching.result import Matching
 from saematch.matching.solver import Solver
 from saematch.numeric.rounding import Rows
 from saematch.options import Stage
-from saematch.runs.inputs import header, read_input
+from saematch.runs.inputs import read_input
 from saematch.runs.plan import Pair
-from saematch.sae.autoencoder import SAE
+from saematch.sources import Layers, SAEHandle
 
 ROOM = 3  # SAEs in memory at once: those of two neighbouring pairs
 LANES = 2  # pairs in work at once
@@ -34,12 +34,24 @@ _FIXED, _PER_FEATURE = 400 * 10**6, 5_000  # bytes: compiled loops and tiles; li
 
 @dataclass(frozen=True)
 class Work:
-    """What is done with every pair. It can be sent to another process."""
+    """What is done with every pair. It can be sent to another process.
 
-    sources: Mapping[int, SAE]
-    targets: Mapping[int, SAE]
+    Attributes:
+        sources: the layers, or the layers of the first set of SAEs.
+        against: the layers of a second set, whose SAEs are the targets; None where the targets are of the same set.
+        comparison: how features are compared.
+        solver: how each pair is solved.
+    """
+
+    sources: Layers
+    against: Layers | None
     comparison: Comparison
     solver: Solver
+
+    @property
+    def targets(self) -> Layers:
+        """The layers whose SAEs are targets."""
+        return self.sources if self.against is None else self.against
 
     def problem(self, pair: Pair) -> RowProblem:
         """The rows of a pair, made anew."""
@@ -47,11 +59,11 @@ class Work:
 
     def keys(self, pair: Pair) -> tuple[Key, Key]:
         """Where the two SAEs of a pair are: with one set of SAEs, a layer is the same on either side."""
-        return Key(0, pair[0]), Key(0 if self.targets is self.sources else 1, pair[1])
+        return Key(0, pair[0]), Key(0 if self.against is None else 1, pair[1])
 
-    def side(self, key: Key) -> Mapping[int, SAE]:
-        """The set of SAEs that a key points into."""
-        return self.targets if key.side else self.sources
+    def handle(self, key: Key) -> SAEHandle:
+        """The SAE that a key stands for."""
+        return (self.targets if key.side else self.sources).handles[key.layer]
 
 
 class Key(NamedTuple):
@@ -154,7 +166,7 @@ def memory_needed(work: Work, pairs: Sequence[Pair]) -> int:
     features: dict[Key, int] = {}
     read = 0
     for key in {key for pair in pairs for key in work.keys(pair)}:
-        sae = header(work.side(key), key.layer)
+        sae = work.handle(key).header()
         if sae is not None:
             sizes[key], features[key] = work.comparison.width(sae) * sae.F, sae.F
             read = max(read, sum(tensor.nbytes for tensor in sae.tensors().values()))
@@ -237,7 +249,7 @@ class _Shelf:
         return {key for pair in pairs for key in self._work.keys(pair)}
 
     def _read(self, key: Key) -> _Opened:
-        sae, record = read_input(self._work.side(key), key.layer)
+        sae, record = read_input(self._work.handle(key))
         return _Opened(self._work.comparison.rows(sae), sae.source, sae.d, record)
 
 

@@ -79,18 +79,6 @@ def as_pair(given: Any) -> Pair | None:
     return None if a is None or b is None else (a, b)
 
 
-def by_layer(given: Mapping[Any, Value]) -> Mapping[int, Value]:
-    """A mapping of layer numbers, which are made Python's where they are not. Raises `MatchError` for anything else."""
-    if isinstance(given, Mapping):
-        if all(type(layer) is int for layer in given):
-            return given
-        found = {whole_number(layer): value for layer, value in given.items()}
-        if None not in found and len(found) == len(given):
-            return {number: value for number, value in found.items() if number is not None}
-    shown = list(given) if isinstance(given, Mapping) else given
-    raise MatchError(f"{shown!r:.200}: this takes a mapping of layer numbers to SAEs; saematch.load_layers makes one")
-
-
 def by_pair(given: Mapping[Any, Value]) -> dict[Pair, Value]:
     """A mapping of pairs of layers, whose numbers are made Python's. Raises `MatchError` for anything else."""
     pairs = [as_pair(pair) for pair in given]

@@ -6,16 +6,19 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from saematch.errors import MatchError, whole_number
 from saematch.sae.autoencoder import SAE
 from saematch.sources.address import SAMPLE, Address
 from saematch.sources.formats.families import listing
+from saematch.sources.handle import SAEHandle, SAEInMemory
 from saematch.sources.lists import Source
 from saematch.sources.places import LocalFolder
 from saematch.sources.search import search
 from saematch.sources.stored import LAYER, StoredSAE
 
+IN_MEMORY = "in memory"  # the source of layers that a caller's mapping holds
 _MOST_DIGITS = 4  # of a layer's number
 _TRAINING = re.compile(  # what numbers count that follow these: not layers
     r"(?:seeds?|train(?:er|ing)?s?|steps?|tokens?|samples?|epochs?|iter(?:ation)?s?|checkpoints?|ckpts?|final)[-_.=]?/?$|"
@@ -31,22 +34,22 @@ class Layers(Mapping[int, SAE]):
     it says so for each layer.
     """
 
-    def __init__(self, stored: Mapping[int, StoredSAE], source: str | None) -> None:
-        self.stored = dict(sorted(stored.items()))
-        self.source = source or {str(layer): str(each.at.address) for layer, each in self.stored.items()}
+    def __init__(self, handles: Mapping[int, SAEHandle], source: str | dict[str, str]) -> None:
+        self.handles = dict(sorted(handles.items()))
+        self.source = source
 
     def __getitem__(self, layer: int) -> SAE:
         number = whole_number(layer)
-        return self.stored[layer if number is None else number].read()
+        return self.handles[layer if number is None else number].read()
 
     def __iter__(self) -> Iterator[int]:
-        return iter(self.stored)
+        return iter(self.handles)
 
     def __len__(self) -> int:
-        return len(self.stored)
+        return len(self.handles)
 
     def __contains__(self, layer: object) -> bool:
-        return whole_number(layer) in self.stored
+        return whole_number(layer) in self.handles
 
     def __repr__(self) -> str:
         return f"Layers({self.source!r}, {list(self)})"
@@ -87,7 +90,7 @@ def load_layers(source: Source) -> Layers:
         if each.layer is None:
             each.describe()  # which may say why it is not known
             raise MatchError(
-                f"{each.at.shown}: no layer number in its path or configuration; name its folder layer_<number>, or "
+                f"{each.shown}: no layer number in its path or configuration; name its folder layer_<number>, or "
                 f"say where the number is by a pattern with {{layer}}{_pattern(each, found)}, or which layer it is by "
                 "a mapping of layers to files (in Python, or a list in YAML), or leave it out with ?layer=…"
             )
@@ -99,7 +102,24 @@ def load_layers(source: Source) -> Layers:
             )
         stored[each.layer] = each
     _check_no_layer_is_empty(source, found)
-    return Layers(stored, pinned)
+    addresses = {str(layer): str(sae.checkpoint.address) for layer, sae in sorted(stored.items())}
+    return Layers(stored, pinned or addresses)
+
+
+def as_layers(given: Mapping[Any, SAE]) -> Layers:
+    """The layers themselves, or those of a caller's mapping of layer numbers to SAEs, which keeps its SAEs.
+
+    Raises `MatchError` for anything else.
+    """
+    if isinstance(given, Layers):
+        return given
+    if isinstance(given, Mapping):
+        numbers = [(key, whole_number(key)) for key in given]
+        layers = {number: SAEInMemory(given, key, number) for key, number in numbers if number is not None}
+        if len(layers) == len(given):
+            return Layers(layers, IN_MEMORY)
+    shown = list(given) if isinstance(given, Mapping) else given
+    raise MatchError(f"{shown!r:.200}: this takes a mapping of layer numbers to SAEs; saematch.load_layers makes one")
 
 
 def _check_no_layer_is_empty(source: Source, found: list[StoredSAE]) -> None:
@@ -109,7 +129,7 @@ def _check_no_layer_is_empty(source: Source, found: list[StoredSAE]) -> None:
     address = Address.parse(source)
     if address.where == SAMPLE or address.options or not Path(address.where).is_dir():
         return
-    homes = [Path(each.at.place.address(each.at.name)).parent for each in found]
+    homes = [Path(each.checkpoint.place.address(each.checkpoint.name)).parent for each in found]
     for folder, _ in LocalFolder(Path(address.where)).folders():
         whole = Path(os.path.abspath(folder))
         inside = any(home.is_relative_to(whole) or whole.is_relative_to(home) for home in homes)
@@ -119,19 +139,19 @@ def _check_no_layer_is_empty(source: Source, found: list[StoredSAE]) -> None:
 
 def _choices(those: list[StoredSAE]) -> str:
     """Advice that tells the SAEs of a layer apart, for a message."""
-    l0s, widths = {each.at.l0 for each in those}, {each.at.width for each in those}
+    l0s, widths = {each.checkpoint.l0 for each in those}, {each.checkpoint.width for each in those}
     ways = ["?l0=near:100"] * (len(l0s) > 1 and None not in l0s)
-    ways += [f"?width={those[0].at.width}"] * (len(widths) > 1 and None not in widths)
+    ways += [f"?width={those[0].checkpoint.width}"] * (len(widths) > 1 and None not in widths)
     if ways:
         return f"like {' or '.join(ways)}"
     pattern = _numbered(those[0])
     # What tells them apart is no layer: a seed, a step of training.
-    return f"by a pattern{pattern}" if pattern else f"by naming its file, like {those[0].at.shown}"
+    return f"by a pattern{pattern}" if pattern else f"by naming its file, like {those[0].shown}"
 
 
 def _numbered(sae: StoredSAE) -> str:
     """The pattern of files that are called as this one, by the number of its layer; "" if its name has none."""
-    parts = sae.at.name.split("/")
+    parts = sae.checkpoint.name.split("/")
     for number, part in reversed([*enumerate(parts)]):
         for layer in LAYER.finditer(part):
             start, end = layer.span(layer.lastindex or 0)
@@ -141,9 +161,9 @@ def _numbered(sae: StoredSAE) -> str:
 
 def _pattern(sae: StoredSAE, found: list[StoredSAE]) -> str:
     """A pattern by what may be the number of a layer where no name says so, for a message; "" if nothing may be."""
-    words = re.split("([0-9]+)", sae.at.name)
+    words = re.split("([0-9]+)", sae.checkpoint.name)
     for other in found:
-        theirs = re.split("([0-9]+)", other.at.name)
+        theirs = re.split("([0-9]+)", other.checkpoint.name)
         differing = [at for at, (one, two) in enumerate(zip(words, theirs, strict=False)) if one != two]
         if len(words) == len(theirs) and len(differing) == 1 and differing[0] % 2:
             at = differing[0]
@@ -154,11 +174,11 @@ def _pattern(sae: StoredSAE, found: list[StoredSAE]) -> str:
 
 
 def _like(sae: StoredSAE, name: str) -> str:
-    return f", like {sae.at.place.shown(name).replace('%7Blayer%7D', '{layer}')}"
+    return f", like {sae.checkpoint.place.shown(name).replace('%7Blayer%7D', '{layer}')}"
 
 
 def _listing(found: list[StoredSAE]) -> str:
-    return listing(each.at.shown for each in found)
+    return listing(each.shown for each in found)
 
 
 def _count(number: int) -> str:

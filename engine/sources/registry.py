@@ -63,11 +63,6 @@ def release(name: str) -> tuple[str, tuple[Registered, ...]]:
         ) from error
 
 
-def neuronpedia(repo: str, file: str) -> str | None:
-    """The first of `neuronpedia_names`, if there is one."""
-    return next(iter(neuronpedia_names(repo, file)), None)
-
-
 def neuronpedia_names(repo: str, file: str) -> list[str]:
     """All that Neuronpedia calls the SAE in a file of a repository, as far as an installed sae-lens knows it."""
     releases = [] if find_spec("sae_lens") is None else _table().items()

@@ -43,7 +43,7 @@ def search(source: Source) -> tuple[list[StoredSAE], str | None]:
         found, pinned = _search(Address.parse(source), hub)
     else:
         found, pinned = _listed(entries(source, "the source"), "the source", {}, hub), None
-    return sorted(found, key=lambda each: (-1 if each.layer is None else each.layer, natural(each.at.shown))), pinned
+    return sorted(found, key=lambda each: (-1 if each.layer is None else each.layer, natural(each.shown))), pinned
 
 
 def natural(text: str) -> list[Any]:
@@ -74,7 +74,7 @@ def _search(address: Address, hub: Hub) -> tuple[list[StoredSAE], str | None]:
             found, pinned = _listed(read_list(folder), str(folder), address.reading, hub), None
         else:
             found = [StoredSAE(Checkpoint(LocalFolder(folder.parent), folder.name, address.reading))]
-            identify(found[0].at)
+            identify(found[0].checkpoint)
     if not found:
         raise MatchError(f"{address}: no SAE in a known format; known are {known()}")
     return _chosen(found, address), pinned
@@ -150,7 +150,9 @@ def _listed(
             saes, _ = _search(Address(each.where, {**reading, **each.options}), hub)
         except MatchError as error:
             raise MatchError(f"{shown}, row {number}: {error}") from error
-        found += [sae if layer is None else StoredSAE(sae.at, {**sae.said, "layer": str(layer)}) for sae in saes]
+        found += [
+            sae if layer is None else StoredSAE(sae.checkpoint, {**sae.said, "layer": str(layer)}) for sae in saes
+        ]
     return found
 
 
@@ -180,7 +182,7 @@ def _chosen(found: list[StoredSAE], address: Address) -> list[StoredSAE]:
 def _says(sae: StoredSAE, name: str) -> str | None:
     """What the path of an SAE says by some name."""
     said = sae.said.get(name)
-    return said or {"l0": sae.at.l0, "width": sae.at.width}.get(name)
+    return said or {"l0": sae.checkpoint.l0, "width": sae.checkpoint.width}.get(name)
 
 
 def _numbers(text: str, address: Address) -> set[int]:
@@ -207,7 +209,7 @@ def _by_l0(found: list[StoredSAE], wanted: str, address: Address) -> list[Stored
     for each in found:
         l0 = each.l0
         if l0 is None:
-            raise MatchError(f"{address}: the L0 of {each.at.shown} is not known; choose by name instead")
+            raise MatchError(f"{address}: the L0 of {each.shown} is not known; choose by name instead")
         distance = -l0 if near == math.inf else abs(l0 - near)
         others = each.layer, each.without_l0
         if others not in best or (distance, l0) < best[others][:2]:

@@ -1,0 +1,188 @@
+"""One SAE of a set of layers: its description now, its weights on request, wherever it is."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from typing_extensions import override
+
+from saematch.errors import MatchError
+from saematch.sae.autoencoder import SAE
+from saematch.sources.formats.base import Entry
+
+
+@dataclass(frozen=True)
+class Description(Entry):
+    """What is known of an SAE without its weights; the tensors of `sae` have no data where only headers were read.
+
+    Attributes:
+        dtype: the number type of the largest tensor, in the file where there is one.
+        bytes: the size of all tensors, in the file where there is one.
+    """
+
+    dtype: str = ""
+    bytes: int = 0
+
+
+class SAEHandle(ABC):
+    """One SAE that can be read: in a file (`StoredSAE`), or in a caller's mapping (`SAEInMemory`)."""
+
+    @property
+    @abstractmethod
+    def layer(self) -> int | None:
+        """The number of its layer; None where neither a path nor a file says it."""
+
+    @property
+    @abstractmethod
+    def shown(self) -> str:
+        """The name of the SAE in messages: a path, or the address of a file at a commit."""
+
+    @property
+    @abstractmethod
+    def path(self) -> str | None:
+        """The absolute path or the URL of the file; None for an SAE in memory."""
+
+    @property
+    @abstractmethod
+    def format(self) -> str | None:
+        """The name of the file format; None for an SAE in memory. Raises `MatchError` if no format is recognised."""
+
+    @property
+    @abstractmethod
+    def options(self) -> Mapping[str, str]:
+        """The options of the address that change how the file is read."""
+
+    @property
+    @abstractmethod
+    def l0(self) -> float | None:
+        """The mean number of active features, where a path, a registry or a configuration says it."""
+
+    @property
+    @abstractmethod
+    def labels(self) -> Mapping[int, str]:
+        """Feature -> what the feature fires on; empty where no labels are known. Raises `MatchError`, `OSError`."""
+
+    @abstractmethod
+    def describe(self) -> Description:
+        """Return what is known without reading weights. Raises `MatchError`, `OSError`."""
+
+    @abstractmethod
+    def header(self) -> SAE | None:
+        """Return the SAE as far as it is known without reading weights; None if the header of its file is not readable.
+
+        Raises `MatchError` for an object in memory that is not an SAE.
+        """
+
+    @abstractmethod
+    def read(self) -> SAE:
+        """Return the SAE with its weights. Raises `MatchError`, `OSError`."""
+
+    @abstractmethod
+    def read_and_hash(self) -> tuple[SAE, dict[str, str]]:
+        """Return `read()` and `sha256()`; a file is hashed while it is read, so that it comes from the disk once."""
+
+    @abstractmethod
+    def sha256(self) -> dict[str, str]:
+        """Return the hash of each file, by its name, or of each tensor. Raises `MatchError`, `OSError`."""
+
+    @abstractmethod
+    def stamps(self) -> dict[str, list[int] | str] | None:
+        """Return for each file what changes when the file does: size and time, or a commit. None in memory.
+
+        Raises `OSError`.
+        """
+
+    @abstractmethod
+    def neuronpedia_names(self) -> Sequence[str]:
+        """Return the names of the SAE on Neuronpedia, as far as an installed sae-lens knows them."""
+
+
+@dataclass(frozen=True)
+class SAEInMemory(SAEHandle):
+    """One SAE of a caller's mapping, which is asked for it each time; `key` is the layer as the mapping has it."""
+
+    saes: Mapping[Any, SAE]
+    key: Any
+    number: int
+
+    @property
+    @override
+    def layer(self) -> int:
+        return self.number
+
+    @property
+    @override
+    def shown(self) -> str:
+        return f"layer {self.number}, in memory"
+
+    @property
+    @override
+    def path(self) -> None:
+        return None
+
+    @property
+    @override
+    def format(self) -> None:
+        return None
+
+    @property
+    @override
+    def options(self) -> Mapping[str, str]:
+        return {}
+
+    @property
+    @override
+    def l0(self) -> None:
+        return None
+
+    @property
+    @override
+    def labels(self) -> Mapping[int, str]:
+        return {}
+
+    @override
+    def describe(self) -> Description:
+        sae = self.read()
+        largest = max(sae.tensors().values(), key=lambda tensor: tensor.numel())
+        size = sum(tensor.nbytes for tensor in sae.tensors().values())
+        return Description(sae, layer=self.number, dtype=str(largest.dtype).removeprefix("torch."), bytes=size)
+
+    @override
+    def header(self) -> SAE:
+        return self.read()
+
+    @override
+    def read(self) -> SAE:
+        sae = self.saes[self.key]
+        if not isinstance(sae, SAE):
+            raise MatchError(f"layer {self.number} is a {type(sae).__name__}, expected an SAE")
+        return sae
+
+    @override
+    def read_and_hash(self) -> tuple[SAE, dict[str, str]]:
+        sae = self.read()
+        return sae, _tensor_hashes(sae)
+
+    @override
+    def sha256(self) -> dict[str, str]:
+        return _tensor_hashes(self.read())
+
+    @override
+    def stamps(self) -> None:
+        return None
+
+    @override
+    def neuronpedia_names(self) -> Sequence[str]:
+        return ()
+
+
+def _tensor_hashes(sae: SAE) -> dict[str, str]:
+    return {
+        name: hashlib.sha256(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
+        for name, tensor in sae.tensors().items()
+    }
