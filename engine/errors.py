@@ -1,21 +1,18 @@
-"""The one error class of the package, and the numbers that are checked for it: of Python, numpy or torch."""
+"""The one error class of the package, and the exceptions that mean that memory is too small."""
 
 from __future__ import annotations
 
 import errno
-import math
-import operator
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
-import numpy as np
+from saematch.text import first_line
 
 _LONGEST = 4_000  # letters of a message
-_NOT_ENOUGH = "not enough memory"
-# In the words of torch's allocators, of C++, of the system as safetensors and torch pass it on, of Python, of the
-# loader of shared libraries, and of llvmlite, which cannot load its own.
+_LONGEST_REASON = 200  # letters of the reason that another library gives
+# The words of torch's allocators, of C++, of the operating system as safetensors and torch pass them on, of Python, of
+# the loader of shared libraries, and of llvmlite, which cannot load its own library.
 _NO_MEMORY = re.compile(
     r"out of memory|bad_alloc|Cannot allocate memory|os error 12\b|DefaultCPUAllocator|can't start new thread"
     r"|can't allocate lock|failed to map segment|Could not find/load shared object|returned NULL without setting"
@@ -24,20 +21,73 @@ _NO_MEMORY = re.compile(
 
 
 class MatchError(ValueError):
-    """Anything a user can put right: the message says what was given, what is wrong and what to do.
+    """An error that a user can correct: the message says what was given, what is wrong, and what to do.
 
-    Text of strangers in it may be of any length, and is cut.
+    The message may quote text of any length from a file. A message of more than 4,000 letters is cut in the middle.
+
+    Examples:
+        >>> import saematch as sm
+        >>> try:
+        ...     sm.load_layers("no/such/folder")
+        ... except sm.MatchError as error:
+        ...     print(error)
+        no/such/folder: no such file or folder
     """
 
     def __init__(self, message: str) -> None:
         super().__init__(message if len(message) <= _LONGEST else f"{message[: _LONGEST - 500]} … {message[-500:]}")
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory is short, whichever library raised it.
+class NotEnoughMemory(MemoryError):
+    """Memory ran out, and the message says for what: "not enough memory for …"."""
 
-    Python and numpy raise `MemoryError`, the system `OSError`, and torch and safetensors a `RuntimeError` or an error
-    of their own that says so in words alone. What a `MatchError` says is never taken for it: its text may be a file's.
+
+@contextmanager
+def refusals(wrong: str, name: object, *kinds: type[Exception], remedy: str = "") -> Iterator[None]:
+    """Turn an exception of the `with` block into `MatchError("<name>: <wrong> (<reason>); <remedy>")`.
+
+    A `MatchError` passes unchanged. If memory ran out, `name` is not to blame, and `NotEnoughMemory` is raised.
+
+    Args:
+        wrong: the failure, such as "cannot be read".
+        name: the file, folder or address that the block reads or writes.
+        *kinds: the exceptions that are the fault of `name`; any `Exception` by default. Others pass unchanged.
+        remedy: advice to the user.
+
+    >>> with refusals("cannot be read", "cfg.json", KeyError, remedy="write it again"):
+    ...     {}["d_sae"]
+    Traceback (most recent call last):
+    saematch.errors.MatchError: cfg.json: cannot be read (KeyError: 'd_sae'); write it again
+    """
+    try:
+        yield
+    except MatchError:
+        raise
+    except Exception as error:
+        refuse_out_of_memory(error, str(name))
+        if not isinstance(error, kinds or Exception):
+            raise
+        raise MatchError(f"{name}: {wrong} ({reason_of(error)}){f'; {remedy}' if remedy else ''}") from error
+
+
+def reason_of(error: BaseException) -> str:
+    """Return the reason that an exception gives, on one line, for a message that already names the file.
+
+    >>> reason_of(FileNotFoundError(2, "No such file or directory", "params.npz"))
+    'No such file or directory'
+    """
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    named = f"{type(error).__name__}: " if isinstance(error, LookupError) else ""  # whose message is the key alone
+    return f"{named}{first_line(error)}"[:_LONGEST_REASON]
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception means that memory ran out, whichever library raised it.
+
+    Python and numpy raise `MemoryError`, the operating system `OSError`, and torch and safetensors a `RuntimeError` or
+    an error class of their own whose message alone says so. A `MatchError` is never taken for one, because its message
+    may quote a file.
 
     >>> is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"))
     True
@@ -50,19 +100,19 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def refuse_out_of_memory(error: BaseException, what: str) -> None:
-    """Raise `MemoryError`, which says for what there is too little memory, if that is why `error` was raised.
+    """Raise `NotEnoughMemory` for `what` if `error` means that memory ran out.
 
-    To be called before an error is taken for the fault of an input.
+    Call this function before an exception is taken for the fault of an input.
     """
-    if isinstance(error, MemoryError) and str(error).startswith(_NOT_ENOUGH):
-        raise error  # it says so already
+    if isinstance(error, NotEnoughMemory):
+        raise error  # its message says for what
     if is_out_of_memory(error):
-        raise MemoryError(f"{_NOT_ENOUGH} for {what} ({first_line(error)})") from error
+        raise NotEnoughMemory(f"not enough memory for {what} ({first_line(error)})") from error
 
 
 @contextmanager
 def memory_for(what: str) -> Iterator[None]:
-    """Turn every error of too little memory into a `MemoryError` that says for what."""
+    """Turn every exception of the `with` block that means that memory ran out into `NotEnoughMemory` for `what`."""
     try:
         yield
     except Exception as error:
@@ -71,77 +121,5 @@ def memory_for(what: str) -> Iterator[None]:
 
 
 def about_memory(error: BaseException) -> str:
-    """The reason, for messages, that an exception of too little memory gives."""
-    said = first_line(error)
-    return said if said.startswith(_NOT_ENOUGH) else f"{_NOT_ENOUGH} ({said})"
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of what an exception says, or its type where it says nothing."""
-    return str(error).strip().partition("\n")[0] or type(error).__name__
-
-
-def whole_number(given: Any) -> int | None:
-    """The integer that this is: Python's, numpy's or torch's, a 0-d array or tensor too; None for anything else.
-
-    A bool is not an integer here, nor is a float whose value is whole, nor a masked value.
-    """
-    if "bool" in _kind(given) or not _is_single(given):
-        return None
-    try:
-        return operator.index(given)
-    except (TypeError, ValueError, RuntimeError):
-        return None
-
-
-def real_number(given: Any) -> float | None:
-    """The integer or float that this is, of the same kinds as in `whole_number`; None for anything else."""
-    whole = whole_number(given)
-    if whole is not None or not _is_single(given):
-        return whole
-    if not isinstance(given, float) and not re.fullmatch(r"(torch\.)?b?(float\d*|longdouble)", _kind(given)):
-        return None
-    try:
-        return float(given)
-    except (TypeError, ValueError, RuntimeError):
-        return None
-
-
-def hides_values(given: Any) -> bool:
-    """Whether a mask of its own hides some of its values, as in arrays of `numpy.ma`, and in those of other libraries.
-
-    >>> hides_values(np.ma.masked_array([1.0, 2.0], [False, True]))
-    True
-    """
-    mask = getattr(given, "mask", None)  # of a table, it is a method
-    return not callable(mask) and bool(np.any(mask))
-
-
-def _kind(given: Any) -> str:
-    """The name of its number type, or of its own type where it has none."""
-    kind = getattr(given, "dtype", type(given))
-    return str(getattr(kind, "name", getattr(kind, "__name__", kind)))
-
-
-def _is_single(given: Any) -> bool:
-    """Whether it is one value, which no mask hides."""
-    return getattr(given, "ndim", 0) == 0 and not hides_values(given)
-
-
-def checked_number(given: Any, low: float, high: float, message: str, *, above: bool = False) -> float:
-    """A `real_number` from `low`, or above it, to `high`, as a float. Raises `MatchError` with the message."""
-    try:
-        number = float(math.nan if (found := real_number(given)) is None else found)
-    except OverflowError:
-        number = math.nan
-    if not (low < number if above else low <= number) or not number <= high:  # NaN fails this too
-        raise MatchError(message)
-    return number
-
-
-def checked_count(given: Any, least: int, message: str, most: float = math.inf) -> int:
-    """A `whole_number` from `least` to `most`. Raises `MatchError` with the message."""
-    number = whole_number(given)
-    if number is None or not least <= number <= most:
-        raise MatchError(message)
-    return number
+    """Return the reason for a message about an exception that means that memory ran out."""
+    return str(error) if isinstance(error, NotEnoughMemory) else f"not enough memory ({first_line(error)})"

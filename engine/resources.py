@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+from saematch.errors import NotEnoughMemory
+
 _ROOT = Path("/")
 _KB = 1024
 
@@ -81,10 +83,10 @@ def _of_process(root: Path) -> Iterator[int]:
 
 
 def refuse_little_room(least: int) -> None:
-    """Raise `MemoryError` where `ulimit -v` or `-d` leaves fewer bytes than `least`."""
+    """Raise `NotEnoughMemory` where `ulimit -v` or `-d` leaves fewer bytes than `least`."""
     room = min(_of_process(_ROOT), default=least)
     if room < least:
-        raise MemoryError(f"not enough memory for the compiled loops: {max(0, room):,} bytes are left of {least:,}")
+        raise NotEnoughMemory(f"not enough memory for the compiled loops: {max(0, room):,} bytes are left of {least:,}")
 
 
 @cache

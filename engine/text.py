@@ -1,8 +1,49 @@
-"""Small helpers for text: what may be printed, lists of names in messages, and names that sort as people expect."""
+"""Helpers for text: control characters, long texts, lists of names in messages, and the order of names with numbers."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
+
 
 def printable(text: str) -> str:
-    """Text of unknown origin without control characters, which could steer the terminal."""
+    r"""Replace control characters, which could steer the terminal, in a text of unknown origin.
+
+    >>> printable("red \x1b[31m")
+    'red ·[31m'
+    """
     return "".join(character if character.isprintable() else "·" for character in text)
+
+
+def shorten(text: str, most: int) -> str:
+    """Cut a text to at most `most` letters, the last of which is then "…".
+
+    >>> shorten("a long text", 7)
+    'a long…'
+    """
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def listing(names: Iterable[str], most: int = 8) -> str:
+    """List the first `most` names for a message, and count the others.
+
+    >>> listing(["a", "b", "c", "d"], most=2)
+    'a, b and 2 more'
+    """
+    names = list(names)
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def natural_key(text: str) -> list[tuple[int, str]]:
+    """Return the key by which texts are sorted with the numbers in them in numerical order.
+
+    >>> sorted(["layer_10", "layer_9"], key=natural_key)
+    ['layer_9', 'layer_10']
+    """
+    parts = re.split("([0-9]+)", text)  # every second part is a number, which may have very many digits
+    return [(len(part.lstrip("0")), part.lstrip("0")) if at % 2 else (-1, part) for at, part in enumerate(parts)]
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an exception's message, or the name of its type if it has no message."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__

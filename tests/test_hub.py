@@ -546,7 +546,7 @@ def test_an_unknown_release_is_answered_with_names_like_it(sae_lens):
             "my-gone",
             "sae-lens says that google/gemma-scope-2b-pt-res has its weights in layer_1, layer; there are none",
         ),
-        ("my-new", r"what sae-lens says of it is not understood \(KeyError\('id'\)\)"),
+        ("my-new", r"what sae-lens says of it is not understood \(KeyError: 'id'\)"),
     ],
 )
 def test_what_a_release_has_not_is_said(sae_lens, gemma, source, message):

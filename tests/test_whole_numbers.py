@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import saematch as sm
-from saematch.errors import checked_count, checked_number, real_number, whole_number
 from saematch.evaluation import StoredActivations, evaluate
+from saematch.numeric.numbers import checked_count, checked_number, real_number, whole_number
 from saematch.runs.plan import plan_pairs, share_of
 from saes import made_up, write_model
 

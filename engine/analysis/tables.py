@@ -17,8 +17,8 @@ import numpy as np
 from saematch.errors import MatchError
 from saematch.numeric.rounding import Floats
 from saematch.storage.folders import LocalFolder, csv_rows
-from saematch.storage.jsonfile import finite
-from saematch.storage.pointers import refuse_pointer
+from saematch.storage.jsonfile import finite_or_none
+from saematch.storage.reading import refuse_pointer
 
 Row = dict[str, Any]
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
@@ -43,7 +43,7 @@ class Schema:
     def row(self, **values: Any) -> Row:
         """A row with all columns, in order; a number that is not finite is no value, None."""
         assert values.keys() == self.columns.keys(), set(values) ^ set(self.columns)
-        return {column: finite(values[column]) for column in self.columns}
+        return {column: finite_or_none(values[column]) for column in self.columns}
 
 
 @dataclass

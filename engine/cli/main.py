@@ -16,7 +16,7 @@ import saematch
 from saematch.cli.arguments import BAD_INPUT, parser
 from saematch.cli.commands import COMMANDS
 from saematch.cli.common import DEFECT, INTERRUPTED, UNFINISHED, complain
-from saematch.errors import MatchError, about_memory, is_out_of_memory
+from saematch.errors import MatchError, about_memory, is_out_of_memory, reason_of
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if is_out_of_memory(error):
             return complain(f"{about_memory(error)}; give a smaller --memory, or match smaller SAEs", BAD_INPUT)
         if isinstance(error, OSError):
-            return complain(f"{error.filename or 'output'}: {error.strerror or error}", BAD_INPUT)
+            return complain(f"{error.filename or 'output'}: {reason_of(error)}", BAD_INPUT)
         if _interrupted.is_set():  # in the middle of an import, from which anything may come
             return complain("interrupted before anything was done", INTERRUPTED)
         with suppress(OSError):

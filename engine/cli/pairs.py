@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from saematch.cli.common import DONE, UNFINISHED, comparison_of, limits_of, print_json, refuse_unwritable
 from saematch.cli.terminal import StatusLine, print_proof, round_text
 from saematch.errors import MatchError
-from saematch.storage.jsonfile import finite
+from saematch.storage.jsonfile import finite_or_none
 
 if TYPE_CHECKING:
     from saematch import Matching
@@ -80,5 +80,5 @@ def verify(options: argparse.Namespace) -> int:
 def _matching_json(matching: Matching) -> dict[str, Any]:
     arrays = {"perm": matching.perm, "pair_cost": matching.pair_cost, "prices": matching.prices}
     lists = {name: values.tolist() for name, values in arrays.items()}
-    lists["staying_free"] = [finite(cost) for cost in matching.staying_free]
+    lists["staying_free"] = [finite_or_none(cost) for cost in matching.staying_free]
     return {**matching.scalars(), **lists, "options": matching.options, "stats": matching.stats}

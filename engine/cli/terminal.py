@@ -7,13 +7,12 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from saematch.errors import MatchError
+from saematch.errors import refusals
 from saematch.text import printable
 
 if TYPE_CHECKING:
@@ -241,7 +240,7 @@ class EventLog:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        with self._refusals():
+        with refusals("cannot be written", path, OSError):
             self._file = path.open("ab", buffering=0)  # with a buffer, what cannot be written would be tried again
 
     def __enter__(self) -> EventLog:
@@ -265,15 +264,8 @@ class EventLog:
             event |= {**news.matching.scalars(), "seconds": news.seconds}
         if news.error is not None:
             event["error"] = news.error
-        with self._refusals():
+        with refusals("cannot be written", self._path, OSError):
             self._file.write(f"{json.dumps(event, allow_nan=False)}\n".encode())
-
-    @contextmanager
-    def _refusals(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise MatchError(f"{self._path}: cannot be written ({error.strerror or error})") from error
 
 
 def run_output() -> RunLog:

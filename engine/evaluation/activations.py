@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from typing_extensions import override
 
-from saematch.errors import MatchError, checked_count, first_line, refuse_out_of_memory
+from saematch.errors import MatchError, refusals
 from saematch.evaluation.uncertainty import UNITS
+from saematch.numeric.numbers import checked_count
 from saematch.numeric.rounding import Floats, Indices
 from saematch.sae.autoencoder import SAE
 from saematch.storage.folders import local_path
-from saematch.storage.pointers import refuse_pointer_at
+from saematch.storage.reading import refuse_pointer_at
 
 BATCH = 2048  # tokens at a time
 OUTLIERS = 10.0  # medians of the norm from which on a token is an attention sink, not text
@@ -201,11 +202,8 @@ class Survey:
 
 def _array(path: Path, axes: int, kinds: str) -> NDArray[Any]:
     refuse_pointer_at(path)
-    try:
+    with refusals("not an array that can be read", path, OSError, ValueError, EOFError):
         array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        refuse_out_of_memory(error, str(path))
-        raise MatchError(f"{path}: not an array that can be read ({first_line(error)})") from error
     if array.ndim != axes or array.dtype.kind not in kinds:
         expected = {2: "(tokens, d) of floating-point numbers", 1: "(tokens,) of integers"}[axes]
         raise MatchError(f"{path}: {array.dtype} {array.shape}; expected {expected}")

@@ -14,10 +14,12 @@ from typing import Any
 
 from typing_extensions import override
 
-from saematch.errors import MatchError, checked_count, refuse_out_of_memory
+from saematch.errors import MatchError, refusals
 from saematch.evaluation.meaning import Grade, Judge, Verdict
+from saematch.numeric.numbers import checked_count
 from saematch.storage.folders import local_path
-from saematch.storage.pointers import refuse_pointer_at
+from saematch.storage.reading import refuse_pointer_at
+from saematch.text import first_line
 
 AT_ONCE, RETRIES, TIMEOUT = 8, 5, 60.0  # calls, tries after the first, seconds
 _KEY = "OPENAI_API_KEY"
@@ -105,8 +107,8 @@ class EndpointJudge(Judge):
             text = str(answer.choices[0].message.content or "")
         except (self._refused, AttributeError, IndexError, TypeError, ValueError) as error:  # the latter: no answer
             with self._lock:
-                reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-                self.trouble = self.trouble or f"{self._client.base_url}: {reason.replace(self._key, '…')}"
+                reason = first_line(error).replace(self._key, "…")
+                self.trouble = self.trouble or f"{self._client.base_url}: {reason}"
             return
         with self._lock:
             self._answers[mark] = text
@@ -115,12 +117,10 @@ class EndpointJudge(Judge):
                 self._told(self._asked)
 
     def _write(self, row: dict[str, str]) -> None:
-        try:
+        with refusals("cannot be written", self._cache, OSError):
             self._cache.parent.mkdir(parents=True, exist_ok=True)
             with self._cache.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
-        except OSError as error:
-            raise MatchError(f"{self._cache}: cannot be written ({error.strerror or error})") from error
 
 
 def parse_grade(answer: str) -> Grade | None:
@@ -155,13 +155,11 @@ def _mark(model: str, messages: list[dict[str, str]]) -> str:
 def _read_cache(path: Path) -> dict[str, str]:
     """The answers so far; a last line that was cut off is none, and is ended so that the next begins a line."""
     refuse_pointer_at(path)
-    try:
+    wrong, remedy = "not the answers of a judge", "remove it, or name another"
+    with refusals(wrong, path, OSError, ValueError, KeyError, TypeError, remedy=remedy):
         content = path.read_text(encoding="utf-8") if path.exists() else ""
         if content and not content.endswith("\n"):
             content = content[: content.rfind("\n") + 1]
             path.write_text(content, encoding="utf-8")
         rows = [json.loads(line) for line in content.splitlines()]
         return {row["mark"]: str(row["answer"]) for row in rows}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        refuse_out_of_memory(error, str(path))
-        raise MatchError(f"{path}: not the answers of a judge ({error}); remove it, or name another") from error

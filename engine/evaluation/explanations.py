@@ -11,11 +11,12 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from saematch.errors import MatchError, checked_count, refuse_out_of_memory
+from saematch.errors import MatchError, refusals
+from saematch.numeric.numbers import checked_count
 from saematch.runs.chain import Chain
-from saematch.sources.formats.families import listing
 from saematch.storage.folders import local_path, well_formed
-from saematch.storage.pointers import refuse_pointer_at
+from saematch.storage.reading import refuse_pointer_at
+from saematch.text import listing
 
 _LONGEST_LINE = 10**6  # characters; no explanation is as long
 Texts = dict[int, dict[int, str]]
@@ -114,12 +115,11 @@ def features_of(chain: Chain) -> dict[int, int]:
 
 def _check_there(root: Path, shown: str) -> None:
     """Raise `MatchError` unless there is a file or a folder."""
-    try:
-        mode = root.stat().st_mode
-    except FileNotFoundError as error:
-        raise MatchError(f"{shown}: no such file or folder") from error
-    except OSError as error:
-        raise MatchError(f"{shown}: cannot be read ({error.strerror or error})") from error
+    with refusals("cannot be read", shown, OSError):
+        try:
+            mode = root.stat().st_mode
+        except FileNotFoundError as error:
+            raise MatchError(f"{shown}: no such file or folder") from error
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
         raise MatchError(f"{shown}: neither a regular file nor a folder; give explanations in one of these")
 
@@ -263,20 +263,19 @@ def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """The objects of a file, one a line, with the line's number; an empty one for a line that is too long."""
     refuse_pointer_at(path)
     opened = gzip.open if path.suffix == ".gz" else open
-    try:
-        with opened(path, "rt", encoding="utf-8") as file:
-            number = 0
-            while line := file.readline(_LONGEST_LINE):
-                number += 1
-                if len(line) == _LONGEST_LINE and not line.endswith("\n"):
-                    while (rest := file.readline(_LONGEST_LINE)) and not rest.endswith("\n"):
-                        pass
-                    yield number, {}
-                elif line.strip():
-                    row = json.loads(line)
-                    if not isinstance(row, dict):
-                        raise ValueError("no object")
-                    yield number, row
-    except (OSError, ValueError, EOFError, RecursionError) as error:
-        refuse_out_of_memory(error, str(path))
-        raise MatchError(f"{path}: not lines of JSON objects ({error})") from error
+    with (
+        refusals("not lines of JSON objects", path, OSError, ValueError, EOFError, RecursionError),
+        opened(path, "rt", encoding="utf-8") as file,
+    ):
+        number = 0
+        while line := file.readline(_LONGEST_LINE):
+            number += 1
+            if len(line) == _LONGEST_LINE and not line.endswith("\n"):
+                while (rest := file.readline(_LONGEST_LINE)) and not rest.endswith("\n"):
+                    pass
+                yield number, {}
+            elif line.strip():
+                row = json.loads(line)
+                if not isinstance(row, dict):
+                    raise ValueError("no object")
+                yield number, row

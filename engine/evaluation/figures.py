@@ -17,7 +17,7 @@ from saematch.evaluation.methods import MATCHED, RANDOM
 from saematch.evaluation.study import Evaluation
 from saematch.runs.chain import Chain
 from saematch.storage.folders import LocalFolder
-from saematch.text import printable
+from saematch.text import printable, shorten
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -477,8 +477,7 @@ def _legend_above(panel: Axes) -> None:
 
 def _short(text: str | None, most: int = 34) -> str:
     """Text of unknown origin, without what would be read as mathematics."""
-    clean = printable(text or "")
-    return (clean if len(clean) <= most else clean[: most - 1] + "…").replace("$", r"\$")
+    return shorten(printable(text or ""), most).replace("$", r"\$")
 
 
 def _colour(number: int) -> str:

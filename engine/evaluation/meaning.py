@@ -12,13 +12,13 @@ import numpy as np
 from typing_extensions import override
 
 from saematch.analysis.tables import METHOD, PAIR, Row, Schema, mean
-from saematch.errors import MatchError, refuse_out_of_memory
+from saematch.errors import refusals
 from saematch.evaluation.methods import Matched
 from saematch.evaluation.uncertainty import DRAWS, LEVEL, draws, interval, mean_ratio
 from saematch.numeric.rounding import Floats, Indices
 from saematch.runs.plan import Pair
 from saematch.storage.folders import local_path
-from saematch.storage.pointers import refuse_pointer_at
+from saematch.storage.reading import refuse_pointer_at
 
 JUDGED = 200  # pairs of features read for each pair of layers
 QUARTERS = 4
@@ -127,7 +127,10 @@ def read_grades(path: str | os.PathLike[str]) -> dict[PairOfFeatures, Grade]:
     """
     path = local_path(path)
     refuse_pointer_at(path)
-    try:
+    kinds = (OSError, KeyError, ValueError, TypeError, AttributeError, csv.Error)
+    grades = "grade (1, 2, 3 or DIFFERENT, MAYBE, SAME)"
+    expected = f"expected CSV with columns source, target, feature, partner and {grades}"
+    with refusals("no grades can be read", path, *kinds, remedy=expected):
         with path.open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
         found = {}
@@ -136,12 +139,6 @@ def read_grades(path: str | os.PathLike[str]) -> dict[PairOfFeatures, Grade]:
             a, b, i, j = (int(row[name]) for name in ("source", "target", "feature", "partner"))
             found[a, b, i, j] = Grade[given] if given in Grade.__members__ else Grade(int(given))
         return found
-    except (OSError, KeyError, ValueError, TypeError, AttributeError, csv.Error) as error:
-        refuse_out_of_memory(error, str(path))
-        raise MatchError(
-            f"{path}: no grades can be read ({error}); expected CSV with columns source, target, feature, partner and "
-            "grade (1, 2, 3 or DIFFERENT, MAYBE, SAME)"
-        ) from error
 
 
 def measure_meaning(

@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from typing_extensions import override
 
-from saematch.errors import MatchError, checked_count, first_line, refuse_out_of_memory
+from saematch.errors import MatchError, refusals
 from saematch.evaluation.activations import Source
+from saematch.numeric.numbers import checked_count
 from saematch.numeric.rounding import Floats, Indices
 from saematch.runs.plan import Pair
 from saematch.sae.autoencoder import SAE
 from saematch.storage.folders import local_path, well_formed
-from saematch.storage.pointers import refuse_pointer_at
+from saematch.storage.reading import refuse_pointer_at
 
 CONTEXT, BATCH = 256, 8  # tokens in a context, and contexts at a time
 _LOSS_TOLERANCE = 1e-4  # nats; float32 sums of the same numbers in another order differ by far less
@@ -42,18 +43,14 @@ class Texts(NamedTuple):
         """
         path = local_path(path)
         refuse_pointer_at(path)
-        try:
+        kinds = (OSError, ValueError, KeyError, TypeError, RecursionError)
+        expected = 'expected .jsonl with {"text": …} a line, or plain text with an empty line between documents'
+        with refusals("no texts can be read", path, *kinds, remedy=expected):
             content = path.read_text(encoding="utf-8")
             if path.suffix == ".jsonl":  # whose lines may hold other marks of an end of line in their texts
                 documents = [json.loads(line)["text"] for line in content.split("\n") if line.strip()]
             else:
                 documents = re.split(r"\n\s*\n", content)
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-            refuse_out_of_memory(error, str(path))
-            raise MatchError(
-                f'{path}: no texts can be read ({error}); expected .jsonl with {{"text": …}} a line, or plain text '
-                "with an empty line between documents"
-            ) from error
         if not all(isinstance(document, str) for document in documents):
             raise MatchError(f"{path}: a text is no string")
         documents = [well_formed(document) for document in documents if document.strip()]
@@ -113,13 +110,10 @@ class LanguageModel(Source):
         context, batch = checked_count(context, 3, wrong), checked_count(batch, 1, wrong)
         if tokens is not None:
             tokens = checked_count(tokens, 1, f"tokens is {tokens!r:.40}; give how many to read at least, from 1 on")
-        try:
+        with refusals("no causal language model can be loaded", name):  # the many kinds of models raise anything
             tokenizer = AutoTokenizer.from_pretrained(name)
             with torch.device("cpu"):  # whatever the host program's default is
                 model: Any = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)
-        except Exception as error:  # whatever the many kinds of models raise
-            refuse_out_of_memory(error, name)
-            raise MatchError(f"{name}: no causal language model can be loaded ({first_line(error)})") from error
         self.name, self.device, self.width = name, torch.device(device), int(model.config.get_text_config().hidden_size)
         self._model = model.eval().requires_grad_(False).to(self.device)
         self._blocks = _blocks(self._model, int(model.config.get_text_config().num_hidden_layers), name)

@@ -13,7 +13,7 @@ import torch
 
 import saematch
 from saematch.analysis.tables import Ledger, Row, Schema, Table, same
-from saematch.errors import MatchError, checked_count, checked_number
+from saematch.errors import MatchError
 from saematch.evaluation import codes, meaning, weights
 from saematch.evaluation.activations import OUTLIERS, Source, Survey
 from saematch.evaluation.explanations import checked_explanations
@@ -22,6 +22,7 @@ from saematch.evaluation.meaning import Grade, Judge, PairOfFeatures, TokenOverl
 from saematch.evaluation.methods import ABOUT, MATCHED, RANDOM, Matched, baselines, matchings
 from saematch.evaluation.model import LanguageModel
 from saematch.matching.result import Matching
+from saematch.numeric.numbers import checked_count, checked_number
 from saematch.numeric.threads import torch_threads
 from saematch.options import FoldName
 from saematch.runs.api import match_layers

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from typing_extensions import override
 
 from saematch.cost import Cost, DistanceCost, KernelCost, MatrixCost, squared_distances
-from saematch.errors import MatchError, checked_number, memory_for, real_number
+from saematch.errors import MatchError, memory_for
 from saematch.matching.backend import Backend
 from saematch.numeric.arrays import dense_array
+from saematch.numeric.numbers import checked_number, real_number
 from saematch.numeric.rounding import UNIT_64, Floats, Indices, Rows, gamma
 from saematch.options import Part
 from saematch.sae.autoencoder import SAE, Scale

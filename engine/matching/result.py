@@ -17,15 +17,20 @@ from safetensors.torch import save
 from torch import Tensor
 
 from saematch.assignment import Certificate, Margins
-from saematch.errors import MatchError, checked_count, first_line, refuse_out_of_memory
+from saematch.errors import MatchError, refusals
 from saematch.numeric.arrays import checked_last, dense_array
+from saematch.numeric.numbers import checked_count
 from saematch.numeric.rounding import UNIT_64
 from saematch.options import Status
 from saematch.storage.folders import local_path, write_whole
-from saematch.storage.jsonfile import finite
-from saematch.storage.pointers import refuse_pointer_at
+from saematch.storage.jsonfile import finite_or_none
+from saematch.storage.reading import refuse_pointer_at
 
 SCHEMA = 1
+_NOT_OURS = "not a matching that saematch wrote"
+_DAMAGED = (
+    OSError, SafetensorError, KeyError, TypeError, ValueError, OverflowError, AttributeError, RecursionError,
+)  # fmt: skip
 SCALARS = (
     "cost", "objective", "lower_bound", "gap", "error", "proof_gap", "scale", "random_cost", "certified", "status",
 )  # fmt: skip
@@ -244,7 +249,7 @@ class Matching:
     def scalars(self) -> dict[str, Any]:
         """The numbers of the answer by name, ready for JSON: None for those that are not finite."""
         found = {name: getattr(self, name) for name in SCALARS}
-        return {name: finite(value) for name, value in found.items()}
+        return {name: finite_or_none(value) for name, value in found.items()}
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a `.safetensors` file: `perm`, `pair_cost`, `prices`, and the numbers as JSON under the key "saematch".
@@ -259,7 +264,7 @@ class Matching:
         record = {"schema": SCHEMA, "target_features": self.target_features, **self.scalars(), "options": self.options}
         record |= {
             "evaluation_error": self._evaluation_error,
-            "staying_free": [finite(cost) for cost in self.staying_free],
+            "staying_free": [finite_or_none(cost) for cost in self.staying_free],
         }
         metadata = {"saematch": json.dumps(record, allow_nan=False)}
         return save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata)
@@ -283,7 +288,7 @@ class Matching:
         """
         path = local_path(path)
         refuse_pointer_at(path)
-        try:
+        with refusals(_NOT_OURS, path, *_DAMAGED):
             with safe_open(path, framework="pt", device="cpu") as file:
                 record = json.loads((file.metadata() or {})["saematch"])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
@@ -316,20 +321,6 @@ class Matching:
                 status=cast(Status, str(record["status"])),
                 options=dict(record["options"]),
             )
-        except MatchError:
-            raise
-        except (
-            OSError,
-            SafetensorError,
-            KeyError,
-            TypeError,
-            ValueError,
-            OverflowError,
-            AttributeError,
-            RecursionError,
-        ) as error:
-            refuse_out_of_memory(error, str(path))
-            raise MatchError(f"{path}: not a matching that saematch wrote ({first_line(error)})") from error
 
     def __getstate__(self) -> dict[str, Any]:
         """As arrays: torch would send tensors by handles, which die with the process that made them."""
@@ -385,14 +376,10 @@ def check_permutation(perm: Any, source_features: int, target_features: int, man
 def check_matching(path: Path) -> None:
     """Raise `MatchError` unless the file is whole, and holds the tensors of a matching: its header says so."""
     refuse_pointer_at(path)
-    try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            missing = {"perm", "pair_cost", "prices"} - set(file.keys())
-    except (OSError, SafetensorError) as error:
-        refuse_out_of_memory(error, str(path))
-        raise MatchError(f"{path}: not a matching that saematch wrote ({first_line(error)})") from error
+    with refusals(_NOT_OURS, path, OSError, SafetensorError), safe_open(path, framework="pt", device="cpu") as file:
+        missing = {"perm", "pair_cost", "prices"} - set(file.keys())
     if missing:
-        raise MatchError(f"{path}: not a matching that saematch wrote: no {', '.join(sorted(missing))}")
+        raise MatchError(f"{path}: {_NOT_OURS}: no {', '.join(sorted(missing))}")
 
 
 def read_pair(path: Path, feature: int) -> tuple[int, float]:
@@ -401,14 +388,11 @@ def read_pair(path: Path, feature: int) -> tuple[int, float]:
     Raises `MatchError` if the file is damaged.
     """
     refuse_pointer_at(path)
-    try:
+    with refusals(_NOT_OURS, path, OSError, SafetensorError, TypeError, ValueError, RuntimeError):
         # Safetensors makes slices on the default device of the host program.
         with torch.device("cpu"), safe_open(path, framework="pt", device="cpu") as file:
             target, cost = (file.get_slice(name)[feature : feature + 1] for name in ("perm", "pair_cost"))
         return int(target.item()), float(cost.item())
-    except (OSError, SafetensorError, TypeError, ValueError, RuntimeError) as error:
-        refuse_out_of_memory(error, str(path))
-        raise MatchError(f"{path}: not a matching that saematch wrote ({first_line(error)})") from error
 
 
 def read_permutation(path: str | os.PathLike[str]) -> tuple[Any, dict[str, Any]]:
@@ -418,14 +402,10 @@ def read_permutation(path: str | os.PathLike[str]) -> tuple[Any, dict[str, Any]]
     """
     path = local_path(path)
     refuse_pointer_at(path)
-    try:
+    kinds = (OSError, SafetensorError, ValueError, TypeError, AttributeError, EOFError, RecursionError)
+    with refusals("no permutation can be read", path, *kinds, remedy="expected .npy, or .safetensors with perm"):
         if path.suffix == ".npy":
             return np.load(path, allow_pickle=False), {}
         with safe_open(path, framework="pt", device="cpu") as file:
             record = json.loads((file.metadata() or {}).get("saematch", "{}"))
             return file.get_tensor("perm"), dict(record.get("options", {}))
-    except (OSError, SafetensorError, ValueError, TypeError, AttributeError, EOFError, RecursionError) as error:
-        refuse_out_of_memory(error, str(path))
-        raise MatchError(
-            f"{path}: no permutation can be read ({first_line(error)}); expected .npy, or .safetensors with perm"
-        ) from error

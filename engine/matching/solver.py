@@ -16,13 +16,15 @@ from torch import Tensor
 
 from saematch.assignment import BASELINES, TOLERANCE, Certificate, Margins, Round, Solution, solve
 from saematch.cost import BLOCK_BYTES, Cost, Free
-from saematch.errors import MatchError, checked_count, checked_number, first_line, refuse_out_of_memory
+from saematch.errors import MatchError, refuse_out_of_memory
 from saematch.matching.backend import choose_backend, free_memory
 from saematch.matching.problem import Problem
 from saematch.matching.result import Matching, NotCertified
+from saematch.numeric.numbers import checked_count, checked_number
 from saematch.numeric.rounding import UNIT_64, Floats, Indices
 from saematch.numeric.threads import torch_threads
 from saematch.options import BackendName, Method, PrecisionName, Status, names
+from saematch.text import first_line
 
 # What numpy says of numbers out of range, whatever the host program made of that.
 _as_numpy = np.errstate(divide="warn", over="warn", under="ignore", invalid="warn")

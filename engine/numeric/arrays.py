@@ -9,7 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from saematch.errors import MatchError, first_line, hides_values
+from saematch.errors import MatchError
+from saematch.numeric.numbers import hides_values
+from saematch.text import first_line
 
 
 def dense_array(given: Any, name: str, expected: str) -> NDArray[Any]:

@@ -15,8 +15,9 @@ from llvmlite.binding import ffi
 from numba.core.caching import FunctionCache, IndexDataCacheFile
 from numba.core.compiler_lock import global_compiler_lock
 
-from saematch.errors import first_line, is_out_of_memory
+from saematch.errors import is_out_of_memory
 from saematch.resources import refuse_little_room
+from saematch.text import first_line
 
 # The first loop that is compiled makes numba load SciPy's BLAS, where SciPy is installed. Its start takes some buffers
 # of 33 MB, and where it gets none tries for ever: it is loaded before memory is taken for anything else.

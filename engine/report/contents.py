@@ -22,7 +22,7 @@ from saematch.runs.chain import Chain
 from saematch.runs.plan import Pair
 from saematch.sae.features import PARTS
 from saematch.storage.folders import LocalFolder
-from saematch.storage.jsonfile import finite
+from saematch.storage.jsonfile import finite_or_none
 
 SCHEMA = 1
 _WHOLE = ("partner", "runner_up", "tied")
@@ -160,14 +160,14 @@ class Contents:
             "targets": matching.target_features,
             "matched": int((perm >= 0).sum()),
             "cost": matching.cost,
-            "random_cost": finite(matching.random_cost),
-            "gap": finite(matching.proof_gap),
+            "random_cost": finite_or_none(matching.random_cost),
+            "gap": finite_or_none(matching.proof_gap),
             "certified": matching.certified,
             "status": matching.status,
             "seconds": record.get("seconds"),
             "columns": list(columns),
             "identity_cost": self._identity(pair),
-            "mean_cosine": None if cosine is None else finite(mean(cosine)),
+            "mean_cosine": None if cosine is None else finite_or_none(mean(cosine)),
         }
         if cosine is not None:
             shares = [persistence(cosine, perm, matching.target_features, least) for least in SAME]

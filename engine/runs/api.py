@@ -223,11 +223,7 @@ def _taken_up(
                 continue
             known.add(this)
             layers = work.targets if key.side else work.sources
-            try:
-                same = key.layer in layers and is_unchanged(layers.handles[key.layer], recorded, verify)
-            except OSError as error:
-                raise MatchError(f"{error.filename}: cannot be read ({error.strerror or error})") from error
-            if not same:
+            if key.layer not in layers or not is_unchanged(layers.handles[key.layer], recorded, verify):
                 raise MatchError(
                     f"{out}: the SAE of layer {key.layer} ({recorded['path'] or 'in memory'}) has changed since pair "
                     f"{pair[0]}-{pair[1]} was matched; choose another folder, or overwrite it (--overwrite)"

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from saematch.assignment import Margins
 from saematch.cost import squared_distances
-from saematch.errors import MatchError, checked_count, whole_number
+from saematch.errors import MatchError
 from saematch.matching.problem import Comparison, RowProblem
 from saematch.matching.result import SCALARS, Matching
 from saematch.matching.solver import Solver, require_unchanged
+from saematch.numeric.numbers import checked_count, whole_number
 from saematch.runs.folder import RunFolder
 from saematch.runs.inputs import is_unchanged, read_input
 from saematch.runs.plan import Pair, as_pair, by_pair

@@ -16,13 +16,14 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from saematch.errors import MatchError
+from saematch.errors import MatchError, refusals
 from saematch.matching.result import Matching, check_matching, read_pair
 from saematch.runs.pipeline import Outcome
 from saematch.runs.plan import Pair
 from saematch.storage.folders import Folder, LocalFolder, folder_at
 from saematch.storage.jsonfile import as_json, read_json
 from saematch.storage.lock import locked
+from saematch.text import shorten
 
 SCHEMA = 1
 
@@ -73,7 +74,7 @@ class RunFolder(Mapping[Pair, Matching]):
             there = not isinstance(folder, LocalFolder) or folder.path.exists()
             missing = "there is no run.json in it" if there else "there is no such folder"
             raise MatchError(f"{where}: not a run of saematch: {missing}")
-        try:
+        with refusals("not the record of a run", f"{where}/run.json", KeyError, TypeError, AttributeError, ValueError):
             record = _json(folder, "run.json")
             if record["schema"] != SCHEMA:
                 raise MatchError(f"{where}/run.json: schema {record['schema']}, this version reads {SCHEMA}")
@@ -83,10 +84,6 @@ class RunFolder(Mapping[Pair, Matching]):
                     raise MatchError(f"{where}/run.json: its pairs do not lead from each layer to a later one")
             run.refresh()
             return run
-        except MatchError:
-            raise
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise MatchError(f"{where}/run.json: not the record of a run") from error
 
     def refresh(self) -> None:
         """Read the records of pairs that others have finished meanwhile."""
@@ -209,10 +206,8 @@ def lock_run(where: str | os.PathLike[str], shard: tuple[int, int] | None = None
     folder = folder_at(where)
     if not isinstance(folder, LocalFolder):
         return nullcontext()
-    try:
+    with refusals("cannot be written", where, OSError):
         folder.path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise MatchError(f"{where}: cannot be written ({error.strerror or error})") from error
     if shard is None:
         return locked(folder.path / ".lock", str(where))
     return _locked_shard(folder.path, shard)
@@ -224,13 +219,11 @@ def check_target(where: str | os.PathLike[str]) -> None:
     if not isinstance(folder, LocalFolder):
         folder.names()
         return
-    try:
+    with refusals("cannot be written", where, OSError):
         above = next(parent for parent in (folder.path, *folder.path.absolute().parents) if parent.exists())
         if not above.is_dir() or not os.access(above, os.W_OK):
             raise MatchError(f"{where}: cannot be written; {above} is {'read-only' if above.is_dir() else 'a file'}")
         others = [] if not folder.path.exists() else [name for name in os.listdir(folder.path) if name[0] != "."]
-    except OSError as error:
-        raise MatchError(f"{where}: cannot be written ({error.strerror or error})") from error
     if others and "run.json" not in others:
         raise MatchError(f"{where}: the folder holds other files; choose an empty or a new one")
 
@@ -262,5 +255,4 @@ def _name(pair: Pair) -> str:
 
 
 def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else text[:50] + " …"
+    return shorten(json.dumps(value), 60)

@@ -13,8 +13,7 @@ def read_input(handle: SAEHandle) -> tuple[SAE, dict[str, Any]]:
     """The SAE and its record: where, in which format, files with size and time, hashes, what it is and was.
 
     Raises:
-        MatchError: if it is damaged, or no SAE.
-        OSError: if its files cannot be read.
+        MatchError: if its files cannot be read, are damaged, or hold no SAE.
     """
     about: dict[str, Any] = {"path": handle.path, "format": handle.format, "options": dict(handle.options)}
     about["files"] = handle.stamps()  # before the files are read: a later change then shows
@@ -25,7 +24,7 @@ def read_input(handle: SAEHandle) -> tuple[SAE, dict[str, Any]]:
 def is_unchanged(handle: SAEHandle, record: Mapping[str, Any], verify: bool = False) -> bool:
     """Whether an SAE is the one of the record: by its hashes, or, unless to be verified, by path, size and time.
 
-    Raises `OSError` if its files cannot be read.
+    Raises `MatchError` if its files cannot be read.
     """
     if record.get("options", {}) != handle.options:
         return False

@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from saematch.assignment import Round
-from saematch.errors import MatchError, about_memory, is_out_of_memory
+from saematch.errors import MatchError, about_memory, is_out_of_memory, reason_of
 from saematch.matching.problem import Comparison, RowProblem, check_widths
 from saematch.matching.result import Matching
 from saematch.matching.solver import Solver
@@ -268,7 +268,7 @@ def _matched(work: Work, shelf: _Shelf, pair: Pair, tell: Callable[[Progress], N
         if is_out_of_memory(error):
             reason = f"{about_memory(error)}; give a smaller memory, or match smaller SAEs"
         elif isinstance(error, OSError):
-            reason = f"{error.filename or 'its files'}: {error.strerror or error}"
+            reason = f"{error.filename or 'its files'}: {reason_of(error)}"
         else:
             raise
         return Outcome.failed(pair, reason)

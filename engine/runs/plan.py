@@ -7,7 +7,8 @@ from collections.abc import Collection, Iterable, Mapping, Set
 from itertools import pairwise
 from typing import Any, TypeVar
 
-from saematch.errors import MatchError, whole_number
+from saematch.errors import MatchError
+from saematch.numeric.numbers import whole_number
 
 Pair = tuple[int, int]
 Value = TypeVar("Value")

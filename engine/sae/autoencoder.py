@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saematch.errors import MatchError, checked_count
+from saematch.errors import MatchError
 from saematch.numeric.arrays import checked_last, dense_array, dense_tensor, refuse_meta
+from saematch.numeric.numbers import checked_count
 from saematch.options import Activation, FoldName, SaeFormat, names
 from saematch.sae.saving import save
 from saematch.storage.folders import local_path

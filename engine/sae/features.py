@@ -13,8 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from saematch.errors import MatchError, checked_number
+from saematch.errors import MatchError
 from saematch.numeric.loops import fold_rows
+from saematch.numeric.numbers import checked_number
 from saematch.numeric.threads import Team, torch_threads
 from saematch.options import Part
 from saematch.sae.autoencoder import SAE, Scale

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from saematch.errors import MatchError, refuse_out_of_memory
+from saematch.errors import MatchError, refusals
 from saematch.storage.folders import replacing
 from saematch.storage.jsonfile import as_json
 
@@ -43,19 +43,14 @@ def save(
     here = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     if len({tensor.untyped_storage().data_ptr() for tensor in here.values()}) < len(here):  # they share memory
         here = {name: tensor.clone() for name, tensor in here.items()}
-    try:
+    with refusals("cannot be made", folder, OSError, ValueError):
         folder.mkdir(parents=True, exist_ok=True)
-    except (OSError, ValueError) as error:
-        raise MatchError(f"{folder}: cannot be made ({getattr(error, 'strerror', None) or error})") from error
     if format == "saelens":
         # Both are whole before either takes its place: a configuration never stands beside weights of another SAE.
         with replacing(weights) as aside, replacing(config) as other:
             other.write_bytes(as_json(_saelens_config(here, activation, k, hook)))
-            try:
+            with refusals("cannot be written", weights, SafetensorError):
                 save_file(here, aside)
-            except SafetensorError as error:
-                refuse_out_of_memory(error, str(weights))
-                raise MatchError(f"{weights}: cannot be written ({error})") from error
         return
     here.setdefault("threshold", torch.zeros_like(here["b_enc"]))  # of a ReLU
     arrays = {name: (each.float() if each.dtype == torch.bfloat16 else each).numpy() for name, each in here.items()}

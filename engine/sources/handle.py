@@ -65,11 +65,11 @@ class SAEHandle(ABC):
     @property
     @abstractmethod
     def labels(self) -> Mapping[int, str]:
-        """Feature -> what the feature fires on; empty where no labels are known. Raises `MatchError`, `OSError`."""
+        """Feature -> what the feature fires on; empty where no labels are known. Raises `MatchError`."""
 
     @abstractmethod
     def describe(self) -> Description:
-        """Return what is known without reading weights. Raises `MatchError`, `OSError`."""
+        """Return what is known without reading weights. Raises `MatchError`."""
 
     @abstractmethod
     def header(self) -> SAE | None:
@@ -80,7 +80,7 @@ class SAEHandle(ABC):
 
     @abstractmethod
     def read(self) -> SAE:
-        """Return the SAE with its weights. Raises `MatchError`, `OSError`."""
+        """Return the SAE with its weights. Raises `MatchError`."""
 
     @abstractmethod
     def read_and_hash(self) -> tuple[SAE, dict[str, str]]:
@@ -88,13 +88,13 @@ class SAEHandle(ABC):
 
     @abstractmethod
     def sha256(self) -> dict[str, str]:
-        """Return the hash of each file, by its name, or of each tensor. Raises `MatchError`, `OSError`."""
+        """Return the hash of each file, by its name, or of each tensor. Raises `MatchError`."""
 
     @abstractmethod
     def stamps(self) -> dict[str, list[int] | str] | None:
         """Return for each file what changes when the file does: size and time, or a commit. None in memory.
 
-        Raises `OSError`.
+        Raises `MatchError`.
         """
 
     @abstractmethod

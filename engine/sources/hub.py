@@ -24,6 +24,7 @@ from saematch.errors import MatchError, refuse_out_of_memory
 from saematch.sources.address import escaped
 from saematch.sources.places import Place
 from saematch.storage.folders import write_whole
+from saematch.text import first_line
 
 _HEADER_BLOCK = 2**15  # bytes asked for at a time of a file that is far away
 _COMMIT = re.compile("[0-9a-f]{40}")
@@ -206,7 +207,7 @@ def _remedy(error: BaseException) -> str:
         if any(isinstance(each, kinds) for each in causes):
             return remedy
     statuses = [getattr(getattr(each, "response", None), "status_code", None) for each in causes]
-    reason = str(causes[0]).splitlines()[0] if str(causes[0]) else type(causes[0]).__name__
+    reason = first_line(causes[0])
     if 401 in statuses or 403 in statuses:
         return f"the hub refuses ({reason}); your token may be wrong or may not read it: {_LOG_IN}"
     return f"the hub cannot be read ({reason}); try again, or set HF_HUB_OFFLINE=1 to use what is in the cache"

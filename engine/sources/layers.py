@@ -8,15 +8,16 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from saematch.errors import MatchError, whole_number
+from saematch.errors import MatchError
+from saematch.numeric.numbers import whole_number
 from saematch.sae.autoencoder import SAE
 from saematch.sources.address import SAMPLE, Address
-from saematch.sources.formats.families import listing
 from saematch.sources.handle import SAEHandle, SAEInMemory
 from saematch.sources.lists import Source
 from saematch.sources.places import LocalFolder
 from saematch.sources.search import search
 from saematch.sources.stored import LAYER, StoredSAE
+from saematch.text import listing
 
 IN_MEMORY = "in memory"  # the source of layers that a caller's mapping holds
 _MOST_DIGITS = 4  # of a layer's number

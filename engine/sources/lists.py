@@ -11,7 +11,8 @@ from typing import Any
 
 import yaml
 
-from saematch.errors import MatchError, refuse_out_of_memory, whole_number
+from saematch.errors import MatchError, refusals
+from saematch.numeric.numbers import whole_number
 from saematch.sources.address import SAMPLE, at_home
 
 _MOST_YAML_BYTES = 2**18
@@ -26,24 +27,21 @@ def is_list(name: str) -> bool:
 
 def read_list(file: Path) -> list[tuple[int | None, str]]:
     """The rows of a YAML list; relative paths begin at its folder, and lead no higher. Raises `MatchError`."""
-    try:
+    with refusals("cannot be read", file, OSError, ValueError, RecursionError):
         if not file.is_file():  # it might block, or never end
             raise MatchError(f"{file}: is no regular file")
         if file.stat().st_size > _MOST_YAML_BYTES:
             raise MatchError(f"{file}: {file.stat().st_size} bytes of YAML, more than a list of SAEs has")
         text = file.read_text(encoding="utf-8")
         # Every scalar is text, whatever its tag: nothing is made of it, nor computed from it.
-        content, node = yaml.load(text, yaml.BaseLoader), yaml.compose(text, yaml.BaseLoader)
+        try:
+            content, node = yaml.load(text, yaml.BaseLoader), yaml.compose(text, yaml.BaseLoader)
+        except yaml.YAMLError as error:
+            raise ValueError(" ".join(str(error).split())) from error  # the reason is on several lines
         rows = node.value if isinstance(node, yaml.MappingNode) else []
         for layer, times in Counter(key.value for key, _ in rows if isinstance(key, yaml.ScalarNode)).most_common(1):
             if times > 1:
                 raise MatchError(f"{file}: layer {layer} is there {times} times")
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        if isinstance(error, MatchError):
-            raise
-        refuse_out_of_memory(error, str(file))
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise MatchError(f"{file}: cannot be read ({reason})") from error
     found = [(layer, str(text)) for layer, text in entries(content, str(file))]
     for _, text in found:
         if ".." in Path(text).parts:

@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 from typing_extensions import override
 
-from saematch.errors import MatchError, refuse_out_of_memory
+from saematch.errors import MatchError, refusals
 
 _MOST_FOLDERS = 100_000
 
@@ -50,7 +50,7 @@ class Place(ABC):
 
     @abstractmethod
     def stamp(self, name: str) -> list[int] | str:
-        """What changes when the file does, found without reading it. Raises `OSError`."""
+        """What changes when the file does, found without reading it."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,8 @@ class LocalFolder(Place):
         """Every folder in it, itself among them, with the names of its files."""
 
         def unreadable(error: OSError) -> None:
-            raise MatchError(f"{error.filename}: cannot be read ({error.strerror})") from error
+            with refusals("cannot be read", error.filename):
+                raise error
 
         found: list[tuple[Path, list[str]]] = []
         real: dict[str, str] = {}
@@ -109,22 +110,17 @@ class LocalFolder(Place):
 
     @override
     def open(self, name: str) -> BinaryIO:
-        try:
+        with refusals("cannot be read", self.root / name, OSError):
             return self.fetch(name).open("rb")
-        except OSError as error:
-            refuse_out_of_memory(error, str(self.root / name))
-            raise MatchError(f"{self.root / name}: cannot be read ({error.strerror})") from error
 
     @override
     def fetch(self, name: str) -> Path:
         """What would block or never end when it is read is refused."""
-        try:
-            mode = (self.whole / name).stat().st_mode
-        except FileNotFoundError:
-            return self.whole / name  # said where it is read
-        except OSError as error:
-            refuse_out_of_memory(error, str(self.root / name))
-            raise MatchError(f"{self.root / name}: cannot be read ({error.strerror})") from error
+        with refusals("cannot be read", self.root / name, OSError):
+            try:
+                mode = (self.whole / name).stat().st_mode
+            except FileNotFoundError:
+                return self.whole / name  # said where it is read
         if not stat.S_ISREG(mode):
             raise MatchError(f"{self.root / name}: is no regular file")
         return self.whole / name
@@ -132,5 +128,6 @@ class LocalFolder(Place):
     @override
     def stamp(self, name: str) -> list[int]:
         """Size in bytes and time of the last change in nanoseconds."""
-        found = (self.whole / name).stat()
+        with refusals("cannot be read", self.whole / name, OSError):
+            found = (self.whole / name).stat()
         return [found.st_size, found.st_mtime_ns]

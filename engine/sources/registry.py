@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from saematch.errors import MatchError, refuse_out_of_memory
+from saematch.errors import MatchError, refusals
 
 _FILE = "pretrained_saes.yaml"
 
@@ -43,7 +43,16 @@ def release(name: str) -> tuple[str, tuple[Registered, ...]]:
         raise MatchError(
             f"saelens://{name}: sae-lens knows no such release; names like it: {', '.join(close) or 'none'}"
         )
-    try:
+    not_understood = refusals(
+        "what sae-lens says of it is not understood",
+        f"saelens://{name}",
+        KeyError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        remedy="it may be newer than what is known of it here",
+    )
+    with not_understood:
         return str(found["repo_id"]), tuple(
             Registered(
                 release=name,
@@ -56,11 +65,6 @@ def release(name: str) -> tuple[str, tuple[Registered, ...]]:
             )
             for each in found["saes"]
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise MatchError(
-            f"saelens://{name}: what sae-lens says of it is not understood ({error!r}); it may be newer than what is "
-            "known of it here"
-        ) from error
 
 
 def neuronpedia_names(repo: str, file: str) -> list[str]:
@@ -86,12 +90,11 @@ def _table() -> dict[str, Any]:
     if spec is None or spec.origin is None:
         raise MatchError("saelens:// asks sae-lens, which is not installed: pip install 'saematch[saelens]'")
     file = Path(spec.origin).with_name(_FILE)
-    try:
-        with file.open(encoding="utf-8") as text:
-            table = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        refuse_out_of_memory(error, str(file))
-        raise MatchError(f"{file}: cannot be read; install sae-lens again") from error
+    with (
+        refusals("cannot be read", file, OSError, ValueError, yaml.YAMLError, remedy="install sae-lens again"),
+        file.open(encoding="utf-8") as text,
+    ):
+        table = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     if not isinstance(table, dict):
         raise MatchError(f"{file}: holds no releases; this sae-lens is newer than what is known of it here")
     return table

@@ -8,19 +8,19 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from saematch.errors import MatchError
 from saematch.sources.address import HUB, REGISTRY, SAMPLE, Address, matched
 from saematch.sources.checkpoint import Checkpoint
 from saematch.sources.files.tensors import SUFFIXES
-from saematch.sources.formats.families import identify, known, listing, published
+from saematch.sources.formats.families import identify, known, published
 from saematch.sources.hub import HubRepository
 from saematch.sources.lists import One, Source, entries, is_list, read_list
 from saematch.sources.places import LocalFolder, Place
 from saematch.sources.registry import release
 from saematch.sources.stored import StoredSAE
-from saematch.storage.pointers import Unusable
+from saematch.storage.reading import Unusable
+from saematch.text import listing, natural_key
 
 _PACKAGED = Path(__file__).parent.parent / "sample"
 Hub = Callable[[str, str | None], HubRepository]
@@ -43,13 +43,8 @@ def search(source: Source) -> tuple[list[StoredSAE], str | None]:
         found, pinned = _search(Address.parse(source), hub)
     else:
         found, pinned = _listed(entries(source, "the source"), "the source", {}, hub), None
-    return sorted(found, key=lambda each: (-1 if each.layer is None else each.layer, natural(each.shown))), pinned
-
-
-def natural(text: str) -> list[Any]:
-    """A key by which text is sorted with its numbers as numbers."""
-    parts = re.split("([0-9]+)", text)  # of which every second is a number, perhaps of very many digits
-    return [(len(part.lstrip("0")), part.lstrip("0")) if at % 2 else (-1, part) for at, part in enumerate(parts)]
+    found.sort(key=lambda sae: (-1 if sae.layer is None else sae.layer, natural_key(sae.shown)))
+    return found, pinned
 
 
 def _search(address: Address, hub: Hub) -> tuple[list[StoredSAE], str | None]:
@@ -110,7 +105,7 @@ def _absent(there: list[str], pattern: str, address: Address) -> MatchError:
     known = {depth: address.matcher("/".join(parts[:depth])) for depth in range(len(parts))}
     depth = max(depth for depth, part in known.items() if any(map(part.fullmatch, there)))
     names = {"/".join(name.split("/")[: depth + 1]) for name in there if known[depth].fullmatch(name)}
-    return MatchError(f"{address}: there is no {pattern}; there are {listing(sorted(names, key=natural))}")
+    return MatchError(f"{address}: there is no {pattern}; there are {listing(sorted(names, key=natural_key))}")
 
 
 def _registered(address: Address, hub: Hub) -> tuple[list[StoredSAE], str]:
@@ -173,7 +168,7 @@ def _chosen(found: list[StoredSAE], address: Address) -> list[StoredSAE]:
             kept = [each for each in found if _says(each, name) in (wanted, wanted.lower())]
             there = {_says(each, name) or "none" for each in found}
         if not kept:
-            shown = listing(sorted(there, key=natural), 30)
+            shown = listing(sorted(there, key=natural_key), 30)
             raise MatchError(f"{address}: there is no SAE of {name} {wanted}; there are {shown}")
         found = kept
     return found

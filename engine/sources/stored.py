@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from saematch.errors import MatchError, memory_for
+from saematch.errors import MatchError, memory_for, refusals
 from saematch.numeric.threads import torch_threads
 from saematch.sae.autoencoder import SAE
 from saematch.sources.checkpoint import Checkpoint
@@ -24,7 +24,8 @@ from saematch.sources.formats.base import Entry, Family
 from saematch.sources.formats.families import identify
 from saematch.sources.handle import Description, SAEHandle
 from saematch.sources.registry import neuronpedia_names
-from saematch.storage.jsonfile import read_json, sha256
+from saematch.storage.jsonfile import read_json
+from saematch.storage.reading import sha256
 
 LAYER = re.compile(
     r"(?:^|[^a-z])(?:layers?|blocks?)[._-]?(\d{1,4})(?!\d)|(?:^|-)L(\d{1,4})(?:R|A|M|TC)(?:-\d+x)?$",
@@ -132,7 +133,7 @@ class StoredSAE(SAEHandle):
     def header(self) -> SAE | None:
         try:
             return self.describe().sae
-        except (MatchError, OSError, MemoryError):
+        except (MatchError, MemoryError):
             return None
 
     @cached_property
@@ -181,16 +182,13 @@ class StoredSAE(SAEHandle):
         if name is None:
             return {}
         path, shown = self.checkpoint.place.fetch(name), self.checkpoint.place.shown(name)
-        try:
+        expected = 'expected {"features": [{"feature": 0, "tokens": ["…"]}, …]}'
+        with refusals(expected, shown, TypeError, KeyError, ValueError, OverflowError):
             tokens = {
                 int(row["feature"]): row["tokens"] for row in read_json(path, shown, _MOST_LABEL_BYTES)["features"]
             }
             if not all(isinstance(listed, list) for listed in tokens.values()):
-                raise TypeError("tokens is no list")
-        except (TypeError, KeyError, ValueError, OverflowError) as error:
-            if isinstance(error, MatchError):
-                raise
-            raise MatchError(f'{shown}: expected {{"features": [{{"feature": 0, "tokens": ["…"]}}, …]}}') from error
+                raise TypeError("tokens is not a list")
         F = self.describe().sae.F
         beyond = [feature for feature in tokens if not 0 <= feature < F]
         if beyond:

@@ -9,14 +9,14 @@ import stat
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path, PurePosixPath
 from types import SimpleNamespace
 from typing import Any, TextIO
 
 from typing_extensions import override
 
-from saematch.errors import MatchError, first_line, refuse_out_of_memory
+from saematch.errors import MatchError, refusals
 
 
 def local_path(given: str | os.PathLike[str]) -> Path:
@@ -71,7 +71,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     path = regular_file(path)
     aside = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
-    try:
+    with refusals("cannot be written", path, OSError):
         try:
             yield aside
             with aside.open("rb") as file:
@@ -79,8 +79,6 @@ def replacing(path: Path) -> Iterator[Path]:
             aside.replace(path)
         finally:
             aside.unlink(missing_ok=True)
-    except OSError as error:
-        raise _unwritable(path, error) from error
 
 
 def regular_file(path: Path) -> Path:
@@ -88,13 +86,9 @@ def regular_file(path: Path) -> Path:
 
     Raises `MatchError` for what is there and no regular file, such as a pipe or a device, which no file may replace.
     """
-    try:
+    with refusals("cannot be written", path, OSError), suppress(FileNotFoundError):  # so may be what a link leads to
         if not stat.S_ISREG(path.stat().st_mode):
             raise MatchError(f"{path}: cannot be written (it is not a regular file); choose another name")
-    except FileNotFoundError:
-        pass  # nor is there what a link leads to
-    except OSError as error:
-        raise _unwritable(path, error) from error
     return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
@@ -136,36 +130,28 @@ class LocalFolder(Folder):
 
     @override
     def names(self, inside: str = ".") -> set[str]:
-        try:
-            return {entry.name for entry in os.scandir(self.path / inside) if entry.is_file()}
-        except FileNotFoundError:
-            return set()
-        except OSError as error:
-            raise MatchError(f"{self.path / inside}: cannot be read ({error.strerror or error})") from error
+        with refusals("cannot be read", self.path / inside, OSError):
+            try:
+                return {entry.name for entry in os.scandir(self.path / inside) if entry.is_file()}
+            except FileNotFoundError:
+                return set()
 
     @override
     def read(self, name: str) -> bytes:
-        try:
+        with refusals("cannot be read", self.path / name, OSError):
             return (self.path / name).read_bytes()
-        except OSError as error:
-            refuse_out_of_memory(error, str(self.path / name))
-            raise MatchError(f"{self.path / name}: cannot be read ({error.strerror or error})") from error
 
     @override
     def write(self, name: str, content: bytes) -> None:
         path = self.path / name
-        try:
+        with refusals("cannot be written", path.parent, OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise _unwritable(path.parent, error) from error
         write_whole(path, content)
 
     @override
     def remove(self, name: str) -> None:
-        try:
+        with refusals("cannot be written", self.path / name, OSError):
             (self.path / name).unlink(missing_ok=True)
-        except OSError as error:
-            raise _unwritable(self.path / name, error) from error
 
     @override
     def local(self, name: str) -> AbstractContextManager[Path]:
@@ -179,7 +165,7 @@ class RemoteFolder(Folder):
         from fsspec.core import url_to_fs
 
         self.url = url.rstrip("/")
-        with self._refusals("cannot be reached"):
+        with refusals("cannot be reached", url):  # whatever the client of a store may raise, or its absence
             self._fs, self._root = url_to_fs(self.url)
 
     def __str__(self) -> str:
@@ -187,7 +173,7 @@ class RemoteFolder(Folder):
 
     @override
     def names(self, inside: str = ".") -> set[str]:
-        with self._refusals("cannot be read"):
+        with refusals("cannot be read", self.url):
             self._fs.invalidate_cache()
             try:
                 listed = self._fs.ls(self._path(inside), detail=True)
@@ -197,18 +183,18 @@ class RemoteFolder(Folder):
 
     @override
     def read(self, name: str) -> bytes:
-        with self._refusals("cannot be read", name):
+        with refusals("cannot be read", self._url(name)):
             return bytes(self._fs.cat_file(self._path(name)))
 
     @override
     def write(self, name: str, content: bytes) -> None:
-        with self._refusals("cannot be written", name):
+        with refusals("cannot be written", self._url(name)):
             self._fs.makedirs(str(PurePosixPath(self._path(name)).parent), exist_ok=True)
             self._fs.pipe_file(self._path(name), content)
 
     @override
     def remove(self, name: str) -> None:
-        with self._refusals("cannot be written", name):
+        with refusals("cannot be written", self._url(name)):
             self._fs.rm_file(self._path(name))
 
     @contextmanager
@@ -222,13 +208,8 @@ class RemoteFolder(Folder):
     def _path(self, name: str) -> str:
         return str(PurePosixPath(self._root) / name)
 
-    @contextmanager
-    def _refusals(self, what: str, name: str = "") -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:  # whatever the client of a store may raise, a missing client among it
-            refuse_out_of_memory(error, f"{self.url}/{name}")
-            raise MatchError(f"{self.url}{'/' if name else ''}{name}: {what} ({first_line(error)})") from error
+    def _url(self, name: str) -> str:
+        return f"{self.url}/{name}"
 
 
 def folder_at(where: str | os.PathLike[str]) -> Folder:
@@ -236,7 +217,3 @@ def folder_at(where: str | os.PathLike[str]) -> Folder:
     if isinstance(where, str) and "://" in where and not where.startswith("file://"):
         return RemoteFolder(where)
     return LocalFolder(where.removeprefix("file://") if isinstance(where, str) else where)
-
-
-def _unwritable(path: Path, error: OSError) -> MatchError:
-    return MatchError(f"{path}: cannot be written ({error.strerror or error})")

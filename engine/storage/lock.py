@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from saematch.errors import MatchError
+from saematch.errors import MatchError, refusals
 
 
 @contextlib.contextmanager
@@ -58,10 +58,8 @@ os.register_at_fork(after_in_child=_let_go_in_child)
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[int]:
-    try:
+    with refusals("cannot be written", path, OSError):
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    except OSError as error:
-        raise MatchError(f"{path}: cannot be written ({error.strerror or error})") from error
     _held.add(file)
     try:
         yield file

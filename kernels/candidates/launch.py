@@ -11,7 +11,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from saematch.errors import checked_count
 from saematch.kernels.candidates.reference import Lists
 from saematch.kernels.candidates.reference import candidates as by_sorting
 from saematch.kernels.costs import Costs, check_rows, check_vector, stored
@@ -20,6 +19,7 @@ from saematch.kernels.pairwise_cost.launch import pairwise_cost
 from saematch.kernels.reduced_minima.launch import tile_minima
 from saematch.kernels.reduced_minima.reference import Minima
 from saematch.kernels.tiles import Tile, default_tile
+from saematch.numeric.numbers import checked_count
 
 MOST = 64  # a line
 STRIPE_BYTES = 2**30  # of M at a time, where it is not stored

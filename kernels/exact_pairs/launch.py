@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from saematch.errors import MatchError, checked_count
+from saematch.errors import MatchError
 from saematch.kernels.costs import check_device, check_matrix, check_vector, launch
 from saematch.kernels.exact_pairs.kernel import exact_pairs_kernel
+from saematch.numeric.numbers import checked_count
 
 BLOCK_E, BLOCK_K = 8, 128  # the sum's order, and with it the last digit, depends on BLOCK_K alone
 FLOATS = (torch.float32, torch.float64)

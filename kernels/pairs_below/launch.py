@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from saematch.errors import MatchError, checked_count
+from saematch.errors import MatchError
 from saematch.kernels.costs import Costs, check_rows, check_vector, launch
 from saematch.kernels.pairs_below.kernel import pairs_below_kernel
 from saematch.kernels.tiles import Tile, default_tile
+from saematch.numeric.numbers import checked_count
 
 
 class TooManyPairsError(MatchError):

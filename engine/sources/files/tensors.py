@@ -11,12 +11,10 @@ from typing import Any, BinaryIO
 
 import torch
 
-from saematch.errors import MatchError
 from saematch.sources.files.npz import npz_headers, npz_tensors
 from saematch.sources.files.safetensors import safetensors_headers, safetensors_tensors
 from saematch.sources.files.torch_zip import torch_headers, torch_tensors
-from saematch.storage.jsonfile import damaged
-from saematch.storage.pointers import POINTER_BYTES, refuse_pointer
+from saematch.storage.reading import POINTER_BYTES, parsing, refuse_pointer
 
 SUFFIXES = (".npz", ".safetensors", ".pt", ".pth")
 _READERS: dict[str, Callable[[Path, Mapping[str, Any]], dict[str, Any]]] = {
@@ -32,25 +30,17 @@ def headers(file: BinaryIO, shown: str) -> dict[str, Any]:
     the file in messages, and its suffix decides. Raises `MatchError`.
     """
     read = {".npz": npz_headers, ".safetensors": safetensors_headers}.get(Path(shown).suffix, torch_headers)
-    try:
+    with parsing(shown):  # a parser of damaged or hostile bytes may raise anything, and so may its decompressor
         refuse_pointer(file.read(POINTER_BYTES), shown)
         file.seek(0)
         return read(file, shown)
-    except MatchError:
-        raise
-    except Exception as error:  # whatever a parser of damaged or hostile bytes may raise, down to its decompressor
-        raise damaged(shown, error) from error
 
 
 def tensors(path: Path, shown: str | None = None) -> dict[str, Any]:
     """What `headers` names, with values: in float32, or float64 where it was stored so. Raises `MatchError`."""
     shown = shown or str(path)
-    try:
+    with parsing(shown):
         with path.open("rb") as file:
             found = headers(file, shown)
         with torch.device("cpu"):  # whatever the host program's default is: safetensors makes slices there
             return _READERS.get(path.suffix, torch_tensors)(path, found)
-    except MatchError:
-        raise
-    except Exception as error:  # as in `headers`
-        raise damaged(shown, error) from error

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saematch.errors import MatchError, refuse_out_of_memory
+from saematch.errors import MatchError, refusals
 from saematch.options import Activation
 from saematch.sae.autoencoder import SAE
 from saematch.sources.checkpoint import Checkpoint
@@ -78,14 +78,9 @@ class Family:
     def of(self, at: Checkpoint, found: Tensors) -> Entry:
         """`entry`, with the configuration that lies beside the weights. Raises `MatchError`."""
         config = at.config(self.configured(at))
-        try:
+        # Values of an untrusted configuration may be anything, and of any size.
+        with refusals(f"not as {self.name} has it; a value is of another kind", at.shown):
             return self.entry(at, found, config)
-        except MatchError:
-            raise
-        except Exception as error:  # values of a stranger's configuration may be anything, and of any size
-            refuse_out_of_memory(error, at.shown)
-            reason = f"{type(error).__name__}: {str(error)[:100]}"
-            raise MatchError(f"{at.shown}: not as {self.name} has it; a value is of another kind ({reason})") from error
 
 
 def take(at: Checkpoint, found: Tensors, *expected: str, optional: tuple[str, ...] = ()) -> list[Tensor]:

@@ -27,7 +27,8 @@ from saematch.sources.formats.openai import OPENAI
 from saematch.sources.formats.qwen_scope import QWEN_SCOPE
 from saematch.sources.formats.saelens import SAELENS
 from saematch.sources.formats.sparsify import SPARSIFY
-from saematch.storage.pointers import Unusable
+from saematch.storage.reading import Unusable
+from saematch.text import listing
 
 FAMILIES = (
     GEMMA_SCOPE, GEMMA_SCOPE_2, SAELENS, SPARSIFY, LLAMA_SCOPE, LLAMA_SCOPE_R1, LLAMASCOPIUM, DICTIONARY_LEARNING,
@@ -155,9 +156,3 @@ def _seem_of_an_sae(names: Iterable[Any]) -> bool:
 def known() -> str:
     """The formats, for messages."""
     return "; ".join(each.title for each in FAMILIES)
-
-
-def listing(names: Iterable[str], most: int = 8) -> str:
-    """Some names in a message."""
-    names = list(names)
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
