@@ -7,8 +7,7 @@ from typing import Any
 
 from mkdocs.structure.files import File, Files
 
-from saematch.cli.arguments import parser
-from saematch.cli.commands import COMMANDS
+from saematch.cli.main import make_parser
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "bench" / "results" / "paper"
@@ -37,7 +36,7 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 
 def _commands() -> str:
-    whole = parser(COMMANDS, "")
+    whole = make_parser()
     (added,) = [action for action in whole._actions if isinstance(action, argparse._SubParsersAction)]
     parts = []
     for name, command in added.choices.items():

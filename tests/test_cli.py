@@ -162,7 +162,7 @@ def test_a_run_with_a_layer_that_cannot_be_read_has_exit_code_3_and_a_summary(mo
     assert done.stdout.count("  yes ") == 2
     assert "no matching of layers 5 and 11: " in done.stdout
     assert "layer_11/params.npz: cannot be read" in done.stdout
-    assert "The same command tries these again" in done.stdout
+    assert "The same command tries these pairs again" in done.stdout
     shutil.copy(model / "layer_11" / "params.npz", tmp_path / "model" / "layer_11")
     again = parsed(saematch("layers", tmp_path / "model", "-o", tmp_path / "run", "--json"))
     assert (again["complete"], again["failures"], len(again["pairs"])) == (True, [], 3)

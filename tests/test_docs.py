@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from saematch.cli.commands import COMMANDS
+from saematch.cli.main import COMMANDS
 
 ROOT = Path(__file__).parent.parent
 

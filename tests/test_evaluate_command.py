@@ -41,12 +41,12 @@ def test_everything_at_once_and_again(run, capsys):
     shown = capsys.readouterr().out
     assert "layers" in shown.splitlines()[0]
     assert {"0 -> 1", "1 -> 2"} <= {line[:6] for line in shown.splitlines()}
-    assert "not there: figure l0 (no evaluation of SAEs at other L0s was given (--beside))" in shown
+    assert "missing: figure l0 (no evaluation of SAEs at other L0s was given (--compare))" in shown
     out = run / "run" / "evaluation"
     drawn = {path.stem for path in (out / "figures").glob("*.png")}
     assert drawn == {path.stem for path in (out / "figures").glob("*.svg")} == FIGURES - {"l0"}
     before = {path.name: path.read_bytes() for path in out.glob("*.csv")}
-    assert main([*command, "--json", "--beside", str(out)]) == 0
+    assert main([*command, "--json", "--compare", str(out)]) == 0
     said = json.loads(capsys.readouterr().out)
     assert {path.name: path.read_bytes() for path in out.glob("*.csv")} == before
     assert f"{said['tables'][0]}.csv" in before
@@ -61,7 +61,7 @@ def test_a_judge_that_refuses_ends_with_3_and_says_why(run, capsys, tmp_path):
         assert main([*given, "--judge", endpoint.address]) == 3
     shown = capsys.readouterr().out
     assert "not today" in shown
-    assert "The same command goes on from there" in shown
+    assert "The same command resumes the evaluation" in shown
     with Endpoint(lambda _: "SAME") as endpoint:
         assert main([*given, "--judge", endpoint.address, "--quiet"]) == 0
         assert len(endpoint.asked) <= 12
@@ -78,7 +78,7 @@ def test_a_judge_that_refuses_ends_with_3_and_says_why(run, capsys, tmp_path):
         (["--human", "{run}/texts.txt"], "no grades can be read"),
         (["--explanations", "{run}/texts.txt"], "not lines of JSON"),
         (["--inputs", "{run}/model"], "no SAE in a known format"),
-        (["--beside", "{run}/model"], "explained_variance.csv: cannot be read"),
+        (["--compare", "{run}/model"], "explained_variance.csv: cannot be read"),
         (["--device", "abacus"], "abacus"),
         (["--hook", "hook_z", "--model", "{run}/model", "--texts", "{run}/texts.txt"], "is not a residual stream"),
     ],
@@ -102,7 +102,7 @@ def test_a_folder_that_is_no_run(tmp_path, capsys):
 
 
 def test_without_matplotlib_or_pyarrow_there_are_tables_all_the_same(run, capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr("saematch.cli.evaluation.find_spec", lambda _: None)
+    monkeypatch.setattr("saematch.cli.evaluate.find_spec", lambda _: None)
     monkeypatch.setattr("saematch.analysis.tables.find_spec", lambda _: None)
     assert main(["evaluate", str(run / "run"), "-o", str(tmp_path)]) == 0
     assert "matplotlib is not installed: pip install 'saematch[evaluate]'" in capsys.readouterr().out

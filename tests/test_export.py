@@ -15,6 +15,7 @@ from saematch.analysis.export import NAMES, export
 from saematch.analysis.findings import COLUMNS, Findings
 from saematch.cli.main import main
 from saematch.report import Contents, write_report
+from saematch.sae.features import feature_rows
 from saes import made_up, write_model, write_npz
 
 HOSTILE = [
@@ -53,7 +54,7 @@ def test_findings_add_up(run):
     perm = chain[1, 2].perm
     cosines = torch.nn.functional.cosine_similarity(a.W_dec.double(), b.W_dec.double()[perm])
     np.testing.assert_allclose(found["cosine"], cosines, rtol=1e-12)
-    rows = [sm.features.feature_rows(sae) for sae in (a, b)]
+    rows = [feature_rows(sae) for sae in (a, b)]
     costs = ((rows[0][:, None] - rows[1][None]) ** 2).sum(axis=2)
     costs[np.arange(12), perm] = np.inf
     np.testing.assert_array_equal(found["runner_up"], costs.argmin(axis=1))
@@ -62,11 +63,11 @@ def test_findings_add_up(run):
 
 
 def test_csv_and_parquet_hold_the_same(run, tmp_path):
-    table = pyarrow.parquet.read_table(exported(run, tmp_path / "x.parquet", "--firm"))
+    table = pyarrow.parquet.read_table(exported(run, tmp_path / "x.parquet", "--margins"))
     assert table.column_names == list(NAMES)
     assert table.schema.field("cosine").metadata[b"about"].decode() == NAMES["cosine"]
     assert json.loads(table.schema.metadata[b"saematch"])["run"]["options"]["fold"] == "threshold"
-    with exported(run, tmp_path / "x.csv", "--firm").open(newline="", encoding="utf-8") as file:
+    with exported(run, tmp_path / "x.csv", "--margins").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     columns = table.to_pydict()
     assert len(rows) == table.num_rows == 24
@@ -126,7 +127,7 @@ def test_without_the_saes_partners_and_costs_are_exported(tmp_path, capsys):
     assert table["cosine"] == [None] * 12
     assert main(["export", str(tmp_path / "run"), "-o", str(tmp_path / "y.csv"), "--min-cosine", "0.5"]) == 2
     assert "cosines need the SAEs of the run, which are not there" in capsys.readouterr().err
-    assert main(["export", str(tmp_path / "run"), "-o", str(tmp_path / "y.csv"), "--firm"]) == 2
+    assert main(["export", str(tmp_path / "run"), "-o", str(tmp_path / "y.csv"), "--margins"]) == 2
     assert "margins need the SAEs of the run, which are not there" in capsys.readouterr().err
     assert not (tmp_path / "y.csv").exists()
     assert (
@@ -150,7 +151,7 @@ def test_features_without_a_partner_and_two_sets(tmp_path):
     for name, F, seed in (("a", 12, 1), ("b", 9, 2)):
         write_npz(tmp_path / name / "layer_1", made_up(F, seed=seed))
     sm.match_layers(sm.load_layers(tmp_path / "a"), tmp_path / "run", against=sm.load_layers(tmp_path / "b"))
-    table = pyarrow.parquet.read_table(exported(tmp_path / "run", tmp_path / "x.parquet", "--firm")).to_pydict()
+    table = pyarrow.parquet.read_table(exported(tmp_path / "run", tmp_path / "x.parquet", "--margins")).to_pydict()
     alone = [at for at, partner in enumerate(table["partner"]) if partner < 0]
     assert len(alone) == 3
     assert [table["cosine"][at] for at in alone] == [None] * 3

@@ -11,6 +11,7 @@ import pytest
 
 import saematch as sm
 from saematch.cli.main import main
+from saematch.cli.terminal import status_line
 from saes import write_model
 
 SAEMATCH = f"{sys.executable} -m saematch"
@@ -120,6 +121,18 @@ def test_a_terminal_that_knows_only_ascii_shows_progress(run, tmp_path):
     assert process.wait() == 0, shown
     assert b"pairs" in shown
     assert rb"r\xfcn" in shown
+
+
+def test_a_status_line_is_on_stderr_alone_and_steers_no_terminal(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    with status_line() as show:
+        show("pass 1 \x1b[2J" + "x" * 500)
+        print("answer")  # noqa: T201
+    shown = capsys.readouterr()
+    assert shown.out == "answer\n"
+    assert "pass 1 ·[2Jx" in shown.err
+    assert "x" * 200 not in shown.err  # one line, however narrow the terminal
 
 
 def test_a_log_that_cannot_be_written_is_named(run, tmp_path, capfd):

@@ -1,1 +1,1 @@
-"""The command line: one module per command, the parser around them, and what is printed."""
+"""The command line: one module per command, with its arguments and its action, and what the commands share."""

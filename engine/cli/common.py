@@ -1,10 +1,10 @@
-"""What commands share: exit codes, output, options that were given."""
+"""Exit codes, messages and checks that commands share."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
+import re
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -14,45 +14,64 @@ from saematch.errors import MatchError
 from saematch.storage.folders import regular_file
 from saematch.text import printable
 
-DONE, DEFECT, UNFINISHED, INTERRUPTED = 0, 1, 3, 130
+DONE, DEFECT, BAD_INPUT, UNFINISHED, INTERRUPTED = 0, 1, 2, 3, 130
+INCOMPLETE = "The run is not complete: it was stopped, it is still running, or some of its pairs have failed."
+
+# Python arguments that messages of the library name, and the flags of the command line that give these arguments.
+_FLAGS = {
+    "out": "-o",
+    "overwrite": "--overwrite",
+    "memory": "--memory",
+    "executor": "--executor",
+    "verify_inputs": "--verify-inputs",
+    "inputs": "--inputs",
+    "document_length": "--document-length",
+    "source": "--neuronpedia",  # of explanations
+    "others": "--compare",  # other evaluations, which figures show too
+}
+# `name=`, `name=True` or `name="value"`, but not a part of an address like `hf://owner/repo?name=value`.
+_ARGUMENT = re.compile(rf"""(?<![\w?&])({"|".join(_FLAGS)})=(True\b|"[^"]*"|'[^']*'|(?!\w))""")
+
+
+def in_flags(message: str) -> str:
+    """Name flags of the command line in place of the Python arguments that a message of the library names.
+
+    >>> in_flags("choose another folder, or pass overwrite=True")
+    'choose another folder, or pass --overwrite'
+    >>> in_flags('executor="ray" needs more memory; give a smaller memory=')
+    '--executor "ray" needs more memory; give a smaller --memory'
+    """
+    return _ARGUMENT.sub(lambda found: f"{_FLAGS[found[1]]} {found[2].removeprefix('True')}".rstrip(), message)
+
+
+def for_terminal(message: str) -> str:
+    """Return a message of the library as the command line prints it: with flags, without control characters."""
+    return printable(in_flags(message))
 
 
 def complain(message: str, code: int) -> int:
-    """One line on stderr, if it can be written, without what could steer a terminal."""
+    """Print a message on one line of stderr, if stderr can be written, and return the exit code."""
     with suppress(OSError):
-        print("saematch:", printable(" ".join(message.split())), file=sys.stderr)
+        print("saematch:", for_terminal(" ".join(message.split())), file=sys.stderr)
     return code
 
 
 def print_json(content: dict[str, Any]) -> None:
-    """One object on stdout, on one line."""
+    """Print an object as JSON on one line of stdout."""
     print(json.dumps(content, allow_nan=False))
 
 
-def refuse_unwritable(output: str | None, overwrite: bool) -> None:
-    """Before any work: its folder can be written, a file that is there may be replaced."""
+def check_output(output: str | None, overwrite: bool) -> None:
+    """Check, before any work, that the output file can be written.
+
+    Raises:
+        MatchError: if its folder does not exist or cannot be written, or if the file exists and `overwrite` is false.
+    """
     if output is None:
         return
     path = regular_file(Path(output))
-    if path.is_dir() or not path.absolute().parent.is_dir() or not os.access(path.absolute().parent, os.W_OK):
+    folder = path.absolute().parent
+    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
         raise MatchError(f"{output}: cannot be written; name a file in a folder that exists and can be written")
     if path.exists() and not overwrite:
-        raise MatchError(f"{output}: exists already; choose another name, or overwrite it (--overwrite)")
-
-
-def comparison_of(options: argparse.Namespace) -> dict[str, Any]:
-    """The options of a comparison that were given."""
-    given = {name: getattr(options, name) for name in ("parts", "weights", "fold", "max_cost")}
-    return {name: value for name, value in given.items() if value is not None}
-
-
-def limits_of(options: argparse.Namespace) -> dict[str, Any]:
-    """The options of a solver."""
-    return {
-        "max_rounds": options.max_rounds,
-        "time_limit": options.time_limit,
-        "memory": options.memory,
-        "device": options.device,
-        "backend": options.backend,
-        "precision": options.precision,
-    }
+        raise MatchError(f"{output}: exists already; choose another name, or replace it with --overwrite")

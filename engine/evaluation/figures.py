@@ -49,13 +49,13 @@ class LeftOut(Exception):
     """A picture that cannot be drawn; says why."""
 
 
-def draw_all(evaluation: Evaluation, chain: Chain, beside: Sequence[Tables] = ()) -> dict[str, str]:
+def draw_all(evaluation: Evaluation, chain: Chain, others: Sequence[Tables] = ()) -> dict[str, str]:
     """Write `figures/{name}.png` and `.svg` of everything that was measured.
 
     Args:
         evaluation: what was measured.
         chain: the run, for examples of paths.
-        beside: tables of evaluations of other sets of SAEs of the same layers, at other L0s.
+        others: tables of evaluations of other sets of SAEs of the same layers, at other L0s.
 
     Returns:
         Figure name -> why it was left out.
@@ -80,7 +80,7 @@ def draw_all(evaluation: Evaluation, chain: Chain, beside: Sequence[Tables] = ()
         "parts": lambda: _parts(evaluation.tables),
         "folds": lambda: _folds(evaluation.tables),
         "gates": lambda: _gates(evaluation.tables),
-        "l0": lambda: _l0([evaluation.tables, *beside]),
+        "l0": lambda: _l0([evaluation.tables, *others]),
         "persistence": lambda: _persistence(evaluation.tables),
         "paths": lambda: _paths(chain),
     }
@@ -326,7 +326,7 @@ def _gates(tables: Tables) -> Figure:
 def _l0(sets: Sequence[Tables]) -> Figure:
     """Dependence on how many features are active."""
     if len(sets) < 2:
-        raise LeftOut("no evaluation of SAEs at other L0s was given (--beside)")
+        raise LeftOut("no evaluation of SAEs at other L0s was given (others=)")
     figure, panels = _panels(2)
     points: dict[tuple[str, int], list[tuple[float, float]]] = {}
     for tables in sets:

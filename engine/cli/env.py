@@ -1,0 +1,35 @@
+"""`saematch env`: print versions, devices, and what would run the passes."""
+
+from __future__ import annotations
+
+import argparse
+
+from saematch.cli.common import DONE, print_json
+from saematch.cli.groups import add_json
+from saematch.cli.terminal import size, table
+
+HELP = "print versions, devices, and what would run the passes over all pairs"
+DESCRIPTION = """Print the versions of the packages that matter, the processors, memory and GPUs that this process may
+use, and what would run the passes over all pairs of features."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    add_json(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print versions, devices, and the backend that would be chosen."""
+    from saematch.matching.backend import choose_backend, machine, versions
+
+    backend, about = choose_backend(), machine()
+    if options.json:
+        chosen = {"backend": backend.name, "device": str(backend.device), "reason": backend.reason}
+        print_json({"versions": versions(), "machine": about, **chosen})
+        return DONE
+    print(table(("package", "version"), [[name, version or "not installed"] for name, version in versions().items()]))
+    print()
+    shown = {**about, "memory": size(about["memory"]), "gpus": ", ".join(about["gpus"]) or "none"}
+    print(table(("machine", ""), [[name, str(value)] for name, value in shown.items()]))
+    print(f"\nPasses over all pairs run on {backend.device} through {backend.name}: {backend.reason}.")
+    return DONE

@@ -1,0 +1,277 @@
+"""`saematch evaluate`: measure how good a run is, compared with baselines.
+
+The modules of `saematch.evaluation` are imported when they are needed, since they take seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from saematch.cli.common import DONE, INCOMPLETE, UNFINISHED, for_terminal, in_flags, print_json
+from saematch.cli.groups import add_inputs, add_json, add_quiet, add_run, chain_of
+from saematch.cli.parser import as_path
+from saematch.cli.terminal import decimal, print_remarks, status_line, table
+from saematch.errors import MatchError
+
+if TYPE_CHECKING:
+    import torch
+
+    from saematch.analysis.tables import Row
+    from saematch.evaluation.activations import Source
+    from saematch.evaluation.endpoint import EndpointJudge
+    from saematch.evaluation.study import Evaluation
+    from saematch.runs.chain import Chain
+    from saematch.runs.pipeline import Progress
+
+HELP = "measure how good a run is, compared with baselines: tables and figures"
+DESCRIPTION = """Measure how good the matchings of a run are, and match the same layers by other methods to compare
+with. Write one table per measurement and one figure per question. Weights and labels are always used; activations, a
+language model and explanations are used if the options name them. Rerun the same command to resume an evaluation."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    add_run(parser)
+    parser.add_argument(
+        "-o", "--out", metavar="DIR", type=as_path, help="folder of the tables and figures (default: RUN/evaluation)"
+    )
+    add_inputs(parser)
+    parser.add_argument(
+        "--distance", type=int, metavar="N", help="match far layers that are at most N steps apart (default: all)"
+    )
+    parser.add_argument(
+        "--compare",
+        action="append",
+        default=[],
+        metavar="DIR",
+        type=as_path,
+        help="an evaluation of the same layers with SAEs of another L0, to show in the figures; may be repeated",
+    )
+    parser.add_argument("--device", default="cpu", help="where codes and the model run (default: %(default)s)")
+    add_quiet(parser)
+    add_json(parser)
+    _add_activations(parser)
+    _add_meaning(parser)
+
+
+def _add_activations(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("activations or a language model")
+    either = group.add_mutually_exclusive_group()
+    either.add_argument(
+        "--activations", metavar="DIR", type=as_path, help="folder of layer_<n>.npy, (tokens, d), to measure codes with"
+    )
+    either.add_argument("--model", metavar="NAME", help="a causal language model, for its activations and its loss")
+    group.add_argument(
+        "--document-length", type=int, metavar="N", help="for --activations without documents.npy: tokens per document"
+    )
+    group.add_argument(
+        "--texts", metavar="FILE", type=as_path, help="for --model: plain text, or a .jsonl file with one text per line"
+    )
+    group.add_argument("--tokens", type=int, metavar="N", help="for --model: stop after about N tokens")
+    group.add_argument(
+        "--context", type=int, default=256, metavar="N", help="for --model: tokens per context (default: %(default)s)"
+    )
+    group.add_argument(
+        "--hook", help="for --model: resid_post or resid_pre (default: what the SAEs say, else resid_post)"
+    )
+    group.add_argument(
+        "--outliers",
+        type=float,
+        default=10.0,
+        metavar="X",
+        help="leave out tokens whose norm is above X times the median; 0 keeps all tokens (default: 10)",
+    )
+
+
+def _add_meaning(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("meaning of features")
+    group.add_argument(
+        "--explanations", metavar="PATH", type=as_path, help="explanations: a .jsonl file, or a folder of them"
+    )
+    group.add_argument(
+        "--neuronpedia", metavar="ID", help="the source whose explanations to use, if PATH holds those of several"
+    )
+    group.add_argument("--judge", metavar="URL", help="an OpenAI-compatible endpoint that grades pairs of explanations")
+    group.add_argument("--judge-model", metavar="NAME", help="name of the endpoint's model")
+    group.add_argument("--judge-calls", type=int, metavar="N", help="send at most N requests in this call")
+    group.add_argument(
+        "--judged", type=int, default=200, metavar="N", help="pairs of features to grade per layer (default: 200)"
+    )
+    group.add_argument(
+        "--human", metavar="FILE", type=as_path, help="a CSV file of a person's grades, to compare the judge with"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure how good a run is."""
+    quiet = options.quiet or options.json
+    with status_line() as show:
+
+        def notify(stage: str, event: Progress | None) -> None:
+            if not quiet:
+                show(f"{stage}: {event.finished} of {event.of} pairs" if event is not None and event.of else stage)
+
+        evaluation, chain = _evaluate(options, notify)
+        show("figures")
+        undrawn = _draw(evaluation, chain, options.compare)
+    missing = evaluation.left | {f"figure {name}": reason for name, reason in undrawn.items()}
+    if options.json:
+        print_json(_as_json(evaluation, chain, missing))
+    elif not quiet:
+        _print_summary(evaluation, chain, missing)
+    return DONE if chain.complete and not evaluation.unfinished else UNFINISHED
+
+
+def _evaluate(options: argparse.Namespace, notify: Callable[[str, Progress | None], None]) -> tuple[Evaluation, Chain]:
+    from saematch.evaluation import evaluate
+    from saematch.evaluation.explanations import explanations_of
+    from saematch.evaluation.meaning import read_grades
+    from saematch.matching.backend import choose_backend
+
+    chain = chain_of(options)
+    if options.out is None and "://" in options.run_folder:
+        raise MatchError(f"{options.run_folder}: an evaluation is written to a folder of this machine; give -o DIR")
+    out = Path(options.run_folder) / "evaluation" if options.out is None else Path(options.out)
+    device = choose_backend("torch", options.device).device
+    judge = _judge(options, out, notify)
+    explained = None
+    if options.explanations is not None:
+        explained = explanations_of(chain, options.explanations, options.neuronpedia)
+        if not options.quiet:
+            print_remarks(explained.about)
+    evaluation = evaluate(
+        chain,
+        out,
+        activations=_activations(options, chain, device),
+        explanations=None if explained is None else explained.texts,
+        judge=judge,
+        judged=options.judged,
+        human=None if options.human is None else read_grades(options.human),
+        distance=options.distance,
+        outliers=options.outliers or None,
+        device=device,
+        progress=notify,
+    )
+    return evaluation, chain
+
+
+def _judge(
+    options: argparse.Namespace, out: Path, notify: Callable[[str, Progress | None], None]
+) -> EndpointJudge | None:
+    from saematch.evaluation.endpoint import EndpointJudge
+
+    if options.judge is None:
+        return None
+    if options.judge_model is None:
+        raise MatchError("--judge needs --judge-model, the name of the endpoint's model")
+    return EndpointJudge(
+        options.judge,
+        options.judge_model,
+        out / "judge.jsonl",
+        calls=options.judge_calls,
+        told=lambda asked: notify(f"the judge has answered {asked:,} times", None),
+    )
+
+
+def _activations(options: argparse.Namespace, chain: Chain, device: torch.device) -> Source | None:
+    from saematch.evaluation.activations import StoredActivations
+    from saematch.evaluation.model import LanguageModel, Texts
+    from saematch.evaluation.study import hooks_of
+
+    if options.activations is not None:
+        return StoredActivations(options.activations, options.document_length)
+    if options.model is None:
+        return None
+    if options.texts is None:
+        raise MatchError("--model needs --texts, the texts that the model reads")
+    if find_spec("transformers") is not None:
+        from transformers.utils.logging import disable_progress_bar
+
+        disable_progress_bar()  # type: ignore[no-untyped-call] # the status line shows progress
+    return LanguageModel(
+        options.model,
+        Texts.read(options.texts),
+        context=options.context,
+        tokens=options.tokens,
+        hooks=hooks_of(chain.inputs) if options.hook is None else options.hook,
+        device=device,
+    )
+
+
+def _draw(evaluation: Evaluation, chain: Chain, others: list[str]) -> dict[str, str]:
+    """Draw all figures; return, for each figure that is missing, the reason."""
+    from saematch.analysis.tables import Table
+    from saematch.evaluation.codes import VARIANCE
+    from saematch.evaluation.figures import draw_all
+    from saematch.evaluation.weights import COSINE
+    from saematch.storage.folders import LocalFolder
+
+    tables = [
+        {schema.name: Table.read(LocalFolder(other), schema) for schema in (VARIANCE, COSINE)} for other in others
+    ]
+    if find_spec("matplotlib") is None:
+        return {"all": "matplotlib is not installed: pip install 'saematch[evaluate]'"}
+    return draw_all(evaluation, chain, tables)
+
+
+def _as_json(evaluation: Evaluation, chain: Chain, missing: dict[str, str]) -> dict[str, Any]:
+    return {
+        "out": evaluation.folder,
+        "fold": evaluation.fold,
+        "summary": _summary(evaluation),
+        "left": {name: in_flags(reason) for name, reason in missing.items()},
+        "tables": sorted(evaluation.tables),
+        "complete": chain.complete,
+        "unfinished": evaluation.unfinished,
+    }
+
+
+def _print_summary(evaluation: Evaluation, chain: Chain, missing: dict[str, str]) -> None:
+    if not chain.complete:
+        print(f"{INCOMPLETE}\n")
+    rows = _summary(evaluation)
+    print(table(tuple(rows[0]), [[decimal(value) for value in row.values()] for row in rows]))
+    print(f"\nWritten to {evaluation.folder}/: {len(evaluation.tables)} tables, defined in tables.json, and figures/")
+    for name, reason in missing.items():
+        print(f"  missing: {name} ({in_flags(reason)})")
+    if evaluation.unfinished:
+        print(f"Unfinished: {for_terminal(evaluation.unfinished)}. The same command resumes the evaluation.")
+
+
+def _summary(evaluation: Evaluation) -> list[Row]:
+    """Return the most important measurements, one row per pair of layers, without columns that have no value."""
+    from saematch.evaluation.methods import MATCHED, RANDOM
+
+    carried: dict[str, Any] = {"method": MATCHED, "gate": 1.0}
+    rows = []
+    for row in evaluation.tables["mse"].where(method=MATCHED, part="all"):
+        value = partial(_value, evaluation, source=row["source"], target=row["target"])
+        rows.append(
+            {
+                "layers": f"{row['source']} -> {row['target']}",
+                "mse": row["mse"],
+                "mse random": value("mse", "mse", method=RANDOM, part="all"),
+                "cosine": value("cosine", "mean", method=MATCHED),
+                "same >= 0.7": value("persistence", "persistent", method=MATCHED, cosine=0.7),
+                "EV of B's SAE": value("explained_variance", "value", stand_in="sae_of_target"),
+                "EV carried": value("explained_variance", "value", **carried, folded=False),
+                "EV folded": value("explained_variance", "value", **carried, folded=True),
+                "loss added": value("delta_loss", "value", **carried, folded=False),
+                "grade": value("meaning", "value", method=MATCHED, quarter=0),
+                "grade random": value("meaning", "value", method=RANDOM, quarter=0),
+            }
+        )
+    known = [name for name in rows[0] if any(row[name] is not None for row in rows)]
+    return [{name: row[name] for name in known} for row in rows]
+
+
+def _value(evaluation: Evaluation, name: str, column: str, **values: Any) -> Any:
+    """Return the value of a column in the first row that has these values; None if it was not measured."""
+    measured = evaluation.tables.get(name)
+    rows = measured.where(**values) if measured else []
+    return rows[0][column] if rows else None

@@ -1,0 +1,172 @@
+"""Arguments that several commands share, and the keyword arguments of the library that those arguments give."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from saematch.cli.parser import as_bytes, as_parts, as_path, as_weights
+from saematch.cli.terminal import print_remarks
+
+if TYPE_CHECKING:
+    from saematch.report import Contents
+    from saematch.runs.chain import Chain
+
+SOURCE = "a file, a folder, a pattern, an hf:// or saelens:// address, a .yaml list of these, or 'sample'"
+
+
+def add_source(parser: argparse.ArgumentParser) -> None:
+    """Add the positional argument that names a set of SAEs."""
+    parser.add_argument("source", metavar="SOURCE", help=f"the SAEs: {SOURCE}")
+
+
+def add_pair(parser: argparse.ArgumentParser) -> None:
+    """Add the positional arguments that name two SAEs."""
+    parser.add_argument("a", metavar="A", help="the source SAE: a file, a folder or an address")
+    parser.add_argument("b", metavar="B", help="the target SAE")
+
+
+def add_run(parser: argparse.ArgumentParser) -> None:
+    """Add the positional argument that names a run folder."""
+    parser.add_argument("run_folder", metavar="RUN", type=as_path, help="a run folder, or the URL of one")
+
+
+def add_inputs(parser: argparse.ArgumentParser) -> None:
+    """Add the option that says where the SAEs of a run are now."""
+    parser.add_argument("--inputs", metavar="SOURCE", help="the SAEs of the run, if they have moved since the run")
+
+
+def add_margins(parser: argparse.ArgumentParser) -> None:
+    """Add the option that asks for margins and runners-up."""
+    parser.add_argument(
+        "--margins", action="store_true", help="also compute margins and runners-up, with passes over all pairs"
+    )
+
+
+def add_overwrite(parser: argparse.ArgumentParser) -> None:
+    """Add the option that lets a command replace its output."""
+    parser.add_argument("--overwrite", action="store_true", help="replace the output if it already exists")
+
+
+def add_quiet(parser: argparse.ArgumentParser) -> None:
+    """Add the option that silences a command."""
+    parser.add_argument("--quiet", action="store_true", help="print only errors")
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """Add the option that prints the result as JSON."""
+    parser.add_argument("--json", action="store_true", help="print the result as one JSON object on one line")
+
+
+def add_comparison(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say how two SAEs are compared, see `comparison_of`."""
+    group = parser.add_argument_group("comparison of features")
+    group.add_argument(
+        "--parts",
+        type=as_parts,
+        metavar="PART,...",
+        help="parts of a feature that are compared (default: encoder,bias,decoder)",
+    )
+    group.add_argument(
+        "--weights",
+        type=as_weights,
+        metavar="PART=W,...",
+        help="weight of each part, like encoder=1,decoder=2 (default: 1)",
+    )
+    group.add_argument("--fold", help="scale of a feature: threshold (default), decoder_norm or none")
+    group.add_argument(
+        "--max-cost", type=float, metavar="C", help="never match a pair that costs more than C (default: no limit)"
+    )
+
+
+def add_solver(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the solver, see `solver_of`."""
+    group = parser.add_argument_group("limits and resources")
+    group.add_argument("--max-rounds", type=int, metavar="N", help="stop after N passes over all pairs of features")
+    group.add_argument("--time-limit", type=float, metavar="S", help="stop after S seconds for each pair of SAEs")
+    group.add_argument(
+        "--memory", type=as_bytes, metavar="SIZE", help="memory for the products of all pairs of features, like 4GB"
+    )
+    group.add_argument(
+        "--device", help="cpu or cuda (default: a GPU if there is one); 'layers' also takes several, like cuda:0,cuda:1"
+    )
+    group.add_argument("--backend", default="auto", help="torch, triton or auto (default: triton on a GPU, else torch)")
+    group.add_argument(
+        "--precision",
+        default="ieee",
+        help="precision of products in Triton: ieee (default), tf32x3, bf16x6, bf16x3, tf32 or bf16",
+    )
+
+
+def add_method(parser: argparse.ArgumentParser) -> None:
+    """Add the option that chooses between the optimal matching and a baseline."""
+    parser.add_argument(
+        "--method", default="optimal", help="optimal (default), or a baseline: greedy, mutual_nearest or nearest"
+    )
+
+
+def add_page(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say what the page of a run shows besides the run, see `contents_of`."""
+    group = parser.add_argument_group("contents of the page")
+    group.add_argument(
+        "--labels", metavar="PATH", type=as_path, help="explanations: a .jsonl file, a folder of them, or of exports"
+    )
+    group.add_argument(
+        "--evaluation",
+        metavar="DIR",
+        type=as_path,
+        help="output of 'saematch evaluate' (default: RUN/evaluation if that folder exists)",
+    )
+    group.add_argument(
+        "--neuronpedia",
+        metavar="ID",
+        help="address of the SAEs on Neuronpedia, like gemma-2-2b/{layer}-gemmascope-res-16k",
+    )
+
+
+def comparison_of(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the options of `add_comparison` that the user gave, as keyword arguments of `saematch.match`."""
+    options_of_comparison = {name: getattr(options, name) for name in ("parts", "weights", "fold", "max_cost")}
+    return {name: value for name, value in options_of_comparison.items() if value is not None}
+
+
+def solver_of(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the options of `add_solver`, as keyword arguments of `saematch.match`."""
+    names = ("max_rounds", "time_limit", "memory", "device", "backend", "precision")
+    return {name: getattr(options, name) for name in names}
+
+
+def chain_of(options: argparse.Namespace) -> Chain:
+    """Return the chain of the run that `add_run` names, with the SAEs that `add_inputs` names."""
+    from saematch.runs.chain import Chain
+    from saematch.sources import load_layers
+
+    return Chain.load(options.run_folder, None if options.inputs is None else load_layers(options.inputs))
+
+
+def contents_of(options: argparse.Namespace, weights: bool) -> Contents:
+    """Return the contents of the page of a run, as the options of `add_page` say.
+
+    Args:
+        weights: whether the page shows what is computed from the weights of the SAEs.
+    """
+    from saematch.evaluation.explanations import explanations_of
+    from saematch.report import Contents
+
+    chain = chain_of(options)
+    evaluation = options.evaluation
+    default = Path(options.run_folder) / "evaluation"
+    if evaluation is None and (default / "tables.json").is_file():
+        evaluation = default
+    explained = None if options.labels is None else explanations_of(chain, options.labels, options.neuronpedia)
+    if explained is not None:
+        print_remarks(explained.about)
+    return Contents(
+        chain,
+        labels=None if explained is None else explained.texts,
+        firm=options.margins,
+        evaluation=evaluation,
+        neuronpedia=options.neuronpedia,
+        weights=weights,
+    )

@@ -1,0 +1,207 @@
+"""`saematch layers`: match the layers of a model."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from saematch.cli.common import DONE, UNFINISHED, complain, for_terminal, in_flags, print_json
+from saematch.cli.groups import (
+    add_comparison,
+    add_json,
+    add_method,
+    add_overwrite,
+    add_quiet,
+    add_solver,
+    add_source,
+    comparison_of,
+    solver_of,
+)
+from saematch.cli.info import describe
+from saematch.cli.parser import as_path, as_shard
+from saematch.cli.progress import EventLog, Listener, run_output
+from saematch.cli.terminal import print_saes, size
+from saematch.errors import MatchError
+from saematch.runs.plan import Pair, share_of
+from saematch.text import printable
+
+if TYPE_CHECKING:
+    from saematch.runs.chain import Chain
+    from saematch.runs.pipeline import Progress
+    from saematch.sources import Layers
+
+HELP = "match each layer of a model with the next, or the pairs of layers of your choice"
+DESCRIPTION = """Match each layer of SOURCE with the next, or the pairs of layers of your choice, and write every pair
+to the run folder as soon as it is finished. Rerun the same command to resume a run that was stopped: finished pairs
+are skipped."""
+_LISTED = 12  # pairs that a dry run names
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    add_source(parser)
+    parser.add_argument(
+        "-o", "--output", metavar="RUN", type=as_path, help="the run folder, new or to be resumed: a path or a URL"
+    )
+    add_overwrite(parser)
+    parser.add_argument(
+        "--dry-run", action="store_true", help="only show the SAEs, the pairs and the memory that a run would take"
+    )
+    parser.add_argument(
+        "--pairs", help="adjacent (default), same (default with --against), all, or a list of pairs like 0-12,3-5"
+    )
+    parser.add_argument("--against", metavar="SOURCE", help="match with the layers of another set of SAEs")
+    add_method(parser)
+    parser.add_argument("--shard", type=as_shard, metavar="I/N", help="match only part I of N of the pairs, from 1")
+    parser.add_argument("--executor", metavar="ray", help="run each pair as a task of a Ray cluster")
+    parser.add_argument(
+        "--verify-inputs", action="store_true", help="hash the inputs of finished pairs again before resuming"
+    )
+    add_quiet(parser)
+    parser.add_argument(
+        "--log-json",
+        metavar="FILE",
+        type=as_path,
+        help="append the progress of the run to FILE, one JSON object per line",
+    )
+    add_json(parser)
+    add_comparison(parser)
+    add_solver(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Match the layers of a model, or resume a run."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # the hub's bars would mix with the run's own
+    if options.dry_run:
+        return _dry_run(options)
+    if options.output is None:
+        raise MatchError("there is no run folder to write to; give -o RUN, or --dry-run to see what a run would match")
+    failures: dict[Pair, str] = {}  # of this call: with --shard, those of the shard
+    chain = _match(options, failures)
+    if options.json:
+        _print_json(options, chain, failures)
+    elif options.quiet:
+        for (a, b), error in failures.items():
+            complain(f"no matching of layers {a} and {b}: {error}", UNFINISHED)
+    else:
+        _print_summary(options, failures)
+    planned = [(a, b) for a, b in chain.record["pairs"]]
+    mine = planned if options.shard is None else share_of(planned, *options.shard)  # a shard may have no pair
+    numbers = chain.scalars()
+    return DONE if all(pair in numbers and numbers[pair]["certified"] for pair in mine) else UNFINISHED
+
+
+def _match(options: argparse.Namespace, failures: dict[Pair, str]) -> Chain:
+    """Run `match_layers` with all listeners that the options ask for, and add each failed pair to `failures`."""
+    from saematch.runs.api import match_layers
+    from saematch.sources import load_layers
+
+    def note_failure(event: Progress) -> None:
+        if event.pair is not None and event.error is not None:
+            failures[event.pair] = event.error
+
+    listeners: list[Listener] = [note_failure]
+
+    def notify(event: Progress) -> None:
+        for listener in listeners:
+            listener(event)
+
+    with ExitStack() as stack:
+        if not (options.quiet or options.json):
+            listeners.append(stack.enter_context(run_output()))
+        if options.log_json is not None:
+            listeners.append(stack.enter_context(EventLog(Path(options.log_json))))
+        return match_layers(
+            load_layers(options.source),
+            options.output,
+            overwrite=options.overwrite,
+            pairs=options.pairs,
+            against=None if options.against is None else load_layers(options.against),
+            shard=options.shard,
+            executor=options.executor,
+            verify_inputs=options.verify_inputs,
+            **comparison_of(options),
+            method=options.method,
+            **(solver_of(options) | {"device": _devices(options)}),
+            progress=notify,
+        )
+
+
+def _print_json(options: argparse.Namespace, chain: Chain, failures: dict[Pair, str]) -> None:
+    pairs = [{"source": a, "target": b, **numbers} for (a, b), numbers in chain.scalars().items()]
+    failed = [{"source": a, "target": b, "error": in_flags(error)} for (a, b), error in failures.items()]
+    verdict = {"complete": chain.complete, "certified": chain.certified}
+    print_json({"run": options.output, "layers": chain.layers, **verdict, "pairs": pairs, "failures": failed})
+
+
+def _print_summary(options: argparse.Namespace, failures: dict[Pair, str]) -> None:
+    print(f"\nWritten to {options.output}{'' if options.output.endswith('/') else '/'}")
+    for (a, b), error in failures.items():
+        print(f"no matching of layers {a} and {b}: {for_terminal(error)}")
+    if failures:
+        print("The same command tries these pairs again, and no others.")
+    if options.time_limit is not None:
+        print("With a time limit, results depend on how fast the machine was: another run may give other matchings.")
+
+
+def _devices(options: argparse.Namespace) -> list[str] | str | None:
+    """Return the devices that the user lists, else all GPUs; the workers of an executor find their own."""
+    if options.device is not None:
+        return options.device.split(",") if "," in options.device else str(options.device)
+    if options.executor is not None:
+        return None
+    import torch
+
+    return [f"cuda:{number}" for number in range(torch.cuda.device_count())] or None
+
+
+def _dry_run(options: argparse.Namespace) -> int:
+    """Print what a run would match and the memory that it would take, from headers alone."""
+    from saematch.sources import load_layers
+
+    layers = load_layers(options.source)
+    against = None if options.against is None else load_layers(options.against)
+    pairs, needed = _plan(options, layers, against)
+    sets = [(saes.source, *describe(list(saes.handles.values()))) for saes in (layers, against) if saes is not None]
+    unreadable = [error for _, _, errors in sets for error in errors]
+    if options.json:
+        described = [
+            {"source": source, "layers": rows, "warnings": list(map(in_flags, errors))} for source, rows, errors in sets
+        ]
+        print_json({"sets": described, "pairs": [list(pair) for pair in pairs], "bytes": needed})
+        return UNFINISHED if unreadable else DONE
+    for source, rows, _ in sets:
+        print(printable(source if isinstance(source, str) else ", ".join(source.values())))
+        print_saes(rows)
+        print()
+    more = f" and {len(pairs) - _LISTED:,} more" if len(pairs) > _LISTED else ""
+    listed = ", ".join(f"{a}-{b}" for a, b in pairs[:_LISTED]) + more
+    print(f"{len(pairs):,} pairs: {listed}; at most {size(needed)} of memory. Nothing was matched: this was a dry run.")
+    for error in unreadable:
+        print(f"warning: {for_terminal(error)}")
+    return UNFINISHED if unreadable else DONE
+
+
+def _plan(options: argparse.Namespace, layers: Layers, against: Layers | None) -> tuple[list[Pair], int]:
+    """Return the pairs that a run would match, and the most memory that it would take, in bytes."""
+    from saematch.matching.problem import Comparison
+    from saematch.matching.solver import Solver
+    from saematch.runs.api import check_headers, share_of_memory
+    from saematch.runs.pipeline import Work, memory_needed
+    from saematch.runs.plan import plan_pairs
+    from saematch.sae.features import PARTS
+
+    pairs = plan_pairs(layers, against, options.pairs)
+    pairs = pairs if options.shard is None else share_of(pairs, *options.shard)
+    devices = _devices(options)
+    several = devices if isinstance(devices, list) else [devices]
+    memory = options.memory
+    if memory is None:
+        memory = share_of_memory(several, options.backend, options.precision)
+    comparison = Comparison.checked(**({"parts": PARTS, "weights": None, "fold": "threshold"} | comparison_of(options)))
+    work = Work(layers, against, comparison, Solver(memory=memory))
+    check_headers(work, pairs)
+    return pairs, memory_needed(work, pairs) * len(several)

@@ -1,0 +1,173 @@
+"""Progress of a run: printed as plain lines, shown on a terminal, or written to a log file."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from typing_extensions import override
+
+from saematch.cli.common import for_terminal
+from saematch.cli.terminal import PROOF_HEAD, describe_pass, proof_cells, row, size
+from saematch.errors import refusals
+
+if TYPE_CHECKING:
+    from saematch.runs.pipeline import Progress
+    from saematch.runs.plan import Pair
+
+Listener = Callable[["Progress"], None]
+
+
+class RunLog:
+    """Prints one row per finished pair as plain lines, for a log or a pipe."""
+
+    _WIDTHS = (10, 14, 9, 9, 9, 7)
+
+    def __init__(self) -> None:
+        self._rows = 0
+
+    def __enter__(self) -> RunLog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass
+
+    def __call__(self, event: Progress) -> None:
+        """Print a progress event of the run."""
+        if event.stage == "start":
+            self._say(self._start(event))
+        if event.pair is None:
+            return
+        name = f"{event.pair[0]} -> {event.pair[1]}"
+        if event.matching is not None:
+            if not self._rows:
+                self._say(row(("layers", *PROOF_HEAD, "seconds"), self._WIDTHS))
+            self._rows += 1
+            self._say(row((name, *proof_cells(event.matching), f"{event.seconds:.2f}"), self._WIDTHS))
+        elif event.error is not None:
+            self._say(f"{name:10}  no matching: {for_terminal(event.error)}")
+
+    def _start(self, event: Progress) -> str:
+        if not event.of:
+            return "This part of the run has no pairs of layers."
+        pairs = f"{event.of:,} pair{'' if event.of == 1 else 's'} of layers"
+        if event.finished == event.of:
+            return f"{pairs}, finished before."
+        before = f", {event.finished:,} of them finished before" if event.finished else ""
+        return f"{pairs}{before}; at most {size(event.bytes)} of memory for the rest.\n"
+
+    def _say(self, text: str) -> None:
+        print(text, flush=True)
+
+
+class RunDisplay(RunLog):
+    """Prints the rows of `RunLog` on a terminal, above a progress bar and the stage of each pair in work."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        from rich.console import Console, Group
+        from rich.live import Live
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.text import Text
+
+        console = Console(highlight=False, markup=False, soft_wrap=True)
+        self._bar = Progress(
+            TextColumn("pairs"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TextColumn("left:"),
+            TimeRemainingColumn(),
+            console=console,
+        )
+        self._task = self._bar.add_task("", total=None, rate="")
+        self._stages: dict[Pair, str] = {}
+        self._started, self._finished_before = time.monotonic(), 0
+        self._live = Live(
+            get_renderable=lambda: Group(self._bar, *(Text(line) for line in list(self._stages.values()))),
+            console=console,
+            transient=True,
+        )
+
+    @override
+    def __enter__(self) -> RunDisplay:
+        self._live.start()
+        return self
+
+    @override
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._live.stop()
+
+    @override
+    def __call__(self, event: Progress) -> None:
+        super().__call__(event)
+        if event.stage == "start":
+            self._started, self._finished_before = time.monotonic(), event.finished
+        self._bar.update(self._task, total=event.of, completed=event.finished, rate=self._rate(event.finished))
+        if event.stage in ("done", "failed"):
+            self._stages.pop(event.pair or (0, 0), None)
+        elif event.pair is not None:
+            reading = "reading the SAEs; a first run also compiles its loops"
+            stage = describe_pass(event.round) if event.round else reading
+            self._stages[event.pair] = f"  {event.pair[0]} -> {event.pair[1]}: {stage}"
+
+    def _rate(self, finished: int) -> str:
+        seconds = time.monotonic() - self._started
+        done = finished - self._finished_before
+        return f"{60 * done / seconds:.1f} per minute" if done > 0 else ""
+
+    @override
+    def _say(self, text: str) -> None:
+        self._live.console.print(text)
+
+
+class EventLog:
+    """Appends the progress events of a run to a file, one JSON object per line, each on disk before the next.
+
+    Raises:
+        MatchError: if the file cannot be written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with refusals("cannot be written", path, OSError):
+            # Without a buffer: Python would try again, at its end, to write what a buffer holds after an error.
+            self._file = path.open("ab", buffering=0)
+
+    def __enter__(self) -> EventLog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def __call__(self, event: Progress) -> None:
+        """Write a progress event of the run."""
+        entry: dict[str, Any] = {"time": time.time(), "event": event.stage, "of": event.of, "finished": event.finished}
+        if event.pair is not None:
+            entry |= {"source": event.pair[0], "target": event.pair[1]}
+        if event.stage == "start":
+            entry["bytes"] = event.bytes
+        if event.round is not None:
+            entry |= {"pass": event.round.number, "edges": event.round.edges, "gap": event.round.certificate.gap}
+        if event.matching is not None:
+            entry |= {**event.matching.scalars(), "seconds": event.seconds}
+        if event.error is not None:
+            entry["error"] = event.error
+        with refusals("cannot be written", self._path, OSError):
+            self._file.write(f"{json.dumps(entry, allow_nan=False)}\n".encode())
+
+
+def run_output() -> RunLog:
+    """Return the display of a run that fits stdout: a `RunDisplay` on a terminal, else a `RunLog`."""
+    return RunDisplay() if sys.stdout.isatty() else RunLog()

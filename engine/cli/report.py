@@ -1,0 +1,50 @@
+"""`saematch report`: write a run as one HTML page."""
+
+from __future__ import annotations
+
+import argparse
+import webbrowser
+from pathlib import Path
+
+from saematch.cli.common import DONE, UNFINISHED, print_json
+from saematch.cli.groups import add_inputs, add_json, add_margins, add_page, add_run, contents_of
+from saematch.cli.parser import as_path
+from saematch.cli.terminal import size, status_line
+from saematch.errors import MatchError
+
+HELP = "write a run as one HTML page that needs no network"
+DESCRIPTION = """Write a run as one self-contained HTML page: an overview, charts, and an explorer in which every
+feature can be found and followed. The page opens in any browser and needs no network."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    add_run(parser)
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", type=as_path, help="the page to write (default: RUN/report.html)"
+    )
+    add_inputs(parser)
+    add_margins(parser)
+    parser.add_argument("--open", action="store_true", help="open the page in the browser of this machine")
+    add_json(parser)
+    add_page(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Write the page of a run."""
+    from saematch.report import write_report
+
+    if options.output is None and "://" in options.run_folder:
+        raise MatchError("the page of a run in a store is written to this machine; give -o FILE")
+    output = Path(options.run_folder) / "report.html" if options.output is None else Path(options.output)
+    contents = contents_of(options, weights=True)
+    with status_line() as show:
+        write_report(contents, output, show)
+    written = output.stat().st_size
+    if options.json:
+        print_json({"file": str(output), "bytes": written, "complete": contents.chain.complete})
+    else:
+        print(f"Written to {output} ({size(written)}); the page opens in any browser")
+    if options.open:
+        webbrowser.open(output.absolute().as_uri())
+    return DONE if contents.chain.complete else UNFINISHED

@@ -1,0 +1,69 @@
+"""`saematch verify`: prove or refute that a permutation is an optimal matching."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from saematch.cli.common import DONE, UNFINISHED, print_json
+from saematch.cli.groups import add_comparison, add_json, add_pair, add_solver, comparison_of, solver_of
+from saematch.cli.parser import as_path
+from saematch.cli.terminal import describe_pass, matching_as_json, print_proof, status_line
+
+if TYPE_CHECKING:
+    from saematch import Matching
+
+HELP = "prove that a permutation from any source is an optimal matching, or say how far from optimal it is"
+DESCRIPTION = """Prove that the permutation in MATCHING is an optimal matching of the features of A and B, or say by
+how much it costs more than the optimum. If MATCHING was written by saematch, features are compared as the file
+records, unless the options say otherwise."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    add_pair(parser)
+    parser.add_argument(
+        "matching", metavar="MATCHING", type=as_path, help="a matching of saematch, or a .npy file of a permutation"
+    )
+    add_json(parser)
+    add_comparison(parser)
+    add_solver(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Grade a permutation."""
+    from saematch.matching.api import certify
+    from saematch.matching.result import read_permutation
+    from saematch.sources import load
+
+    perm, recorded = read_permutation(options.matching)
+    comparison: dict[str, Any] = {
+        name: recorded[name] for name in ("parts", "weights", "fold", "max_cost") if name in recorded
+    }
+    comparison.update(comparison_of(options))
+    if isinstance(comparison.get("fold"), list):
+        comparison["fold"] = tuple(comparison["fold"])
+    with status_line() as show:
+        matching = certify(
+            load(options.a),
+            load(options.b),
+            perm,
+            **comparison,
+            **solver_of(options),
+            progress=lambda event: show(describe_pass(event)),
+        )
+    if options.json:
+        print_json(matching_as_json(matching))
+    else:
+        print_proof(matching)
+        print(f"\n{_verdict(matching)}")
+    return DONE if matching.certified else UNFINISHED
+
+
+def _verdict(matching: Matching) -> str:
+    if matching.certified:
+        return "Optimal, and proved so."
+    if matching.status != "suboptimal":
+        return f"Not proved optimal: {matching.status}."
+    share = f" ({matching.gap / matching.objective:.2%})" if matching.objective else ""
+    return f"Not optimal: {matching.gap:,.6g}{share} above the optimum."
