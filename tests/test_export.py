@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import saematch as sm
-from saematch.analysis.export import NAMES, export
-from saematch.analysis.findings import COLUMNS, Findings
+from saematch.analysis.export import EXPORT_COLUMNS, export
+from saematch.analysis.findings import DEFINITIONS, Findings
 from saematch.cli.main import main
 from saematch.report import Contents, write_report
 from saematch.sae.features import feature_rows
@@ -47,8 +47,8 @@ def exported(run, path, *more):
 
 def test_findings_add_up(run):
     chain = sm.Chain.load(run)
-    found = Findings(chain, firm=True).of((1, 2))
-    assert set(found) == set(COLUMNS)
+    found = Findings(chain, margins=True).columns((1, 2))
+    assert set(found) == set(DEFINITIONS)
     np.testing.assert_allclose(found["encoder"] + found["bias"] + found["decoder"], found["cost"], rtol=1e-12)
     a, b = chain.sae(1), chain.sae(2)
     perm = chain[1, 2].perm
@@ -64,14 +64,14 @@ def test_findings_add_up(run):
 
 def test_csv_and_parquet_hold_the_same(run, tmp_path):
     table = pyarrow.parquet.read_table(exported(run, tmp_path / "x.parquet", "--margins"))
-    assert table.column_names == list(NAMES)
-    assert table.schema.field("cosine").metadata[b"about"].decode() == NAMES["cosine"]
+    assert table.column_names == list(EXPORT_COLUMNS)
+    assert table.schema.field("cosine").metadata[b"about"].decode() == EXPORT_COLUMNS["cosine"]
     assert json.loads(table.schema.metadata[b"saematch"])["run"]["options"]["fold"] == "threshold"
     with exported(run, tmp_path / "x.csv", "--margins").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     columns = table.to_pydict()
     assert len(rows) == table.num_rows == 24
-    for name in NAMES:
+    for name in EXPORT_COLUMNS:
         kind = str if "label" in name else float
         assert [kind(row[name]) if row[name] else None for row in rows] == columns[name]
     assert columns["label"][12 : 12 + len(HOSTILE)] == HOSTILE
@@ -81,7 +81,7 @@ def test_csv_and_parquet_hold_the_same(run, tmp_path):
 def test_json_says_what_it_is_and_where_from(run, tmp_path):
     found = json.loads(exported(run, tmp_path / "x.json").read_text())
     assert found["schema"] == 1
-    assert found["columns"] == NAMES
+    assert found["columns"] == EXPORT_COLUMNS
     assert found["run"]["source"].endswith("saes")
     assert found["inputs"]["source 1"]["sha256"].keys() == {"params.npz"}
     assert [(pair["source"], pair["target"]) for pair in found["pairs"]] == [(1, 2), (2, 3)]
@@ -126,9 +126,9 @@ def test_without_the_saes_partners_and_costs_are_exported(tmp_path, capsys):
     assert table["partner"] == sm.Chain.load(tmp_path / "run")[1, 2].perm.tolist()
     assert table["cosine"] == [None] * 12
     assert main(["export", str(tmp_path / "run"), "-o", str(tmp_path / "y.csv"), "--min-cosine", "0.5"]) == 2
-    assert "cosines need the SAEs of the run, which are not there" in capsys.readouterr().err
+    assert "cosines need the SAEs of the run, which cannot be read" in capsys.readouterr().err
     assert main(["export", str(tmp_path / "run"), "-o", str(tmp_path / "y.csv"), "--margins"]) == 2
-    assert "margins need the SAEs of the run, which are not there" in capsys.readouterr().err
+    assert "margins need the SAEs of the run, which cannot be read" in capsys.readouterr().err
     assert not (tmp_path / "y.csv").exists()
     assert (
         main(
@@ -164,7 +164,7 @@ def test_features_without_a_partner_and_two_sets(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["-o", "x.xlsx"], "format 'xlsx' is not known; known are csv, parquet, json, graphml"),
+        (["-o", "x.xlsx"], "format 'xlsx' is not known; choose one of csv, parquet, json, graphml"),
         (["-o", "nowhere/x.csv"], "cannot be written"),
         (["-o", "taken.csv"], "exists already"),
     ],

@@ -31,7 +31,7 @@ def report(tmp_path_factory):
     """The sample, as the demo leaves it."""
     home = tmp_path_factory.mktemp("report")
     chain = sm.match_layers(sm.load_layers("sample"), home / "run")
-    write_report(Contents(chain, firm=True), home / "run" / "report.html")
+    write_report(Contents(chain, margins=True), home / "run" / "report.html")
     return home / "run" / "report.html"
 
 
@@ -294,6 +294,16 @@ def test_the_served_page_finds_what_the_file_does(opened, server, report):
         page.wait_for_selector("#feature:not([hidden])")
         assert [row[:2] for row in rows_of(page, "#feature")] == [[str(s.layer), str(s.feature)] for s in path]
         assert page.inner_text("#found") == "1,024 of 1,024 features"
+
+
+def test_a_served_path_goes_back_along_the_steps_of_paths(tmp_path):
+    chain = sm.match_layers(sm.load_layers(write_model(tmp_path / "saes", layers=(1, 2, 3, 4))), pairs="all")
+    with Server(Contents(chain, weights=False)) as running:
+        for feature in range(12):
+            path = chain.path(1, feature)
+            for step in path:
+                found = running.path(step.layer, step.feature)
+                assert [(one["layer"], one["feature"]) for one in found] == [(one.layer, one.feature) for one in path]
 
 
 def test_a_hundred_requests_at_once(server):

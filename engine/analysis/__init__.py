@@ -1,1 +1,1 @@
-"""What a finished run says about each feature, as objects, tables and files for other programs."""
+"""What a finished run says about each feature: as objects, tables, and files for other programs."""

@@ -1,4 +1,4 @@
-"""The findings of a run for other programs: one row a feature and pair, or a graph of who is matched with whom."""
+"""The findings of a run for other programs: as a table with one row per feature and pair of layers, or as a graph."""
 
 from __future__ import annotations
 
@@ -10,23 +10,30 @@ from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
-from xml.sax.saxutils import escape
+from xml.sax.saxutils import escape, quoteattr
 
 import numpy as np
 
-from saematch.analysis.findings import COLUMNS, Columns, Findings
+from saematch.analysis.findings import DEFINITIONS, Columns, Findings
 from saematch.errors import MatchError
 from saematch.options import TableFormat, names
 from saematch.runs.chain import Chain
 from saematch.runs.plan import Pair
 from saematch.storage.folders import csv_rows, local_path, replacing
 
-SCHEMA = 1
-NAMES = {
-    "source": "layer of the feature", "target": "layer of its partner", "feature": "number of the feature",
-    **COLUMNS, "label": "what the feature fires on", "partner_label": "what its partner fires on",
-}  # fmt: skip
+_VERSION = 1  # of the JSON format
+EXPORT_COLUMNS = {
+    "source": "layer of the feature",
+    "target": "layer of the partner",
+    "feature": "number of the feature",
+    **DEFINITIONS,
+    "label": "label of the feature: what the feature fires on",
+    "partner_label": "label of the partner",
+}
+_INTEGERS = {"source", "target", "feature", "partner", "runner_up", "tied"}
+_EDGE_COLUMNS = [name for name in DEFINITIONS if name not in ("partner", "runner_up", "runner_up_cost")]
 _NOT_IN_XML = dict.fromkeys((*range(9), 11, 12, *range(14, 32), 0xFFFE, 0xFFFF, *range(0xD800, 0xE000)), "\ufffd")
+PairTable = dict[str, list[Any]]  # the columns of one pair
 
 
 def export(
@@ -34,154 +41,183 @@ def export(
     path: str | os.PathLike[str],
     format: TableFormat,
     *,
-    firm: bool = False,
-    most_cost: float = math.inf,
-    least_cosine: float = -math.inf,
+    margins: bool = False,
+    max_cost: float = math.inf,
+    min_cosine: float = -math.inf,
     progress: Callable[[str], None] = lambda _: None,
 ) -> int:
-    """Write the findings of a run; pairs without a matching are left out. Returns the rows, or edges, written.
+    """Write the findings of a run to a file. Pairs of layers without a matching are left out.
 
     Args:
-        format: "csv", "parquet" (needs pyarrow), "json" (columns by pair, with definitions and where all of it is from)
-            or "graphml" (nodes are features, edges are matched pairs).
-        firm: margins and runners-up too.
-        most_cost: leave out pairs of features that cost more.
-        least_cosine: leave out pairs of features whose decoder rows are less alike.
+        chain: the run.
+        path: the file to write; a file that exists is replaced.
+        format: "csv", "parquet" (needs pyarrow), "json" (columns by pair of layers, with definitions and provenance)
+            or "graphml" (features are nodes, matched pairs are edges).
+        margins: whether to compute margins and runners-up, with passes over all pairs of features.
+        max_cost: leave out features whose pair costs more.
+        min_cosine: leave out features whose decoder row has a smaller cosine with that of their partner.
+        progress: called with the name of each pair of layers before it is read.
+
+    Returns:
+        The number of rows, or of edges, that were written.
 
     Raises:
-        MatchError: for an unknown format, no pair, SAEs that are asked for and gone, or a file that cannot be written.
+        MatchError: if the format is not known, the run has no finished pair, the SAEs are needed and cannot be read,
+            or the file cannot be written.
+
+    Examples:
+        >>> import saematch as sm
+        >>> from saematch.analysis.export import export
+        >>> chain = sm.match_layers(sm.load_layers("sample"), pairs=[(8, 9), (9, 10)])
+        >>> export(chain, "features.csv", "csv")
+        2048
+        >>> export(chain, "alike.graphml", "graphml", min_cosine=0.9)
+        19
     """
     if format not in names(TableFormat):
-        raise MatchError(f"format {format!r} is not known; known are {', '.join(names(TableFormat))}")
+        raise MatchError(f"format {format!r} is not known; choose one of {', '.join(names(TableFormat))}")
     if format == "parquet" and find_spec("pyarrow") is None:
         raise MatchError("parquet needs pyarrow: pip install 'saematch[evaluate]'")
     if not len(chain):
         raise MatchError("the run has no finished pair to export")
-    findings = Findings(chain, firm)
-    written = 0
+    findings = Findings(chain, margins)
 
-    def _tables() -> Iterator[tuple[Pair, dict[str, list[Any]]]]:
-        nonlocal written
+    def tables() -> Iterator[tuple[Pair, PairTable]]:
         for pair in chain:
             progress(f"pair {pair[0]}-{pair[1]}")
-            columns = findings.of(pair)
-            if (firm or math.isfinite(least_cosine)) and "cosine" not in columns:
-                what = "margins" if firm else "cosines"
-                raise MatchError(f"{what} need the SAEs of the run, which are not there ({findings.gone})")
-            table = _table(chain, pair, columns, most_cost, least_cosine)
-            written += len(table["feature"])
-            yield pair, table
+            columns = findings.columns(pair)
+            if (margins or math.isfinite(min_cosine)) and "cosine" not in columns:
+                what = "margins" if margins else "cosines"
+                raise MatchError(f"{what} need the SAEs of the run, which cannot be read ({findings.without_saes})")
+            yield pair, _table(chain, pair, columns, max_cost, min_cosine)
 
+    write = {"csv": _write_csv, "parquet": _write_parquet, "json": _write_json, "graphml": _write_graphml}[format]
     with replacing(local_path(path)) as aside:
-        {"csv": _write_csv, "parquet": _write_parquet, "json": _write_json, "graphml": _write_graphml}[format](
-            aside, chain, _tables()
-        )
-    return written
+        return write(aside, chain, tables())
 
 
-def _table(chain: Chain, pair: Pair, columns: Columns, most_cost: float, least_cosine: float) -> dict[str, list[Any]]:
-    """All columns of `NAMES`, None where a value is not known."""
-    kept = columns["cost"] <= most_cost
-    if math.isfinite(least_cosine):
-        kept &= np.nan_to_num(columns["cosine"], nan=-math.inf) >= least_cosine
-    features = np.nonzero(kept)[0]
-    table: dict[str, list[Any]] = {
+def _table(chain: Chain, pair: Pair, columns: Columns, max_cost: float, min_cosine: float) -> PairTable:
+    """Return all columns of `EXPORT_COLUMNS` for the features that are exported, with None for unknown values."""
+    exported = columns["cost"] <= max_cost
+    if math.isfinite(min_cosine):
+        exported &= np.nan_to_num(columns["cosine"], nan=-math.inf) >= min_cosine
+    features = np.nonzero(exported)[0]
+    table: PairTable = {
         "source": [pair[0]] * len(features),
         "target": [pair[1]] * len(features),
         "feature": features.tolist(),
     }
-    for name in COLUMNS:
+    for name in DEFINITIONS:
         values = columns[name][features] if name in columns else np.full(len(features), np.nan)
         finite = np.isfinite(values) if values.dtype.kind == "f" else np.ones(len(values), bool)
         table[name] = [value if known else None for value, known in zip(values.tolist(), finite, strict=True)]
     table["tied"] = [None if value is None else int(value) for value in table["tied"]]
     labels = chain.labels(pair[0])
-    others = {} if chain.of_two_sets else chain.labels(pair[1])  # of another set of targets no labels are known
+    partner_labels = {} if chain.of_two_sets else chain.labels(pair[1])  # a second set of SAEs has no labels
     table["label"] = [labels.get(feature) for feature in table["feature"]]
-    table["partner_label"] = [others.get(partner) if partner >= 0 else None for partner in table["partner"]]
+    table["partner_label"] = [partner_labels.get(partner) if partner >= 0 else None for partner in table["partner"]]
     return table
 
 
-def _write_csv(path: Path, _: Chain, tables: Iterator[tuple[Pair, dict[str, list[Any]]]]) -> None:
+def _write_csv(path: Path, _: Chain, tables: Iterator[tuple[Pair, PairTable]]) -> int:
+    written = 0
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv_rows(file)
-        writer.writerow(NAMES)
+        writer.writerow(EXPORT_COLUMNS)
         for _pair, table in tables:
-            writer.writerows(zip(*(table[name] for name in NAMES), strict=True))
+            writer.writerows(zip(*(table[name] for name in EXPORT_COLUMNS), strict=True))
+            written += len(table["feature"])
+    return written
 
 
-def _write_parquet(path: Path, chain: Chain, tables: Iterator[tuple[Pair, dict[str, list[Any]]]]) -> None:
+def _write_parquet(path: Path, chain: Chain, tables: Iterator[tuple[Pair, PairTable]]) -> int:
     import pyarrow
     import pyarrow.parquet
 
-    whole = {"source", "target", "feature", "partner", "runner_up", "tied"}
-    kinds = {name: pyarrow.int32() if name in whole else pyarrow.float64() for name in NAMES}
-    kinds |= {"label": pyarrow.string(), "partner_label": pyarrow.string()}
-    fields = [pyarrow.field(name, kinds[name], metadata={"about": NAMES[name]}) for name in NAMES]
+    types = {name: pyarrow.int32() if name in _INTEGERS else pyarrow.float64() for name in EXPORT_COLUMNS}
+    types |= {"label": pyarrow.string(), "partner_label": pyarrow.string()}
+    fields = [pyarrow.field(name, types[name], metadata={"about": about}) for name, about in EXPORT_COLUMNS.items()]
     schema = pyarrow.schema(fields, metadata={"saematch": json.dumps(_provenance(chain))})
+    written = 0
     with pyarrow.parquet.ParquetWriter(path, schema) as writer:
         for _pair, table in tables:
-            writer.write_table(pyarrow.table([table[name] for name in NAMES], schema=schema))
+            writer.write_table(pyarrow.table([table[name] for name in EXPORT_COLUMNS], schema=schema))
+            written += len(table["feature"])
+    return written
 
 
-def _write_json(path: Path, chain: Chain, tables: Iterator[tuple[Pair, dict[str, list[Any]]]]) -> None:
-    """A pair at a time, so that a large run is never there as a whole."""
+def _write_json(path: Path, chain: Chain, tables: Iterator[tuple[Pair, PairTable]]) -> int:
+    """Write one pair of layers at a time, so that a large run is never in memory as a whole."""
+    written = 0
     with path.open("w", encoding="ascii") as file:
-        head = {"schema": SCHEMA, "columns": NAMES, **_provenance(chain)}
+        head = {"schema": _VERSION, "columns": EXPORT_COLUMNS, **_provenance(chain)}
         file.write(json.dumps(head, allow_nan=False)[:-1] + ', "pairs": [')
         for number, ((source, target), table) in enumerate(tables):
-            found: dict[str, Any] = {"source": source, "target": target}
-            found |= {name: values for name, values in table.items() if name not in found}
-            file.write((",\n" if number else "\n") + json.dumps(found, allow_nan=False))
+            file.write(",\n" if number else "\n")
+            file.write(json.dumps({**table, "source": source, "target": target}, allow_nan=False))
+            written += len(table["feature"])
         file.write("\n]}\n")
+    return written
 
 
-def _write_graphml(path: Path, chain: Chain, tables: Iterator[tuple[Pair, dict[str, list[Any]]]]) -> None:
-    """Nodes before edges, as some readers want it: edges are held as text until then."""
+def _write_graphml(path: Path, chain: Chain, tables: Iterator[tuple[Pair, PairTable]]) -> int:
+    """Write all nodes before all edges, as some readers expect; the edges are held as text until then."""
     edges = io.StringIO()
-    nodes: dict[tuple[int, int, int], str | None] = {}
-    side = 1 if chain.of_two_sets else 0
-    numbers = [name for name in COLUMNS if name not in ("partner", "runner_up", "runner_up_cost")]
+    written = 0
+    labels: dict[str, str | None] = {}  # by node, which is called set:layer:feature
+    target_set = 1 if chain.of_two_sets else 0
     for (source, target), table in tables:
-        for at, (feature, partner) in enumerate(zip(table["feature"], table["partner"], strict=True)):
+        rows = zip(table["feature"], table["partner"], table["label"], table["partner_label"], strict=True)
+        for number, (feature, partner, label, partner_label) in enumerate(rows):
             if partner < 0:
                 continue
-            nodes[0, source, feature] = table["label"][at]
-            nodes[side, target, partner] = table["partner_label"][at]
-            edges.write(f'<edge source="0:{source}:{feature}" target="{side}:{target}:{partner}">')
-            edges.writelines(
-                f'<data key="{name}">{table[name][at]}</data>' for name in numbers if table[name][at] is not None
-            )
-            edges.write("</edge>\n")
+            ends = {"source": f"0:{source}:{feature}", "target": f"{target_set}:{target}:{partner}"}
+            labels[ends["source"]], labels[ends["target"]] = label, partner_label
+            edges.write(_element("edge", _data({name: table[name][number] for name in _EDGE_COLUMNS}), **ends) + "\n")
+            written += 1
     with path.open("w", encoding="utf-8") as file:
         file.write('<?xml version="1.0" encoding="UTF-8"?>\n<graphml xmlns="http://graphml.graphdrawing.org/xmlns">\n')
-        file.write(f"<desc>{_text(json.dumps(_provenance(chain)))}</desc>\n")
-        for name in ("layer", "feature", "label"):
-            kind = "string" if name == "label" else "int"
-            file.write(f'<key id="{name}" for="node" attr.name="{name}" attr.type="{kind}"/>\n')
-        for name in numbers:
-            file.write(f'<key id="{name}" for="edge" attr.name="{name}" attr.type="double"/>\n')
+        file.write(_element("desc", _escaped(json.dumps(_provenance(chain)))) + "\n")
+        keys = [("layer", "node", "int"), ("feature", "node", "int"), ("label", "node", "string")]
+        keys += [(name, "edge", "double") for name in _EDGE_COLUMNS]
+        for name, domain, kind in keys:
+            attributes = {"id": name, "for": domain, "attr.name": name, "attr.type": kind}
+            file.write(_element("key", **attributes) + "\n")
         file.write('<graph edgedefault="directed">\n')
-        for (of, layer, feature), label in nodes.items():
-            file.write(
-                f'<node id="{of}:{layer}:{feature}"><data key="layer">{layer}</data>'
-                f'<data key="feature">{feature}</data>'
-            )
-            file.write(f'<data key="label">{_text(label)}</data></node>\n' if label is not None else "</node>\n")
+        for node, label in labels.items():
+            _, layer, feature = node.split(":")
+            file.write(_element("node", _data({"layer": layer, "feature": feature, "label": label}), id=node) + "\n")
         file.write(edges.getvalue() + "</graph>\n</graphml>\n")
+    return written
+
+
+def _data(values: dict[str, Any]) -> str:
+    """Return a `data` element for each value that is known."""
+    return "".join(
+        _element("data", _escaped(str(value)), key=name) for name, value in values.items() if value is not None
+    )
+
+
+def _element(name: str, content: str = "", **attributes: str) -> str:
+    """Return an XML element. Its content is XML already; its attributes are escaped here."""
+    quoted = "".join(f" {key}={quoteattr(value)}" for key, value in attributes.items())
+    return f"<{name}{quoted}>{content}</{name}>" if content else f"<{name}{quoted}/>"
+
+
+def _escaped(text: str) -> str:
+    """Escape a text for XML; characters that XML lacks become U+FFFD.
+
+    A carriage return is written as a character reference, since XML readers take a plain one for a line feed.
+    """
+    return escape(text.translate(_NOT_IN_XML), {"\r": "&#13;"})
 
 
 def _provenance(chain: Chain) -> dict[str, Any]:
-    """What was matched, how, and with what."""
+    """Return what was matched, how, and with which versions."""
     inputs: dict[str, Any] = {}
     for pair in chain:
-        recorded = chain.pair_record(pair).get("inputs", ())
-        inputs |= {
-            f"{side} {layer}": each for side, layer, each in zip(("source", "target"), pair, recorded, strict=False)
-        }
+        records = chain.pair_record(pair).get("inputs", ())
+        for side, layer, record in zip(("source", "target"), pair, records, strict=False):
+            inputs[f"{side} {layer}"] = record
     known = ("id", "source", "against", "options", "versions", "machine")
     return {"run": {name: chain.record.get(name) for name in known}, "inputs": inputs}
-
-
-def _text(text: str) -> str:
-    return escape(text.translate(_NOT_IN_XML), {"\r": "&#13;"})  # else a reader takes it for a line feed

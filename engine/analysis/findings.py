@@ -1,4 +1,8 @@
-"""What is known of every feature of a matched pair: its partner, the cost of the step by part, how alike, how firm."""
+"""Findings: what a run says about every feature of a matched pair of layers.
+
+The findings of a feature are its partner, the cost of the pair in total and by part, the cosine of the decoder rows,
+and how far the pair is from being replaced by another one.
+"""
 
 from __future__ import annotations
 
@@ -19,93 +23,121 @@ from saematch.numeric.rounding import Floats, Indices, Rows
 from saematch.runs.chain import Chain
 from saematch.runs.plan import Pair
 from saematch.sae.autoencoder import SAE
+from saematch.sae.features import PARTS
 
-COLUMNS = {
-    "partner": "the feature of the target layer that it is matched with, -1 for none",
-    "cost": "of the pair: squared distance of the folded rows, 0 without a partner",
-    "encoder": "what the encoder columns add to the cost",
-    "bias": "what the encoder biases add to the cost",
-    "decoder": "what the decoder rows add to the cost",
-    "cosine": "of the two decoder rows",
-    "margin": "what the feature's cost may at least rise by before another matching wins; proved",
-    "tied": "1 where it could have another partner at the same cost, within rounding",
-    "runner_up": "the cheapest feature of the target layer that is not its partner",
-    "runner_up_cost": "what it would cost with that one",
+DEFINITIONS = {
+    "partner": "number of the target feature that the feature is matched with; -1 without a partner",
+    "cost": "cost of the pair: squared distance of the two folded feature rows; 0 without a partner",
+    "encoder": "contribution of the encoder columns to the cost",
+    "bias": "contribution of the encoder biases to the cost",
+    "decoder": "contribution of the decoder rows to the cost",
+    "cosine": "cosine of the two decoder rows",
+    "margin": "proved lower bound on how much the cost of the pair can rise before another matching costs less",
+    "tied": "1 if the feature could have another partner at the same total cost, within rounding; otherwise 0",
+    "runner_up": "number of the cheapest target feature other than the partner",
+    "runner_up_cost": "cost of the pair of the feature and its runner-up",
 }
-FIRM = ("margin", "tied", "runner_up", "runner_up_cost")
+MARGIN_COLUMNS = ("margin", "tied", "runner_up", "runner_up_cost")
 SAME = (0.5, 0.7, 0.9)  # decoder cosines from which on a partner counts as the same feature
 Columns = dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
-class Side:
-    """One layer, as the pairs that it is in need it."""
+class OpenedLayer:
+    """The SAE of a layer, and its folded feature rows `(F, K)` as the run compares them."""
 
     sae: SAE
     rows: Rows
 
     @cached_property
     def decoder(self) -> Floats:
-        """Decoder rows, `(F, d)`."""
+        """Decoder rows in float64, `(F, d)`."""
         rows: Floats = self.sae.W_dec.detach().double().cpu().numpy()
         return rows
 
 
 class Findings:
-    """The findings of a run, one pair after the other.
+    """The findings of a run, one pair of layers after another.
 
-    Partner and cost are always known. The cost by part and the cosine need the SAEs, where the run found them or as
-    they are given to the chain; margins and runners-up need `firm`, which is some passes over all pairs of features.
+    Partner and cost are always known. The cost by part and the cosine need the SAEs: those that were passed to the
+    chain, or else those at the source that the run recorded. Margins and runners-up also take some passes over all
+    pairs of features.
+
+    Args:
+        chain: the run.
+        margins: whether to compute margins and runners-up.
+        weights: whether to use the SAEs at all.
+
+    Attributes:
+        without_saes: why the SAEs are not used; None as long as all SAEs that were needed could be read.
     """
 
-    def __init__(self, chain: Chain, firm: bool = False) -> None:
-        self.chain, self.firm = chain, firm
-        self._held: dict[tuple[int, int], Side] = {}
-        self.gone: str | None = None  # why the SAEs are not there
+    def __init__(self, chain: Chain, margins: bool = False, weights: bool = True) -> None:
+        self.chain, self.margins = chain, margins and weights
+        self.without_saes = None if weights else "the weights of the SAEs were not used"
+        self._opened: dict[tuple[int, int], OpenedLayer] = {}
 
-    def of(self, pair: Pair) -> Columns:
-        """The columns of a pair that are known, `(F_A,)` each. Raises `MatchError` if it has no matching."""
+    def columns(self, pair: Pair) -> Columns:
+        """Return the columns of `DEFINITIONS` that are known for a pair, `(F_A,)` each.
+
+        Raises:
+            MatchError: if the pair has no matching.
+        """
         matching = self.chain[pair]
         perm: Indices = matching.perm.numpy()
-        found: Columns = {"partner": perm, "cost": matching.pair_cost.numpy()}
-        sides = self.sides(pair)
-        if sides is None:
-            return found
-        a, b = sides
-        for part, of in self._parts(a.sae.d):
-            x, y = (np.ascontiguousarray(side.rows[:, of]) for side in (a, b))
-            found[part] = squared_distances(x, y, perm)
-        found["cosine"] = row_cosines(a.decoder, b.decoder, perm)
-        if self.firm and matching.certified:
-            found |= {"margin": matching.margin.numpy(), "tied": matching.tied.numpy(), **_runners_up(a, b, perm)}
-        return found
+        columns: Columns = {"partner": perm, "cost": matching.pair_cost.numpy()}
+        layers = self.layers(pair)
+        if layers is None:
+            return columns
+        a, b = layers
+        for part, span in self._parts(a.sae.d):
+            x, y = (np.ascontiguousarray(layer.rows[:, span]) for layer in layers)
+            columns[part] = squared_distances(x, y, perm)
+        columns["cosine"] = row_cosines(a.decoder, b.decoder, perm)
+        if self.margins and matching.certified:
+            columns |= {"margin": matching.margin.numpy(), "tied": matching.tied.numpy(), **_runners_up(a, b, perm)}
+        return columns
 
-    def sae(self, side: int, layer: int) -> SAE | None:
-        """The SAE of a layer, if it is there."""
-        held = self._side(side, layer)
-        return None if held is None else held.sae
+    def expected(self) -> list[str]:
+        """Return the names of the columns that a certified pair has if its SAEs can be read."""
+        if self.without_saes:
+            return ["partner", "cost"]
+        assert self.chain.comparison is not None
+        absent = {str(part) for part in PARTS if part not in self.chain.comparison.parts}
+        if not self.margins:
+            absent |= set(MARGIN_COLUMNS)
+        return [name for name in DEFINITIONS if name not in absent]
 
-    def sides(self, pair: Pair) -> tuple[Side, Side] | None:
-        """Both SAEs of a pair with their rows, if they are there; held until another pair is asked for."""
-        wanted = (0, pair[0]), (1 if self.chain.of_two_sets else 0, pair[1])
-        self._held = {key: held for key, held in self._held.items() if key in wanted}
-        found = [self._side(*key) for key in wanted]
-        return None if found[0] is None or found[1] is None else (found[0], found[1])
+    def source(self, layer: int) -> SAE | None:
+        """Return the SAE of a source layer, or None if it cannot be read."""
+        opened = self._layer(0, layer)
+        return None if opened is None else opened.sae
 
-    def _side(self, side: int, layer: int) -> Side | None:
-        if (side, layer) not in self._held:
-            if self.gone is not None:
+    def layers(self, pair: Pair) -> tuple[OpenedLayer, OpenedLayer] | None:
+        """Return both layers of a pair, or None if one of them cannot be read.
+
+        The layers are kept until another pair is asked for, since neighbouring pairs share a layer.
+        """
+        keys = (0, pair[0]), (1 if self.chain.of_two_sets else 0, pair[1])
+        self._opened = {key: opened for key, opened in self._opened.items() if key in keys}
+        source, target = (self._layer(*key) for key in keys)
+        return None if source is None or target is None else (source, target)
+
+    def _layer(self, side: int, layer: int) -> OpenedLayer | None:
+        if (side, layer) not in self._opened:
+            if self.without_saes is not None:
                 return None
             try:
                 sae = self.chain.sae(layer, side)
             except (MatchError, OSError) as error:
-                self.gone = str(error)
+                self.without_saes = str(error)
                 return None
             assert self.chain.comparison is not None
-            self._held[side, layer] = Side(sae, self.chain.comparison.rows(sae, side))
-        return self._held[side, layer]
+            self._opened[side, layer] = OpenedLayer(sae, self.chain.comparison.rows(sae, side))
+        return self._opened[side, layer]
 
     def _parts(self, d: int) -> Iterator[tuple[str, slice]]:
+        """Yield each part that is compared, with its columns in the feature rows of SAEs of width d."""
         assert self.chain.comparison is not None
         start = 0
         for part in self.chain.comparison.parts:
@@ -115,31 +147,39 @@ class Findings:
 
 
 def row_cosines(x: Floats, y: Floats, perm: Indices) -> Floats:
-    """Of every row of x and its partner in y, `(F_A,)`; NaN without a partner or a direction."""
+    """Return the cosine of every row of x with its partner in y, `(F_A,)`; NaN without a partner or for a zero row."""
     norms = np.linalg.norm(x, axis=1), np.linalg.norm(y, axis=1)
     lengths = norms[0] * norms[1][perm]
     dots = (norms[0] ** 2 + norms[1][perm] ** 2 - squared_distances(x, y, perm)) / 2
-    found: Floats = np.divide(dots, lengths, out=np.full(len(x), np.nan), where=(perm >= 0) & (lengths > 0))
-    return found
+    cosines: Floats = np.divide(dots, lengths, out=np.full(len(x), np.nan), where=(perm >= 0) & (lengths > 0))
+    return cosines
 
 
 def persistence(cosine: Floats, perm: Indices, targets: int, least: float) -> tuple[float, float]:
-    """Shares of sources whose partner has at least this cosine, and of targets that are nobody's such partner."""
-    lasting = np.nan_to_num(cosine, nan=-1.0) >= least
-    return float(lasting.mean()), 1 - len(np.unique(perm[lasting])) / targets
+    """Return the share of persistent source features, and the share of target features that are born.
+
+    A source feature persists if the cosine with its partner is at least `least`; a target feature is born if it is not
+    the partner of a feature that persists.
+    """
+    persistent = np.nan_to_num(cosine, nan=-1.0) >= least
+    return float(persistent.mean()), 1 - len(np.unique(perm[persistent])) / targets
 
 
-def _runners_up(a: Side, b: Side, perm: Indices) -> Columns:
-    """The cheapest for each feature but its partner, of the two that a float32 pass over all pairs lists for it."""
+def _runners_up(a: OpenedLayer, b: OpenedLayer, perm: Indices) -> Columns:
+    """Return the columns of the runner-up: for each feature, the cheapest target feature other than its partner.
+
+    A float32 pass over all pairs lists the two cheapest target features of each feature. One of them is not the
+    partner. Its cost is computed again in float64.
+    """
     backend = choose_backend("auto", None, "ieee")
     cost = RowProblem(a.rows, b.rows).cost(backend, free_memory(backend.device) // 4)
-    prices = -cost.scale * cost.column_constant  # under which the partners of a row rank by their cost
+    prices = -cost.scale * cost.column_constant  # under these prices the pairs of a row rank by their cost
     nothing = np.zeros(len(a.rows)), np.zeros(len(b.rows))
     scan = partial(cost.scan, np.arange(len(a.rows)), prices, nothing[1], nothing[0], 2, -math.inf)
     listed = cost.with_room(scan).row_partners
     best, least = np.full(len(perm), -1), np.full(len(perm), np.inf)
-    for cheap in listed.T:
-        other = np.where(cheap == perm, -1, cheap)
-        costs = np.where(other >= 0, squared_distances(a.rows, b.rows, other), np.inf)
-        best, least = np.where(costs < least, other, best), np.minimum(costs, least)
+    for candidates in listed.T:
+        others = np.where(candidates == perm, -1, candidates)
+        costs = np.where(others >= 0, squared_distances(a.rows, b.rows, others), np.inf)
+        best, least = np.where(costs < least, others, best), np.minimum(costs, least)
     return {"runner_up": best, "runner_up_cost": least}

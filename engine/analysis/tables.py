@@ -1,4 +1,4 @@
-"""Tidy tables: one row an observation, every column defined; and the ledger of what was measured already."""
+"""Tidy tables, with one row per observation and a definition for every column; and a ledger of measurements."""
 
 from __future__ import annotations
 
@@ -22,18 +22,21 @@ from saematch.storage.reading import refuse_pointer
 
 Row = dict[str, Any]
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
-PAIR = {"source": "layer", "target": "layer"}
-METHOD = {"method": "how it was matched, see tables.json", "seed": "of a random permutation, 0 for others"}
+PAIR = {"source": "number of the source layer", "target": "number of the target layer"}
+METHOD = {
+    "method": "method that matched the layers, see tables.json",
+    "seed": "seed of a random permutation; 0 for all other methods",
+}
 
 
 @dataclass(frozen=True)
 class Schema:
-    """What a table holds.
+    """The definition of a table.
 
     Attributes:
-        name: what its files are called.
-        about: what is measured, in a sentence.
-        columns: column -> its definition, with its unit.
+        name: name of the table and of its files.
+        about: what the table measures, in one phrase.
+        columns: definition of each column, with its unit.
     """
 
     name: str
@@ -41,20 +44,20 @@ class Schema:
     columns: Mapping[str, str]
 
     def row(self, **values: Any) -> Row:
-        """A row with all columns, in order; a number that is not finite is no value, None."""
+        """Return a row with all columns in order. Numbers that are not finite become None, which means no value."""
         assert values.keys() == self.columns.keys(), set(values) ^ set(self.columns)
         return {column: finite_or_none(values[column]) for column in self.columns}
 
 
 @dataclass
 class Table:
-    """Rows of one measurement, a dictionary each."""
+    """The rows of one measurement, one dictionary per row."""
 
     schema: Schema
     rows: list[Row] = field(default_factory=list)
 
     def where(self, **values: Any) -> list[Row]:
-        """The rows that have these values. Raises `MatchError` for a column that is not there."""
+        """Return the rows that have these values. Raises `MatchError` for a column that the table does not have."""
         for column in values:
             if column not in self.schema.columns:
                 known = ", ".join(self.schema.columns)
@@ -63,18 +66,21 @@ class Table:
 
     @classmethod
     def read(cls, folder: LocalFolder, schema: Schema) -> Table:
-        """What `write` wrote. Raises `MatchError` if it is not there, or something else."""
+        """Read a table that `write` wrote. Raises `MatchError` if the file is missing or is not such a table."""
         content = folder.read(f"{schema.name}.csv")
         refuse_pointer(content, f"{folder}/{schema.name}.csv")
         rows = list(csv.DictReader(io.StringIO(content.decode(errors="replace"))))
         if rows and list(rows[0]) != list(schema.columns):
-            raise MatchError(f"{folder}/{schema.name}.csv: its columns are not those of this version; measure again")
+            raise MatchError(
+                f"{folder}/{schema.name}.csv: its columns are not those of this version; evaluate the run again"
+            )
         return cls(schema, [{column: _parsed(value) for column, value in row.items()} for row in rows])
 
     def write(self, folder: LocalFolder) -> None:
-        """`{name}.csv`, and `{name}.parquet` with the definitions in its metadata where pyarrow is installed.
+        """Write `{name}.csv`, and, if pyarrow is installed, `{name}.parquet` with the definitions in its metadata.
 
-        Raises `MatchError` where the folder cannot be written.
+        Raises:
+            MatchError: if the folder cannot be written.
         """
         text = io.StringIO()
         writer = csv_rows(text)
@@ -94,59 +100,73 @@ class Table:
 
 
 class Ledger:
-    """Measurements by name, each kept in a file with a fingerprint of what it was made from.
+    """Measurements by name, each in a file of its own with a fingerprint of everything that it depends on.
 
-    An evaluation that was stopped goes on after them; one of other inputs measures again.
+    An evaluation that was stopped resumes after the measurements in its ledger. If the inputs change, their
+    fingerprints change, and the measurements are made again.
     """
 
     def __init__(self, folder: LocalFolder) -> None:
         self._folder = folder
 
-    def measured(self, name: str, of: Any, measure: Callable[[], Mapping[str, list[Row]]]) -> dict[str, list[Row]]:
-        """Table name -> rows: from the file if it was made from the same `of`, else what `measure` returns."""
-        mark = hashlib.sha256(json.dumps(of, sort_keys=True).encode()).hexdigest()
+    def measured(self, name: str, inputs: Any, measure: Callable[[], Mapping[str, list[Row]]]) -> dict[str, list[Row]]:
+        """Return the rows of a measurement by table, and make the measurement only if that is necessary.
+
+        Args:
+            name: name of the measurement, and of its file.
+            inputs: everything that the measurement depends on, in types that JSON has.
+            measure: makes the measurement.
+
+        Raises:
+            MatchError: if the file of the measurement holds something else, or cannot be written.
+        """
+        fingerprint = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
         file = f"parts/{name}.json"
         if f"{name}.json" in self._folder.names("parts"):
             try:
-                kept = json.loads(self._folder.read(file))
-                if kept["of"] == mark:
-                    return {table: list(rows) for table, rows in kept["rows"].items()}
+                stored = json.loads(self._folder.read(file))
+                if stored["of"] == fingerprint:
+                    return {table: list(rows) for table, rows in stored["rows"].items()}
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise MatchError(f"{self._folder}/{file}: not a measurement; remove it") from error
         rows = dict(measure())
-        self._folder.write(file, json.dumps({"of": mark, "rows": rows}, allow_nan=False).encode())
+        self._folder.write(file, json.dumps({"of": fingerprint, "rows": rows}, allow_nan=False).encode())
         return rows
 
 
 def quantiles(values: Floats) -> dict[str, float]:
-    """The columns of `quantile_columns`."""
-    found = np.quantile(values, QUANTILES) if len(values) else np.full(len(QUANTILES), np.nan)
-    return {f"q{100 * q:g}": float(value) for q, value in zip(QUANTILES, found, strict=True)}
+    """Return the values of `quantile_columns` for a distribution; NaN for one without values."""
+    levels = np.quantile(values, QUANTILES) if len(values) else np.full(len(QUANTILES), np.nan)
+    return {f"q{100 * q:g}": float(level) for q, level in zip(QUANTILES, levels, strict=True)}
 
 
 def quantile_columns(over: str) -> dict[str, str]:
-    """Columns for a distribution."""
+    """Return columns for the quantiles of a distribution, with their definitions.
+
+    >>> quantile_columns("features")["q5"]
+    '0.05-quantile over features'
+    """
     return {f"q{100 * q:g}": f"{q:g}-quantile over {over}" for q in QUANTILES}
 
 
 def mean(values: Floats) -> float:
-    """Of the finite values; NaN where there is none."""
-    known = values[np.isfinite(values)]
-    return float(known.mean()) if len(known) else math.nan
+    """Return the mean of the finite values; NaN if there are none."""
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if len(finite) else math.nan
 
 
 def same(values: Iterable[Any]) -> str:
-    """A short mark of some arrays, equal for equal content."""
-    mark = hashlib.sha256()
+    """Return a fingerprint of arrays, which is equal for equal content."""
+    digest = hashlib.sha256()
     for value in values:
-        mark.update(np.ascontiguousarray(value).tobytes())
-    return mark.hexdigest()
+        digest.update(np.ascontiguousarray(value).tobytes())
+    return digest.hexdigest()
 
 
 def _parsed(cell: str | None) -> Any:
-    named = {"": None, None: None, "True": True, "False": False}
-    if cell in named:
-        return named[cell]
+    constants = {"": None, None: None, "True": True, "False": False}
+    if cell in constants:
+        return constants[cell]
     for kind in (int, float):
         try:
             return kind(str(cell))

@@ -52,7 +52,7 @@ def run(options: argparse.Namespace) -> int:
         print_path(path)
         print()
     page = Path(options.output) / "report.html"
-    write_report(Contents(chain, firm=True), page)
+    write_report(Contents(chain, margins=True), page)
     print(f"Written to {options.output}/. Open {page} in a browser, or follow any feature with")
     command = "saematch" if shutil.which("saematch") else sys.argv[0]
     print(f"  {command} path {options.output} --layer {chain.layers[0]} --feature 17")

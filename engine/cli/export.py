@@ -51,13 +51,13 @@ def run(options: argparse.Namespace) -> int:
             chain,
             options.output,
             format,
-            firm=options.margins,
-            most_cost=options.max_cost,
-            least_cosine=options.min_cosine,
+            margins=options.margins,
+            max_cost=options.max_cost,
+            min_cosine=options.min_cosine,
             progress=show,
         )
     if options.json:
         print_json({"file": options.output, "format": format, "rows": rows, "complete": chain.complete})
     else:
-        print(f"{rows:,} matched features written to {options.output}")
+        print(f"{rows:,} {'edges' if format == 'graphml' else 'rows'} written to {options.output}")
     return DONE if chain.complete else UNFINISHED

@@ -165,7 +165,7 @@ def contents_of(options: argparse.Namespace, weights: bool) -> Contents:
     return Contents(
         chain,
         labels=None if explained is None else explained.texts,
-        firm=options.margins,
+        margins=options.margins,
         evaluation=evaluation,
         neuronpedia=options.neuronpedia,
         weights=weights,

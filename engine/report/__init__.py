@@ -1,4 +1,4 @@
-"""A run as a page: one file that opens in a browser with everything in it, or served with data in pieces."""
+"""The page of a run: one HTML file with everything in it, or a local server that sends data as they are needed."""
 
 from saematch.report.contents import Contents
 from saematch.report.page import write_report

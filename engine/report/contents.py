@@ -1,4 +1,4 @@
-"""What the page of a run shows: a summary, and the columns of every pair of layers as packed arrays."""
+"""The contents of the page of a run: a summary, and the columns of every pair of layers as packed arrays."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from saematch.analysis.findings import COLUMNS, FIRM, SAME, Columns, Findings, persistence
+from saematch.analysis.findings import DEFINITIONS, SAME, Columns, Findings, persistence
 from saematch.analysis.tables import Table, mean
 from saematch.cost import squared_distances
 from saematch.errors import MatchError
@@ -20,39 +20,55 @@ from saematch.evaluation.weights import DISTANCES, MSE, measure_layer, measure_l
 from saematch.numeric.rounding import Floats
 from saematch.runs.chain import Chain
 from saematch.runs.plan import Pair
-from saematch.sae.features import PARTS
 from saematch.storage.folders import LocalFolder
 from saematch.storage.jsonfile import finite_or_none
 
-SCHEMA = 1
-_WHOLE = ("partner", "runner_up", "tied")
-_KEPT_BITS = np.uint32(0xFFFFFF00)  # of a float32: 16 of its mantissa, 5 digits; the rest would only fill the file
-DEFINITIONS = {
-    **COLUMNS,
-    "random_cost": "what as many pairs would cost if they were random, on average",
-    "identity_cost": "what pairing each feature with the one of the same number would cost",
-    "share": "cost as a share of a random pairing's",
-    "gap": "how far above the optimum the matching may be, rounding included; the proof",
+_VERSION = 1  # of the summary
+_INTEGERS = ("partner", "runner_up", "tied")
+# Of the 23 bits of a float32's mantissa, 16 are kept, which is 5 decimal digits. More would only fill the file.
+_KEPT_BITS = np.uint32(0xFFFFFF00)
+PAGE_DEFINITIONS = {
+    **DEFINITIONS,
+    "random_cost": "expected cost of as many pairs that are made at random",
+    "identity_cost": "cost of pairing each feature with the feature of the same number",
+    "share": "cost as a share of the cost of a random pairing",
+    "gap": "proved bound on how far the cost is above the optimum, rounding included",
     "persistent": "share of source features whose partner has a decoder cosine of at least {}",
     "vanished": "share of source features without such a partner",
-    "born": "share of target features that are nobody's such partner",
+    "born": "share of target features that are not such a partner of any source feature",
     "seconds": "wall time from reading the SAEs of the pair to its proof",
-    "l0": "mean number of features that are active on a token, as the SAE's files or path say",
+    "l0": "mean number of features that are active on a token, as the files or the path of the SAE say",
 }
 
 
 class Contents:
-    """The contents of a page. A pair is looked at once, in the order of the run; the summary is whole after the last.
+    """The contents of the page of a run.
+
+    `write_report` calls `pair` once for every pair of layers, in the order of the run, and then `summary`, which
+    includes what was computed for the pairs. `Server` calls `summary` first; what is not computed yet is then taken
+    from the records of the run, or is missing.
 
     Args:
-        labels: layer -> feature -> text; what lies beside the SAEs unless given.
-        evaluation: folder of tables that `saematch evaluate` wrote.
-        neuronpedia: address of a layer's features there, with `{layer}`, like `gemma-2-2b/{layer}-gemmascope-res-16k`.
-        firm: margins and runners-up too.
-        weights: whether to look into the SAEs at all; without them a page has partners and costs.
+        chain: the run.
+        labels: text by layer and feature; by default the labels that are stored next to the SAEs.
+        evaluation: a folder of tables that `saematch evaluate` wrote.
+        neuronpedia: address of the SAEs on Neuronpedia, with `{layer}` for the number of the layer, like
+            `gemma-2-2b/{layer}-gemmascope-res-16k`.
+        margins: whether to compute margins and runners-up, with passes over all pairs of features.
+        weights: whether to use the weights of the SAEs. Without them, the page has only partners and costs.
 
     Raises:
-        MatchError: if the run has no finished pair.
+        MatchError: if the run has no finished pair, or the labels do not belong to it.
+
+    Examples:
+        >>> import saematch as sm
+        >>> from saematch.report import Contents
+        >>> chain = sm.match_layers(sm.load_layers("sample"), pairs=[(8, 9)])
+        >>> contents = Contents(chain, labels={8: {17: "names of rivers"}})
+        >>> contents.labels(8)
+        {17: 'names of rivers'}
+        >>> [(pair["source"], pair["target"], pair["certified"]) for pair in contents.summary()["pairs"]]
+        [(8, 9, True)]
     """
 
     def __init__(
@@ -62,14 +78,12 @@ class Contents:
         labels: Mapping[int, Mapping[int, str]] | None = None,
         evaluation: str | os.PathLike[str] | None = None,
         neuronpedia: str | None = None,
-        firm: bool = False,
+        margins: bool = False,
         weights: bool = True,
     ) -> None:
         if not len(chain):
             raise MatchError("the run has no finished pair to show")
-        self.chain, self.findings = chain, Findings(chain, firm and weights)
-        if not weights:
-            self.findings.gone = "the page was made without looking into the SAEs"
+        self.chain, self.findings = chain, Findings(chain, margins, weights)
         self._labels = None if labels is None else checked_explanations(labels, chain)
         self._evaluation, self._neuronpedia = evaluation, neuronpedia
         self._pairs: list[dict[str, Any]] = []
@@ -77,36 +91,41 @@ class Contents:
         self._cosines: dict[Pair, Floats] = {}
 
     def columns(self, pair: Pair) -> Columns:
-        """The columns of a pair, for a page that asks for them; what it shows of a pair is then known from the run."""
-        return self.findings.of(pair)
+        """Return the columns of a pair, for a page that asks for them. The summary does not change."""
+        return self.findings.columns(pair)
 
     def pair(self, pair: Pair) -> bytes:
-        """The columns of a pair, see `packed_columns`."""
-        columns = self.findings.of(pair)
-        self._pairs.append(self._about(pair, columns))
+        """Return the columns of a pair, see `pack_columns`, and add what they say to the summary."""
+        columns = self.findings.columns(pair)
+        self._pairs.append(self._describe(pair, columns))
         if "cosine" in columns:
             self._cosines[pair] = columns["cosine"]
-        for side, layer in enumerate(pair):
-            sae = self.findings.sae(side if self.chain.of_two_sets else 0, layer)
-            if sae is not None and layer not in self._quantities and not (side and self.chain.of_two_sets):
+        for layer in pair[:1] if self.chain.of_two_sets else pair:
+            sae = self.findings.source(layer)
+            if sae is not None and layer not in self._quantities:
                 self._quantities[layer] = measure_layer(layer, sae)["layers"]
-        return packed_columns(columns)
+        return pack_columns(columns)
 
     def labels(self, layer: int) -> dict[int, str]:
-        """What the features of a layer fire on."""
+        """Return the labels of the features of a layer."""
         if self._labels is not None:
             return dict(self._labels.get(layer, {}))
         return self.chain.labels(layer)
 
     def summary(self) -> dict[str, Any]:
-        """For JSON: what was matched, how well, with what; definitions of every number."""
+        """Return what was matched, how well and with what, and the definition of every number, as JSON content.
+
+        Raises:
+            MatchError: if the folder of the evaluation does not exist, or has no table of an evaluation.
+        """
         record = self.chain.record
         steps = [pair for pair in self.chain if self.chain.way_from(pair[0])[1:2] == [pair[1]]]
         lifetimes = {}
         if steps and set(steps) <= set(self._cosines):
             lifetimes = measure_lifetimes(self.chain, {pair: self._cosines[pair] for pair in steps})
+        failures = [{"source": a, "target": b, "reason": reason} for (a, b), reason in self.chain.failures.items()]
         return {
-            "schema": SCHEMA,
+            "schema": _VERSION,
             "run": {name: record.get(name) for name in ("id", "source", "against", "options", "versions", "machine")},
             "folder": self.chain.folder,
             "complete": self.chain.complete,
@@ -114,22 +133,25 @@ class Contents:
             "same": SAME,
             "layers": [self._layer(layer) for layer in self.chain.layers],
             "pairs": self._pairs or [self._outline(pair) for pair in self.chain],
-            "failures": [{"source": a, "target": b, "reason": why} for (a, b), why in self.chain.failures.items()],
+            "failures": failures,
             "lifetimes": lifetimes.get("lifetimes", []),
             "evaluation": self._evaluated(),
-            "without_saes": self.findings.gone,
-            "definitions": DEFINITIONS,
+            "without_saes": self.findings.without_saes,
+            "definitions": PAGE_DEFINITIONS,
         }
 
     def _outline(self, pair: Pair) -> dict[str, Any]:
-        """A pair as its record has it: no array is read."""
+        """Describe a pair by its record, without reading its matching."""
         record, numbers = self.chain.pair_record(pair), self.chain.scalars()[pair]
-        features = [each["F"] for each in record["inputs"]]
+        if "inputs" in record:
+            features, targets = (entry["F"] for entry in record["inputs"])
+        else:  # the chain is in memory
+            features, targets = len(self.chain[pair].perm), self.chain[pair].target_features
         return {
             "source": pair[0],
             "target": pair[1],
-            "features": features[0],
-            "targets": features[1],
+            "features": features,
+            "targets": targets,
             "matched": None,
             "cost": numbers["cost"],
             "random_cost": numbers["random_cost"],
@@ -137,23 +159,16 @@ class Contents:
             "certified": numbers["certified"],
             "status": numbers["status"],
             "seconds": record.get("seconds"),
-            "columns": self._expected(),
+            "columns": self.findings.expected(),
             "identity_cost": None,
             "mean_cosine": None,
         }
 
-    def _expected(self) -> list[str]:
-        """The columns that pairs have, should their SAEs be there."""
-        assert self.chain.comparison is not None
-        without = {str(part) for part in PARTS if part not in self.chain.comparison.parts}
-        if not self.findings.firm:
-            without |= set(FIRM)
-        return ["partner", "cost"] if self.findings.gone else [name for name in COLUMNS if name not in without]
-
-    def _about(self, pair: Pair, columns: Columns) -> dict[str, Any]:
+    def _describe(self, pair: Pair, columns: Columns) -> dict[str, Any]:
+        """Describe a pair by its matching and its columns."""
         matching, record = self.chain[pair], self.chain.pair_record(pair)
         cosine, perm = columns.get("cosine"), columns["partner"]
-        about: dict[str, Any] = {
+        description: dict[str, Any] = {
             "source": pair[0],
             "target": pair[1],
             "features": len(perm),
@@ -166,80 +181,84 @@ class Contents:
             "status": matching.status,
             "seconds": record.get("seconds"),
             "columns": list(columns),
-            "identity_cost": self._identity(pair),
+            "identity_cost": self._identity_cost(pair),
             "mean_cosine": None if cosine is None else finite_or_none(mean(cosine)),
         }
         if cosine is not None:
             shares = [persistence(cosine, perm, matching.target_features, least) for least in SAME]
-            about["persistent"], about["born"] = [lasting for lasting, _ in shares], [born for _, born in shares]
-        return about
+            description["persistent"] = [persistent for persistent, _ in shares]
+            description["born"] = [born for _, born in shares]
+        return description
 
-    def _identity(self, pair: Pair) -> float | None:
-        """What it would cost to pair features by number."""
-        sides = self.findings.sides(pair)
-        if sides is None or len(sides[0].rows) != len(sides[1].rows):
+    def _identity_cost(self, pair: Pair) -> float | None:
+        """Return the cost of pairing features by number; None if the two layers differ in size or cannot be read."""
+        layers = self.findings.layers(pair)
+        if layers is None or len(layers[0].rows) != len(layers[1].rows):
             return None
-        return math.fsum(squared_distances(sides[0].rows, sides[1].rows, np.arange(len(sides[0].rows))))
+        return math.fsum(squared_distances(layers[0].rows, layers[1].rows, np.arange(len(layers[0].rows))))
 
     def _layer(self, layer: int) -> dict[str, Any]:
-        about: dict[str, Any] = {
+        """Describe a layer, as far as the run recorded it and its SAE can be found."""
+        description: dict[str, Any] = {
             "layer": layer,
             "quantities": self._quantities.get(layer, []),
             "l0": None,
             "notes": [],
             "neuronpedia": None,
         }
+        # The records of pairs describe both SAEs. A second set of SAEs is not shown.
         for pair in self.chain:
             inputs = self.chain.pair_record(pair).get("inputs")
             if inputs and layer in pair[: 1 if self.chain.of_two_sets else 2]:
-                about |= {
-                    name: inputs[pair.index(layer)].get(name)
-                    for name in ("path", "format", "F", "d", "activation", "notes")
-                }
+                record = inputs[pair.index(layer)]
+                shown = ("path", "format", "F", "d", "activation", "notes")
+                description |= {name: record.get(name) for name in shown}
                 break
         try:
             handle = self.chain.inputs.handles.get(layer)
             if handle is not None:
-                about["l0"] = handle.l0
-                about["neuronpedia"] = next(iter(handle.neuronpedia_names()), None)
+                description["l0"] = handle.l0
+                description["neuronpedia"] = next(iter(handle.neuronpedia_names()), None)
         except (MatchError, OSError):
-            pass  # what is not there is not shown
+            pass  # an SAE that cannot be found has no L0 and no address
         if self._neuronpedia is not None:
-            about["neuronpedia"] = self._neuronpedia.replace("{layer}", str(layer))
-        return about
+            description["neuronpedia"] = self._neuronpedia.replace("{layer}", str(layer))
+        return description
 
     def _evaluated(self) -> dict[str, Any]:
-        """Mean squared errors by method, and composed against exact matchings, as far as they were measured."""
+        """Return the rows of the evaluation that the page shows: errors by method, and composed matchings."""
         if self._evaluation is None:
             return {}
-        folder, found = LocalFolder(self._evaluation), {}
+        folder, tables = LocalFolder(self._evaluation), {}
         for schema in (MSE, DISTANCES):
             if f"{schema.name}.csv" in folder.names():
-                found[schema.name] = Table.read(folder, schema).rows
-        if not found:
+                tables[schema.name] = Table.read(folder, schema).rows
+        if not tables:
             missing = "no tables of saematch evaluate in it" if folder.path.exists() else "no such folder"
             raise MatchError(f"{self._evaluation}: {missing}")
-        if "mse" in found:
-            found["mse"] = [row for row in found["mse"] if row["part"] == "all"]
-        return found
+        if "mse" in tables:
+            tables["mse"] = [row for row in tables["mse"] if row["part"] == "all"]
+        return tables
 
 
-def packed_columns(columns: Columns, level: int = 6) -> bytes:
-    """Columns for a page, gzipped: a line of JSON with their names, a multiple of 4 bytes long, then all of them.
+def pack_columns(columns: Columns, level: int = 6) -> bytes:
+    """Return columns as gzipped bytes.
 
-    Each is little-endian int32, or float32 with the digits that a reader can see.
+    The first line is a JSON list of the names, padded with spaces so that its length is a multiple of 4 bytes. The
+    columns follow, one after another: little-endian int32, or float32 with 5 decimal digits.
     """
     names = json.dumps(list(columns))
     line = names + " " * (-(len(names) + 1) % 4) + "\n"
-    return gzip.compress(b"".join([line.encode(), *(_packed(*each) for each in columns.items())]), level, mtime=0)
+    packed = [_packed(name, values) for name, values in columns.items()]
+    return gzip.compress(b"".join([line.encode(), *packed]), level, mtime=0)
 
 
 def _packed(name: str, values: Any) -> bytes:
-    if name in _WHOLE:
+    if name in _INTEGERS:
         return np.asarray(values, "<i4").tobytes()
     return (np.asarray(values, "<f4").view("<u4") & _KEPT_BITS).tobytes()
 
 
-def packed_labels(labels: Mapping[int, str]) -> bytes:
-    """Features and their texts, gzipped JSON."""
+def pack_labels(labels: Mapping[int, str]) -> bytes:
+    """Return labels as gzipped JSON: a list of features, and a list of their texts."""
     return gzip.compress(json.dumps([list(labels), list(labels.values())]).encode(), 6, mtime=0)

@@ -1,4 +1,4 @@
-"""One self-contained HTML file: style, programs and data in it, nothing from elsewhere."""
+"""Write the page of a run as one HTML file that holds its style, programs and data, and needs no network."""
 
 from __future__ import annotations
 
@@ -11,54 +11,71 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from saematch.report.contents import Contents, packed_labels
+from saematch.report.contents import Contents, pack_labels
 from saematch.storage.folders import local_path, replacing
 
-ASSETS = Path(__file__).parent / "assets"
-PROGRAMS = ("echarts.min.js", "data.js", "widgets.js", "pictures.js", "app.js")
+_ASSETS = Path(__file__).parent / "assets"
+_PROGRAMS = ("echarts.min.js", "data.js", "widgets.js", "pictures.js", "app.js")
 
 
 def write_report(
     contents: Contents, path: str | os.PathLike[str], progress: Callable[[str], None] = lambda _: None
 ) -> None:
-    """Write the page of a run. Raises `MatchError` if the file cannot be written."""
+    """Write the page of a run.
+
+    Args:
+        contents: what the page shows.
+        path: the HTML file to write; a file that exists is replaced.
+        progress: called with the name of each pair of layers before it is read.
+
+    Raises:
+        MatchError: if the file cannot be written.
+
+    Examples:
+        >>> import saematch as sm
+        >>> from saematch.report import Contents, write_report
+        >>> chain = sm.match_layers(sm.load_layers("sample"), pairs=[(8, 9)])
+        >>> write_report(Contents(chain), "report.html")
+    """
     with replacing(local_path(path)) as aside, aside.open("w", encoding="utf-8") as file:
         file.write(head())
         for pair in contents.chain:
             progress(f"pair {pair[0]}-{pair[1]}")
-            file.write(_data(f"pair-{pair[0]}-{pair[1]}", contents.pair(pair)))
+            file.write(_data_element(f"pair-{pair[0]}-{pair[1]}", contents.pair(pair)))
         for layer in contents.chain.layers:
             labels = contents.labels(layer)
             if labels:
-                file.write(_data(f"labels-{layer}", packed_labels(labels)))
+                file.write(_data_element(f"labels-{layer}", pack_labels(labels)))
         file.write(tail(contents.summary()))
 
 
 def head() -> str:
-    """The page up to its data. No other program than its own runs in it, whatever a label says."""
-    hashes = " ".join(f"'sha256-{_sha256(program(name))}'" for name in PROGRAMS)
+    """Return the beginning of the page, up to its data.
+
+    The content security policy lets only the page's own programs run, so that no label can run one.
+    """
+    hashes = " ".join(f"'sha256-{_sha256(_asset(name))}'" for name in _PROGRAMS)
     policy = (
         f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:; "
         "connect-src 'self'; frame-src https://www.neuronpedia.org; base-uri 'none'; form-action 'none'"
     )
-    page = (ASSETS / "page.html").read_text(encoding="utf-8")
-    return page.replace("{policy}", html.escape(policy)).replace("{style}", program("style.css"))
+    page = _asset("page.html")
+    return page.replace("{policy}", html.escape(policy)).replace("{style}", _asset("style.css"))
 
 
 def tail(summary: dict[str, Any]) -> str:
-    """The summary, and the programs that show it."""
-    # In JSON, < stands only in strings, where it may be escaped: no text ends the element that it is in.
+    """Return the end of the page: the summary, and the programs that show it."""
+    # In JSON, "<" occurs only inside strings, where it may be escaped. So no text can end the script element.
     data = json.dumps(summary, allow_nan=False).replace("<", "\\u003c")
-    programs = "".join(f"<script>{program(name)}</script>\n" for name in PROGRAMS)
+    programs = "".join(f"<script>{_asset(name)}</script>\n" for name in _PROGRAMS)
     return f'<script type="application/json" id="summary">{data}</script>\n{programs}</body>\n</html>\n'
 
 
-def program(name: str) -> str:
-    """A file of `assets`."""
-    return (ASSETS / name).read_text(encoding="utf-8")
+def _asset(name: str) -> str:
+    return (_ASSETS / name).read_text(encoding="utf-8")
 
 
-def _data(name: str, content: bytes) -> str:
+def _data_element(name: str, content: bytes) -> str:
     return f'<script type="application/octet-stream" id="{name}">{base64.b64encode(content).decode()}</script>\n'
 
 

@@ -1,4 +1,4 @@
-"""The page of a run on an address of this machine, its data in pieces as they are asked for."""
+"""Serve the page of a run on a local address. The page asks for data in pieces, as it needs them."""
 
 from __future__ import annotations
 
@@ -15,23 +15,47 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
+from typing_extensions import override
 
 from saematch.analysis.findings import Columns
 from saematch.errors import MatchError
-from saematch.report.contents import Contents, packed_columns, packed_labels
+from saematch.report.contents import Contents, pack_columns, pack_labels
 from saematch.report.page import head, tail
+from saematch.runs.chain import Chain
 from saematch.runs.plan import Pair
 
-PIECE = 2**16  # features at a time
-_KEPT = 4  # pairs whose columns are held
-_WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # all addresses of the machine, and one to open in a browser
+_PIECE = 2**16  # features per request
+_KEPT_PAIRS = 4  # pairs of layers whose columns stay in memory
+# Hosts that mean all addresses of the machine, and an address of each that a browser can open.
+_WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
 class Server(ThreadingHTTPServer):
-    """Serves one run; on another address than loopback, only to whoever has the token.
+    """An HTTP server for the page of one run.
 
-    `host` is a name, or an address of IPv4 or IPv6, in brackets or without. Attributes: `address`, to be opened in a
-    browser. Raises `OSError` if there is no such host or the port is taken, and `MatchError` for an empty host.
+    On a loopback address, which only this machine can reach, everybody is served. On any other address, requests need
+    the token that is part of `address`.
+
+    Args:
+        contents: what the page shows.
+        host: a name, or an IPv4 or IPv6 address, with or without brackets.
+        port: the port; 0 for any free one.
+
+    Attributes:
+        address: the URL to open in a browser.
+        token: the token that requests need; None on a loopback address.
+
+    Raises:
+        OSError: if there is no such host, or the port is taken.
+        MatchError: if the host is empty.
+
+    Examples:
+        >>> import saematch as sm
+        >>> from saematch.report import Contents, Server
+        >>> chain = sm.match_layers(sm.load_layers("sample"), pairs=[(8, 9)])
+        >>> with Server(Contents(chain)) as server:  # server.serve_forever() answers until it is interrupted
+        ...     print(server.address)
+        http://127.0.0.1:.../
     """
 
     daemon_threads = True
@@ -40,57 +64,67 @@ class Server(ThreadingHTTPServer):
     def __init__(self, contents: Contents, host: str = "127.0.0.1", port: int = 0) -> None:
         host = host.removeprefix("[").removesuffix("]")
         if not host:
-            raise MatchError("an empty host would be every address of this machine; give 0.0.0.0 or :: to mean that")
-        # Of a name that has both, the address of IPv4.
-        found = min(socket.getaddrinfo(host, None, type=socket.SOCK_STREAM), key=lambda each: each[0] != socket.AF_INET)
-        self.address_family, (bound, _, *scope) = found[0], found[4]
+            raise MatchError(
+                "an empty host would mean every address of this machine; give 0.0.0.0 or :: if that is what you want"
+            )
+        # If a name has addresses of both kinds, the IPv4 address is served.
+        infos = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+        self.address_family, _, _, _, (bound, _, *scope) = min(infos, key=lambda info: info[0] != socket.AF_INET)
         self.token = None if _is_loopback(host) else secrets.token_urlsafe(24)
         self.contents = contents
         self._columns: OrderedDict[Pair, Columns] = OrderedDict()
-        self._lock = threading.Lock()  # findings are of one pair at a time
-        super().__init__((bound, port, *scope), _Handler)  # type: ignore[arg-type] # IPv6 has four parts
+        self._lock = threading.Lock()  # contents serve one pair of layers at a time
+        self._step_to = _steps_by_target(contents.chain)
+        super().__init__((bound, port, *scope), _Handler)  # type: ignore[arg-type] # an IPv6 address has four parts
         shown = _WILDCARDS.get(str(bound), host)
         shown = f"[{shown.replace('%', '%25')}]" if ":" in shown else shown
         self.address = f"http://{shown}:{self.server_port}/" + (f"?token={self.token}" if self.token else "")
-        self._page = gzip.compress((head() + tail({**contents.summary(), "server": {"piece": PIECE}})).encode(), 6)
+        self._page = gzip.compress((head() + tail({**contents.summary(), "server": {"piece": _PIECE}})).encode(), 6)
 
     def page(self) -> bytes:
-        """The page without data, gzipped."""
+        """Return the page without its data, gzipped."""
         return self._page
 
     def columns(self, pair: Pair) -> Columns:
-        """The columns of a pair; those of the last few that were asked for are kept. Raises `MatchError`."""
+        """Return the columns of a pair of layers. The columns of the last few pairs are kept. Raises `MatchError`."""
         with self._lock:
             if pair not in self._columns:
                 self._columns[pair] = self.contents.columns(pair)
-                if len(self._columns) > _KEPT:
+                if len(self._columns) > _KEPT_PAIRS:
                     self._columns.popitem(last=False)
             self._columns.move_to_end(pair)
             return self._columns[pair]
 
     def piece(self, pair: Pair, first: int) -> bytes:
-        """Up to `PIECE` features of a pair, from `first` on, packed as on a page that holds all of them."""
+        """Return the columns of a piece of the features of a pair, from feature `first` on, see `pack_columns`.
+
+        Raises:
+            MatchError: if the run has no such pair, or the pair no such feature.
+        """
         columns = self.columns(pair)
         if not 0 <= first < max(1, len(columns["partner"])):
             raise MatchError(f"pair {pair[0]}-{pair[1]} has no feature {first}")
-        return packed_columns({name: values[first : first + PIECE] for name, values in columns.items()}, level=1)
+        return pack_columns({name: values[first : first + _PIECE] for name, values in columns.items()}, level=1)
 
     def path(self, layer: int, feature: int) -> list[dict[str, Any]]:
-        """The whole path through a feature, as the page finds it in its own data. Raises `MatchError`."""
+        """Return the whole path through a feature, backwards and forwards, as the page itself finds it in a file.
+
+        Raises:
+            MatchError: if the run has no such layer or feature.
+        """
         chain = self.contents.chain
-        way, way_back = chain.path(layer, feature), []
-        before = {chain.way_from(pair[0])[1]: pair for pair in sorted(chain) if len(chain.way_from(pair[0])) > 1}
-        at = layer, feature
-        while at[0] in before:
-            pair = before[at[0]]
-            found = np.nonzero(chain[pair].perm.numpy() == at[1])[0]
-            if not len(found):
+        path = chain.path(layer, feature)
+        # Go back, step by step, to the first layer in which the feature has a counterpart.
+        start = layer, feature
+        while start[0] in self._step_to:
+            pair = self._step_to[start[0]]
+            sources = np.nonzero(chain[pair].perm.numpy() == start[1])[0]
+            if not len(sources):
                 break
-            at = pair[0], int(found[0])
-            way_back.append(at)
-        if way_back:
-            way = chain.path(*way_back[-1])
-        labels = {step.layer: self.contents.labels(step.layer) for step in way}
+            start = pair[0], int(sources[0])
+        if start != (layer, feature):
+            path = chain.path(*start)
+        labels = {step.layer: self.contents.labels(step.layer) for step in path}
         return [
             {
                 "layer": step.layer,
@@ -98,8 +132,14 @@ class Server(ThreadingHTTPServer):
                 "label": labels[step.layer].get(step.feature),
                 "step": {"cost": step.cost} if number else None,
             }
-            for number, step in enumerate(way)
+            for number, step in enumerate(path)
         ]
+
+
+def _steps_by_target(chain: Chain) -> dict[int, Pair]:
+    """Return, for each layer, the step that leads to it: of several, the step from the nearest layer."""
+    steps = [pair for pair in sorted(chain) if chain.way_from(pair[0])[1:2] == [pair[1]]]
+    return {target: (source, target) for source, target in steps}
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -110,30 +150,33 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Answer with the page, a piece of data, labels or a path."""
-        asked = urlsplit(self.path)
-        query = {name: values[-1] for name, values in parse_qs(asked.query).items()}
+        url = urlsplit(self.path)
+        query = {name: values[-1] for name, values in parse_qs(url.query).items()}
         if self.server.token is None and not _is_loopback(_host_of(self.headers.get("Host", ""))):
-            # Some page elsewhere had its name lead here.
-            self._fail(HTTPStatus.FORBIDDEN, "ask by the address that saematch serve printed")
+            # A page from elsewhere may have let its own name resolve to this machine (DNS rebinding).
+            self._fail(HTTPStatus.FORBIDDEN, "use the address that saematch serve printed")
         elif self.server.token is not None and not secrets.compare_digest(
             query.get("token", "").encode(), self.server.token.encode()
         ):
-            self._fail(HTTPStatus.FORBIDDEN, "the token is missing or wrong: it is in the address that was printed")
+            self._fail(
+                HTTPStatus.FORBIDDEN, "the token is missing or wrong: it is part of the address that was printed"
+            )
         else:
-            self._answer(asked.path, query)
+            self._answer(url.path, query)
 
     def _answer(self, path: str, query: dict[str, str]) -> None:
-        kinds = {"": self._page, "data": self._data, "labels": self._labels, "path": self._path}
+        answers = {"": self._page, "data": self._data, "labels": self._labels, "path": self._path}
         first, *rest = path.strip("/").split("/")
         try:
-            kinds[first](rest, query)
+            answers[first](rest, query)
         except (KeyError, ValueError):
-            self._fail(HTTPStatus.NOT_FOUND, "there is no such thing here")
+            self._fail(HTTPStatus.NOT_FOUND, "there is nothing at this address")
         except MatchError as error:
             self._fail(HTTPStatus.NOT_FOUND, str(error))
 
     def _page(self, rest: list[str], _: dict[str, str]) -> None:
-        [] = rest
+        if rest:
+            raise ValueError(rest)
         self._send(HTTPStatus.OK, "text/html; charset=utf-8", self.server.page(), gzipped=True)
 
     def _data(self, rest: list[str], query: dict[str, str]) -> None:
@@ -143,7 +186,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _labels(self, rest: list[str], _: dict[str, str]) -> None:
         (layer,) = map(_number, rest)
-        self._send(HTTPStatus.OK, "application/octet-stream", packed_labels(self.server.contents.labels(layer)))
+        self._send(HTTPStatus.OK, "application/octet-stream", pack_labels(self.server.contents.labels(layer)))
 
     def _path(self, rest: list[str], _: dict[str, str]) -> None:
         layer, feature = map(_number, rest)
@@ -164,12 +207,13 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(content)
 
+    @override
     def log_message(self, format: str, *args: Any) -> None:
-        """Requests are not printed: their addresses hold the token."""
+        pass  # the addresses of requests hold the token, so they are not printed
 
 
 def _is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a host, by what it is called: names lead anywhere."""
+    """Return whether only this machine can reach a host. No name counts but "localhost": names can lead anywhere."""
     try:
         return host.lower() == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -177,7 +221,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _host_of(header: str) -> str:
-    """The host of a `Host` header, without its port and brackets; "" where it is not one."""
+    """Return the host in a `Host` header, without port and brackets; "" if the header is malformed."""
     try:
         return urlsplit(f"//{header}").hostname or ""
     except ValueError:
@@ -185,7 +229,7 @@ def _host_of(header: str) -> str:
 
 
 def _number(text: str) -> int:
-    """Digits, and not many: a number of a layer or feature. Raises `ValueError`."""
+    """Return the number of a layer or feature. Raises `ValueError` for anything but a few ASCII digits."""
     if not (text.isascii() and text.isdigit() and len(text) < 10):
         raise ValueError(text)
     return int(text)
