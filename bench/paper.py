@@ -30,7 +30,7 @@ def main() -> None:
     def evaluation(name, source, beside=(), **given):
         chain = sm.match_layers(sm.load_layers(source), options.work / name / "run")
         found = evaluate(chain, options.work / name / "evaluation", progress=say, **given)
-        left = draw_all(found, chain, beside) | found.left
+        left = draw_all(found, chain, beside) | found.not_measured
         publish(Path(found.folder), HOME / name, left)
         return found.tables
 

@@ -22,6 +22,11 @@ PairsName = Literal["adjacent", "all", "same"]
 Stage = Literal["start", "reading", "pass", "done", "failed"]
 TableFormat = Literal["csv", "parquet", "json", "graphml"]
 
+Hook = Literal["resid_post", "resid_pre"]
+StandInKind = Literal["sae_of_target", "sae_of_source", "dropped", "carried"]
+Score = Literal["conditional", "jaccard", "cosine"]
+VerdictStatus = Literal["graded", "unparsed", "unanswered"]
+
 
 def names(options: Any) -> tuple[str, ...]:
     """The values of one of these types, in the order in which they are written.

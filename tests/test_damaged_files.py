@@ -22,7 +22,7 @@ from saematch.cli.main import main
 from saematch.evaluation import StoredActivations, evaluate
 from saematch.evaluation.endpoint import EndpointJudge
 from saematch.evaluation.meaning import read_grades
-from saematch.evaluation.model import Texts
+from saematch.evaluation.texts import Texts
 from saematch.matching.result import read_permutation
 from saematch.report import Contents
 from saematch.sources import search

@@ -41,7 +41,7 @@ def test_everything_at_once_and_again(run, capsys):
     shown = capsys.readouterr().out
     assert "layers" in shown.splitlines()[0]
     assert {"0 -> 1", "1 -> 2"} <= {line[:6] for line in shown.splitlines()}
-    assert "missing: figure l0 (no evaluation of SAEs at other L0s was given (--compare))" in shown
+    assert "missing: figure l0 (no evaluation of SAEs with another L0 was given (--compare))" in shown
     out = run / "run" / "evaluation"
     drawn = {path.stem for path in (out / "figures").glob("*.png")}
     assert drawn == {path.stem for path in (out / "figures").glob("*.svg")} == FIGURES - {"l0"}
@@ -80,7 +80,7 @@ def test_a_judge_that_refuses_ends_with_3_and_says_why(run, capsys, tmp_path):
         (["--inputs", "{run}/model"], "no SAE in a known format"),
         (["--compare", "{run}/model"], "explained_variance.csv: cannot be read"),
         (["--device", "abacus"], "abacus"),
-        (["--hook", "hook_z", "--model", "{run}/model", "--texts", "{run}/texts.txt"], "is not a residual stream"),
+        (["--hook", "hook_z", "--model", "{run}/model", "--texts", "{run}/texts.txt"], "is not on the residual stream"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(run, capsys, tmp_path, arguments, match):

@@ -9,9 +9,9 @@ import torch
 import saematch as sm
 from planted import COSINE, DOCUMENTS, LENGTH, PERSIST, SPLIT, VANISH, D, F, World
 from saematch.evaluation import StoredActivations, Table, evaluate
-from saematch.evaluation.activations import Survey
+from saematch.evaluation.activations import TokenSelection
 from saematch.evaluation.study import SCHEMAS
-from saematch.evaluation.uncertainty import draws, interval, mean_ratio
+from saematch.evaluation.uncertainty import bootstrap_counts, interval, mean_ratio
 from saematch.storage.folders import LocalFolder
 from saes import made_up, write_model
 
@@ -162,7 +162,7 @@ def test_an_interval_knows_documents(tmp_path):
         assert (row["documents"], row["tokens"], row["left_out"]) == (DOCUMENTS, DOCUMENTS * LENGTH, 0)
     # The mean of n draws of 0 or 1: its interval is that of a binomial share, 1.96 sqrt(p (1 - p) / n) to each side.
     ones = np.repeat([0.0, 1.0], 100)
-    found = interval(mean_ratio, ones, np.ones(200), draws=draws(200))
+    found = interval(mean_ratio, ones, np.ones(200), counts=bootstrap_counts(200))
     assert found.value == 0.5
     assert (found.high - found.low) / 2 == pytest.approx(1.96 * np.sqrt(0.25 / 200), rel=0.1)
 
@@ -171,7 +171,7 @@ def test_an_interval_lies_around_its_value_even_where_features_fire_in_few_docum
     r = np.random.default_rng(0)
     below = r.integers(1, 20, (30, 500)) * (r.random((30, 500)) < 0.05)  # each in one or two documents of thirty
     above = below * r.random((30, 500))
-    found = interval(lambda x, y: mean_ratio(np.sqrt(x), np.sqrt(y)), above, below, draws=draws(30))
+    found = interval(lambda x, y: mean_ratio(np.sqrt(x), np.sqrt(y)), above, below, counts=bootstrap_counts(30))
     assert found.low < found.value < found.high
 
 
@@ -228,8 +228,8 @@ def test_attention_sinks_are_left_out_and_counted(world, tmp_path):
     states[7] = 1000.0
     np.save(folder / "layer_0.npy", states)
     source = StoredActivations(folder)
-    assert Survey.of(source, (0, 1)).size == {"tokens": 299, "left_out": 1, "documents": DOCUMENTS}
-    assert Survey.of(source, (0, 1), outliers=None).size["left_out"] == 0
+    assert TokenSelection.of(source, (0, 1)).size == {"tokens": 299, "left_out": 1, "documents": DOCUMENTS}
+    assert TokenSelection.of(source, (0, 1), outliers=None).size["left_out"] == 0
 
 
 def refuse(world, folder, match, length=None, chain=None):
@@ -242,10 +242,10 @@ def refuse(world, folder, match, length=None, chain=None):
     ("match", "spoil"),
     [
         ("activations of layer 1 have width 7", lambda x: {"layer_1": x["layer_1"][:, :7]}),
-        ("must hold the same tokens, and layer 0 has 300, layer 1 has 299", lambda x: {"layer_1": x["layer_1"][1:]}),
-        ("no activations of layer 1; there are those of 0", lambda x: {"layer_1": None}),
+        ("must have the same tokens, but layer 0 has 300, layer 1 has 299", lambda x: {"layer_1": x["layer_1"][1:]}),
+        ("no activations of layer 1; the folder has layers 0", lambda x: {"layer_1": None}),
         ("no activations there", lambda x: {"layer_0": None, "layer_1": None}),
-        ("not of the same tokens in the same order", lambda x: {"layer_1": x["layer_1"][::-1].copy()}),
+        ("do not belong to the same tokens in the same order", lambda x: {"layer_1": x["layer_1"][::-1].copy()}),
         (
             "layer 1 are NaN or infinite, first at token 3, column 5",
             lambda x: {"layer_1": np.where(np.arange(300 * D).reshape(300, D) == 3 * D + 5, np.nan, x["layer_1"])},
@@ -271,7 +271,7 @@ def test_activations_that_do_not_fit_are_refused(world, tmp_path, match, spoil):
 def test_documents_of_one_length(world, tmp_path):
     folder = world.write_activations(tmp_path / "activations")
     assert StoredActivations(folder, LENGTH).documents[-1] == DOCUMENTS - 1
-    with pytest.raises(sm.MatchError, match="no whole number of documents of 7"):
+    with pytest.raises(sm.MatchError, match="not a whole number of documents of 7"):
         StoredActivations(folder, 7)
     with pytest.raises(sm.MatchError, match="no such folder"):
         StoredActivations(tmp_path / "nowhere")
@@ -286,7 +286,7 @@ def test_runs_that_cannot_be_evaluated_are_refused(world, tmp_path):
     model = write_model(tmp_path / "model", (0, 1))
     sm.match_layers(sm.load_layers(model), tmp_path / "run")
     (model / "layer_01").rename(tmp_path / "gone")
-    with pytest.raises(sm.MatchError, match="the SAEs of layers 1 are not where they were"):
+    with pytest.raises(sm.MatchError, match="the SAEs of layers 1 are no longer where the run found them"):
         evaluate(sm.Chain.load(tmp_path / "run"), tmp_path / "out")
 
 

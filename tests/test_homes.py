@@ -13,7 +13,7 @@ from saematch.analysis.export import export
 from saematch.cli.main import main
 from saematch.evaluation import StoredActivations, evaluate, read_explanations
 from saematch.evaluation.meaning import read_grades
-from saematch.evaluation.model import Texts
+from saematch.evaluation.texts import Texts
 from saematch.matching.result import read_permutation
 from saematch.report import Contents, write_report
 from saematch.sources.address import Address

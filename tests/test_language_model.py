@@ -11,9 +11,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import saematch as sm
 from language_models import BLOCKS, KINDS, WIDTH, documents, write_language_model
 from saematch.evaluation import LanguageModel, Texts, evaluate
-from saematch.evaluation.activations import Survey
-from saematch.evaluation.model import hook_block
-from saematch.evaluation.study import hooks_of
+from saematch.evaluation.activations import TokenSelection
+from saematch.evaluation.hooks import hook_block, hooks_of
 from saes import made_up, write_npz, write_saelens
 
 NATS = 1e-4  # float32 sums over a few hundred terms around 1, in another order
@@ -53,7 +52,7 @@ def test_added_loss_is_that_of_a_model_without_the_block(llama, tmp_path):
     same = exact_sae()
     chain = sm.match_layers({1: same, 2: same}, fold="decoder_norm")
     model = LanguageModel(str(llama), Texts(texts, "mark"), batch=2)
-    survey = Survey.of(model, (1, 2), outliers=None)
+    selection = TokenSelection.of(model, (1, 2), outliers=None)
     table = evaluate(chain, tmp_path / "out", activations=model, outliers=None).tables["delta_loss"]
     # By hand: block 2 passes its input on. The first token is left alone by ours, so it must be by this one.
     by_hand = AutoModelForCausalLM.from_pretrained(llama).eval()
@@ -71,7 +70,7 @@ def test_added_loss_is_that_of_a_model_without_the_block(llama, tmp_path):
         assert table.where(stand_in=stand_in)[0]["value"] == pytest.approx(expected, abs=NATS)
     (carried,) = table.where(method="matched", gate=1.0)
     assert carried["value"] == pytest.approx(dropped["value"], abs=NATS)
-    assert survey.size["tokens"] == sum(len(text.split()) for text in texts)
+    assert selection.size["tokens"] == sum(len(text.split()) for text in texts)
 
 
 def _loss_with_block_skipped_after_the_first(model, folder, texts, block):
@@ -128,7 +127,7 @@ def test_hooks_are_found_in_the_saes_own_files(tmp_path):
     for whole in ("model.layers.7", "model.layers.7.output", "gpt_neox.layers.7", "resid_post_layer_7"):
         assert hook_block(whole, 7) == 7
     for other in ("blocks.2.attn.hook_z", "blocks.2.hook_mlp_out", "model.layers.2.mlp.output"):
-        with pytest.raises(sm.MatchError, match="is not a residual stream"):
+        with pytest.raises(sm.MatchError, match="is not on the residual stream"):
             hook_block(other, 2)
 
 
@@ -136,7 +135,7 @@ def test_what_does_not_fit_is_refused(llama, tmp_path):
     texts = Texts(documents(), "mark")
     with pytest.raises(sm.MatchError, match="no causal language model can be loaded"):
         LanguageModel(str(tmp_path), texts)
-    with pytest.raises(sm.MatchError, match="no document of three tokens"):
+    with pytest.raises(sm.MatchError, match="no document of 3 tokens"):
         LanguageModel(str(llama), Texts(["w1"], "mark"))
     with pytest.raises(sm.MatchError, match="give at least 3 tokens"):
         LanguageModel(str(llama), texts, context=2)
@@ -145,10 +144,10 @@ def test_what_does_not_fit_is_refused(llama, tmp_path):
     with pytest.raises(sm.MatchError, match=f"hidden states have width {WIDTH}, SAE reads {WIDTH + 1}"):
         evaluate(sm.match_layers(wide), tmp_path / "out", activations=model)
     deep = {layer: made_up(12, WIDTH, seed=layer) for layer in (2, BLOCKS)}
-    with pytest.raises(sm.MatchError, match=f"has {BLOCKS} blocks; layer {BLOCKS} is none"):
+    with pytest.raises(sm.MatchError, match=f"has {BLOCKS} blocks, and none of them belongs to layer {BLOCKS}"):
         evaluate(sm.match_layers(deep), tmp_path / "out", activations=model)
     with pytest.raises(sm.MatchError, match="1 document with tokens"):
-        Survey.of(LanguageModel(str(llama), Texts(documents(1), "mark")), (0, 1))
+        TokenSelection.of(LanguageModel(str(llama), Texts(documents(1), "mark")), (0, 1))
 
 
 def test_texts_are_read_from_lines_of_json_or_paragraphs(tmp_path):
@@ -159,7 +158,7 @@ def test_texts_are_read_from_lines_of_json_or_paragraphs(tmp_path):
     assert Texts.read(plain).documents == ["one\ntwo", "three\n"]
     for content in ('{"words": 1}', "[1]", "no json", '{"text": 5}'):
         lines.write_text(content)
-        with pytest.raises(sm.MatchError, match=r"no texts can be read|a text is no string"):
+        with pytest.raises(sm.MatchError, match=r"no texts can be read|a text is not a string"):
             Texts.read(lines)
     with pytest.raises(sm.MatchError, match="no texts can be read"):
         Texts.read(tmp_path / "none.txt")

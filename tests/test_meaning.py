@@ -13,7 +13,7 @@ from planted import World
 from saematch.evaluation import EndpointJudge, TokenOverlap, evaluate, read_explanations, read_grades
 from saematch.evaluation.endpoint import parse_grade
 from saematch.evaluation.meaning import Grade, Verdict, measure_agreement, measure_meaning, token_overlap
-from saematch.evaluation.methods import Matched
+from saematch.evaluation.methods import MethodPermutation
 
 PAIRS = [("months", "March, July"), ("brackets", "cooking"), ("negation", "n't")]
 
@@ -136,7 +136,7 @@ def test_a_cache_that_was_cut_off_loses_its_last_answer_alone(tmp_path):
         assert EndpointJudge(endpoint.address, "m", cache).verdicts(PAIRS) == verdicts
         assert len(endpoint.asked) == 4
     cache.write_text("something else\n")
-    with pytest.raises(sm.MatchError, match="not the answers of a judge"):
+    with pytest.raises(sm.MatchError, match="not a file with the answers of a judge"):
         EndpointJudge("http://127.0.0.1:9/v1", "m", cache)
 
 
@@ -165,7 +165,9 @@ def test_pairs_are_drawn_evenly_and_what_is_unexplained_is_counted():
     perm = np.roll(np.arange(size), 1)
     errors = np.random.default_rng(0).permutation(size).astype(float)
     explained = [{i: f"word{i % 3}" for i in range(0, size, 2)}, {i: f"word{i % 2}" for i in range(size)}]
-    rows = measure_meaning((1, 2), [(Matched("matched", 0, perm), errors)], explained, TokenOverlap(), judged=20)
+    rows = measure_meaning(
+        (1, 2), [(MethodPermutation("matched", 0, perm), errors)], explained, TokenOverlap(), judged=20
+    )
     judged = rows["judgements"]
     assert len(judged) == 20
     assert all(row["feature"] % 2 == 0 and row["partner"] == perm[row["feature"]] for row in judged)

@@ -15,7 +15,7 @@ from saematch.analysis.tables import Schema, Table
 from saematch.cli.main import main
 from saematch.evaluation import evaluate, read_explanations
 from saematch.evaluation.endpoint import EndpointJudge
-from saematch.evaluation.model import Texts
+from saematch.evaluation.texts import Texts
 from saematch.report import Contents
 from saematch.storage.folders import LocalFolder, well_formed
 from saes import write_model

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     import torch
 
     from saematch.analysis.tables import Row
-    from saematch.evaluation.activations import Source
+    from saematch.evaluation.activations import ActivationSource
+    from saematch.evaluation.api import Evaluation
     from saematch.evaluation.endpoint import EndpointJudge
-    from saematch.evaluation.study import Evaluation
     from saematch.runs.chain import Chain
     from saematch.runs.pipeline import Progress
 
@@ -119,7 +119,7 @@ def run(options: argparse.Namespace) -> int:
         evaluation, chain = _evaluate(options, notify)
         show("figures")
         undrawn = _draw(evaluation, chain, options.compare)
-    missing = evaluation.left | {f"figure {name}": reason for name, reason in undrawn.items()}
+    missing = evaluation.not_measured | {f"figure {name}": reason for name, reason in undrawn.items()}
     if options.json:
         print_json(_as_json(evaluation, chain, missing))
     elif not quiet:
@@ -174,14 +174,15 @@ def _judge(
         options.judge_model,
         out / "judge.jsonl",
         calls=options.judge_calls,
-        told=lambda asked: notify(f"the judge has answered {asked:,} times", None),
+        on_answer=lambda asked: notify(f"the judge has answered {asked:,} times", None),
     )
 
 
-def _activations(options: argparse.Namespace, chain: Chain, device: torch.device) -> Source | None:
+def _activations(options: argparse.Namespace, chain: Chain, device: torch.device) -> ActivationSource | None:
     from saematch.evaluation.activations import StoredActivations
-    from saematch.evaluation.model import LanguageModel, Texts
-    from saematch.evaluation.study import hooks_of
+    from saematch.evaluation.hooks import hooks_of
+    from saematch.evaluation.model import LanguageModel
+    from saematch.evaluation.texts import Texts
 
     if options.activations is not None:
         return StoredActivations(options.activations, options.document_length)
@@ -245,24 +246,24 @@ def _print_summary(evaluation: Evaluation, chain: Chain, missing: dict[str, str]
 
 def _summary(evaluation: Evaluation) -> list[Row]:
     """Return the most important measurements, one row per pair of layers, without columns that have no value."""
-    from saematch.evaluation.methods import MATCHED, RANDOM
+    from saematch.evaluation.methods import EVALUATED, RANDOM
 
-    carried: dict[str, Any] = {"method": MATCHED, "gate": 1.0}
+    carried: dict[str, Any] = {"method": EVALUATED, "gate": 1.0}
     rows = []
-    for row in evaluation.tables["mse"].where(method=MATCHED, part="all"):
+    for row in evaluation.tables["mse"].where(method=EVALUATED, part="all"):
         value = partial(_value, evaluation, source=row["source"], target=row["target"])
         rows.append(
             {
                 "layers": f"{row['source']} -> {row['target']}",
                 "mse": row["mse"],
                 "mse random": value("mse", "mse", method=RANDOM, part="all"),
-                "cosine": value("cosine", "mean", method=MATCHED),
-                "same >= 0.7": value("persistence", "persistent", method=MATCHED, cosine=0.7),
+                "cosine": value("cosine", "mean", method=EVALUATED),
+                "same >= 0.7": value("persistence", "persistent", method=EVALUATED, cosine=0.7),
                 "EV of B's SAE": value("explained_variance", "value", stand_in="sae_of_target"),
                 "EV carried": value("explained_variance", "value", **carried, folded=False),
                 "EV folded": value("explained_variance", "value", **carried, folded=True),
                 "loss added": value("delta_loss", "value", **carried, folded=False),
-                "grade": value("meaning", "value", method=MATCHED, quarter=0),
+                "grade": value("meaning", "value", method=EVALUATED, quarter=0),
                 "grade random": value("meaning", "value", method=RANDOM, quarter=0),
             }
         )

@@ -1,4 +1,4 @@
-"""The ways to match that are compared: the run itself, and baselines, each a run of its own beside it."""
+"""The methods that an evaluation compares: the evaluated run, and baselines, each of which is a run of its own."""
 
 from __future__ import annotations
 
@@ -19,63 +19,95 @@ SEEDS = 5  # random permutations, so that their spread is known
 
 
 @dataclass(frozen=True)
-class Method:
-    """A way to match; `options` are those of `match_layers`, in place of the run's own."""
+class Baseline:
+    """A method that is compared with the evaluated run.
+
+    Attributes:
+        name: The name of the method in the tables.
+        about: The definition of the method, for `tables.json`.
+        options: Options of `match_layers` that replace those of the evaluated run.
+    """
 
     name: str
     about: str
     options: Mapping[str, Any]
 
 
-_ALL = {"weights": None, "max_cost": None}  # what the run was given says nothing of other costs than its own
-_COSINE = {**_ALL, "parts": ["decoder"], "fold": "decoder_norm"}
+# The weights and the max_cost of the run are for its own cost, and mean nothing for another one.
+_OTHER_COST = {"weights": None, "max_cost": None}
+_COSINE = {**_OTHER_COST, "parts": ["decoder"], "fold": "decoder_norm"}
 BASELINES = (
-    Method("unfolded", "optimal for the weights as they are, without a fold", {"fold": "none", "max_cost": None}),
-    Method("encoder_only", "optimal for the folded encoder alone", {**_ALL, "parts": ["encoder"]}),
-    Method("decoder_only", "optimal for the folded decoder alone", {**_ALL, "parts": ["decoder"]}),
-    Method("greedy", "the cheapest pair first, in the run's own cost", {"method": "greedy"}),
-    Method("cosine", "one-to-one with the largest sum of decoder cosines", _COSINE),
-    Method("nearest_cosine", "each source's largest decoder cosine, many to one", {**_COSINE, "method": "nearest"}),
+    Baseline("unfolded", "optimal for the unfolded weights", {"fold": "none", "max_cost": None}),
+    Baseline("encoder_only", "optimal for the folded encoder alone", {**_OTHER_COST, "parts": ["encoder"]}),
+    Baseline("decoder_only", "optimal for the folded decoder alone", {**_OTHER_COST, "parts": ["decoder"]}),
+    Baseline("greedy", "the cheapest pair first, with the cost of the run", {"method": "greedy"}),
+    Baseline("cosine", "one to one, with the largest sum of decoder cosines", _COSINE),
+    Baseline(
+        "nearest_cosine",
+        "the target with the largest decoder cosine for each source, many to one",
+        {**_COSINE, "method": "nearest"},
+    ),
 )
-MATCHED, IDENTITY, RANDOM = "matched", "identity", "random"
+EVALUATED, IDENTITY, RANDOM = "matched", "identity", "random"  # names of further methods in the tables
 ABOUT = {
-    MATCHED: "the run that is evaluated",
-    **{method.name: method.about for method in BASELINES},
+    EVALUATED: "the run that is evaluated",
+    **{baseline.name: baseline.about for baseline in BASELINES},
     IDENTITY: "feature i with feature i",
     RANDOM: f"a random permutation, {SEEDS} seeds",
 }
 
 
 @dataclass(frozen=True)
-class Matched:
-    """A permutation `(F_A,)`, -1 for no partner, and how it was found."""
+class MethodPermutation:
+    """The permutation that a method gives a pair of layers.
+
+    Attributes:
+        method: The name of the method.
+        seed: The seed of a random permutation, 0 for all other methods.
+        perm: The target of each source feature, int64 `(F_A,)`; -1 if it is unmatched.
+    """
 
     method: str
     seed: int
     perm: Indices
 
 
-def baselines(
-    chain: Chain, pairs: Sequence[Pair], out: Path, progress: Callable[[str], Callable[[Progress], None]]
+def run_baselines(
+    chain: Chain, pairs: Sequence[Pair], out: Path, listener: Callable[[str], Callable[[Progress], None]]
 ) -> dict[str, Chain]:
-    """The chain of every method over some pairs of `chain`; runs in `out`, which go on where they were left."""
-    found = {MATCHED: chain}
-    for method in BASELINES:
-        options = {**chain.options, **method.options}
+    """Match some pairs of layers by every baseline, in a run folder `out / name` for each.
+
+    Args:
+        chain: The evaluated run.
+        pairs: The pairs of layers.
+        out: The folder of the runs. Unfinished runs in it are resumed.
+        listener: A function that returns the listener for the progress of a baseline, from its name.
+
+    Returns:
+        Name of the method -> its chain; the evaluated run is the first. A baseline is left out if its options are
+        those of the run.
+    """
+    chains = {EVALUATED: chain}
+    for baseline in BASELINES:
+        options = {**chain.options, **baseline.options}
         if options != chain.options:
-            found[method.name] = match_layers(
-                chain.inputs, out / method.name, pairs=pairs, progress=progress(method.name), **options
-            )
-    return found
+            folder, progress = out / baseline.name, listener(baseline.name)
+            chains[baseline.name] = match_layers(chain.inputs, folder, pairs=pairs, progress=progress, **options)
+    return chains
 
 
-def matchings(chains: Mapping[str, Chain], pair: Pair, targets: int) -> list[Matched]:
-    """Of a pair: all methods that have it, the run first, then the identity and random permutations."""
-    found = [Matched(name, 0, chain[pair].perm.numpy()) for name, chain in chains.items() if pair in chain]
-    sources = len(found[0].perm)
-    every = np.arange(sources)
-    found.append(Matched(IDENTITY, 0, np.where(every < targets, every, -1)))
+def permutations_of(chains: Mapping[str, Chain], pair: Pair, targets: int) -> list[MethodPermutation]:
+    """Return the permutation of every method for a pair: of the chains that have the pair, the identity, random ones.
+
+    The first chain must have the pair, and its permutation is the first. `targets` is the number of target features.
+    """
+    permutations = [
+        MethodPermutation(name, 0, chain[pair].perm.numpy()) for name, chain in chains.items() if pair in chain
+    ]
+    sources = len(permutations[0].perm)
+    features = np.arange(sources)
+    permutations.append(MethodPermutation(IDENTITY, 0, np.where(features < targets, features, -1)))
     for seed in range(SEEDS):
         drawn = np.random.default_rng([seed, *pair]).permutation(max(sources, targets))[:sources]
-        found.append(Matched(RANDOM, seed, np.where(drawn < targets, drawn, -1)))
-    return found
+        permutations.append(MethodPermutation(RANDOM, seed, np.where(drawn < targets, drawn, -1)))
+    return permutations

@@ -1,93 +1,82 @@
-"""A causal language model run on texts: its hidden states, and its loss where those after one layer are replaced."""
+"""A causal language model that reads texts: its hidden states, and its loss if some of them are replaced."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from typing_extensions import override
 
 from saematch.errors import MatchError, refusals
-from saematch.evaluation.activations import Source
+from saematch.evaluation.activations import ActivationSource
+from saematch.evaluation.blocks import Blocks
+from saematch.evaluation.hooks import hook_block
+from saematch.evaluation.texts import SHORTEST_CONTEXT, ContextBatch, Texts, Tokenizer, batches_of, cut_into_contexts
 from saematch.numeric.numbers import checked_count
 from saematch.numeric.rounding import Floats, Indices
 from saematch.runs.plan import Pair
 from saematch.sae.autoencoder import SAE
-from saematch.storage.folders import local_path, well_formed
-from saematch.storage.reading import refuse_pointer_at
 
-CONTEXT, BATCH = 256, 8  # tokens in a context, and contexts at a time
-_LOSS_TOLERANCE = 1e-4  # nats; float32 sums of the same numbers in another order differ by far less
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
+CONTEXT_LENGTH = 256  # tokens
+CONTEXTS_PER_BATCH = 8
 
-class Texts(NamedTuple):
-    """Documents and a short mark of them."""
-
-    documents: list[str]
-    mark: str
-
-    @classmethod
-    def read(cls, path: str | os.PathLike[str]) -> Texts:
-        """`.jsonl` with a `"text"` a line, or plain text in which empty lines part documents.
-
-        Raises `MatchError` where there is nothing to read.
-        """
-        path = local_path(path)
-        refuse_pointer_at(path)
-        kinds = (OSError, ValueError, KeyError, TypeError, RecursionError)
-        expected = 'expected .jsonl with {"text": …} a line, or plain text with an empty line between documents'
-        with refusals("no texts can be read", path, *kinds, remedy=expected):
-            content = path.read_text(encoding="utf-8")
-            if path.suffix == ".jsonl":  # whose lines may hold other marks of an end of line in their texts
-                documents = [json.loads(line)["text"] for line in content.split("\n") if line.strip()]
-            else:
-                documents = re.split(r"\n\s*\n", content)
-        if not all(isinstance(document, str) for document in documents):
-            raise MatchError(f"{path}: a text is no string")
-        documents = [well_formed(document) for document in documents if document.strip()]
-        return cls(documents, hashlib.sha256(json.dumps(documents).encode()).hexdigest())
+# Called with the hidden states `(n, d)` of both layers of a pair: replacements for those of the second layer.
+Replacements = Callable[[Tensor, Tensor], Iterator[Tensor]]
 
 
-class _Contexts(NamedTuple):
-    """Some contexts, padded at their end: token ids `(n, length)`, lengths `(n,)`, documents `(n,)`."""
+class ModelRecord(TypedDict):
+    """What identifies the hidden states of a language model."""
 
-    ids: Tensor
-    lengths: Indices
+    model: str
+    texts: str
+    order: tuple[int, int, int | None]
+    hooks: str | list[tuple[int, str | None]] | None
+
+
+class BatchLosses(NamedTuple):
+    """Next-token losses of a batch of contexts, in nats.
+
+    Attributes:
+        documents: The document of each context, `(n,)`.
+        counted: Bool `(n, length)`: True for selected tokens that have a next token.
+        clean: The loss at each token, `(n, length)`; 0 at the last position.
+        replaced: For each replacement, the loss at each token, `(n, length)`.
+    """
+
     documents: Indices
-
-    @property
-    def inside(self) -> NDArray[np.bool_]:
-        """`(n, length)`: tokens of the text, without the first of each context."""
-        at = np.arange(self.ids.shape[1])
-        return (at >= 1) & (at < self.lengths[:, None])
+    counted: NDArray[np.bool_]
+    clean: Floats
+    replaced: Iterator[Floats]
 
 
-class LanguageModel(Source):
-    """A causal language model that `transformers` loads, run on some texts.
+class LanguageModel(ActivationSource):
+    """A causal language model that `transformers` loads, and the texts that it reads.
 
-    The first token of each context (BOS where the tokenizer has one) is left out of every measurement, and keeps its
+    The first token of each context (BOS if the tokenizer has one) is left out of every measurement, and keeps its
     hidden state when others are replaced.
 
     Args:
-        name: a folder, or what the hub calls it.
-        texts: see `Texts.read`.
-        context: tokens in a context; longer documents are cut into several.
-        tokens: stop after the document that reaches so many.
-        hooks: layer -> where the SAE reads: "resid_post" (after the block, unless given), "resid_pre", or the name of
-            a hook as SAELens writes it. One for all, or from the SAEs' own files.
+        name: A folder, or the name of the model on the Hugging Face hub.
+        texts: The texts, see `Texts.read`.
+        context: Tokens in a context; longer documents are cut into several contexts.
+        batch: Contexts that the model reads at a time.
+        tokens: Stop after the document that reaches this number of tokens.
+        hooks: The place that an SAE reads: `"resid_post"` (after the block, the default), `"resid_pre"`, or the name
+            of a hook on the residual stream as SAELens writes it. Give one hook for all layers, or a mapping of
+            layers to hooks.
+        device: The device of the model.
 
     Raises:
-        MatchError: if transformers is not installed, the model cannot be loaded, or hidden states of its blocks cannot
-            be replaced.
+        MatchError: If transformers is not installed, if the model cannot be loaded, if the hidden states of its blocks
+            cannot be replaced, or if an argument is not valid.
     """
 
     def __init__(
@@ -95,222 +84,119 @@ class LanguageModel(Source):
         name: str | os.PathLike[str],
         texts: Texts,
         *,
-        context: int = CONTEXT,
-        batch: int = BATCH,
+        context: int = CONTEXT_LENGTH,
+        batch: int = CONTEXTS_PER_BATCH,
         tokens: int | None = None,
         hooks: Mapping[int, str | None] | str | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
-        try:
-            from transformers import AutoModelForCausalLM, AutoTokenizer
-        except ImportError as error:
-            raise MatchError("--model needs the package transformers: pip install 'saematch[model]'") from error
-        name = os.path.expanduser(name)
-        wrong = f"context {context!r:.40} and batch {batch!r:.40}: give at least 3 tokens and one context"
-        context, batch = checked_count(context, 3, wrong), checked_count(batch, 1, wrong)
+        self.name, self.device = os.path.expanduser(name), torch.device(device)
+        wrong = (
+            f"context {context!r:.40} and batch {batch!r:.40}: give at least {SHORTEST_CONTEXT} tokens and one context"
+        )
+        context, batch = checked_count(context, SHORTEST_CONTEXT, wrong), checked_count(batch, 1, wrong)
         if tokens is not None:
-            tokens = checked_count(tokens, 1, f"tokens is {tokens!r:.40}; give how many to read at least, from 1 on")
-        with refusals("no causal language model can be loaded", name):  # the many kinds of models raise anything
-            tokenizer = AutoTokenizer.from_pretrained(name)
-            with torch.device("cpu"):  # whatever the host program's default is
-                model: Any = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)
-        self.name, self.device, self.width = name, torch.device(device), int(model.config.get_text_config().hidden_size)
-        self._model = model.eval().requires_grad_(False).to(self.device)
-        self._blocks = _blocks(self._model, int(model.config.get_text_config().num_hidden_layers), name)
+            wrong = f"tokens is {tokens!r:.40}; give the least number of tokens to read, 1 or more"
+            tokens = checked_count(tokens, 1, wrong)
+        tokenizer, model = _load(self.name)
+        self._blocks = Blocks(model.train(False).requires_grad_(False).to(self.device), self.name)
         self._hooks, self._texts, self._batch = hooks, texts, batch
-        self._contexts = _cut(tokenizer, texts.documents, context, tokens)
+        self._contexts = cut_into_contexts(tokenizer, texts.documents, context, tokens)
         if not self._contexts:
-            raise MatchError("the texts hold no document of three tokens or more")
-        self._check_replacing()
-        _, lengths, documents = zip(*self._contexts, strict=True)
-        self.documents = np.repeat(documents, np.array(lengths) - 1).astype(np.int64)
+            raise MatchError(f"the texts have no document of {SHORTEST_CONTEXT} tokens or more")
+        self._blocks.check_replacing(next(self._batches()).ids)
+        counts = [len(one.ids) - 1 for one in self._contexts]
+        self.documents = np.repeat([one.document for one in self._contexts], counts).astype(np.int64)
         self._order = (context, batch, tokens)
 
     def __str__(self) -> str:
         return self.name
 
     @override
-    def record(self) -> dict[str, Any]:
+    def record(self) -> ModelRecord:
         hooks = self._hooks if isinstance(self._hooks, str | None) else sorted(self._hooks.items())
-        return {"model": self.name, "texts": self._texts.mark, "order": self._order, "hooks": hooks}
+        return {"model": self.name, "texts": self._texts.digest, "order": self._order, "hooks": hooks}
 
     @override
     def check(self, layer: int, sae: SAE) -> None:
         self._block(layer)
-        if sae.d != self.width:
-            raise MatchError(f"{self.name}: its hidden states have width {self.width}, {sae.source} reads {sae.d}")
+        if sae.d != self._blocks.width:
+            raise MatchError(
+                f"{self.name}: its hidden states have width {self._blocks.width}, {sae.source} reads {sae.d}"
+            )
 
     @override
     def batches(self, layers: Sequence[int]) -> Iterator[list[Tensor]]:
         for contexts in self._batches():
             inside = torch.from_numpy(contexts.inside)
-            found = self._hidden(contexts, layers)
-            for layer, x in zip(layers, found, strict=True):
+            states = self._hidden_states(contexts, layers)
+            for layer, x in zip(layers, states, strict=True):
                 if not x[inside].isfinite().all():
                     raise MatchError(f"{self.name}: hidden states after layer {layer} are NaN or infinite")
-            yield [x[inside] for x in found]
+            yield [x[inside] for x in states]
 
-    def losses(
-        self, layers: Pair, kept: NDArray[np.bool_], replacements: Callable[[Tensor, Tensor], Iterator[Tensor]]
-    ) -> Iterator[tuple[Indices, NDArray[np.bool_], Floats, Iterator[Floats]]]:
-        """Next-token losses of every batch: clean, and with hidden states after the second layer replaced.
+    def losses(self, layers: Pair, selected: NDArray[np.bool_], replacements: Replacements) -> Iterator[BatchLosses]:
+        """Yield the next-token losses of every batch: clean, and with hidden states after the second layer replaced.
 
         Args:
-            layers: whose hidden states `replacements` is called with, `(n, d)` each: of the tokens that are kept.
-            kept: bool `(tokens,)`, in the order of `batches`; others keep their hidden states.
-
-        Yields:
-            For each batch: the document of every context; `(contexts, length)` the kept tokens that have a next one;
-            the clean loss of each token, `(contexts, length)`; and that with each replacement.
+            layers: The pair of layers whose hidden states are given to `replacements`, those of selected tokens only.
+            selected: Bool `(tokens,)`, in the order of `batches`. All other tokens keep their hidden states.
+            replacements: A function that yields replacements for the hidden states of the second layer, `(n, d)` each.
         """
-        at = 0
+        first = 0
         for contexts in self._batches():
             inside = contexts.inside
             chosen = inside.copy()
-            chosen[inside] = kept[at : at + inside.sum()]
-            at += int(inside.sum())
-            mask = torch.from_numpy(chosen).to(self.device)
-            x, y = self._hidden(contexts, layers)
-            counted = chosen & (np.arange(chosen.shape[1]) < contexts.lengths[:, None] - 1)
+            chosen[inside] = selected[first : first + inside.sum()]
+            first += int(inside.sum())
+            x, y = self._hidden_states(contexts, layers)
+            has_next = np.arange(chosen.shape[1]) < contexts.lengths[:, None] - 1
             clean = self._loss(contexts, layers[1], y)
+            mask = torch.from_numpy(chosen).to(self.device)
+            replaced = self._losses_replaced(contexts, layers[1], y, mask, replacements(x[mask], y[mask]))
+            yield BatchLosses(contexts.documents, chosen & has_next, clean, replaced)
 
-            def replaced(contexts=contexts, y=y, x=x, mask=mask) -> Iterator[Floats]:  # type: ignore[no-untyped-def]
-                for stand_in in replacements(x[mask], y[mask]):
-                    hidden = y.clone()
-                    hidden[mask] = stand_in.to(hidden)
-                    yield self._loss(contexts, layers[1], hidden)
+    def _losses_replaced(
+        self, contexts: ContextBatch, layer: int, hidden: Tensor, mask: Tensor, replacements: Iterator[Tensor]
+    ) -> Iterator[Floats]:
+        for replacement in replacements:
+            replaced = hidden.clone()
+            replaced[mask] = replacement.to(replaced)
+            yield self._loss(contexts, layer, replaced)
 
-            yield contexts.documents, counted, clean, replaced()
+    def _hidden_states(self, contexts: ContextBatch, layers: Sequence[int]) -> list[Tensor]:
+        """Return the hidden states `(n, length, d)` that the SAE of each layer reads, in float32."""
+        blocks = [self._block(layer) for layer in layers]
+        states = self._blocks.hidden_states(contexts.ids, blocks)
+        return [states[block].float() for block in blocks]
 
-    @torch.inference_mode()
-    def _hidden(self, contexts: _Contexts, layers: Sequence[int]) -> list[Tensor]:
-        """Hidden states `(n, length, d)` after each layer."""
-        found: dict[int, Tensor] = {}
-        with ExitStack() as held:
-            for layer in set(layers):
-                block = self._blocks[self._block(layer)]
-                keep = lambda _, __, out, layer=layer: found.__setitem__(layer, _hidden_of(out).clone())  # noqa: E731
-                held.callback(block.register_forward_hook(keep).remove)
-            with self.device:  # for what the model itself makes
-                self._model.base_model(contexts.ids, use_cache=False)
-        return [found[layer].float() for layer in layers]
-
-    @torch.inference_mode()
-    def _loss(self, contexts: _Contexts, layer: int, hidden: Tensor) -> Floats:
-        """Of predicting the next token at each place `(n, length)`, 0 at the last, with these hidden states."""
-        with self._replaced(self._block(layer), hidden):
-            logits = self._logits(contexts.ids)
-        loss = nn.functional.cross_entropy(
-            logits[:, :-1].float().flatten(0, 1), contexts.ids[:, 1:].flatten(), reduction="none"
-        )
-        out = np.zeros(contexts.ids.shape)
-        out[:, :-1] = loss.view(len(contexts.ids), -1).double().cpu().numpy()
-        return out
-
-    def _logits(self, ids: Tensor) -> Tensor:
-        with self.device:
-            logits: Tensor = self._model(ids, use_cache=False).logits
-        return logits
-
-    @contextmanager
-    def _replaced(self, last: int, hidden: Tensor) -> Iterator[None]:
-        """Blocks up to `last` are left out: what they return does not matter where it is replaced as a whole."""
-
-        def skip(returned: Tensor | None) -> Callable[..., Any]:
-            def forward(*arguments: Any, **named: Any) -> Any:
-                given = arguments[0] if arguments else named["hidden_states"]
-                out = given if returned is None else returned
-                return (out,) if self._returns_tuple else out
-
-            return forward
-
-        with ExitStack() as held:
-            for number, block in enumerate(self._blocks[: last + 1]):
-                block.forward = skip(hidden if number == last else None)
-                held.callback(block.__dict__.pop, "forward")
-            yield
-
-    def _check_replacing(self) -> None:
-        """Raise `MatchError` unless hidden states put in the place of the same ones leave the loss as it is."""
-        middle = len(self._blocks) // 2
-        returned: list[tuple[bool, Tensor]] = []
-        keep = lambda _, __, out: returned.append((isinstance(out, tuple), _hidden_of(out).clone()))  # noqa: E731
-        handle = self._blocks[middle].register_forward_hook(keep)
-        contexts = next(self._batches())
-
-        def loss() -> Tensor:
-            logits = self._logits(contexts.ids)
-            return nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), contexts.ids[:, 1:].flatten())
-
-        with torch.inference_mode():
-            expected = loss()
-            handle.remove()
-            self._returns_tuple, hidden = returned[0]
-            with self._replaced(middle, hidden):
-                again = loss()
-        if not abs(float(again - expected)) <= _LOSS_TOLERANCE:
-            raise MatchError(
-                f"{self.name}: its blocks pass on more than hidden states, so that these cannot be replaced (loss "
-                f"{float(expected):.4f}, {float(again):.4f} with the same hidden states put back)"
-            )
+    def _loss(self, contexts: ContextBatch, layer: int, hidden: Tensor) -> Floats:
+        """Return the next-token loss at each position `(n, length)`, with the given hidden states; 0 at the last."""
+        losses = np.zeros(contexts.ids.shape)
+        losses[:, :-1] = self._blocks.token_losses(contexts.ids, self._block(layer), hidden).double().cpu().numpy()
+        return losses
 
     def _block(self, layer: int) -> int:
-        """The block whose output the SAE of a layer reads. Raises `MatchError`."""
+        """Return the block whose output the SAE of a layer reads. Raises `MatchError` if there is no such block."""
         hook = self._hooks if isinstance(self._hooks, str | None) else self._hooks.get(layer)
         block = hook_block(hook, layer)
         if not 0 <= block < len(self._blocks):
-            raise MatchError(f"{self.name} has {len(self._blocks)} blocks; layer {layer} is none of them")
+            raise MatchError(f"{self.name} has {len(self._blocks)} blocks, and none of them belongs to layer {layer}")
         return block
 
-    def _batches(self) -> Iterator[_Contexts]:
-        for start in range(0, len(self._contexts), self._batch):
-            some = self._contexts[start : start + self._batch]
-            ids = np.zeros((len(some), max(length for _, length, _ in some)), dtype=np.int64)
-            for row, (tokens, length, _) in zip(ids, some, strict=True):
-                row[:length] = tokens
-            lengths, documents = (np.array(column) for column in list(zip(*some, strict=True))[1:])
-            yield _Contexts(torch.from_numpy(ids).to(self.device), lengths, documents)
+    def _batches(self) -> Iterator[ContextBatch]:
+        return batches_of(self._contexts, self._batch, self.device)
 
 
-def hook_block(hook: str | None, layer: int) -> int:
-    """The block whose output is read at a hook of a layer: of a residual stream. Raises `MatchError` for others."""
-    name = hook or "resid_post"
-    block = r"([A-Za-z_]+\.)*(layers|h)\.\d+(\.output)?"
-    if re.fullmatch(rf"(blocks\.\d+\.)?(hook_)?resid_post|resid_post_layer_\d+|{block}", name):
-        return layer
-    if re.fullmatch(r"(blocks\.\d+\.)?(hook_)?resid_pre", name):
-        return layer - 1
-    raise MatchError(
-        f"hook {name!r} is not a residual stream: hidden states are replaced after whole blocks (resid_post, resid_pre)"
-    )
-
-
-def _cut(tokenizer: Any, documents: Sequence[str], context: int, most: int | None) -> list[tuple[list[int], int, int]]:
-    """Token ids, length and document of every context, documents numbered without gaps."""
-    start = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
-    step = context - len(start)
-    found: list[tuple[list[int], int, int]] = []
-    document = 0
-    for text in documents:
-        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-        pieces = [start + ids[at : at + step] for at in range(0, len(ids), step)]
-        pieces = [piece for piece in pieces if len(piece) >= 3]
-        found += [(piece, len(piece), document) for piece in pieces]
-        document += bool(pieces)
-        if most is not None and sum(length for _, length, _ in found) >= most:
-            break
-    return found
-
-
-def _blocks(model: nn.Module, layers: int, name: str) -> nn.ModuleList:
-    """The list of the model's blocks: the one that is as long as the model is deep."""
-    for module in model.modules():
-        if isinstance(module, nn.ModuleList) and len(module) == layers:
-            return module
-    raise MatchError(f"{name}: no list of {layers} blocks is to be found in it")
-
-
-def _hidden_of(out: Any) -> Tensor:
-    hidden = out[0] if isinstance(out, tuple) else out
-    assert isinstance(hidden, Tensor)
-    return hidden
+def _load(name: str) -> tuple[Tokenizer, PreTrainedModel]:
+    """Load a model in float32 and its tokenizer. Raises `MatchError` if either cannot be loaded."""
+    try:
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+    except ImportError as error:
+        raise MatchError("a language model needs the package transformers: pip install 'saematch[model]'") from error
+    # Models of different kinds raise exceptions of different kinds.
+    with refusals("no causal language model can be loaded", name):
+        tokenizer: Tokenizer = AutoTokenizer.from_pretrained(name)
+        with torch.device("cpu"):  # the default device of the calling program may be another one
+            model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)
+    return tokenizer, model

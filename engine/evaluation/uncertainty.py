@@ -1,4 +1,4 @@
-"""How sure a mean is: intervals from drawing whole documents again, with replacement."""
+"""Bootstrap confidence intervals, resampling whole documents."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ import numpy as np
 
 from saematch.numeric.rounding import Floats
 
-DRAWS, LEVEL = 1000, 0.95
-UNITS = 200  # what is drawn: documents, or groups of them where there are more
-_AT_ONCE = 50  # draws whose sums over features are in memory together
+RESAMPLES, LEVEL = 1000, 0.95
+UNITS = 200  # most units to resample: documents, or groups of documents if there are more
+_IN_MEMORY = 50  # resamples whose sums over features are in memory at a time
 
-COLUMNS = {
-    "documents": f"drawn again, {DRAWS} times, for the interval; more than {UNITS} are drawn in {UNITS} groups",
-    "low": f"lower end of the {LEVEL:.0%} bootstrap interval, its mean moved onto the value",
-    "high": f"upper end of the {LEVEL:.0%} bootstrap interval, its mean moved onto the value",
+INTERVAL_COLUMNS = {
+    "documents": f"number of documents, which are resampled {RESAMPLES} times for the interval, in {UNITS} groups if "
+    "there are more",
+    "low": f"lower end of the {LEVEL:.0%} bootstrap interval, its mean shifted to the value",
+    "high": f"upper end of the {LEVEL:.0%} bootstrap interval, its mean shifted to the value",
 }
 
 
@@ -29,40 +30,49 @@ class Interval:
     high: float
 
 
-def draws(units: int, seed: int = 0) -> Floats:
-    """How often each of `units` comes up in each draw, `(DRAWS, units)`."""
+def bootstrap_counts(units: int, seed: int = 0) -> Floats:
+    """Return how often each unit is drawn in each resample, `(RESAMPLES, units)`."""
     r = np.random.default_rng(seed)
-    return np.array([np.bincount(r.integers(0, units, units), minlength=units) for _ in range(DRAWS)], float)
+    return np.array([np.bincount(r.integers(0, units, units), minlength=units) for _ in range(RESAMPLES)], float)
 
 
-def interval(statistic: Callable[..., Floats], *sums: Floats, draws: Floats) -> Interval:
-    """`statistic(*sums)` of sums over all units, and how it varies where units are drawn again.
+def interval(statistic: Callable[..., Floats], *sums: Floats, counts: Floats) -> Interval:
+    """Estimate a statistic of sums over all units, with its bootstrap interval.
 
-    The draws are moved onto the value: a mean over features is biased in them, since what fires in few documents is in
-    some draws not there at all.
+    The resampled values are shifted so that their mean is the estimate. Without this shift, an interval of a mean over
+    features may lie beside its estimate: a feature that is active in few documents is missing from some resamples, so
+    the mean of the resamples is biased.
 
     Args:
-        statistic: takes sums `(n,)` or `(n, F)` of some draws, each in a row of its own, and returns `(n,)`.
-        sums: of each unit, `(units,)` or `(units, F)`.
-        draws: of the function `draws`.
+        statistic: A function of sums `(n,)` or `(n, F)`, one row per resample, that returns `(n,)`.
+        sums: The sums over each unit, `(units,)` or `(units, F)`: one array per argument of `statistic`.
+        counts: The result of `bootstrap_counts`.
+
+    Examples:
+        >>> import numpy as np
+        >>> from saematch.evaluation.uncertainty import bootstrap_counts, interval, mean_ratio
+        >>> active, tokens = np.array([3.0, 5.0, 4.0, 4.0]), np.array([10.0, 10.0, 10.0, 10.0])
+        >>> share = interval(mean_ratio, active, tokens, counts=bootstrap_counts(4))
+        >>> share.value, share.low < 0.4 < share.high
+        (0.4, True)
     """
-    value = statistic(*(each.sum(axis=0, keepdims=True) for each in sums))[0]
-    parts = np.array_split(draws, max(1, len(draws) // _AT_ONCE))
-    drawn = np.concatenate([statistic(*(part @ each for each in sums)) for part in parts])
-    known = drawn[np.isfinite(drawn)]
+    value = statistic(*(values.sum(axis=0, keepdims=True) for values in sums))[0]
+    parts = np.array_split(counts, max(1, len(counts) // _IN_MEMORY))
+    resampled = np.concatenate([statistic(*(part @ values for values in sums)) for part in parts])
+    finite = resampled[np.isfinite(resampled)]
     edge = (1 - LEVEL) / 2
-    low, high = np.quantile(known - known.mean(), (edge, 1 - edge)) if len(known) else (np.nan, np.nan)
+    low, high = np.quantile(finite - finite.mean(), (edge, 1 - edge)) if len(finite) else (np.nan, np.nan)
     return Interval(float(value), float(value + low), float(value + high))
 
 
-def mean_ratio(above: Floats, below: Floats) -> Floats:
-    """The ratio in each row; of `(n, F)`, the mean over features of the ratios that exist."""
-    ratios = np.divide(above, below, out=np.full(above.shape, np.nan), where=below != 0)
+def mean_ratio(numerator: Floats, denominator: Floats) -> Floats:
+    """Return the ratio in each row; for `(n, F)`, the mean over the features whose ratio exists."""
+    ratios = np.divide(numerator, denominator, out=np.full(numerator.shape, np.nan), where=denominator != 0)
     return ratios if ratios.ndim == 1 else mean_of_rows(ratios)
 
 
 def mean_of_rows(values: Floats) -> Floats:
-    """Of the finite values in each row `(n, F)`; NaN where there is none."""
+    """Return the mean of the finite values in each row of `(n, F)`; NaN for a row without finite values."""
     known = np.isfinite(values)
     counts = known.sum(axis=1)
     sums = np.where(known, values, 0.0).sum(axis=1)

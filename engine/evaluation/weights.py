@@ -1,6 +1,6 @@
-"""What the weights alone say of a matching: errors, cosines, norms, margins, lifetimes, composed against exact.
+"""Measurements on weights alone: errors, cosines, norms, margins, lifetimes, composed against exact matchings.
 
-Everything is measured on weights that are folded in one way, whatever a method looked at.
+The features of every method are compared on weights that are folded in the same way, whichever weights the method used.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from saematch.analysis.findings import SAME, persistence, row_cosines
 from saematch.analysis.tables import METHOD, PAIR, Row, Schema, mean, quantile_columns, quantiles
 from saematch.cost import squared_distances
-from saematch.evaluation.methods import Matched
+from saematch.evaluation.methods import MethodPermutation
 from saematch.matching.result import Matching
 from saematch.numeric.rounding import Floats, Indices
 from saematch.options import FoldName
@@ -22,9 +22,8 @@ from saematch.runs.plan import Pair
 from saematch.sae.autoencoder import SAE
 from saematch.sae.features import PARTS, feature_rows
 
-ALL = "all"  # the parts together
-
-BINS = 60
+ALL_PARTS = "all"  # the three parts side by side
+BINS = 60  # of a histogram
 
 MSE = Schema(
     "mse",
@@ -32,241 +31,258 @@ MSE = Schema(
     {
         **PAIR,
         **METHOD,
-        "part": "encoder, bias, decoder, or all: the three side by side",
-        "matched": "source features that have a partner",
-        "mse": "mean over the elements of matched features of (source - target)^2, folded weights",
-        **quantile_columns("matched features of the mean over a feature's own elements"),
+        "part": "encoder, bias, decoder, or all: the three parts side by side",
+        "matched": "number of source features with a partner",
+        "mse": "mean of (source - target)^2 over all elements of all matched features, folded weights",
+        **quantile_columns("matched features of the mean over the elements of a feature"),
     },
 )
 HISTOGRAM = Schema(
     "mse_histogram",
-    "How the mean squared errors of matched features are spread, all parts side by side",
+    "Distribution of the mean squared errors of matched features, all parts side by side",
     {
         **PAIR,
         **METHOD,
-        "low": "edge of a bin, folded weights^2",
-        "high": "its other edge",
-        "features": "matched features of a mean squared error of at least low and below high; the last bin: or more",
+        "low": "lower edge of the bin, folded weights^2",
+        "high": "upper edge of the bin, folded weights^2",
+        "features": "number of matched features with a mean squared error of at least low and below high; the last bin "
+        "also counts all larger errors",
     },
 )
 COSINE = Schema(
     "cosine",
     "Cosine of matched decoder rows",
-    {**PAIR, **METHOD, "mean": "over matched features", **quantile_columns("matched features")},
+    {**PAIR, **METHOD, "mean": "mean over matched features", **quantile_columns("matched features")},
 )
 PERSISTENCE = Schema(
     "persistence",
-    "Features that are there in the next layer, end, or begin",
+    "Features that persist in the next layer, vanish before it, or are born in it",
     {
         **PAIR,
         **METHOD,
-        "cosine": "decoder cosine from which on a partner counts as the same feature",
+        "cosine": "least decoder cosine at which a partner counts as the same feature",
         "persistent": "share of source features whose partner is the same feature",
-        "vanished": "share of source features whose partner is not, or that have none",
-        "born": "share of target features that are nobody's same feature",
+        "vanished": "share of source features whose partner is another feature, or that have no partner",
+        "born": "share of target features that are not the same feature as any source feature",
     },
 )
 LAYERS = Schema(
     "layers",
     "Norms and thresholds of the features of a layer, unfolded",
     {
-        "layer": "number",
-        "quantity": "of a feature: encoder norm, decoder norm, threshold or bias",
-        "mean": "over features",
+        "layer": "number of the layer",
+        "quantity": "quantity of a feature: encoder norm, decoder norm, threshold or bias",
+        "mean": "mean over features",
         **quantile_columns("features"),
     },
 )
 MARGINS = Schema(
     "margins",
-    "How firmly features are matched: what a feature's cost may at least rise by before another matching wins",
+    "Margins: a lower bound on how much the cost of a feature's pair can rise before another matching costs less",
     {
         **PAIR,
-        "tied": "share of source features that have another partner at the same cost",
+        "tied": "share of source features that could have another partner at the same cost, within rounding",
         **quantile_columns("source features of the margin, squared distance"),
     },
 )
 LIFETIMES = Schema(
     "lifetimes",
-    "How many layers features live for, along the run's matchings",
+    "Number of layers that features live for, along the matchings of the run",
     {
-        "cosine": "decoder cosine from which on a step leads to the same feature",
-        "layers": "in which the feature is there",
-        "features": "that live for just so long",
-        "from_the_first": "of them, those that are there in the first layer, and may be older",
-        "to_the_last": "of them, those that are there in the last, and may live on",
+        "cosine": "least decoder cosine at which a partner counts as the same feature",
+        "layers": "number of layers in which the feature is present",
+        "features": "number of features that are present in exactly this many layers",
+        "from_the_first": "how many of these features are present in the first layer, and may be older",
+        "to_the_last": "how many of these features are present in the last layer, and may live on",
     },
 )
 DISTANCES = Schema(
     "distances",
-    "Matchings composed of the run's pairs against exact ones of far layers",
+    "Matchings of far layers: composed of the pairs of the run, compared with exact ones",
     {
         **PAIR,
-        "distance": "in steps of the run",
-        "composed_matched": "source features with a partner, composed",
-        "exact_matched": "source features with a partner, exact",
+        "distance": "number of steps of the run between the two layers",
+        "composed_matched": "number of source features with a partner in the composed matching",
+        "exact_matched": "number of source features with a partner in the exact matching",
         "agreement": "share of source features with the same partner, of those that have one in both",
-        "composed_cost": "sum of squared distances, and half of max_cost for each feature without a partner, composed",
-        "exact_cost": "the same, exact",
-        "composed_cosine": "mean decoder cosine of the source features that have a partner in both, composed",
-        "exact_cosine": "the same, exact",
+        "composed_cost": "sum of squared distances in the composed matching, plus max_cost / 2 for each feature "
+        "without a partner",
+        "exact_cost": "sum of squared distances in the exact matching, plus max_cost / 2 for each feature without a "
+        "partner",
+        "composed_cosine": "mean decoder cosine in the composed matching, over source features with a partner in both",
+        "exact_cosine": "mean decoder cosine in the exact matching, over source features with a partner in both",
     },
 )
-TABLES = (MSE, HISTOGRAM, COSINE, PERSISTENCE, LAYERS, MARGINS, LIFETIMES, DISTANCES)
+WEIGHT_SCHEMAS = (MSE, HISTOGRAM, COSINE, PERSISTENCE, LAYERS, MARGINS, LIFETIMES, DISTANCES)
 
 
 class Folded(NamedTuple):
-    """One layer's folded feature rows `(F, 2 d + 1)`: encoder, bias and decoder, unweighted, in float64."""
+    """The folded feature rows of one layer, float64 `(F, 2 d + 1)`: encoder, bias and decoder, without weights."""
 
     rows: Floats
     d: int
 
     @classmethod
     def of(cls, sae: SAE, fold: FoldName) -> Folded:
-        """Raises `MatchError` where the SAE cannot be folded so."""
+        """Fold an SAE. Raises `MatchError` if the SAE cannot be folded in this way."""
         return cls(feature_rows(sae, PARTS, None, fold), sae.d)
 
     def part(self, name: str) -> Floats:
-        """The columns of a part."""
+        """Return the columns of a part: encoder, bias, decoder, or all."""
         start, stop = {
             "encoder": (0, self.d),
             "bias": (self.d, self.d + 1),
             "decoder": (self.d + 1, None),
-            ALL: (0, None),
+            ALL_PARTS: (0, None),
         }[name]
         return np.ascontiguousarray(self.rows[:, start:stop])
 
 
-def feature_errors(a: Folded, b: Folded, perm: Indices, part: str = ALL) -> Floats:
-    """Of every source feature: the mean of (source - target)^2 over its elements, `(F_A,)`; NaN without a partner."""
+def feature_errors(a: Folded, b: Folded, perm: Indices, part: str = ALL_PARTS) -> Floats:
+    """Return the mean squared error of every source feature over its elements, `(F_A,)`; NaN without a partner."""
     x = a.part(part)
     errors: Floats = np.where(perm >= 0, squared_distances(x, b.part(part), perm) / x.shape[1], np.nan)
     return errors
 
 
 def decoder_cosines(a: Folded, b: Folded, perm: Indices) -> Floats:
-    """Of every source feature's decoder row and its partner's, `(F_A,)`; NaN without a partner or a direction."""
+    """Return the cosine of every decoder row with that of its partner, `(F_A,)`; NaN without a partner or direction."""
     return row_cosines(a.part("decoder"), b.part("decoder"), perm)
 
 
 def measure_layer(layer: int, sae: SAE) -> dict[str, list[Row]]:
-    """Norms and thresholds of one layer."""
-    of = {
+    """Measure the norms and thresholds of one layer."""
+    tensors = {
         "encoder norm": sae.W_enc.double().norm(dim=0),
         "decoder norm": sae.W_dec.double().norm(dim=1),
         "threshold": sae.threshold,
         "bias": sae.b_enc,
     }
     rows = []
-    for quantity, tensor in of.items():
+    for quantity, tensor in tensors.items():
         if tensor is not None:
             values = tensor.detach().double().cpu().numpy()
             rows.append(LAYERS.row(layer=layer, quantity=quantity, mean=float(values.mean()), **quantiles(values)))
     return {LAYERS.name: rows}
 
 
-def measure_pair(pair: Pair, a: Folded, b: Folded, matchings: Sequence[Matched]) -> dict[str, list[Row]]:
-    """Errors, cosines and what persists, of one pair under every method, the run's own first."""
+def measure_pair(pair: Pair, a: Folded, b: Folded, permutations: Sequence[MethodPermutation]) -> dict[str, list[Row]]:
+    """Measure errors, cosines and persistence of one pair of layers under every method.
+
+    The first permutation must be that of the evaluated run: its errors set the bins of all histograms.
+    """
     rows: dict[str, list[Row]] = {schema.name: [] for schema in (MSE, HISTOGRAM, COSINE, PERSISTENCE)}
-    edges: Floats | None = None
-    for matched in matchings:
-        names = {**_of(pair), "method": matched.method, "seed": matched.seed}
-        for part in (*PARTS, ALL):
-            errors = feature_errors(a, b, matched.perm, part)
-            errors = errors[np.isfinite(errors)]
-            found = {"part": part, "matched": len(errors), "mse": mean(errors), **quantiles(errors)}
-            rows[MSE.name].append(MSE.row(**names, **found))
-        if matched.seed == 0:
-            edges = np.linspace(0.0, 2 * float(errors.max(initial=0.0)) or 1.0, BINS + 1) if edges is None else edges
-            counts, _ = np.histogram(np.minimum(errors, np.nextafter(edges[-1], 0)), edges)
-            rows[HISTOGRAM.name] += [
-                HISTOGRAM.row(**names, low=float(low), high=float(high), features=int(count))
-                for low, high, count in zip(edges[:-1], edges[1:], counts, strict=True)
-            ]
-        alike = decoder_cosines(a, b, matched.perm)
-        known = alike[np.isfinite(alike)]
+    largest = float(_finite(feature_errors(a, b, permutations[0].perm)).max(initial=0.0))
+    edges = np.linspace(0.0, 2 * largest or 1.0, BINS + 1)
+    for permutation in permutations:
+        names = {**_layers_of(pair), "method": permutation.method, "seed": permutation.seed}
+        for part in (*PARTS, ALL_PARTS):
+            errors = _finite(feature_errors(a, b, permutation.perm, part))
+            rows[MSE.name].append(
+                MSE.row(**names, part=part, matched=len(errors), mse=mean(errors), **quantiles(errors))
+            )
+        # `errors` are now those of all parts.
+        if permutation.seed == 0:
+            rows[HISTOGRAM.name] += _histogram(errors, edges, names)
+        cosines = decoder_cosines(a, b, permutation.perm)
+        known = _finite(cosines)
         rows[COSINE.name].append(COSINE.row(**names, mean=mean(known), **quantiles(known)))
         for least in SAME:
-            share, born = persistence(alike, matched.perm, len(b.rows), least)
+            persistent, born = persistence(cosines, permutation.perm, len(b.rows), least)
             rows[PERSISTENCE.name].append(
-                PERSISTENCE.row(**names, cosine=least, persistent=share, vanished=1 - share, born=born)
+                PERSISTENCE.row(**names, cosine=least, persistent=persistent, vanished=1 - persistent, born=born)
             )
     return rows
 
 
 def measure_margins(pair: Pair, matching: Matching) -> dict[str, list[Row]]:
-    """Margins and ties of one certified pair."""
+    """Measure the margins and ties of one certified pair."""
     margins = matching.margin.numpy()
     tied = float(matching.tied.double().mean())
-    return {MARGINS.name: [MARGINS.row(**_of(pair), tied=tied, **quantiles(margins[np.isfinite(margins)]))]}
+    return {MARGINS.name: [MARGINS.row(**_layers_of(pair), tied=tied, **quantiles(_finite(margins)))]}
 
 
 def measure_lifetimes(chain: Chain, cosines: Mapping[Pair, Floats]) -> dict[str, list[Row]]:
-    """Follow features along the run: a feature ends where no step is as similar as asked for."""
+    """Count the layers that features live for. A feature ends where the cosine of its next step is too small.
+
+    Args:
+        chain: The run.
+        cosines: The decoder cosines of every pair of layers that is a step of a path, see `decoder_cosines`.
+    """
     rows = []
     for least in SAME:
+        # Number of layers -> features that live for this many layers, those in the first layer, those in the last.
         counts: dict[int, Indices] = {}
-        for way in _unbroken(sorted(cosines)):
-            ages = np.ones(len(cosines[way[0]]), dtype=np.int64)
-            old = np.ones(len(ages), dtype=bool)  # there in the first layer
-            for pair in way:
-                matching, lasts = chain[pair], np.nan_to_num(cosines[pair], nan=-1.0) >= least
-                _count(counts, ages[~lasts], old[~lasts], to_the_last=False)
-                older, there = np.ones(matching.target_features, np.int64), np.zeros(matching.target_features, bool)
-                targets = matching.perm.numpy()[lasts]
-                older[targets], there[targets] = ages[lasts] + 1, old[lasts]
-                ages, old = older, there
-            _count(counts, ages, old, to_the_last=True)
-        for age, (features, from_first, to_last) in sorted(counts.items()):
-            rows.append(
-                LIFETIMES.row(
-                    cosine=least,
-                    layers=age,
-                    features=int(features),
-                    from_the_first=int(from_first),
-                    to_the_last=int(to_last),
-                )
-            )
+        for pairs in _connected(sorted(cosines)):
+            ages = np.ones(len(cosines[pairs[0]]), dtype=np.int64)
+            from_first = np.ones(len(ages), dtype=bool)
+            for pair in pairs:
+                matching, persists = chain[pair], np.nan_to_num(cosines[pair], nan=-1.0) >= least
+                _count(counts, ages[~persists], from_first[~persists], at_the_last=False)
+                # A feature of the target is as old as the feature that persists in it, plus one; all others are new.
+                next_ages = np.ones(matching.target_features, np.int64)
+                next_from_first = np.zeros(matching.target_features, bool)
+                targets = matching.perm.numpy()[persists]
+                next_ages[targets], next_from_first[targets] = ages[persists] + 1, from_first[persists]
+                ages, from_first = next_ages, next_from_first
+            _count(counts, ages, from_first, at_the_last=True)
+        for layers, (features, first, last) in sorted(counts.items()):
+            numbers = {"features": int(features), "from_the_first": int(first), "to_the_last": int(last)}
+            rows.append(LIFETIMES.row(cosine=least, layers=layers, **numbers))
     return {LIFETIMES.name: rows}
 
 
 def measure_distance(
     pair: Pair, distance: int, a: Folded, b: Folded, composed: Matching, exact: Matching
 ) -> dict[str, list[Row]]:
-    """One far pair: how much of the exact matching the composed one finds, and at which cost."""
-    perms = composed.perm.numpy(), exact.perm.numpy()
-    both = (perms[0] >= 0) & (perms[1] >= 0)
-    alike = [mean(decoder_cosines(a, b, perm)[both]) for perm in perms]
+    """Compare the composed matching of two far layers with the exact one: partners, costs and cosines."""
+    composed_perm, exact_perm = composed.perm.numpy(), exact.perm.numpy()
+    both = (composed_perm >= 0) & (exact_perm >= 0)
     row = DISTANCES.row(
-        **_of(pair),
+        **_layers_of(pair),
         distance=distance,
-        composed_matched=int((perms[0] >= 0).sum()),
-        exact_matched=int((perms[1] >= 0).sum()),
-        agreement=mean((perms[0] == perms[1])[both].astype(float)),
+        composed_matched=int((composed_perm >= 0).sum()),
+        exact_matched=int((exact_perm >= 0).sum()),
+        agreement=mean((composed_perm == exact_perm)[both].astype(float)),
         composed_cost=composed.objective,
         exact_cost=exact.objective,
-        composed_cosine=alike[0],
-        exact_cosine=alike[1],
+        composed_cosine=mean(decoder_cosines(a, b, composed_perm)[both]),
+        exact_cosine=mean(decoder_cosines(a, b, exact_perm)[both]),
     )
     return {DISTANCES.name: [row]}
 
 
-def _of(pair: Pair) -> dict[str, int]:
+def _layers_of(pair: Pair) -> dict[str, int]:
     return {"source": pair[0], "target": pair[1]}
 
 
-def _count(counts: dict[int, Indices], ages: Indices, old: np.ndarray, to_the_last: bool) -> None:
+def _finite(values: Floats) -> Floats:
+    return values[np.isfinite(values)]
+
+
+def _histogram(errors: Floats, edges: Floats, names: Row) -> list[Row]:
+    """Return one row per bin. Errors beyond the last edge are counted in the last bin."""
+    counts, _ = np.histogram(np.minimum(errors, np.nextafter(edges[-1], 0)), edges)
+    return [
+        HISTOGRAM.row(**names, low=float(low), high=float(high), features=int(count))
+        for low, high, count in zip(edges[:-1], edges[1:], counts, strict=True)
+    ]
+
+
+def _count(counts: dict[int, Indices], ages: Indices, from_first: np.ndarray, *, at_the_last: bool) -> None:
+    """Add features that end to the counts by age. `from_first` marks those that are present in the first layer."""
     for age in np.unique(ages):
-        these = ages == age
-        found = np.array([these.sum(), old[these].sum(), these.sum() if to_the_last else 0])
-        counts[int(age)] = counts.get(int(age), np.zeros(3, np.int64)) + found
+        ended = ages == age
+        numbers = np.array([ended.sum(), from_first[ended].sum(), ended.sum() if at_the_last else 0])
+        counts[int(age)] = counts.get(int(age), np.zeros(3, np.int64)) + numbers
 
 
-def _unbroken(steps: Sequence[Pair]) -> list[list[Pair]]:
-    """Pairs in the runs in which each begins where the one before ends."""
-    found: list[list[Pair]] = []
-    for pair in steps:
-        if found and found[-1][-1][1] == pair[0]:
-            found[-1].append(pair)
+def _connected(pairs: Sequence[Pair]) -> list[list[Pair]]:
+    """Split pairs into lists in which every pair begins with the layer that the pair before it ends with."""
+    lists: list[list[Pair]] = []
+    for pair in pairs:
+        if lists and lists[-1][-1][1] == pair[0]:
+            lists[-1].append(pair)
         else:
-            found.append([pair])
-    return found
+            lists.append([pair])
+    return lists

@@ -1,0 +1,129 @@
+"""Evaluate a run: `evaluate` and its result."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+
+from saematch.analysis.tables import Table
+from saematch.evaluation.activations import OUTLIERS, ActivationSource
+from saematch.evaluation.explanations import checked_explanations
+from saematch.evaluation.meaning import JUDGED, Grade, Judge, PairOfFeatures, TokenOverlap
+from saematch.evaluation.study import Study
+from saematch.numeric.numbers import checked_count, checked_number
+from saematch.numeric.threads import torch_threads
+from saematch.options import FoldName
+from saematch.runs.chain import Chain
+from saematch.runs.pipeline import Progress
+from saematch.storage.folders import LocalFolder
+
+
+@dataclass
+class Evaluation:
+    """The result of `evaluate`.
+
+    Attributes:
+        folder: The folder that the tables were written to.
+        tables: Name -> table, for everything that could be measured.
+        fold: The fold of the weights that all methods are compared on.
+        not_measured: What was not measured -> the reason.
+        unfinished: The reason why results are missing that the same call would add, for example because the endpoint of
+            the judge failed; None if the evaluation is finished.
+    """
+
+    folder: str
+    tables: dict[str, Table]
+    fold: FoldName
+    not_measured: dict[str, str] = field(default_factory=dict)
+    unfinished: str | None = None
+
+
+@torch_threads()
+def evaluate(
+    chain: Chain,
+    out: str | os.PathLike[str],
+    *,
+    activations: ActivationSource | None = None,
+    explanations: Mapping[int, Mapping[int, str]] | None = None,
+    judge: Judge | None = None,
+    judged: int = JUDGED,
+    human: Mapping[PairOfFeatures, Grade] | None = None,
+    distance: int | None = None,
+    outliers: float | None = OUTLIERS,
+    device: torch.device | str = "cpu",
+    progress: Callable[[str, Progress | None], None] | None = None,
+) -> Evaluation:
+    """Measure a run and compare it with baselines.
+
+    One table per measurement is written to `out`, as CSV and, if pyarrow is installed, as Parquet; `tables.json`
+    defines the methods and the columns. Baselines, and exact matchings of far layers, are runs of their own in `out`.
+    If an evaluation was interrupted, the same call resumes it.
+
+    All methods are compared on weights that are folded in the same way: as in the run or, if the run has no fold, by
+    threshold, or by decoder norm if an SAE has no thresholds.
+
+    Args:
+        chain: A run of one set of SAEs, from `match_layers` or `Chain.load`.
+        out: A folder for the tables and the runs of the baselines.
+        activations: `StoredActivations`, or a `LanguageModel`, whose loss is measured, too. Without activations, only
+            weights and meaning are measured.
+        explanations: Layer -> feature -> explanation, see `read_explanations`. By default, the labels that are stored
+            next to the SAEs.
+        judge: The judge that reads the explanations, for example an `EndpointJudge`. By default, `TokenOverlap`, which
+            is only a proxy.
+        judged: The number of pairs of features to judge for each pair of layers and method.
+        human: A person's grades, to compare the judge with, see `read_grades`.
+        distance: The largest number of steps of the run between far layers, unlimited by default; 1 leaves out far
+            layers.
+        outliers: Leave out a token if its norm in some layer exceeds this many medians of the norms of that layer;
+            None leaves out no token.
+        device: The device on which SAEs encode and decode activations.
+        progress: A function that is called with a description of the current measurement and, if the measurement is a
+            run of its own, with each progress event of that run, otherwise with None.
+
+    Returns:
+        The tables, and what is missing.
+
+    Raises:
+        MatchError: If the run cannot be evaluated, if the activations do not fit the SAEs, if an argument is not
+            valid, or if the folder cannot be written.
+
+    Examples:
+        >>> import saematch as sm
+        >>> layers = sm.load_layers("sample")
+        >>> chain = sm.match_layers({layer: layers[layer] for layer in (8, 9)})
+        >>> evaluation = evaluate(chain, "evaluation")
+        >>> for method in ("matched", "random"):
+        ...     row = evaluation.tables["mse"].where(method=method, part="all", seed=0)[0]
+        ...     print(f"{method}: {row['mse']:.4f}")
+        matched: ...
+        random: ...
+        >>> evaluation.not_measured["distances"]
+        'no two layers are more than one step of the run apart'
+    """
+    explanations = None if explanations is None else checked_explanations(explanations, chain)
+    judged = checked_count(judged, 0, f"judged is {judged!r:.40}; give the number of pairs of features to judge")
+    if distance is not None:
+        distance = checked_count(distance, 0, f"distance is {distance!r:.40}; give a number of steps of the run")
+    if outliers is not None:
+        wrong = f"outliers is {outliers!r:.40}; give medians of the norm, above 0, or None"
+        outliers = checked_number(outliers, 0, math.inf, wrong, above=True)
+    study = Study(chain, LocalFolder(out), progress, torch.device(device))
+    if activations is not None:
+        study.check_activations(activations)
+    study.match_baselines()
+    study.measure_weights()
+    study.measure_distances(distance)
+    if activations is not None:
+        study.measure_activations(activations, outliers)
+    else:
+        what = "explained_variance, matching_score, delta_loss"
+        study.not_measured[what] = "no activations and no language model were given"
+    study.measure_meaning(explanations, TokenOverlap() if judge is None else judge, judged, human)
+    tables = study.write()
+    unfinished = getattr(judge, "trouble", None)
+    return Evaluation(str(study.folder), tables, study.fold, study.not_measured, unfinished)

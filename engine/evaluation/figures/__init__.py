@@ -1,0 +1,5 @@
+"""Figures of an evaluation: one figure for each question, drawn from the tables with matplotlib."""
+
+from saematch.evaluation.figures.draw import draw_all
+
+__all__ = ["draw_all"]

@@ -1,0 +1,105 @@
+"""Draw every figure of an evaluation and write it as PNG and SVG."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from functools import partial
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from saematch.errors import MatchError
+from saematch.evaluation.api import Evaluation
+from saematch.evaluation.figures.codes import (
+    draw_added_loss,
+    draw_explained_variance,
+    draw_folds,
+    draw_gates,
+    draw_l0,
+    draw_parts,
+)
+from saematch.evaluation.figures.meaning import draw_meaning, draw_mse_by_grade, draw_paths
+from saematch.evaluation.figures.panels import FigureSkipped, Tables
+from saematch.evaluation.figures.weights import (
+    draw_distances,
+    draw_layers,
+    draw_mse,
+    draw_mse_histogram,
+    draw_persistence,
+)
+from saematch.runs.chain import Chain
+from saematch.storage.folders import LocalFolder
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# The fixed salt gives equal figures equal SVG files. (The type that matplotlib has for these names needs matplotlib.)
+_STYLE: Any = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+    "svg.hashsalt": "saematch",
+    "figure.dpi": 150,
+    "axes.formatter.useoffset": False,
+}
+
+
+def draw_all(evaluation: Evaluation, chain: Chain, others: Sequence[Tables] = ()) -> dict[str, str]:
+    """Draw every figure whose data were measured, and write `figures/{name}.png` and `figures/{name}.svg`.
+
+    The files are written to the folder of the evaluation. The colours are those of Okabe and Ito, and every line has
+    its own marker and dashes, so that the figures can be read in print and by colour-blind readers.
+
+    Args:
+        evaluation: The result of `evaluate`.
+        chain: The evaluated run, from which examples of labels and paths are taken.
+        others: Tables of the evaluations of other SAEs of the same layers with another L0, which the figure `l0`
+            compares.
+
+    Returns:
+        The reason why a figure was skipped, by the name of the figure.
+
+    Raises:
+        MatchError: If matplotlib is not installed, or if the folder cannot be written.
+    """
+    if find_spec("matplotlib") is None:
+        raise MatchError("figures need the package matplotlib: pip install 'saematch[evaluate]'")
+    from matplotlib import rc_context
+
+    folder = LocalFolder(evaluation.folder)
+    skipped = {}
+    with rc_context(_STYLE):
+        for name, draw in _figures(evaluation.tables, chain, others).items():
+            try:
+                _write(folder, name, draw())
+            except FigureSkipped as reason:
+                skipped[name] = str(reason)
+    return skipped
+
+
+def _figures(tables: Tables, chain: Chain, others: Sequence[Tables]) -> dict[str, Callable[[], Figure]]:
+    return {
+        "layers": partial(draw_layers, tables),
+        "mse": partial(draw_mse, tables),
+        "mse_histogram": partial(draw_mse_histogram, tables, chain),
+        "mse_by_grade": partial(draw_mse_by_grade, tables),
+        "meaning": partial(draw_meaning, tables),
+        "distances": partial(draw_distances, tables),
+        "explained_variance": partial(draw_explained_variance, tables),
+        "delta_loss": partial(draw_added_loss, tables),
+        "parts": partial(draw_parts, tables),
+        "folds": partial(draw_folds, tables),
+        "gates": partial(draw_gates, tables),
+        "l0": partial(draw_l0, [tables, *others]),
+        "persistence": partial(draw_persistence, tables),
+        "paths": partial(draw_paths, chain),
+    }
+
+
+def _write(folder: LocalFolder, name: str, figure: Figure) -> None:
+    # An SVG file has the date in it unless it is left out: equal figures shall give equal files.
+    for suffix, metadata in (("png", {}), ("svg", {"Date": None})):
+        content = io.BytesIO()
+        figure.savefig(content, format=suffix, bbox_inches="tight", metadata=metadata)
+        folder.write(f"figures/{name}.{suffix}", content.getvalue())
