@@ -35,7 +35,6 @@ bench: $(VENV)/.installed-bench  ## measure, append to bench/results, print the 
 	$(BIN)/python bench/certify_memory.py
 	$(BIN)/python -m pytest bench/assignment.py --benchmark-only -q
 	$(BIN)/python -m pytest bench/nasty.py --benchmark-only -q
-	$(BIN)/python -m pytest bench/start_prices.py -q
 	$(BIN)/python bench/table.py
 
 bench-large: $(VENV)/.installed-bench  ## the same at 65,536 and 131,072 features: many minutes

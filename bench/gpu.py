@@ -32,69 +32,20 @@ if importlib.util.find_spec("saematch") is None:  # a machine with the repositor
 
     importable()
 
+from gpu_gate import gate
 from record import append
 from synthetic import layer_pair
 
 from saematch import kernels
 from saematch.cli.terminal import table
 from saematch.kernels import PRECISIONS
-from saematch.kernels.candidates.reference import candidates as candidates_reference
-from saematch.kernels.pairs_below.reference import pairs_below as pairs_below_reference
-from saematch.kernels.reduced_minima.reference import reduced_minima as minima_reference
-from saematch.kernels.soft_minima.reference import soft_minima as soft_reference
+from saematch.kernels.tile_minima.launch import tile_minima
+from saematch.kernels.tiles import STORED
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 D = 2304  # Gemma-2-2B: K = 4,609 with encoder, decoder and bias
 FILE = "gpu.jsonl"
 BEGAN = time.monotonic()
-
-
-def gate() -> None:
-    """Every pass, in every precision, on odd shapes, against float64; raises where one is wrong."""
-    r = np.random.default_rng(0)
-    for A, B, K in ((1, 1, 1), (129, 257, 33), (300, 65, 100)):
-        x, y = (torch.from_numpy(r.integers(-2, 3, (n, K))).float().to(DEVICE) for n in (A, B))
-        u, v = (torch.from_numpy(r.integers(-4, 5, n)).float().to(DEVICE) for n in (A, B))
-        limits = torch.full((A,), -20.0, device=DEVICE), torch.full((B,), -20.0, device=DEVICE)
-        M, every = x @ y.T, torch.arange(A, device=DEVICE)
-        for precision in PRECISIONS:
-            for costs in (kernels.products(x, y, precision), kernels.stored(M)):
-                _equal([kernels.pairwise_cost(costs)], [M])
-                found, expected = kernels.reduced_minima(costs, u, v), minima_reference(M, every, u, v)
-                _equal([*found[0], *found[1]], [*expected[0], *expected[1]])
-                _equal(kernels.pairs_below(costs, u, v, *limits), pairs_below_reference(M, every, u, v, *limits))
-                found = kernels.candidates(costs, u, v, 5, limits[1])
-                expected = candidates_reference(M, every, u, v, 5, limits[1])
-                _equal([*found[0], *found[1]], [*expected[0], *expected[1]])
-                smooth = kernels.soft_minima(costs, u, v, 2.0), soft_reference(M, every, u, v, 2.0)
-                for one, other in zip(*smooth, strict=True):
-                    assert (one - other).abs().max() <= 2.0**-14, (precision, "soft minima")
-    x, y = (torch.from_numpy(r.standard_normal((n, 1000))).float().to(DEVICE) for n in (200, 300))
-    truth, norms = x.double() @ y.double().T, x.double().norm(dim=1)[:, None] * y.double().norm(dim=1)
-    for precision, chosen in PRECISIONS.items():
-        error = ((kernels.pairwise_cost(kernels.products(x, y, precision)) - truth).abs() / norms).max()
-        assert error <= chosen.error(1000), precision
-        print(f"  {precision:8s} largest error {float(error):.1e} of |x||y|, bound {chosen.error(1000):.1e}")
-    u, v = torch.zeros(200, device=DEVICE), torch.zeros(300, device=DEVICE)
-    matrix = kernels.pairwise_cost(kernels.products(x, y))
-    found = kernels.candidates(kernels.products(x, y), u, v, 16)
-    expected = candidates_reference(matrix, torch.arange(200, device=DEVICE), u, v, 16, torch.full_like(v, torch.inf))
-    _equal([*found[0], *found[1]], [*expected[0], *expected[1]])
-    pairs = torch.arange(200, device=DEVICE)
-    exact = kernels.exact_pairs(x, y, pairs, pairs)[:, 0]
-    expected = (x.double() - y[:200].double()).square().sum(dim=1)
-    assert ((exact - expected).abs() <= 1e-12 * expected).all()
-    for left, right in ((x, y), (x.double(), y.double()), (x, y.double())):
-        a, b = left[0].double() / 3, right[1].double() / 7
-        exact = kernels.exact_products(left, right, pairs, pairs, a, b)
-        x_less, y_less = left.double() - a, right[:200].double() - b
-        size = x_less.norm(dim=1) * y_less.norm(dim=1)
-        assert ((exact - (x_less * y_less).sum(dim=1)).abs() <= 2 * 1002 * 2.0**-53 * size).all()
-
-
-def _equal(found: Any, expected: Any) -> None:
-    for one, other in zip(found, expected, strict=True):
-        assert torch.equal(one.double(), other.double())
 
 
 class Bench:
@@ -191,7 +142,7 @@ def hard_pair(F: int, survive: float = 0.1, noise: float = 1.0) -> list[np.ndarr
 
 
 def passes(bench: Bench, F: int, rates: dict[str, float], copy: float) -> None:
-    """Every kernel at one size: fused in every precision, and over the stored matrix."""
+    """Time every kernel at one size: products in every precision, and passes over the stored matrix."""
     x, y = (torch.from_numpy(rows).to(DEVICE) for rows in hard_pair(F))
     K = x.shape[1]
     sizes, flops = {"F_A": F, "F_B": F, "K": K}, 2.0 * F * F * K
@@ -200,19 +151,17 @@ def passes(bench: Bench, F: int, rates: dict[str, float], copy: float) -> None:
         parts = "float32" if chosen.is_proved else "bfloat16" if chosen.dtype == torch.bfloat16 else "tf32"
         ceiling = rates[parts] / len(chosen.pairs)
         costs = kernels.products(x, y, name)
-        for operation, run in {
-            "pairwise cost": lambda costs=costs: kernels.pairwise_cost(costs),
-            "reduced minima": lambda costs=costs: kernels.reduced_minima(costs, u, v),
-            "soft minima": lambda costs=costs: kernels.soft_minima(costs, u, v, 1.0),
-        }.items():
-            if bench.has(5, f"{operation}, {name}"):
-                bench.kernel(f"{operation}, {name}", sizes, run, flops=flops, ceiling=ceiling)
+        if bench.has(5, f"pairwise cost, {name}"):
+
+            def multiply(costs: kernels.Costs = costs) -> torch.Tensor:
+                return kernels.pairwise_cost(costs)
+
+            bench.kernel(f"pairwise cost, {name}", sizes, multiply, flops=flops, ceiling=ceiling)
     matrix = kernels.pairwise_cost(kernels.products(x, y))
     costs, moved = kernels.stored(matrix), 4.0 * F * F
-    temperature = float(matrix[:64].std()) / 16
+    every = torch.arange(F, dtype=torch.int32, device=DEVICE)
     for operation, run in {
-        "reduced minima, stored": lambda: kernels.reduced_minima(costs, u, v),
-        "soft minima, stored": lambda: kernels.soft_minima(costs, u, v, temperature),
+        "tile minima, stored": lambda: tile_minima(matrix, every, u, v, STORED),
         "candidates k = 8, stored": lambda: kernels.candidates(costs, u, v, 8),
         "candidates k = 64, stored": lambda: kernels.candidates(costs, u, v, 64),
         "peer: torch.topk k = 8 of the rows, stored": lambda: matrix.topk(8, dim=1, largest=False),
@@ -223,7 +172,7 @@ def passes(bench: Bench, F: int, rates: dict[str, float], copy: float) -> None:
     pairs = torch.randint(0, F, (2, 2**18), device=DEVICE)
     wide = x.double(), y.double()
     bench.kernel(
-        "exact pairs, float64 rows",
+        "exact products, float64 rows",
         sizes,
         lambda: kernels.exact_products(*wide, *pairs, wide[0][0], wide[1][0]),
         moved=2.0 * 8 * K * 2**18,
@@ -318,7 +267,7 @@ def main() -> int:
         print("\n".join(f"left out: {what}" for what in bench.left_out))
         return 0
     print("gate:", torch.cuda.get_device_name() if DEVICE.type == "cuda" else "interpreted", flush=True)
-    gate()
+    gate(DEVICE)
     print("every kernel agrees with its reference")
     if options.gate:
         return 0

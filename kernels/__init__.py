@@ -1,23 +1,23 @@
-"""Everything that imports triton: passes over all pairs on a GPU, one folder an operation: reference, kernel, launch.
+"""Passes over all pairs in Triton kernels, on a GPU.
 
-A launcher takes `Costs`, made by `products` (rows, multiplied again in every pass) or `stored` (a matrix), checks what
-it is given, chooses tiles from one table, and raises `MatchError` for what cannot run. Nothing is tuned at import.
+`pairwise_cost` writes the costs of all pairs to memory, block by block, and `candidates` lists the cheapest pairs of
+every row and every column. Both take `Costs`: made by `products` from rows, which are multiplied again in every pass,
+or by `stored` from a matrix. `exact_products` computes listed pairs in float64, from the rows themselves.
+
+Each operation is a folder: `reference.py` specifies it, `kernel.py` has the Triton code, and `launch.py` checks the
+arguments, chooses a tile shape from one table, and raises `MatchError` for what cannot run. Nothing is tuned at import.
+Only this package imports triton.
 """
 
 from saematch.kernels.candidates.launch import candidates
-from saematch.kernels.candidates.reference import Lists
+from saematch.kernels.candidates.reference import CandidateLists
 from saematch.kernels.costs import Costs, is_interpreted, products, stored
-from saematch.kernels.exact_pairs.launch import exact_pairs, exact_products
-from saematch.kernels.pairs_below.launch import TooManyPairsError, pairs_below
+from saematch.kernels.exact_products.launch import exact_products
 from saematch.kernels.pairwise_cost.launch import pairwise_cost
 from saematch.kernels.precision import PRECISIONS, Precision, precision_named, split
-from saematch.kernels.reduced_minima.launch import reduced_minima
-from saematch.kernels.reduced_minima.reference import Minima
-from saematch.kernels.soft_minima.launch import soft_minima
-from saematch.kernels.tiles import Tile
+from saematch.kernels.tiles import TileShape
 
 __all__ = [
-    "PRECISIONS", "Costs", "Lists", "Minima", "Precision", "Tile", "TooManyPairsError", "candidates", "exact_pairs",
-    "exact_products", "is_interpreted", "pairs_below", "pairwise_cost", "precision_named", "products",
-    "reduced_minima", "soft_minima", "split", "stored",
+    "PRECISIONS", "CandidateLists", "Costs", "Precision", "TileShape", "candidates", "exact_products", "is_interpreted",
+    "pairwise_cost", "precision_named", "products", "split", "stored",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""What a pass looks at: the costs M of all pairs, as products of rows still to be made, or stored."""
+"""The costs that a pass works on: products of rows that are still to be made, or a stored matrix."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from saematch.errors import MatchError
 from saematch.kernels.precision import PRECISIONS, Precision, precision_named, split
 
-LARGEST = 2**31 - 2**10  # features: indices, up to the end of the last tile, are int32; offsets into memory int64
+LARGEST = 2**31 - 2**10  # features: indices, up to the end of the last tile, are int32; offsets into memory are int64
 GRID = (2**31 - 1, 2**16 - 1)  # programs of one launch along each axis, CUDA C++ guide, table 29
 
 
@@ -34,40 +34,33 @@ class Costs:
 
     @property
     def device(self) -> torch.device:
-        """Where the costs lie."""
+        """The device that holds the costs."""
         return self.left.device
 
     @property
     def is_stored(self) -> bool:
-        """Whether a pass reads them and makes nothing."""
+        """Whether the costs are a matrix in memory, so that a pass reads them instead of making products."""
         return self.right is None
 
     @property
-    def kind(self) -> str:
-        """What decides which tiles are quick."""
-        return "stored" if self.right is None else "ieee" if self.precision.is_proved else str(self.left.dtype)[6:]
-
-    def arguments(self) -> dict[str, Any]:
-        """The arguments of a kernel that are about M."""
-        right = self.left if self.right is None else self.right
-        strides = self.left.stride() if self.right is None else (self.left.stride(0), right.stride(0))
-        return {
-            "left_ptr": self.left,
-            "right_ptr": right,
-            "K": 0 if self.right is None else self.left.shape[1],
-            "stride_i": strides[0],
-            "stride_j": strides[1],
-            "STORED": self.right is None,
-            "PRECISION": self.precision.dot,
-            "UPCAST": is_interpreted(),
-        }
+    def operand(self) -> str:
+        """How rows are multiplied: "ieee" for float32 arithmetic, or the number type of a tensor-core operand."""
+        return "ieee" if self.precision.is_proved else str(self.left.dtype).removeprefix("torch.")
 
 
 def products(x: Tensor, y: Tensor, precision: str = "ieee") -> Costs:
-    """M_ij = <x_i, y_j> for float32 rows `x (F_A, K)` and `y (F_B, K)`, made again in every pass.
+    """Describe the costs M_ij = <x_i, y_j> for float32 rows `x (F_A, K)` and `y (F_B, K)`, made again in every pass.
 
-    Rows are finite, as `Precision.error` says. Raises `MatchError` unless these are float32 matrices of one width on
-    one device.
+    The rows must be finite, see `Precision.error`.
+
+    Examples:
+        >>> import torch
+        >>> from saematch import kernels
+        >>> kernels.products(torch.ones(3, 8), torch.ones(5, 8)).shape
+        (3, 5)
+
+    Raises:
+        MatchError: unless `x` and `y` are float32 matrices of one width on one device.
     """
     chosen = precision_named(precision)
     check_matrix(x, "x", torch.float32)
@@ -79,7 +72,7 @@ def products(x: Tensor, y: Tensor, precision: str = "ieee") -> Costs:
 
 
 def launch(kernel: Any, grid: tuple[int, ...], device: torch.device, **arguments: Any) -> None:
-    """Start a kernel where its tensors are: Triton takes the current device, which may be another.
+    """Start a kernel on the device of its tensors: Triton takes the current device, which may be another.
 
     Raises `MatchError` for more programs than CUDA starts at once.
     """
@@ -90,8 +83,9 @@ def launch(kernel: Any, grid: tuple[int, ...], device: torch.device, **arguments
 
 
 def stored(matrix: Tensor) -> Costs:
-    """M as a float32 `matrix (F_A, F_B)` of any strides, without NaN and -inf. Raises `MatchError` for anything else
-    that is no such matrix; entries are not looked at.
+    """Describe the costs M that are given as a float32 `matrix (F_A, F_B)` of any strides, without NaN and -inf.
+
+    The entries are not checked. Raises `MatchError` for an argument that is not such a matrix.
     """
     check_matrix(matrix, "matrix", torch.float32)
     check_device(matrix.device)
@@ -101,7 +95,7 @@ def stored(matrix: Tensor) -> Costs:
 def check_matrix(given: Tensor, name: str, *dtypes: torch.dtype) -> None:
     """Raise `MatchError` unless `given` is a dense matrix of one of the dtypes, with sizes that indices can hold."""
     if not isinstance(given, Tensor) or given.ndim != 2 or given.layout != torch.strided:
-        raise MatchError(f"{name} is {_what(given)}; expected a dense matrix")
+        raise MatchError(f"{name} is {_described(given)}; expected a dense matrix")
     _check_plain(given, name)
     if given.dtype not in dtypes:
         raise MatchError(f"{name} is {given.dtype}; expected {' or '.join(map(str, dtypes))}")
@@ -112,18 +106,19 @@ def check_matrix(given: Tensor, name: str, *dtypes: torch.dtype) -> None:
 def check_vector(given: Tensor, name: str, length: int, device: torch.device, dtype: torch.dtype) -> None:
     """Raise `MatchError` unless `given` is a vector `(length,)` of the dtype on the device."""
     if not isinstance(given, Tensor) or given.shape != (length,) or given.dtype != dtype:
-        raise MatchError(f"{name} is {_what(given)}; expected a {dtype} vector of {length:,}")
+        raise MatchError(f"{name} is {_described(given)}; expected a {dtype} vector of {length:,}")
     _check_plain(given, name)
     check_device(device, **{name: given})
 
 
 def _check_plain(given: Tensor, name: str) -> None:
-    if given.is_neg():  # the sign is not in memory, where a kernel reads
+    # The sign of such a view is not in the memory that a kernel reads.
+    if given.is_neg():
         raise MatchError(f"{name} is a view that torch negates as it reads it; give {name}.resolve_neg()")
 
 
 def check_device(device: torch.device, **tensors: Tensor) -> None:
-    """Raise `MatchError` unless all tensors lie on the device, and it is one that kernels run on."""
+    """Raise `MatchError` unless all tensors lie on the device, and kernels can run there."""
     for name, tensor in tensors.items():
         if tensor.device != device:
             raise MatchError(f"{name} lies on {tensor.device} and the costs on {device}; move one of them")
@@ -135,11 +130,14 @@ def check_device(device: torch.device, **tensors: Tensor) -> None:
 
 
 def check_rows(rows: Tensor | None, costs: Costs) -> Tensor:
-    """The rows of M that are asked for, int32: all unless given. Raises `MatchError` if there are no such rows."""
+    """Return the requested rows of M as int32: all rows if `rows` is None.
+
+    Raises `MatchError` for indices that are out of range or not integers.
+    """
     if rows is None:
         return torch.arange(costs.shape[0], dtype=torch.int32, device=costs.device)
     if not isinstance(rows, Tensor) or rows.ndim != 1 or rows.is_floating_point() or rows.dtype == torch.bool:
-        raise MatchError(f"rows is {_what(rows)}; expected a vector of indices")
+        raise MatchError(f"rows is {_described(rows)}; expected a vector of indices")
     check_device(costs.device, rows=rows)
     if len(rows) and not (int(rows.min()) >= 0 and int(rows.max()) < costs.shape[0]):
         raise MatchError(f"rows reach from {int(rows.min())} to {int(rows.max())}; there are {costs.shape[0]:,} rows")
@@ -147,13 +145,16 @@ def check_rows(rows: Tensor | None, costs: Costs) -> Tensor:
 
 
 def is_interpreted() -> bool:
-    """Whether kernels run in Triton's interpreter, which multiplies bfloat16 wrongly: it gets them as float32."""
-    from saematch.kernels.cost_tile import cost_tile
+    """Return whether kernels run in Triton's interpreter.
 
-    return type(cost_tile).__name__ == "InterpretedFunction"
+    The interpreter multiplies bfloat16 wrongly: kernels get the operands as float32 there.
+    """
+    from saematch.kernels.cost_tile import locate_tile
+
+    return type(locate_tile).__name__ == "InterpretedFunction"
 
 
-def _what(given: object) -> str:
+def _described(given: object) -> str:
     if isinstance(given, Tensor):
         return f"a {given.dtype} tensor {tuple(given.shape)} ({given.layout})"
     return f"a {type(given).__name__}"

@@ -34,7 +34,7 @@ def test_the_same_answer_with_the_same_proof(kind):
 @pytest.mark.parametrize("memory", [2**23, 2**30])
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_every_precision_finds_the_planted_optimum_and_says_what_it_rests_on(precision, memory, monkeypatch):
-    monkeypatch.setattr("saematch.cost.gpu.STRIPE_BYTES", 4 * 150 * 64)
+    monkeypatch.setattr("saematch.cost.gpu.ROW_BLOCK_BYTES", 4 * 150 * 64)
     x, y, planted = noisy_copy(150, 20, 0.3)
     found = sm.assign(x, y, backend="triton", precision=precision, memory=memory)
     np.testing.assert_array_equal(found.perm, planted)
@@ -44,7 +44,7 @@ def test_every_precision_finds_the_planted_optimum_and_says_what_it_rests_on(pre
 
 
 def test_matrix_free_is_the_stored_answer(monkeypatch):
-    monkeypatch.setattr("saematch.cost.gpu.STRIPE_BYTES", 4 * 90 * 33)
+    monkeypatch.setattr("saematch.cost.gpu.ROW_BLOCK_BYTES", 4 * 90 * 33)
     x, y = R(0).standard_normal((2, 90, 10))
     stored = KernelCost(x, y, CPU, memory=2**20)
     free = KernelCost(x, y, CPU, memory=0)
@@ -84,16 +84,6 @@ def test_floors_hold_for_rows_that_are_built_to_be_bad(precision):
     assert (scan.column_floors[:, 0] <= (M - prices).min(axis=0)).all()
 
 
-def test_soft_minima_are_those_of_torch():
-    x, y = R(4).standard_normal((60, 9)), R(5).standard_normal((70, 9))
-    prices, potentials = R(6).standard_normal(70) / 10, R(7).standard_normal(60) / 10
-    found, expected = (
-        each.soft_minima(prices, potentials, 0.05) for each in (KernelCost(x, y, CPU), DistanceCost(x, y, CPU))
-    )
-    for one, other in zip(found, expected, strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-5)  # float32 of numbers below 1, and 130 terms
-
-
 def test_a_device_without_room_for_the_products_is_said_to_be(monkeypatch):
     def full(*given):
         raise torch.OutOfMemoryError
@@ -116,7 +106,7 @@ def test_a_device_without_room_for_the_products_is_said_to_be(monkeypatch):
     assert attempts[:3] == [(True, 2**30), (False, 2**30), (False, 2**27)]
     assert set(attempts[3:]) <= {(False, 2**27)}
     assert found.stats["costs"] == (
-        "matrix-free (0.0 GB of products did not fit) (in smaller stripes: the device has little room)"
+        "matrix-free (0.0 GB of products did not fit) (in smaller row blocks: the device has little memory)"
     )
     np.testing.assert_array_equal(found.perm, planted)
     for operation in ("candidates", "exact_products", "split"):

@@ -168,21 +168,6 @@ def test_all_forms_answer_alike():
         np.testing.assert_array_equal(some.row_partners, scan.row_partners[[3, 40, 69]])
 
 
-def test_soft_minima_are_smooth_minima_over_all_pairs():
-    x, y = np.random.default_rng(0).standard_normal((2, 50, 9))
-    for name, cost in forms(x, y).items():
-        prices, potentials = np.random.default_rng(1).standard_normal((2, 50))
-        every = np.arange(50)
-        m = cost.block(every, every)
-        for temperature in (0.01, 1.0):
-            rows, columns = cost.soft_minima(prices, potentials, temperature)
-            for soft, reduced, axis in ((rows, m - prices, 1), (columns, m - potentials[:, None], 0)):
-                least = reduced.min(axis=axis)
-                total = np.exp(-(reduced - np.expand_dims(least, axis)) / temperature).sum(axis=axis)
-                truth = least - temperature * np.log(total)
-                np.testing.assert_allclose(soft, truth, atol=2e-5, err_msg=name)
-
-
 @pytest.mark.parametrize("offset", [0.0, 1e9])
 def test_float32_filter_never_hides_an_entry_of_a_matrix(offset):
     r = np.random.default_rng(0)

@@ -16,19 +16,20 @@ import pytest
 import torch
 
 from saematch import MatchError, kernels
-from saematch.kernels import PRECISIONS, Tile
+from saematch.kernels import PRECISIONS, TileShape
 from saematch.kernels import costs as costs_module
 from saematch.kernels.candidates import launch as candidates_launch
 from saematch.kernels.candidates.reference import candidates as candidates_reference
-from saematch.kernels.exact_pairs import reference as exact_reference
+from saematch.kernels.exact_products.reference import exact_products as exact_products_reference
+from saematch.kernels.pairs_below.launch import TooManyPairsError, pairs_below
 from saematch.kernels.pairs_below.reference import pairs_below as pairs_below_reference
 from saematch.kernels.pairwise_cost.reference import pairwise_cost as pairwise_cost_reference
-from saematch.kernels.reduced_minima import launch as minima_launch
-from saematch.kernels.reduced_minima.reference import reduced_minima as reduced_minima_reference
-from saematch.kernels.soft_minima import launch as soft_launch
-from saematch.kernels.soft_minima.reference import soft_minima as soft_minima_reference
+from saematch.kernels.tile_minima.launch import tile_minima
+from saematch.kernels.tile_minima.reference import tile_minima as tile_minima_reference
+from saematch.kernels.tiles import STORED, STORED_LISTING
 
-SMALL = Tile(16, 32, 16)
+SMALL = TileShape(16, 32, 16)
+THOUSANDS = {"capacity": 4_000, "most": 2**28, "tile": SMALL}
 # (F_A, F_B, K): one, a whole tile, one past it, odd, and K on either side of a multiple of 16
 SHAPES = [(1, 1, 1), (16, 32, 16), (17, 33, 17), (32, 64, 15), (35, 97, 70)]
 EMPTY = [(0, 5, 3), (5, 0, 3), (0, 0, 0), (4, 6, 0)]
@@ -68,11 +69,21 @@ def same(found, expected):
 
 def forms(x, y, precision="ieee"):
     """The same costs as products, stored, stored transposed, and as a part of something larger."""
-    M = x @ y.T
+    return [kernels.products(x, y, precision), *map(kernels.stored, matrices(x @ y.T))]
+
+
+def matrices(M):
+    """The same matrix as it is, transposed in memory, and as a part of something larger."""
     larger = torch.full((M.shape[0] + 3, 2 * M.shape[1] + 1), torch.nan)
     larger[2 : 2 + M.shape[0], 1::2] = M
-    part = larger[2 : 2 + M.shape[0], 1::2]
-    return [kernels.products(x, y, precision), *(kernels.stored(each) for each in (M, M.T.contiguous().T, part))]
+    return [M, M.T.contiguous().T, larger[2 : 2 + M.shape[0], 1::2]]
+
+
+def same_minima(matrix, M, rows, u, v, tile=SMALL):
+    """Both launcher and specification, of the matrix as it lies in memory and of its values."""
+    found = tile_minima(matrix, rows.int(), u, v, tile)
+    expected = tile_minima_reference(M, rows, u, v, tile.BLOCK_M, tile.BLOCK_N)
+    same(itertools.chain(*found), itertools.chain(*expected))
 
 
 @pytest.mark.parametrize("shape", SHAPES + EMPTY)
@@ -83,13 +94,13 @@ def test_whole_numbers_bit_for_bit(shape):
     row_limit, column_limit = integers(A, seed=5) - 4, integers(B, seed=6) - 4
     for costs in forms(x, y):
         same([kernels.pairwise_cost(costs, None, u, v, tile=SMALL)], [pairwise_cost_reference(M, every, u, v)])
-        found = kernels.reduced_minima(costs, u, v, tile=SMALL)
-        same(itertools.chain(*found), itertools.chain(*reduced_minima_reference(M, every, u, v)))
-        found = kernels.pairs_below(costs, u, v, row_limit, column_limit, tile=SMALL)
-        same(found, pairs_below_reference(M, every, u, v, row_limit, column_limit))
         for k in (1, 3):
             found = kernels.candidates(costs, u, v, k, column_limit, tile=SMALL)
             same(itertools.chain(*found), itertools.chain(*candidates_reference(M, every, u, v, k, column_limit)))
+    for matrix in matrices(M) if M.numel() else []:
+        same_minima(matrix, M, every, u, v)
+        found = pairs_below(matrix, every.int(), u, v, row_limit, column_limit, **THOUSANDS)
+        same(found, pairs_below_reference(M, every, u, v, row_limit, column_limit))
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -98,12 +109,15 @@ def test_whole_numbers_in_every_precision_and_the_default_tile(precision):
     M, every = x @ y.T, torch.arange(35)
     costs = kernels.products(x.T.contiguous().T, y[:, torch.arange(70)], precision)
     same([kernels.pairwise_cost(costs)], [M])
+    limit = torch.full((97,), -20.0)
     same(
-        itertools.chain(*kernels.reduced_minima(costs, u, v)),
-        itertools.chain(*reduced_minima_reference(M, every, u, v)),
+        itertools.chain(*kernels.candidates(costs, u, v, 5, limit)),
+        itertools.chain(*candidates_reference(M, every, u, v, 5, limit)),
     )
-    limits = torch.full((35,), -20.0), torch.full((97,), -20.0)
-    same(kernels.pairs_below(costs, u, v, *limits), pairs_below_reference(M, every, u, v, *limits))
+    same_minima(M, M, every, u, v, STORED)
+    limits = torch.full((35,), -20.0), limit
+    found = pairs_below(M, every.int(), u, v, *limits, capacity=4_000, most=2**28, tile=STORED_LISTING)
+    same(found, pairs_below_reference(M, every, u, v, *limits))
 
 
 def test_some_rows_in_any_order():
@@ -113,13 +127,11 @@ def test_some_rows_in_any_order():
     for costs in forms(x, y):
         same([kernels.pairwise_cost(costs, rows, tile=SMALL)], [M[rows]])
         same(
-            itertools.chain(*kernels.reduced_minima(costs, u[rows], v, rows, tile=SMALL)),
-            itertools.chain(*reduced_minima_reference(M, rows, u[rows], v)),
-        )
-        same(
             itertools.chain(*kernels.candidates(costs, u[rows], v, 2, rows=rows, tile=SMALL)),
             itertools.chain(*candidates_reference(M, rows, u[rows], v, 2, limit)),
         )
+    for matrix in matrices(M):
+        same_minima(matrix, M, rows, u[rows], v)
 
 
 def test_lines_that_are_kept_out():
@@ -127,31 +139,26 @@ def test_lines_that_are_kept_out():
     u[3], v[[0, 39]] = torch.inf, torch.inf
     M, every = x @ y.T, torch.arange(20)
     limits = torch.full((20,), torch.inf), torch.full((40,), -5.0)
+    for matrix in matrices(M):
+        same_minima(matrix, M, every, u, v)
+        found = pairs_below(matrix, every.int(), u, v, *limits, **THOUSANDS)
+        same(found, pairs_below_reference(M, every, u, v, *limits))
+    unlimited = torch.full((40,), torch.inf)
     for costs in forms(x, y):
-        rows, columns = kernels.reduced_minima(costs, u, v, tile=SMALL)
-        same((*rows, *columns), itertools.chain(*reduced_minima_reference(M, every, u, v)))
-        same(kernels.pairs_below(costs, u, v, *limits, tile=SMALL), pairs_below_reference(M, every, u, v, *limits))
-    everything_out = torch.full((40,), torch.inf)
-    rows, _ = kernels.reduced_minima(kernels.stored(M), u, everything_out, tile=SMALL)
-    assert (rows.where == -1).all()
+        found = kernels.candidates(costs, u, v, 3, tile=SMALL)
+        same(itertools.chain(*found), itertools.chain(*candidates_reference(M, every, u, v, 3, unlimited)))
+    rows, _ = kernels.candidates(kernels.stored(M), u, unlimited, 3, tile=SMALL)
+    assert (rows.indices == -1).all()
+    assert rows.values.isinf().all()
 
 
-def test_stripes_and_partial_sums_change_nothing(monkeypatch):
+def test_row_blocks_change_nothing():
     x, y, u, v = problem(100, 70, 12)
     costs = kernels.products(x, y)
-    whole = [kernels.reduced_minima(costs, u, v), kernels.candidates(costs, u, v, 5)]
-    smooth = kernels.soft_minima(costs, u, v, 1.0, tile=SMALL)
-    monkeypatch.setattr(minima_launch, "PARTIAL_BYTES", 1)
-    monkeypatch.setattr(soft_launch, "PARTIAL_BYTES", 1)
-    for each, stripe in ((costs, 4 * 70 * 13), (kernels.stored(x @ y.T), 4 * 70 * 3)):
-        pieces = [
-            kernels.reduced_minima(each, u, v, tile=SMALL),
-            kernels.candidates(each, u, v, 5, stripe_bytes=stripe, tile=SMALL),
-        ]
-        for one, other in zip(whole, pieces, strict=True):
-            same(itertools.chain(*one), itertools.chain(*other))
-    for one, other in zip(smooth, kernels.soft_minima(costs, u, v, 1.0, tile=SMALL), strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-13, atol=1e-13)  # float64 sums in another order
+    whole = kernels.candidates(costs, u, v, 5)
+    for each, block in ((costs, 4 * 70 * 13), (kernels.stored(x @ y.T), 4 * 70 * 3)):
+        pieces = kernels.candidates(each, u, v, 5, block_bytes=block, tile=SMALL)
+        same(itertools.chain(*whole), itertools.chain(*pieces))
 
 
 @pytest.mark.parametrize("k", [1, 20, 64])
@@ -167,13 +174,13 @@ def test_candidates_with_ties_by_the_thousand(k, kind, monkeypatch):
 
 
 def test_a_list_that_is_too_short_is_made_again():
-    M = reals(40, 50)
+    M, every = reals(40, 50), torch.arange(40)
     nothing = torch.zeros(40), torch.zeros(50)
     limits = torch.full((40,), 1.0), torch.full((50,), -torch.inf)
-    found = kernels.pairs_below(kernels.stored(M), *nothing, *limits, capacity=1, tile=SMALL)
-    same(found, pairs_below_reference(M, torch.arange(40), *nothing, *limits))
-    with pytest.raises(kernels.TooManyPairsError, match=r"1,\d\d\d pairs are below their limits, and 7 were allowed"):
-        kernels.pairs_below(kernels.stored(M), *nothing, *limits, capacity=1, most=7, tile=SMALL)
+    found = pairs_below(M, every.int(), *nothing, *limits, capacity=1, most=2**28, tile=SMALL)
+    same(found, pairs_below_reference(M, every, *nothing, *limits))
+    with pytest.raises(TooManyPairsError, match=r"1,\d\d\d pairs are below their limits, and 7 were allowed"):
+        pairs_below(M, every.int(), *nothing, *limits, capacity=1, most=7, tile=SMALL)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -230,10 +237,12 @@ def test_offsets_into_memory_are_as_wide_as_memory(tmp_path):
     same([made], [expected])
     for matrix in (view, view.T):
         rows, columns = (torch.zeros(length) for length in matrix.shape)
-        found = kernels.reduced_minima(kernels.stored(matrix), rows, columns, tile=SMALL)
         whole = x if matrix is view else x.T
-        expected = reduced_minima_reference(whole, torch.arange(len(whole)), rows, columns)
-        same(itertools.chain(*found), itertools.chain(*expected))
+        every = torch.arange(len(whole))
+        same_minima(matrix, whole, every, rows, columns)
+        limits = torch.full_like(rows, 2.0), torch.full_like(columns, -3.0)
+        found = pairs_below(matrix, every.int(), rows, columns, *limits, **THOUSANDS)
+        same(found, pairs_below_reference(whole, every, rows, columns, *limits))
     view.zero_()
     kernels.pairwise_cost(kernels.stored(x), None, torch.zeros(4), zeros, out=view, tile=SMALL)
     same([view], [x])
@@ -292,48 +301,28 @@ def test_parts_are_exact_in_their_arithmetic_and_add_up(precision):
         assert (mantissa == np.round(mantissa)).all()
 
 
-@pytest.mark.parametrize("temperature", [0.05, 1.0, 100.0])
-def test_soft_minima(temperature):
-    x, y = reals(35, 20, seed=1), reals(97, 20, seed=2)
-    u, v = reals(35, seed=3), reals(97, seed=4)
-    v[5] = torch.inf
-    M = x @ y.T
-    for costs in forms(x, y):
-        found = kernels.soft_minima(costs, u, v, temperature, tile=SMALL)
-        expected = soft_minima_reference(M, torch.arange(35), u, v, temperature)
-        # A rounding of M and of the sum with an offset, both below 32; and n + 2 of the sum of n powers, and of exp2.
-        tolerance = 2 * 32 * 2.0**-24 + temperature * (35 + 97) * 2.0**-23
-        for one, other in zip(found, expected, strict=True):
-            assert (one - other).abs().max() <= tolerance
-
-
-def test_soft_minima_of_nothing():
-    rows, columns = kernels.soft_minima(kernels.stored(torch.zeros(0, 3)), torch.zeros(0), torch.zeros(3), 1.0)
-    assert rows.shape == (0,)
-    assert torch.isinf(columns).all()
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("parts", [None, [5, 1, 14], [0, 20], [1] * 20])
-def test_exact_pairs(dtype, parts):
-    x, y = reals(30, 20, seed=1).to(dtype), reals(25, 20, seed=2).to(dtype).T.contiguous().T
+@pytest.mark.parametrize("width", [20, 16, 1])
+def test_exact_products(dtype, width):
+    x, y = reals(30, width, seed=1).to(dtype), reals(25, width, seed=2).to(dtype).T.contiguous().T
     rows, columns = torch.tensor([0, 29, 7, 7, 3]), torch.tensor([24, 0, 7, 8, 3])
-    ends = list(itertools.accumulate(parts or [20]))
-    found = kernels.exact_pairs(x, y, rows, columns, parts, block_k=16)
-    expected = exact_reference.exact_pairs(x, y, rows, columns, ends)
-    # Either sum is off by gamma(K + 2): all terms are positive.
-    torch.testing.assert_close(found, expected, rtol=2 * 22 * 2.0**-53, atol=0)
-    a, b = reals(20, seed=5).double(), reals(20, seed=6).double()
+    a, b = reals(width, seed=5).double(), reals(width, seed=6).double()
     found = kernels.exact_products(x, y, rows, columns, a, b, block_k=16)
-    expected = exact_reference.exact_products(x, y, rows, columns, a, b)
+    expected = exact_products_reference(x, y, rows, columns, a, b)
     size = (x[rows] - a).norm(dim=1) * (y[columns] - b).norm(dim=1)
-    assert ((found - expected).abs() <= 2 * 22 * 2.0**-53 * size).all()
+    # Either sum is off by gamma(K + 2).
+    assert ((found - expected).abs() <= 2 * (width + 2) * 2.0**-53 * size).all()
 
 
-def test_exact_pairs_of_none():
-    nobody = torch.zeros(0, dtype=torch.int64)
-    assert kernels.exact_pairs(reals(3, 4), reals(3, 4), nobody, nobody).shape == (0, 1)
-    assert kernels.exact_pairs(reals(3, 0), reals(3, 0), nobody + 0, nobody, []).shape == (0, 0)
+def test_exact_products_of_none():
+    none = torch.zeros(0, dtype=torch.int64)
+    for width in (4, 0):
+        centre = torch.zeros(width, dtype=torch.float64)
+        x = reals(3, width)
+        assert kernels.exact_products(x, x, none, none, centre, centre).shape == (0,)
+    no_columns = torch.zeros(0, dtype=torch.float64)
+    one = torch.zeros(1, dtype=torch.int64)
+    assert kernels.exact_products(x, x, one, one, no_columns, no_columns).tolist() == [0.0]
 
 
 def _set_default_dtype(stack):
@@ -365,16 +354,16 @@ SETTINGS = [_set_default_dtype, _set_matmul_precision, _allow_tf32, _autocast, _
 @pytest.mark.parametrize("change", SETTINGS)
 def test_a_hosts_settings_change_no_bit(change):
     x, y, u, v = reals(20, 30), reals(25, 30, seed=9), reals(20, seed=3), reals(25, seed=4)
+    stored, centre = reals(20, 25, seed=5), reals(30, seed=6).double()
 
     def everything():
         costs = kernels.products(x, y, "tf32x3")
         pairs = torch.arange(20)
         return [
             kernels.pairwise_cost(costs),
-            *itertools.chain(*kernels.reduced_minima(costs, u, v)),
             *itertools.chain(*kernels.candidates(costs, u, v, 3)),
-            *kernels.soft_minima(costs, u, v, 0.5),
-            kernels.exact_pairs(x, y, pairs, pairs),
+            *itertools.chain(*kernels.candidates(kernels.stored(stored), u, v, 3)),
+            kernels.exact_products(x, y, pairs, pairs, centre, centre),
         ]
 
     before = everything()
@@ -386,7 +375,8 @@ def test_a_hosts_settings_change_no_bit(change):
         assert one.dtype == other.dtype
 
 
-X, Y, ROW, COLUMN = reals(4, 3), reals(5, 3), torch.zeros(4), torch.zeros(5)
+X, Y, ROW, COLUMN, CENTRE = reals(4, 3), reals(5, 3), torch.zeros(4), torch.zeros(5), torch.zeros(3).double()
+FIRST, FIFTH = torch.tensor([0]), torch.tensor([5])
 NEGATED = torch.complex(reals(4, 4), reals(4, 4)).conj().imag  # its sign is not in memory
 BAD = {
     "x is torch.float64": lambda: kernels.products(X.double(), Y),
@@ -397,33 +387,35 @@ BAD = {
     "precision 'fp8' is not known": lambda: kernels.products(X, Y, "fp8"),
     "sides up to 2,147,482,624": lambda: kernels.stored(torch.zeros(1).expand(1, 2**31)),
     "k is 65": lambda: kernels.candidates(kernels.products(X, Y), ROW, COLUMN, 65),
-    "row_offset is a torch.float32 tensor": lambda: kernels.reduced_minima(kernels.products(X, Y), COLUMN, COLUMN),
-    "column_offset is a torch.float64": lambda: kernels.reduced_minima(kernels.products(X, Y), ROW, COLUMN.double()),
+    "row_offset is a torch.float32 tensor": lambda: kernels.candidates(kernels.products(X, Y), COLUMN, COLUMN, 1),
+    "column_offset is a torch.float64": lambda: kernels.candidates(kernels.products(X, Y), ROW, COLUMN.double(), 1),
     "rows reach from 0 to 4": lambda: kernels.pairwise_cost(kernels.products(X, Y), torch.arange(5)),
     "expected a vector of indices": lambda: kernels.pairwise_cost(kernels.products(X, Y), torch.ones(2)),
     "out is torch.float64": lambda: kernels.pairwise_cost(kernels.products(X, Y), out=torch.zeros(4, 5).double()),
     "k is 2.5": lambda: kernels.candidates(kernels.products(X, Y), ROW, COLUMN, 2.5),
     "out is a list": lambda: kernels.pairwise_cost(kernels.products(X, Y), out=[1]),
     "rows apart": lambda: kernels.pairwise_cost(kernels.products(X, Y), out=torch.zeros(1, 5).expand(4, 5)),
-    "capacity is -1": lambda: kernels.pairs_below(kernels.products(X, Y), ROW, COLUMN, ROW, COLUMN, capacity=-1),
-    "temperature is 'hot'": lambda: kernels.soft_minima(kernels.products(X, Y), ROW, COLUMN, "hot"),
-    "temperature is 1e-39": lambda: kernels.soft_minima(kernels.products(X, Y), ROW, COLUMN, 1e-39),
-    "x is a list": lambda: kernels.exact_pairs([[1.0]], Y, torch.tensor([0]), torch.tensor([0])),
-    "rows is a NoneType": lambda: kernels.exact_pairs(X, Y, None, torch.tensor([0])),
-    "temperature is 0": lambda: kernels.soft_minima(kernels.products(X, Y), ROW, COLUMN, 0),
-    "temperature is nan": lambda: kernels.soft_minima(kernels.products(X, Y), ROW, COLUMN, float("nan")),
-    "columns reach from 5 to 5": lambda: kernels.exact_pairs(X, Y, torch.tensor([0]), torch.tensor([5])),
-    "rows is a torch.int32": lambda: kernels.exact_pairs(X, Y, torch.tensor([0]).int(), torch.tensor([0])),
-    "parts are": lambda: kernels.exact_pairs(X, Y, torch.tensor([0]), torch.tensor([0]), [1, 1]),
-    "whole numbers that add up": lambda: kernels.exact_pairs(X, Y, torch.tensor([0]), torch.tensor([0]), [1.5, 1.5]),
+    "x is a list": lambda: kernels.exact_products([[1.0]], Y, FIRST, FIRST, CENTRE, CENTRE),
+    "rows is a NoneType": lambda: kernels.exact_products(X, Y, None, FIRST, CENTRE, CENTRE),
+    "columns reach from 5 to 5": lambda: kernels.exact_products(X, Y, FIRST, FIFTH, CENTRE, CENTRE),
+    "rows is a torch.int32": lambda: kernels.exact_products(X, Y, FIRST.int(), FIRST, CENTRE, CENTRE),
+    "a is a torch.float32": lambda: kernels.exact_products(X, Y, FIRST, FIRST, CENTRE.float(), CENTRE),
+    "b is a torch.float64": lambda: kernels.exact_products(X, Y, FIRST, FIRST, CENTRE, CENTRE[:2]),
     "matrix is a view that torch negates": lambda: kernels.stored(NEGATED),
     "row_constant is a view that torch negates": lambda: kernels.pairwise_cost(
         kernels.products(X, Y), row_constant=NEGATED[0]
     ),
-    "one launch takes": lambda: kernels.pairs_below(
-        kernels.stored(torch.zeros(1).expand(2**22, 2**22)), *[torch.zeros(1).expand(2**22)] * 4, capacity=1
+    "one launch takes": lambda: pairs_below(
+        torch.zeros(1).expand(2**22, 2**22),
+        torch.zeros(1).int().expand(2**22),
+        *[torch.zeros(1).expand(2**22)] * 4,
+        capacity=1,
+        most=1,
+        tile=SMALL,
     ),
-    "such rows have no distance": lambda: kernels.exact_pairs(X, Y[:, :2], torch.tensor([0]), torch.tensor([0])),
+    "rows of different width have no product": lambda: kernels.exact_products(
+        X, Y[:, :2], FIRST, FIRST, CENTRE, CENTRE
+    ),
 }
 
 
@@ -460,29 +452,33 @@ def test_what_is_launched_by_default_is_what_is_compiled_and_reported(monkeypatc
     launched = set()
 
     def recorded(kernel, grid, device, **given):
-        tile = Tile(**{name: given[name] for name in Tile._fields})
-        kind = "stored" if given["STORED"] else "ieee" if given["PRECISION"] == "ieee" else str(given["left_ptr"].dtype)
-        launched.add((kernel.fn.__name__.removesuffix("_kernel"), kind.removeprefix("torch."), tile))
+        operation = kernel.fn.__name__.removesuffix("_kernel")
+        if operation == "pairwise_cost":
+            operand = "ieee" if given["PRECISION"] == "ieee" else str(given["left_ptr"].dtype).removeprefix("torch.")
+        else:
+            operand = "stored"
+        tile = {name: given[name] for name in TileShape._fields if name in given}
+        launched.add((operation, operand, tuple(tile.items())))
         costs_module.launch(kernel, grid, device, **given)
 
-    for room in ("pairs_below", "pairwise_cost", "reduced_minima", "soft_minima"):
-        monkeypatch.setattr(importlib.import_module(f"saematch.kernels.{room}.launch"), "launch", recorded)
+    for folder in ("pairs_below", "pairwise_cost", "tile_minima"):
+        monkeypatch.setattr(importlib.import_module(f"saematch.kernels.{folder}.launch"), "launch", recorded)
     x, y = reals(70, 5), reals(65, 5)
     u, v = torch.zeros(70), torch.zeros(65)
     for costs in (kernels.stored(reals(70, 65)), *(kernels.products(x, y, name) for name in ("ieee", "tf32", "bf16"))):
         kernels.candidates(costs, u, v, 3)
-        kernels.reduced_minima(costs, u, v)
-        kernels.soft_minima(costs, u, v, 1.0)
-        kernels.pairs_below(costs, u, v, u - 9, v - 9)
         kernels.pairwise_cost(costs)
-    assert {operation for operation, _, _ in launched} == set(aot.PASSES)
-    for operation, kind, tile in launched:  # of the chip that the interpreter takes itself for
-        assert tile == aot.tile_for("sm_90", kind, operation == "pairs_below"), operation
+    compiled = {(each.operation, each.operand) for each in aot.variants() if not each.operation.startswith("exact")}
+    assert {(operation, operand) for operation, operand, _ in launched} == compiled
+    for operation, operand, tile in launched:  # of the chip that the interpreter takes itself for
+        shape = aot.tile_of(aot.Variant(operation, operand, "sm_90"))
+        assert dict(tile) == {name: value for name, value in shape._asdict().items() if name in dict(tile)}, operation
+        assert ("BLOCK_K" in dict(tile)) == (operation == "pairwise_cost")
 
 
 def test_every_kernel_compiles_for_every_chip_without_spills_and_within_its_limits(compiled):
     assert {row["chip"] for row in compiled} == {"sm_80", "sm_90", "sm_100"}
-    assert len({row["operation"] for row in compiled}) == 6
+    assert len({row["operation"] for row in compiled}) == 4
     for row in compiled:
         assert row["spilled"] == "0", row
         assert int(row["shared"]) <= {"sm_80": 163, "sm_90": 227, "sm_100": 227}[row["chip"]] * 1024, row

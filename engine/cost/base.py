@@ -296,19 +296,6 @@ class Cost(ABC):
                 yield tile
             self._kept = kept
 
-    def soft_minima(self, prices: Floats, potentials: Floats, temperature: float) -> tuple[Floats, Floats]:
-        """Pass over all pairs: -t log sum exp(-(.) / t) of M_ij - v_j over j, and of M_ij - u_i over i, in float32.
-
-        Smooth minima at `temperature` t, in the units of M, from below: they choose prices and prove nothing.
-        """
-        by_row, by_column = np.full(self.shape[0], -np.inf), np.full(self.shape[1], -np.inf)
-        v, u = (torch.from_numpy(each / temperature).float() for each in (prices, potentials))
-        for at, to, values in self._tiles(np.arange(self.shape[0])):
-            negated = torch.from_numpy(values) / -temperature
-            by_row[at] = np.logaddexp(by_row[at], (negated + v[to]).logsumexp(1).double().numpy())
-            by_column[to] = np.logaddexp(by_column[to], (negated + u[at][:, None]).logsumexp(0).double().numpy())
-        return -temperature * by_row, -temperature * by_column
-
     def row_minima(self, rows: Indices, prices: Floats, price_error: Floats) -> tuple[Indices, Floats]:
         """Where min_j M_ij - v_j of the listed rows is, and a proved lower bound for it, in float64.
 

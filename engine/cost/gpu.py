@@ -20,7 +20,7 @@ from saematch.numeric.rounding import Floats, Indices, Rows
 if TYPE_CHECKING:
     from saematch.kernels import Costs
 
-STRIPE_BYTES = 2**30  # of products at a time, where they are not kept
+ROW_BLOCK_BYTES = 2**30  # of products at a time, where they are not kept
 
 
 class KernelCost(DistanceCost):
@@ -31,7 +31,7 @@ class KernelCost(DistanceCost):
 
         self._kernels, self._precision = kernels, kernels.precision_named(precision)
         super().__init__(x, y, torch.device("cpu"), memory=memory)
-        self.device, self._stripe = device, STRIPE_BYTES
+        self.device, self._block_bytes = device, ROW_BLOCK_BYTES
         model = "" if self._precision.is_proved else ", trusting a model of how tensor cores round"
         self.precision = f"{precision} chooses, float64 proves{model}"
         self.backend = "triton, interpreted" if kernels.is_interpreted() else "triton"
@@ -67,8 +67,8 @@ class KernelCost(DistanceCost):
 
     @override
     def with_room(self, run: Callable[[], T]) -> T:
-        """After the products, the stripes become smaller."""
-        remedies = [self._let_go] * self.stored + [self._narrow] * (self._stripe == STRIPE_BYTES)
+        """After the products, the row blocks become smaller."""
+        remedies = [self._let_go] * self.stored + [self._narrow] * (self._block_bytes == ROW_BLOCK_BYTES)
         for remedy in remedies:
             # The remedy comes after the exception, which holds on to what did not fit.
             with suppress(torch.OutOfMemoryError):
@@ -77,8 +77,8 @@ class KernelCost(DistanceCost):
         return self._or_refuse(run)
 
     def _narrow(self) -> None:
-        self._stripe //= 8
-        self._notes += " (in smaller stripes: the device has little room)"
+        self._block_bytes //= 8
+        self._notes += " (in smaller row blocks: the device has little memory)"
 
     def _or_refuse(self, run: Callable[[], T]) -> T:
         try:
@@ -89,7 +89,7 @@ class KernelCost(DistanceCost):
             rows = sum(self.shape) * K * (self._x.rows.itemsize + parts)
             raise MatchError(
                 f"not enough memory on {self.device}: rows and their parts in {self._precision.name} take "
-                f'{rows / 1e9:.1f} GB, passes about {4 * self._stripe / 1e9:.1f} GB more; give backend="torch", a '
+                f'{rows / 1e9:.1f} GB, passes about {4 * self._block_bytes / 1e9:.1f} GB more; give backend="torch", a '
                 "precision of fewer parts, or a larger GPU"
             ) from error
 
@@ -108,16 +108,6 @@ class KernelCost(DistanceCost):
     def block(self, rows: Indices, columns: Indices) -> Floats:
         return self.with_room(lambda: super(KernelCost, self).block(rows, columns))
 
-    @override
-    def soft_minima(self, prices: Floats, potentials: Floats, temperature: float) -> tuple[Floats, Floats]:
-
-        def run() -> list[Tensor]:
-            u, v = (self._tensor(-each.astype(np.float32)) for each in (potentials, prices))
-            return [each.cpu() for each in self._kernels.soft_minima(self._costs, u, v, temperature)]
-
-        by_row, by_column = self.with_room(run)
-        return by_row.numpy(), by_column.numpy()
-
     def _cheapest(
         self,
         rows: Indices,
@@ -134,7 +124,7 @@ class KernelCost(DistanceCost):
                 k,
                 self._tensor(limit),
                 self._tensor(rows),
-                self._stripe,
+                self._block_bytes,
             )
             return [each.cpu().numpy() for lists in found for each in lists]
 

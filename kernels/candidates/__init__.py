@@ -1,1 +1,1 @@
-"""The cheapest of every row and column."""
+"""The k cheapest pairs of every row and every column."""

@@ -1,4 +1,4 @@
-"""What the pass computes."""
+"""The specification of the pass."""
 
 from typing import NamedTuple
 
@@ -6,8 +6,11 @@ import torch
 from torch import Tensor
 
 
-class Lists(NamedTuple):
-    """The cheapest of each line, ascending, and where they are; inf and -1 where a list is shorter than k."""
+class CandidateLists(NamedTuple):
+    """The cheapest pairs of each line, `(lines, k)`: ascending values, and the indices of their partners.
+
+    Where a list has fewer than k pairs, its other values are inf and their indices -1.
+    """
 
     values: Tensor
     indices: Tensor
@@ -15,18 +18,18 @@ class Lists(NamedTuple):
 
 def candidates(
     M: Tensor, rows: Tensor, row_offset: Tensor, column_offset: Tensor, k: int, column_limit: Tensor
-) -> tuple[Lists, Lists]:
-    """The k cheapest of each listed row by M_ij + column_offset_j, and of each column by M_ij + row_offset_i.
+) -> tuple[CandidateLists, CandidateLists]:
+    """Return the k cheapest of each listed row by M_ij + column_offset_j, and of each column by M_ij + row_offset_i.
 
-    Columns list only what is below `column_limit (F_B,)`. Ties go to the first.
+    Columns list only pairs below `column_limit (F_B,)`. Among equal pairs the one with the lowest index comes first.
     """
     M = M[rows.long()]
     by_column = (M + row_offset[:, None]).T
     return _first(M + column_offset, k), _first(torch.where(by_column < column_limit[:, None], by_column, torch.inf), k)
 
 
-def _first(values: Tensor, k: int) -> Lists:
+def _first(values: Tensor, k: int) -> CandidateLists:
     padded = torch.nn.functional.pad(values, (0, k), value=torch.inf)
     ordered, order = padded.sort(dim=1, stable=True)
     ordered, order = ordered[:, :k], order[:, :k]
-    return Lists(ordered, order.masked_fill(ordered.isinf(), -1))
+    return CandidateLists(ordered, order.masked_fill(ordered.isinf(), -1))

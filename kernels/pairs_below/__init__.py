@@ -1,1 +1,1 @@
-"""All pairs below a bound."""
+"""All pairs that are below a limit, as a list."""

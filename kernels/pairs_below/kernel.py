@@ -1,15 +1,14 @@
-"""The pairs of a tile below their row's or their column's limit, appended to one list."""
+"""Append the pairs of a tile that are below the limit of their row or of their column to one list."""
 
 import triton
 import triton.language as tl
 
-from saematch.kernels.cost_tile import cost_tile, tile_of
+from saematch.kernels.cost_tile import load_tile, locate_tile
 
 
 @triton.jit
 def pairs_below_kernel(
-    left_ptr,
-    right_ptr,
+    matrix_ptr,
     rows_ptr,
     row_offset_ptr,
     column_offset_ptr,
@@ -21,40 +20,17 @@ def pairs_below_kernel(
     values_ptr,
     M,
     N,
-    K,
     stride_i,
     stride_j,
     capacity,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
-    BLOCK_K: tl.constexpr,
     GROUP: tl.constexpr,
-    STORED: tl.constexpr,
-    PRECISION: tl.constexpr,
-    UPCAST: tl.constexpr,
 ):
-    pid_m, pid_n = tile_of(tl.program_id(0), tl.cdiv(M, BLOCK_M), tl.cdiv(N, BLOCK_N), GROUP)
-    offs_m = pid_m * BLOCK_M + tl.arange(0, BLOCK_M)
-    offs_n = pid_n * BLOCK_N + tl.arange(0, BLOCK_N)
-    mask_m, mask_n = offs_m < M, offs_n < N
+    _, _, offs_m, offs_n, mask_m, mask_n, rows = locate_tile(rows_ptr, M, N, BLOCK_M, BLOCK_N, GROUP)
     valid = mask_m[:, None] & mask_n[None, :]
-    rows = tl.load(rows_ptr + tl.minimum(offs_m, M - 1))
-    tile = cost_tile(
-        left_ptr,
-        right_ptr,
-        rows,
-        tl.minimum(offs_n, N - 1),
-        valid,
-        K,
-        stride_i,
-        stride_j,
-        BLOCK_M,
-        BLOCK_N,
-        BLOCK_K,
-        STORED,
-        PRECISION,
-        UPCAST,
-    )
+    tile = load_tile(matrix_ptr, rows, offs_n, valid, stride_i, stride_j)
+
     column_offset = tl.load(column_offset_ptr + offs_n, mask=mask_n, other=0.0)[None, :]
     row_offset = tl.load(row_offset_ptr + offs_m, mask=mask_m, other=0.0)[:, None]
     row_limit = tl.load(row_limit_ptr + offs_m, mask=mask_m, other=0.0)[:, None]
@@ -64,11 +40,13 @@ def pairs_below_kernel(
     below |= (tile + row_offset <= column_limit) & (row_offset < inf)
     below &= valid
     hits = below.to(tl.int32)
-    if tl.max(hits) > 0:  # most tiles have none
-        in_row = tl.sum(hits, axis=1).to(tl.int64)  # one atomic a row; there may be more than 2^31 pairs in all
+
+    # Most tiles have no such pair. One atomic operation per row reserves its slots: more than 2^31 pairs are possible.
+    if tl.max(hits) > 0:
+        in_row = tl.sum(hits, axis=1).to(tl.int64)
         first = tl.atomic_add(count_ptr + tl.zeros_like(in_row), in_row, mask=in_row > 0)
         slots = first[:, None] + tl.cumsum(hits, axis=1) - hits
-        kept = below & (slots < capacity)
-        tl.store(places_ptr + slots, tl.broadcast_to(offs_m[:, None], (BLOCK_M, BLOCK_N)), mask=kept)
-        tl.store(columns_ptr + slots, tl.broadcast_to(offs_n[None, :], (BLOCK_M, BLOCK_N)), mask=kept)
-        tl.store(values_ptr + slots, tile, mask=kept)
+        fits = below & (slots < capacity)
+        tl.store(places_ptr + slots, tl.broadcast_to(offs_m[:, None], (BLOCK_M, BLOCK_N)), mask=fits)
+        tl.store(columns_ptr + slots, tl.broadcast_to(offs_n[None, :], (BLOCK_M, BLOCK_N)), mask=fits)
+        tl.store(values_ptr + slots, tile, mask=fits)

@@ -1,4 +1,4 @@
-"""What the pass computes."""
+"""The specification of the pass."""
 
 import torch
 from torch import Tensor
@@ -7,9 +7,9 @@ from torch import Tensor
 def pairs_below(
     M: Tensor, rows: Tensor, row_offset: Tensor, column_offset: Tensor, row_limit: Tensor, column_limit: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """All pairs with M_ij + column_offset_j <= row_limit_i or M_ij + row_offset_i <= column_limit_j, and their M.
+    """List all pairs with M_ij + column_offset_j <= row_limit_i or M_ij + row_offset_i <= column_limit_j.
 
-    Row by row, as places in `rows`, and columns.
+    Returns places in `rows`, columns, and the M of the pairs, row by row.
     """
     M = M[rows.long()]
     by_row = (M + column_offset <= row_limit[:, None]) & torch.isfinite(column_offset)

@@ -1,1 +1,1 @@
-"""Costs of all pairs, stored."""
+"""The costs of all pairs, written to memory."""

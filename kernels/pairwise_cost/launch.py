@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from saematch.errors import MatchError
-from saematch.kernels.costs import Costs, check_device, check_matrix, check_rows, check_vector, launch
+from saematch.kernels.costs import Costs, check_device, check_matrix, check_rows, check_vector, is_interpreted, launch
 from saematch.kernels.pairwise_cost.kernel import pairwise_cost_kernel
-from saematch.kernels.tiles import Tile, default_tile
+from saematch.kernels.tiles import TileShape, default_tile
 
 
 def pairwise_cost(
@@ -17,15 +17,24 @@ def pairwise_cost(
     row_constant: Tensor | None = None,
     column_constant: Tensor | None = None,
     out: Tensor | None = None,
-    tile: Tile | None = None,
+    tile: TileShape | None = None,
 ) -> Tensor:
-    """M_ij + p_i + q_j in float32, `(R, F_B)`, for all rows or the listed ones; the constants are 0 unless given.
+    """Return M_ij + p_i + q_j in float32, `(R, F_B)`.
 
-    With p_i = |x_i|^2 and q_j = |y_j|^2 and M = <-2 x_i, y_j> these are squared distances. The product is off by
-    at most `Precision.error(K)` |x_i| |y_j|, each of the two sums by a rounding. Written into `out`, whose rows may be
-    apart, if it is given.
+    With p_i = |x_i|^2, q_j = |y_j|^2 and M = <-2 x_i, y_j>, the results are the squared distances of all rows: for
+    folded weights as rows, the costs that are matched. The error of the product is at most `Precision.error(K)` |x_i|
+    |y_j|; each of the two sums adds one rounding.
 
-    Raises `MatchError` for arguments of another shape, type or device.
+    Args:
+        costs: M, made by `products`, or by `stored`.
+        rows: indices of rows of M, `(R,)`; all rows unless given.
+        row_constant: p, float32 `(R,)`; 0 unless given.
+        column_constant: q, float32 `(F_B,)`; 0 unless given.
+        out: a float32 matrix to write to, whose rows may be apart in memory; a new one unless given.
+        tile: the tile shape; the default of the device unless given.
+
+    Raises:
+        MatchError: for arguments of another shape, type or device.
     """
     rows = check_rows(rows, costs)
     size = (len(rows), costs.shape[1])
@@ -42,20 +51,29 @@ def pairwise_cost(
     check_device(device, out=out)
     if 0 in size:
         return out
-    chosen = tile or default_tile(device, costs.kind)
+    # A stored matrix needs no product, and no kernel.
+    if costs.right is None:
+        return out.copy_(costs.left.detach()[rows.long()]).add_(p[:, None]).add_(q)
+    chosen = tile or default_tile(device, costs.operand)
     grid = (-(-size[0] // chosen.BLOCK_M) * -(-size[1] // chosen.BLOCK_N),)
     launch(
         pairwise_cost_kernel,
         grid,
         device,
-        **costs.arguments(),
+        left_ptr=costs.left,
+        right_ptr=costs.right,
         rows_ptr=rows,
         row_constant_ptr=p.contiguous(),
         column_constant_ptr=q.contiguous(),
         out_ptr=out,
         M=size[0],
         N=size[1],
+        K=costs.left.shape[1],
+        stride_i=costs.left.stride(0),
+        stride_j=costs.right.stride(0),
         stride_om=out.stride(0),
+        PRECISION=costs.precision.dot,
+        UPCAST=is_interpreted(),
         **chosen.arguments(),
     )
     return out

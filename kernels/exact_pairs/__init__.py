@@ -1,1 +1,0 @@
-"""Float64 values of listed pairs."""

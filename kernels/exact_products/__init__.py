@@ -1,0 +1,1 @@
+"""Products of listed pairs of rows in float64."""

@@ -1,1 +1,0 @@
-"""The two smallest of every row and column."""

@@ -1,1 +1,0 @@
-"""Smooth minima of every row and column."""

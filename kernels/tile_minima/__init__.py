@@ -1,0 +1,1 @@
+"""The two smallest entries of every row and every column of each tile."""
