@@ -31,7 +31,7 @@ def measure(folder: Path) -> None:
     rounds = graded.stats["rounds"]
     held = peak + x.nbytes + y.nbytes
     row = append("hard synthetic: certify, float64 rows", sizes, [seconds], peak_bytes=held, rounds=rounds)
-    matrix, rounding = FEATURES**2 * 4, graded.error / graded.scale
+    matrix, rounding = FEATURES**2 * 4, graded.rounding_error / graded.gain
     print(f"certify the identity, F = {FEATURES:,}, K = {x.shape[1]:,}, rows in {x.dtype}:")
     print(f"  peak memory above imports and rows  {peak / 1e6:.0f} MB; the full cost matrix: {matrix / 1e6:.0f} MB")
     print(f"  seconds                             {row['p50']:.1f}; {rounds} passes over all pairs")

@@ -24,6 +24,7 @@ from playwright.sync_api import Page, sync_playwright
 from record import append, peak_bytes
 
 import saematch as sm
+from saematch.matching.files import scalars
 from saematch.report import Contents, Server, write_report
 from saematch.runs.folder import RunFolder
 from saematch.runs.pipeline import Outcome
@@ -121,7 +122,7 @@ def made_up_run(folder: Path, layers: int, features: int) -> None:
                     "target": pair[1],
                     "inputs": [about, about],
                     "seconds": 1.0,
-                    **matching.scalars(),
+                    **scalars(matching),
                     "random_cost": None,
                     "stats": {},
                 },

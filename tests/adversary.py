@@ -648,7 +648,7 @@ def _check_claims(given: Given, truth: Truth, answer: sm.Matching, found: Findin
         return
     objective = truth.objective(perm)
     gap = objective - truth.optimum
-    claimed = Fraction(answer.gap) + Fraction(answer.error)
+    claimed = Fraction(answer.gap) + Fraction(answer.rounding_error)
     if gap < 0:
         found.wrong.append(f"{door}: less than the optimum: not a matching as asked for")
     if gap > claimed:
@@ -698,12 +698,12 @@ def _other_answers(perm: list[int], given: Given, r: np.random.Generator) -> Ite
 def _check_margins(given: Given, truth: Truth, best: sm.Matching, found: Findings, precise: bool) -> None:
     assert truth.optimum is not None
     try:
-        bound, tied = best.margin.tolist(), best.tied.tolist()
-        values = best.exact_margin(range(len(bound))).tolist()
+        bound, tied = best.margins().bound.tolist(), best.margins().tied.tolist()
+        values = best.margins().exact(range(len(bound))).tolist()
     except sm.MatchError as error:
         found.wrong.append(f"margins of a certified matching are refused: {error}")
         return
-    slack = Fraction(best.gap) + Fraction(best.error)
+    slack = Fraction(best.gap) + Fraction(best.rounding_error)
     paid = sum((abs(truth.costs[i][j] or 0) for i, j in enumerate(best.perm.tolist()) if j >= 0), Fraction(0))
     for i, j in enumerate(best.perm.tolist()):
         other = Truth.of(given, without=(i, j)).optimum
@@ -714,17 +714,17 @@ def _check_margins(given: Given, truth: Truth, best: sm.Matching, found: Finding
             found.wrong.append(f"margin[{i}] is {bound[i]!r}, exactly {float(margin)!r}")
         # Where pairs are forbidden, a value may be given as at least.
         if not math.isfinite(values[i]):
-            found.wrong.append(f"exact_margin([{i}]) is {values[i]!r}, exactly {float(margin)!r}")
+            found.wrong.append(f"margins().exact([{i}]) is {values[i]!r}, exactly {float(margin)!r}")
             continue
         if Fraction(values[i]) > margin * (1 + TOLERANCE) + slack + Fraction(1, 10**12) * paid:
-            found.wrong.append(f"exact_margin([{i}]) is {values[i]!r}, exactly {float(margin)!r}")
+            found.wrong.append(f"margins().exact([{i}]) is {values[i]!r}, exactly {float(margin)!r}")
         forbids = any(cost is None for row in truth.costs for cost in row)
         if (
             precise
             and not forbids
             and Fraction(values[i]) < margin * (1 - 10**5 * TOLERANCE) - slack - Fraction(1, 10**12) * paid
         ):
-            found.wrong.append(f"exact_margin([{i}]) is {values[i]!r}, and exactly {float(margin)!r}")
+            found.wrong.append(f"margins().exact([{i}]) is {values[i]!r}, and exactly {float(margin)!r}")
         if margin == 0 and not tied[i]:
             found.wrong.append(f"feature {i} is tied and not called so")
 

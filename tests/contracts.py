@@ -88,15 +88,15 @@ def assert_proved_optimal(matching, x, y, max_cost=None, beyond_float64=False):
     # Of the oracle itself, which adds up constants that the proof never sees, and of prices, which hold them.
     rounding = 1e-13 * (costs.sum() + (n + m) * (max_cost or 0.0) + (np.asarray(y, dtype=np.float64) ** 2).sum())
     # What is ordinary can be measured in ways that differ by some factor.
-    if beyond_float64 and matching.error > min(OPTIMUM * scale, BLUR * ordinary(costs) / 10):
+    if beyond_float64 and matching.rounding_error > min(OPTIMUM * scale, BLUR * ordinary(costs) / 10):
         assert matching.status in ("unproved", "optimal")
-        rounding += matching.error
+        rounding += matching.rounding_error
     else:
         assert matching.certified
         assert matching.status == "optimal"
     assert abs(matching.objective - optimum) <= OPTIMUM * scale + rounding
     assert matching.lower_bound <= optimum + rounding
-    assert matching.gap >= 0 <= matching.error
+    assert matching.gap >= 0 <= matching.rounding_error
     dual = dual_bound(costs, matching.prices.numpy(), *free)
     if max_cost is not None and max_cost >= costs.max(initial=0.0):  # then nobody of the smaller side stays free
         without = dual_bound(costs, matching.prices.numpy(), 0.0 if n > m else np.inf, 0.0 if m > n else np.inf)

@@ -271,7 +271,7 @@ def test_permutations_that_are_refused(name):
 
 def test_features_whose_margins_are_asked_for():
     matching = sm.assign(X, Y)
-    expected = matching.exact_margin([1, 3]).tolist()
+    expected = matching.margins().exact([1, 3]).tolist()
     some = np.isin(np.arange(F), [1, 3])
     for features in (
         np.array([1, 3], np.uint8),
@@ -282,7 +282,7 @@ def test_features_whose_margins_are_asked_for():
         some.tolist(),
         np.ma.array([1, 3]),
     ):
-        assert matching.exact_margin(features).tolist() == expected
+        assert matching.margins().exact(features).tolist() == expected
     for features in (
         np.ma.array([1, 3], mask=[0, 1]),
         *(made([1, 3], [0, 1]) for made in OTHER_MASKS.values()),
@@ -293,7 +293,7 @@ def test_features_whose_margins_are_asked_for():
         masked_tensor(torch.tensor([1.0, 3]), torch.tensor([True, False])),
     ):
         with pytest.raises(sm.MatchError, match="features"):
-            matching.exact_margin(features)
+            matching.margins().exact(features)
 
 
 SAE = made_up()

@@ -173,7 +173,7 @@ def test_the_cheapest_wrong_swap_is_rejected_with_its_true_excess(name):
     assert graded.status == "suboptimal"
     assert graded.gap == pytest.approx(excess, rel=1e-6)
     assert graded.lower_bound == pytest.approx(
-        graded.objective - excess, abs=1e-9 * graded.scale + 1e-13 * graded.objective
+        graded.objective - excess, abs=1e-9 * graded.gain + 1e-13 * graded.objective
     )
 
 

@@ -23,7 +23,7 @@ from saematch.evaluation import StoredActivations, evaluate
 from saematch.evaluation.endpoint import EndpointJudge
 from saematch.evaluation.meaning import read_grades
 from saematch.evaluation.texts import Texts
-from saematch.matching.result import read_permutation
+from saematch.matching.files import read_permutation
 from saematch.report import Contents
 from saematch.sources import search
 from saes import (

@@ -27,7 +27,7 @@ def test_every_command_and_door_has_its_reference(site):
     commands = (site / "commands" / "index.html").read_text()
     assert set(re.findall(r'<h2 id="saematch-(\w+)"', commands)) == set(COMMANDS)
     reference = (site / "python" / "index.html").read_text()
-    for name in ("load_layers", "match", "Matching.margin", "Chain.path", "SAE.save"):
+    for name in ("load_layers", "match", "Matching.margins", "Chain.path", "SAE.save"):
         assert f'id="saematch.{name}"' in reference
 
 

@@ -137,7 +137,7 @@ def test_margins_of_what_came_from_another_process_notice_that_inputs_changed():
         chain = sm.match_layers(saes, executor=executor)
     saes[1].W_dec.mul_(3)
     with pytest.raises(sm.MatchError, match="have changed since they were matched"):
-        _ = chain[0, 1].margin
+        _ = chain[0, 1].margins().bound
 
 
 def test_an_executor_that_is_none_is_refused(model):

@@ -59,7 +59,7 @@ def test_findings_add_up(run):
     costs[np.arange(12), perm] = np.inf
     np.testing.assert_array_equal(found["runner_up"], costs.argmin(axis=1))
     np.testing.assert_allclose(found["runner_up_cost"], costs.min(axis=1), rtol=1e-12)
-    np.testing.assert_array_equal(found["margin"], chain[1, 2].margin)
+    np.testing.assert_array_equal(found["margin"], chain[1, 2].margins().bound)
 
 
 def test_csv_and_parquet_hold_the_same(run, tmp_path):

@@ -27,7 +27,7 @@ def other_doors():
     sae.fold().check_finite()
     chain = sm.match_layers({8: layers[8], 9: layers[9], 10: layers[10]})
     assert len(chain) == 2 and not chain.failures
-    assert float(chain[8, 9].margin.min()) >= 0
+    assert float(chain[8, 9].margins().bound.min()) >= 0
 
 def in_child(function, *arguments):
     child = os.fork()

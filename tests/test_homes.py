@@ -14,7 +14,7 @@ from saematch.cli.main import main
 from saematch.evaluation import StoredActivations, evaluate, read_explanations
 from saematch.evaluation.meaning import read_grades
 from saematch.evaluation.texts import Texts
-from saematch.matching.result import read_permutation
+from saematch.matching.files import read_permutation
 from saematch.report import Contents, write_report
 from saematch.sources.address import Address
 from saematch.storage.folders import local_path

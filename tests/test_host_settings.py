@@ -148,7 +148,7 @@ def test_a_pair_is_matched_alike(under, setting, tmp_path):
                 "targets": m.unmatched_targets,
             }
             if kind in ("rows", "cost", "partial"):
-                here |= {"margin": m.margin, "tied": m.tied, "exact": m.exact_margin(some)}
+                here |= {"margin": m.margins().bound, "tied": m.margins().tied, "exact": m.margins().exact(some)}
             found |= {f"{kind} {part}": each for part, each in here.items()}
         return found
 

@@ -95,7 +95,8 @@ class Findings:
             columns[part] = squared_distances(x, y, perm)
         columns["cosine"] = row_cosines(a.decoder, b.decoder, perm)
         if self.margins and matching.certified:
-            columns |= {"margin": matching.margin.numpy(), "tied": matching.tied.numpy(), **_runners_up(a, b, perm)}
+            margins = matching.margins()
+            columns |= {"margin": margins.bound.numpy(), "tied": margins.tied.numpy(), **_runners_up(a, b, perm)}
         return columns
 
     def expected(self) -> list[str]:

@@ -3,6 +3,6 @@
 from saematch.assignment.baselines import BASELINES
 from saematch.assignment.certificate import TOLERANCE, Certificate, Solution
 from saematch.assignment.column_generation import Round, solve
-from saematch.assignment.margins import Margins
+from saematch.assignment.margins import MarginSearch
 
-__all__ = ["BASELINES", "TOLERANCE", "Certificate", "Margins", "Round", "Solution", "solve"]
+__all__ = ["BASELINES", "TOLERANCE", "Certificate", "MarginSearch", "Round", "Solution", "solve"]

@@ -23,29 +23,29 @@ TOLERANCE = (
 class Certificate:
     """How far a matching can be from the optimum, in units of the cost.
 
-    `gap` is its excess over what the prices prove and `error` bounds the rounding of `gap`. `scale` is R - lower bound,
-    R the cost of a random pairing, or of none if that is less: what matching can gain at all, 0.0 where that is no more
-    than rounding.
+    `gap` is its excess over what the prices prove and `rounding_error` bounds the rounding of `gap`. `gain` is R -
+    lower bound, R the cost of a random pairing, or of none if that is less: what matching can gain at all, 0.0 where
+    that is no more than rounding.
     `within_rounding` says that the search was finished, that the gap and its rounding are a trace of what the answer
     costs, that no feature's share of the gap is more than its rounding, that this is at most `BLUR` of what ordinary
-    pairs differ by, and, where the scale is 0.0, the gap a trace of it: next to an outlier, or an outsized `max_cost`,
-    the scale alone would hide the losses of all other features.
+    pairs differ by, and, where the gain is 0.0, the gap a trace of it: next to an outlier, or an outsized `max_cost`,
+    the gain alone would hide the losses of all other features.
 
     A matching is proved optimal where its gap is no more than its own rounding, and both together are no more than
-    `TOLERANCE` of the scale: a gap that rounding does not explain is one, however small. Where both are 0, every other
-    pair was found to cost more than rounding can explain, and the matching is the optimum whatever the scale.
+    `TOLERANCE` of the gain: a gap that rounding does not explain is one, however small. Where both are 0, every other
+    pair was found to cost more than rounding can explain, and the matching is the optimum whatever the gain.
     """
 
     gap: float
-    error: float
-    scale: float
+    rounding_error: float
+    gain: float
     within_rounding: bool
 
     @property
     def certified(self) -> bool:
         """Whether the matching is proved optimal."""
-        small = self.gap + self.error <= TOLERANCE * self.scale or self.scale == 0
-        return self.within_rounding and small and self.gap <= self.error
+        small = self.gap + self.rounding_error <= TOLERANCE * self.gain or self.gain == 0
+        return self.within_rounding and small and self.gap <= self.rounding_error
 
 
 @dataclass(frozen=True)
@@ -151,22 +151,22 @@ class Solution:
         if _is_constant(cost, free):
             return Certificate(gap, error, 0.0, True)
         paid, simple_gap, simple_error = _simple_proof(cost, free, permutation, gap + error)
-        scale = self._scale(cost, free, permutation, gap, error)
+        gain = self._gain(cost, free, permutation, gap, error)
         # Settled prices may leave an edge cheaper than its row's by a few roundings of other numbers on its path.
         errors = (most - excess) * (cost.scale / reduced.scale)
         slack = np.maximum(4 * errors, TOLERANCE * cost.ordinary)
         size = cost.ordinary * min(cost.shape) or float(np.abs(self.prices).max(initial=0.0))
-        hidden = scale == 0 and gap + error > TOLERANCE * size / cost.scale
+        hidden = gain == 0 and gap + error > TOLERANCE * size / cost.scale
         hidden |= cost.ordinary > 0 and float(errors.max(initial=0.0)) > BLUR * cost.ordinary
         hidden |= gap + error > TOLERANCE * paid
         shares = excess * (cost.scale / reduced.scale)
         within = self.settled and bool((shares <= slack).all()) and not hidden
-        found = Certificate(gap, error, scale, within or gap + error == 0)
+        found = Certificate(gap, error, gain, within or gap + error == 0)
         if simple_gap + simple_error < gap + error and not found.certified:
-            return Certificate(simple_gap, simple_error, scale, simple_gap + simple_error == 0)
+            return Certificate(simple_gap, simple_error, gain, simple_gap + simple_error == 0)
         return found
 
-    def _scale(self, cost: Cost, free: Free, permutation: Indices, gap: float, error: float) -> float:
+    def _gain(self, cost: Cost, free: Free, permutation: Indices, gap: float, error: float) -> float:
         """What matching can gain at all, 0.0 where that is no more than rounding."""
         rows = np.nonzero(permutation >= 0)[0]
         columns = permutation[rows]

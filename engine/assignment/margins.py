@@ -35,7 +35,7 @@ class Listed(NamedTuple):
     new: bool
 
 
-class Margins:
+class MarginSearch:
     """The margins of an optimal `permutation`, in units of the cost, by the costs of all pairs.
 
     The margin of row i is the cheapest alternating cycle through i: what is lost at least if i and others exchange

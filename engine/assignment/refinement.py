@@ -53,7 +53,7 @@ def refined(
         for moved in (correction, central):
             found, doubtful = step.proof(solution, permutation, moved, seen)
             new = found.grade(cost, free, found.permutation)
-            if new.certified or new.gap + new.error < certificate.gap + certificate.error:
+            if new.certified or new.gap + new.rounding_error < certificate.gap + certificate.rounding_error:
                 best, certificate = found, new
             if certificate.certified:
                 return best

@@ -161,7 +161,9 @@ class EventLog:
         if event.round is not None:
             entry |= {"pass": event.round.number, "edges": event.round.edges, "gap": event.round.certificate.gap}
         if event.matching is not None:
-            entry |= {**event.matching.scalars(), "seconds": event.seconds}
+            from saematch.matching.files import scalars
+
+            entry |= {**scalars(event.matching), "seconds": event.seconds}
         if event.error is not None:
             entry["error"] = event.error
         with refusals("cannot be written", self._path, OSError):

@@ -76,16 +76,18 @@ def print_proof(matching: Matching) -> None:
 
 def matching_as_json(matching: Matching) -> dict[str, Any]:
     """Return everything that a matching holds, for `--json`."""
+    from saematch.matching.files import scalars
+
     arrays = {"perm": matching.perm, "pair_cost": matching.pair_cost, "prices": matching.prices}
     lists = {name: values.tolist() for name, values in arrays.items()}
-    lists["staying_free"] = [finite_or_none(cost) for cost in matching.staying_free]
-    return {**matching.scalars(), **lists, "options": matching.options, "stats": matching.stats}
+    lists["unmatched_cost"] = [finite_or_none(cost) for cost in matching.unmatched_cost]
+    return {**scalars(matching), **lists, "options": matching.options, "stats": matching.stats}
 
 
 def describe_pass(event: Round) -> str:
     """Describe one pass over all pairs in a few words."""
     proof = event.certificate
-    share = f", at most {proof.gap / proof.scale:.1e} from the optimum" if proof.scale > 0 else ""
+    share = f", at most {proof.gap / proof.gain:.1e} from the optimum" if proof.gain > 0 else ""
     return f"pass {event.number}, {event.edges:,} candidate pairs{share}"
 
 

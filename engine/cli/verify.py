@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Grade a permutation."""
     from saematch.matching.api import certify
-    from saematch.matching.result import read_permutation
+    from saematch.matching.files import read_permutation
     from saematch.sources import load
 
     perm, recorded = read_permutation(options.matching)

@@ -197,9 +197,9 @@ def measure_pair(pair: Pair, a: Folded, b: Folded, permutations: Sequence[Method
 
 def measure_margins(pair: Pair, matching: Matching) -> dict[str, list[Row]]:
     """Measure the margins and ties of one certified pair."""
-    margins = matching.margin.numpy()
-    tied = float(matching.tied.double().mean())
-    return {MARGINS.name: [MARGINS.row(**_layers_of(pair), tied=tied, **quantiles(_finite(margins)))]}
+    margins = matching.margins()
+    bound, tied = margins.bound.numpy(), float(margins.tied.double().mean())
+    return {MARGINS.name: [MARGINS.row(**_layers_of(pair), tied=tied, **quantiles(_finite(bound)))]}
 
 
 def measure_lifetimes(chain: Chain, cosines: Mapping[Pair, Floats]) -> dict[str, list[Row]]:

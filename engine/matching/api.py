@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,9 @@ from saematch.assignment import Round
 from saematch.cost import BLOCK_BYTES
 from saematch.errors import MatchError
 from saematch.matching.backend import choose_device, free_memory
+from saematch.matching.permutation import check_permutation
 from saematch.matching.problem import Comparison, Fold, MatrixProblem, Problem, RowProblem
-from saematch.matching.result import Matching, check_permutation
+from saematch.matching.result import Matching
 from saematch.matching.solver import Solver
 from saematch.options import BackendName, Method, Part, PrecisionName
 from saematch.sae.autoencoder import SAE
@@ -77,7 +79,7 @@ def match(
             raise MatchError(f"match takes two SAEs, got {type(sae).__name__}; saematch.load reads one")
     solver = Solver(method, max_rounds, time_limit, memory, device, backend, precision, strict, progress)
     comparison = Comparison.checked(parts, weights, fold, max_cost)
-    return solver.run(comparison.problem(a, b), again=lambda: comparison.problem(a, b))
+    return solver.run(comparison.problem(a, b, remake=partial(comparison.problem, a, b)))
 
 
 def assign(
@@ -150,7 +152,7 @@ def certify(
         raise MatchError("parts, weights and fold apply to SAEs; feature rows are compared as they are")
     else:
         problem = _plain_problem(a, b, cost, max_cost)
-    checked = check_permutation(perm, *problem.shape)
+    checked = check_permutation(perm.perm if isinstance(perm, Matching) else perm, *problem.shape)
     refused = np.nonzero(np.isinf(problem.pair_cost(checked.numpy())))[0]
     if len(refused):
         raise MatchError(f"perm[{refused[0]}] is {int(checked[refused[0]])}: that pair is forbidden, its cost is inf")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -33,11 +33,13 @@ class Problem(ABC):
     """Sources to be matched with targets.
 
     Without `max_cost` the smaller side is fully matched; with it, a feature stays free rather than take part in a pair
-    that costs more. `options` says how the problem came about.
+    that costs more. `options` says how the problem came about. `remake` makes the problem again, for margins, so that a
+    matching need not hold on to its rows; None for a problem that may be held.
     """
 
     max_cost: float | None
     options: dict[str, Any]
+    remake: Callable[[], Problem] | None = None
 
     @property
     @abstractmethod
@@ -114,6 +116,7 @@ class RowProblem(Problem):
     y: Rows
     max_cost: float | None = None
     options: dict[str, Any] = field(default_factory=dict)
+    remake: Callable[[], Problem] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "max_cost", _checked_max_cost(self.max_cost, LARGEST_SQUARE))
@@ -240,10 +243,10 @@ class Comparison:
         with memory_for(f"the feature rows of {sae.source}"):
             return feature_rows(sae, self.parts, self.weights, self.folds[side])
 
-    def problem(self, a: SAE, b: SAE) -> RowProblem:
+    def problem(self, a: SAE, b: SAE, remake: Callable[[], Problem] | None = None) -> RowProblem:
         """The rows of both sides. Raises `MatchError` if they cannot be compared."""
         check_widths(a.d, a.source, b.d, b.source, "d")
-        return RowProblem(self.rows(a, 0), self.rows(b, 1), self.max_cost, self.record())
+        return RowProblem(self.rows(a, 0), self.rows(b, 1), self.max_cost, self.record(), remake)
 
     def record(self) -> dict[str, Any]:
         """For JSON; a scale of the caller's own is recorded as "own"."""

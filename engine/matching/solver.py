@@ -14,20 +14,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saematch.assignment import BASELINES, TOLERANCE, Certificate, Margins, Round, Solution, solve
+from saematch.assignment import BASELINES, Certificate, Round, Solution, solve
 from saematch.cost import BLOCK_BYTES, Cost, Free
 from saematch.errors import MatchError, refuse_out_of_memory
 from saematch.matching.backend import choose_backend, free_memory
+from saematch.matching.margins import MarginFinder
 from saematch.matching.problem import Problem
 from saematch.matching.result import Matching, NotCertified
 from saematch.numeric.numbers import checked_count, checked_number
-from saematch.numeric.rounding import UNIT_64, Floats, Indices
+from saematch.numeric.rounding import UNIT_64, Indices, numpy_warnings
 from saematch.numeric.threads import torch_threads
 from saematch.options import BackendName, Method, PrecisionName, Status, names
 from saematch.text import first_line
-
-# What numpy says of numbers out of range, whatever the host program made of that.
-_as_numpy = np.errstate(divide="warn", over="warn", under="ignore", invalid="warn")
 
 
 @dataclass(frozen=True)
@@ -62,19 +60,17 @@ class Solver:
             object.__setattr__(self, "memory", checked_count(self.memory, BLOCK_BYTES, wrong))
 
     @torch_threads()
-    @_as_numpy
-    def run(self, problem: Problem, perm: Tensor | None = None, again: Callable[[], Problem] | None = None) -> Matching:
+    @numpy_warnings
+    def run(self, problem: Problem, perm: Tensor | None = None) -> Matching:
         """The answer of the method, or `perm`, with the proof of how far it is from the optimum.
-
-        `again` makes the problem again, for margins: the matching does not hold on to it.
 
         Raises `NotCertified` under `strict`, `MatchError` if there is no matching that the problem allows, or a GPU has
         too little memory, and `MemoryError` if this process has.
         """
         began, size = time.perf_counter(), "{:,} x {:,} features".format(*problem.shape)
         try:
-            cost = self._cost(problem)
-            matching = cost.with_room(lambda: self._run(problem, cost, perm, again, began))
+            cost = self.make_cost(problem)
+            matching = cost.with_room(lambda: self._run(problem, cost, perm, began))
         except torch.OutOfMemoryError as error:
             raise MatchError(
                 f"not enough memory on {self.device or 'the GPU'} for {size}: {first_line(error)}; give a smaller "
@@ -87,9 +83,7 @@ class Solver:
             require_certified(matching)
         return matching
 
-    def _run(
-        self, problem: Problem, cost: Cost, perm: Tensor | None, again: Callable[[], Problem] | None, began: float
-    ) -> Matching:
+    def _run(self, problem: Problem, cost: Cost, perm: Tensor | None, began: float) -> Matching:
         free = _staying_free(problem, cost)
         given = None if perm is None else perm.numpy()
         if given is None and self.method != "optimal":
@@ -118,37 +112,21 @@ class Solver:
             "seconds": time.perf_counter() - began,
             "stages": dict(solution.seconds),
         }
-        margins = partial(self._margins, again or (lambda: problem), solution.prices / cost.scale)
-
-        def graded(permutation: Indices) -> Matching:
-            return _graded(problem, cost, free, solution, permutation, stats, margins)
-
+        finder = MarginFinder(problem.remake or (lambda: problem), self, solution.prices / cost.scale)
+        graded = partial(_graded, problem, cost, free, solution, stats=stats, finder=finder)
         if given is not None and not allowed:
             return _beside(problem, cost, graded(solution.permutation), given, stats)
         return graded(solution.permutation if given is None else given)
 
-    @_as_numpy
-    def _margins(self, again: Callable[[], Problem], prices: Floats, matching: Matching) -> Margins:
-        problem = again()
-        require_unchanged(problem, matching)
-        perm, cost = matching.perm.numpy(), self._cost(problem)
-        free = cost.free(*problem.leaving(cost))
-        if free.each != matching.staying_free:  # then the prices are those of another problem
-            prices = cost.with_room(lambda: solve(cost, free, start=perm)).prices / cost.scale
-        margins = cost.with_room(lambda: Margins(cost, free, perm, prices * cost.scale))
-        if margins.short > TOLERANCE * matching.scale and not self._is_optimum(problem, perm):
-            raise MatchError(
-                "the matching is no optimum of the inputs as they are now: they have changed since they were matched"
-            )
-        return margins
-
-    def _is_optimum(self, problem: Problem, perm: Indices) -> bool:
+    @numpy_warnings
+    def is_optimum(self, problem: Problem, perm: Indices) -> bool:
         """Whether a matching is the optimum, where margins meet pairs that float64 cannot tell from its own."""
-        cost = self._cost(problem)
+        cost = self.make_cost(problem)
         free = _staying_free(problem, cost)
         return solve(cost, free, start=perm).grade(cost, free, perm).certified
 
-    def _cost(self, problem: Problem) -> Cost:
+    def make_cost(self, problem: Problem) -> Cost:
+        """The costs of all pairs on the chosen backend, within the memory that there is."""
         backend = choose_backend(self.backend, self.device, self.precision)
         cost = problem.cost(backend, free_memory(backend.device) // 2 if self.memory is None else self.memory)
         if self.backend == "triton" and cost.backend == "torch":
@@ -163,18 +141,12 @@ def _staying_free(problem: Problem, cost: Cost) -> Free:
     return cost.free(*each)
 
 
-def require_unchanged(problem: Problem, matching: Matching) -> None:
-    """Raise `MatchError` unless the pairs of a matching cost what they did."""
-    if not np.array_equal(problem.pair_cost(matching.perm.numpy()), matching.pair_cost.numpy()):
-        raise MatchError("the inputs have changed since they were matched: margins are those of the old ones")
-
-
 def require_certified(matching: Matching) -> None:
     """Raise `NotCertified`, with the matching, unless it is proved optimal."""
     if not matching.certified:
         raise NotCertified(
-            f"not proved optimal ({matching.status}): gap {matching.gap:.3g} and rounding {matching.error:.3g} of a "
-            f"scale of {matching.scale:.3g}; the matching is in .matching",
+            f"not proved optimal ({matching.status}): gap {matching.gap:.3g} and rounding "
+            f"{matching.rounding_error:.3g} of a gain of {matching.gain:.3g}; the matching is in .matching",
             matching,
         )
 
@@ -196,7 +168,7 @@ def _graded(
     solution: Solution,
     permutation: Indices,
     stats: dict[str, Any],
-    margins: Callable[[Matching], Margins],
+    finder: MarginFinder,
 ) -> Matching:
     """A matching that the problem allows, with what the prices prove about it."""
     certificate = solution.grade(cost, free, permutation)
@@ -207,19 +179,21 @@ def _graded(
     elif solution.stopped_by is not None:
         status = solution.stopped_by
     else:
-        worse = certificate.gap - certificate.error > best.gap + best.error
+        worse = certificate.gap - certificate.rounding_error > best.gap + best.rounding_error
         status = "suboptimal" if best.certified or worse else "unproved"
     if problem.max_cost is not None and max(free.each) < problem.max_cost / 2:  # what more is paid, see `leaving_out`
         least = _alone(problem, solution.permutation) if best.certified else abs(problem.shape[0] - problem.shape[1])
         more = (problem.max_cost / 2 - max(free.each)) * (_alone(problem, permutation) - least)
         gap = certificate.gap + more
-        certificate = replace(certificate, gap=gap, error=certificate.error + 4 * UNIT_64 * gap * (more > 0))
+        certificate = replace(
+            certificate, gap=gap, rounding_error=certificate.rounding_error + 4 * UNIT_64 * gap * (more > 0)
+        )
     return Matching(
         torch.from_numpy(permutation),
         torch.from_numpy(problem.pair_cost(permutation)),
         target_features=problem.shape[1],
         prices=torch.from_numpy(cost.column_constant + free.price_shift + solution.prices / cost.scale),
-        staying_free=free.each,
+        unmatched_cost=free.each,
         random_cost=_random_cost(cost, permutation),
         certificate=certificate,
         # The objective is a float64 sum of float64 costs: in the lower bound its own rounding counts as well.
@@ -227,7 +201,7 @@ def _graded(
         status=status,
         options=problem.options,
         stats=stats,
-        margins=margins,
+        margin_finder=finder,
     )
 
 
@@ -255,9 +229,11 @@ def _beside(problem: Problem, cost: Cost, best: Matching, permutation: Indices, 
         answer.pair_cost,
         target_features=problem.shape[1],
         prices=best.prices,
-        staying_free=best.staying_free,
+        unmatched_cost=best.unmatched_cost,
         random_cost=_random_cost(cost, permutation),
-        certificate=Certificate(answer.objective - best.objective + best.gap, best.error + rounding, best.scale, False),
+        certificate=Certificate(
+            answer.objective - best.objective + best.gap, best.rounding_error + rounding, best.gain, False
+        ),
         status="incomplete" if one_to_one else "many_to_one",
         options=problem.options,
         stats=stats,

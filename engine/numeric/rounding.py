@@ -15,6 +15,9 @@ UNIT_32, UNIT_64 = 2.0**-24, 2.0**-53  # unit roundoff
 LEAST_NORMAL = 2.0**-1022  # of float64; below, there is underflow
 TINY = 2.0**-1070  # what underflow can take from a float64 operation, and to spare
 
+# What numpy says of numbers out of range, whatever the host program made of that. It is a decorator.
+numpy_warnings = np.errstate(divide="warn", over="warn", under="ignore", invalid="warn")
+
 
 def gamma(terms: int, unit: float) -> float:
     """Relative error of a float sum of `terms` terms in any order (Higham, *Accuracy and Stability*, section 3.1)."""

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, MutableMapping
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
+from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from saematch.assignment import Margins
 from saematch.cost import squared_distances
 from saematch.errors import MatchError
+from saematch.matching.files import SCALARS, scalars
+from saematch.matching.margins import MarginFinder
 from saematch.matching.problem import Comparison, RowProblem
-from saematch.matching.result import SCALARS, Matching
-from saematch.matching.solver import Solver, require_unchanged
+from saematch.matching.result import Matching
+from saematch.matching.solver import Solver
 from saematch.numeric.numbers import checked_count, whole_number
+from saematch.runs.composed import ComposedMatching
 from saematch.runs.folder import RunFolder
 from saematch.runs.inputs import is_unchanged, read_input
 from saematch.runs.plan import Pair, as_pair, by_pair
@@ -68,6 +72,8 @@ class Chain(Mapping[Pair, Matching]):
         self._solver = Solver(memory=made.memory, device=made.device, backend=made.backend, precision=made.precision)
         self.of_two_sets = against is not None or (self._run is not None and self._run.record["against"] is not None)
         self.failures = by_pair(failures or {}) if self._run is None else self._run.failures
+        # Those of a folder are read again once nobody holds them.
+        self._held: MutableMapping[Pair, Matching] = {} if self._run is None else WeakValueDictionary()
         self._next: dict[int, int] = {}
         for a, b in [] if self.of_two_sets else self._matchings:
             self._next[a] = min(b, self._next.get(a, b))
@@ -101,8 +107,10 @@ class Chain(Mapping[Pair, Matching]):
         pair = as_pair(pair) or pair
         if pair in self.failures:
             raise MatchError(f"layers {pair[0]} and {pair[1]} have no matching: {self.failures[pair]}")
-        matching = self._matchings[pair]
-        return matching if self.comparison is None else matching.with_margins(partial(self._margins, pair))
+        matching = self._held.get(pair)
+        if matching is None:
+            matching = self._held[pair] = self._with_margins(pair, self._matchings[pair])
+        return matching
 
     def __contains__(self, pair: object) -> bool:
         return as_pair(pair) in self._matchings
@@ -114,9 +122,9 @@ class Chain(Mapping[Pair, Matching]):
         return len(self._matchings)
 
     def scalars(self) -> dict[Pair, dict[str, Any]]:
-        """The numbers of every matching, see `Matching.scalars`; of a run folder, without reading a matching."""
+        """The numbers of every matching, by name; of a run folder, without reading a matching."""
         if self._run is None:
-            return {pair: matching.scalars() for pair, matching in self.items()}
+            return {pair: scalars(matching) for pair, matching in self.items()}
         return {pair: {name: self._run.records[pair][name] for name in SCALARS} for pair in self}
 
     @property
@@ -173,7 +181,7 @@ class Chain(Mapping[Pair, Matching]):
         for pair in pairs[1:]:
             perm = torch.where(perm >= 0, self[pair].perm[perm.clamp(min=0)], -1)
         last, taken = self[pairs[-1]], perm[perm >= 0]
-        return Matching(
+        return ComposedMatching(
             perm,
             lambda: self._direct_cost(source, target, perm),
             target_features=last.target_features,
@@ -287,14 +295,15 @@ class Chain(Mapping[Pair, Matching]):
             return len(self[layer, self._next[layer]].perm)
         return next(matching.target_features for pair, matching in self.items() if pair[1] == layer)
 
+    def _with_margins(self, pair: Pair, matching: Matching) -> Matching:
+        """The matching, with the SAEs to find its margins by where it came from a file or another process."""
+        if self.comparison is None or matching.margin_finder is not None or not matching.certified:
+            return matching
+        return replace(matching, margin_finder=MarginFinder(partial(self._problem, pair), self._solver))
+
     def _direct_cost(self, source: int, target: int, perm: Tensor) -> Tensor:
         problem = self._problem((source, target))
         return torch.from_numpy(squared_distances(problem.x, problem.y, perm.numpy()))
-
-    def _margins(self, pair: Pair, matching: Matching) -> Margins:
-        problem = self._problem(pair)
-        require_unchanged(problem, matching)  # before it is solved again
-        return self._solver.run(problem, matching.perm).find_margins()
 
     def _problem(self, pair: Pair) -> RowProblem:
         assert self.comparison is not None

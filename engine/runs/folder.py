@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from saematch.errors import MatchError, refusals
-from saematch.matching.result import Matching, check_matching, read_pair
+from saematch.matching.files import check_matching, matching_bytes, read_pair
+from saematch.matching.result import Matching
 from saematch.runs.pipeline import Outcome
 from saematch.runs.plan import Pair
 from saematch.storage.folders import Folder, LocalFolder, folder_at
@@ -25,7 +26,7 @@ from saematch.storage.jsonfile import as_json, read_json
 from saematch.storage.lock import locked
 from saematch.text import shorten
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 class RunFolder(Mapping[Pair, Matching]):
@@ -145,7 +146,7 @@ class RunFolder(Mapping[Pair, Matching]):
         Raises `MatchError` where the disk refuses.
         """
         if outcome.matching is not None:
-            self.folder.write(f"pairs/{_name(outcome.pair)}.safetensors", outcome.matching.as_bytes())
+            self.folder.write(f"pairs/{_name(outcome.pair)}.safetensors", matching_bytes(outcome.matching))
             self._read[outcome.pair] = outcome.matching
         if outcome.matching is not None or "failure" in outcome.record:
             self.folder.write(f"pairs/{_name(outcome.pair)}.json", as_json(outcome.record))

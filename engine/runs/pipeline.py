@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from saematch.assignment import Round
 from saematch.errors import MatchError, about_memory, is_out_of_memory, reason_of
+from saematch.matching.files import scalars
 from saematch.matching.problem import Comparison, RowProblem, check_widths
 from saematch.matching.result import Matching
 from saematch.matching.solver import Solver
@@ -259,9 +260,10 @@ def _matched(work: Work, shelf: _Shelf, pair: Pair, tell: Callable[[Progress], N
     try:
         x, y = (shelf.layer(key) for key in work.keys(pair))
         check_widths(x.d, x.source, y.d, y.source, "d")
-        problem = RowProblem(x.rows, y.rows, work.comparison.max_cost, work.comparison.record())
+        remake = partial(work.problem, pair)
+        problem = RowProblem(x.rows, y.rows, work.comparison.max_cost, work.comparison.record(), remake)
         with_news = replace(work.solver, progress=lambda news: tell(Progress("pass", pair=pair, round=news)))
-        matching = with_news.run(problem, again=partial(work.problem, pair))
+        matching = with_news.run(problem)
     except MatchError as error:
         return Outcome.failed(pair, str(error))
     except Exception as error:
@@ -276,7 +278,7 @@ def _matched(work: Work, shelf: _Shelf, pair: Pair, tell: Callable[[Progress], N
         "source": pair[0],
         "target": pair[1],
         "inputs": [x.record, y.record],
-        **matching.scalars(),
+        **scalars(matching),
         "seconds": round(time.perf_counter() - began, 3),
         "stats": matching.stats,
     }

@@ -1,0 +1,143 @@
+"""Files of matchings: written whole, read without trust, and single pairs or permutations read from them."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from saematch.assignment import Certificate
+from saematch.errors import MatchError, refusals
+from saematch.matching.permutation import check_permutation
+from saematch.storage.folders import local_path, write_whole
+from saematch.storage.jsonfile import finite_or_none
+from saematch.storage.reading import refuse_pointer_at
+
+if TYPE_CHECKING:
+    from saematch.matching.result import Matching
+
+SCHEMA = 2
+TENSORS = ("perm", "pair_cost", "prices")
+SCALARS = (
+    "cost", "objective", "lower_bound", "gap", "rounding_error", "proof_gap", "gain", "random_cost", "certified",
+    "status",
+)  # fmt: skip
+_NOT_OURS = "not a matching that saematch wrote"
+_DAMAGED = (
+    OSError, SafetensorError, KeyError, TypeError, ValueError, OverflowError, AttributeError, RecursionError,
+)  # fmt: skip
+
+
+def save_matching(matching: Matching, path: str | os.PathLike[str]) -> None:
+    """Write the file of a matching. A file that is there is replaced in one step. Raises `MatchError`."""
+    write_whole(local_path(path), matching_bytes(matching))
+
+
+def matching_bytes(matching: Matching) -> bytes:
+    """The content of the file of a matching: three tensors, and all numbers as JSON under the key "saematch"."""
+    tensors = {name: getattr(matching, name).contiguous() for name in TENSORS}
+    record = {
+        "schema": SCHEMA,
+        "target_features": matching.target_features,
+        **scalars(matching),
+        "options": matching.options,
+        "evaluation_error": matching.evaluation_error,
+        "unmatched_cost": [finite_or_none(cost) for cost in matching.unmatched_cost],
+    }
+    return save(tensors, {"saematch": json.dumps(record, allow_nan=False)})
+
+
+def scalars(matching: Matching) -> dict[str, Any]:
+    """The numbers of a matching by name, ready for JSON: None for those that are not finite."""
+    return {name: finite_or_none(getattr(matching, name)) for name in SCALARS}
+
+
+def read_matching(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The fields of the matching that a file holds, by name.
+
+    Raises:
+        MatchError: if the file is damaged, not a matching, or its parts do not fit each other.
+    """
+    path = local_path(path)
+    refuse_pointer_at(path)
+    with refusals(_NOT_OURS, path, *_DAMAGED):
+        with safe_open(path, framework="pt", device="cpu") as file:
+            record = json.loads((file.metadata() or {})["saematch"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        if record["schema"] != SCHEMA:
+            raise MatchError(f"{path}: schema {record['schema']}, this version reads {SCHEMA}")
+        return _checked_fields(path, record, tensors)
+
+
+def _checked_fields(path: Path, record: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Any]:
+    targets, status = record["target_features"], str(record["status"])
+    perm = check_permutation(tensors["perm"], len(tensors["perm"]), targets, many_to_one=status == "many_to_one")
+    pair_cost, prices = tensors["pair_cost"].double(), tensors["prices"].double()
+    if pair_cost.shape != perm.shape or prices.shape != (targets,):
+        raise MatchError(f"{path}: pair_cost or prices do not have the size of perm")
+    proved = record["gap"] is not None
+    names = ("gap", "rounding_error", "gain", "evaluation_error")
+    gap, rounding_error, gain, evaluation_error = (float(record[name]) if proved else 0.0 for name in names)
+    all_finite = bool(pair_cost.isfinite().all() and prices.isfinite().all())
+    if not all_finite or not math.isfinite(gap + rounding_error + gain + evaluation_error):
+        raise MatchError(f"{path}: holds costs or prices that are NaN or infinite")
+    row, column = (math.inf if cost is None else float(cost) for cost in record["unmatched_cost"])
+    certificate = Certificate(gap, rounding_error, gain, record["certified"] is True) if proved else None
+    return {
+        "perm": perm,
+        "pair_cost": pair_cost,
+        "target_features": targets,
+        "prices": prices,
+        "unmatched_cost": (row, column),
+        "random_cost": math.nan if record["random_cost"] is None else float(record["random_cost"]),
+        "certificate": certificate,
+        "evaluation_error": evaluation_error,
+        "status": status,
+        "options": dict(record["options"]),
+    }
+
+
+def check_matching(path: Path) -> None:
+    """Raise `MatchError` unless the file is whole, and holds the tensors of a matching: its header says so."""
+    refuse_pointer_at(path)
+    with refusals(_NOT_OURS, path, OSError, SafetensorError), safe_open(path, framework="pt", device="cpu") as file:
+        missing = set(TENSORS) - set(file.keys())
+    if missing:
+        raise MatchError(f"{path}: {_NOT_OURS}: no {', '.join(sorted(missing))}")
+
+
+def read_pair(path: Path, feature: int) -> tuple[int, float]:
+    """The target of one source feature, -1 for none, and their cost, from the file of a matching: no more is read.
+
+    Raises `MatchError` if the file is damaged.
+    """
+    refuse_pointer_at(path)
+    with refusals(_NOT_OURS, path, OSError, SafetensorError, TypeError, ValueError, RuntimeError):
+        # Safetensors makes slices on the default device of the host program.
+        with torch.device("cpu"), safe_open(path, framework="pt", device="cpu") as file:
+            target, cost = (file.get_slice(name)[feature : feature + 1] for name in ("perm", "pair_cost"))
+        return int(target.item()), float(cost.item())
+
+
+def read_permutation(path: str | os.PathLike[str]) -> tuple[Any, dict[str, Any]]:
+    """A permutation from anybody's file, unchecked, and the options recorded with it, if any.
+
+    `.npy` holds the array itself, `.safetensors` holds it as `perm`. Raises `MatchError`.
+    """
+    path = local_path(path)
+    refuse_pointer_at(path)
+    kinds = (OSError, SafetensorError, ValueError, TypeError, AttributeError, EOFError, RecursionError)
+    with refusals("no permutation can be read", path, *kinds, remedy="expected .npy, or .safetensors with perm"):
+        if path.suffix == ".npy":
+            return np.load(path, allow_pickle=False), {}
+        with safe_open(path, framework="pt", device="cpu") as file:
+            record = json.loads((file.metadata() or {}).get("saematch", "{}"))
+            return file.get_tensor("perm"), dict(record.get("options", {}))
