@@ -15,7 +15,10 @@ from saematch.report.contents import Contents, pack_labels
 from saematch.storage.folders import local_path, replacing
 
 _ASSETS = Path(__file__).parent / "assets"
-_PROGRAMS = ("echarts.min.js", "data.js", "widgets.js", "pictures.js", "app.js")
+_PROGRAMS = (
+    "echarts.min.js", "state.js", "data.js", "widgets.js", "charts.js", "overview.js", "pictures.js", "explorer.js",
+    "flow.js", "app.js",
+)  # fmt: skip
 
 
 def write_report(

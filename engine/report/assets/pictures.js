@@ -1,75 +1,99 @@
 "use strict";
-// Charts, each with its numbers as a table and to take away. Colours: Okabe and Ito's, told apart by colour-blind eyes too.
-const COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999", "#F0E442"];
+// The pictures: charts of the whole run, and of its evaluation if there is one.
 
-const pictures = (() => {
-  const drawn = new Map(); // name -> {chart, options, place}
-  const dark = () => document.documentElement.dataset.theme === "dark";
+// Lines over the same values of x. series: [[name, values]]
+function lineChart(name, title, xName, xValues, yName, series, yOptions = {}) {
+  const lines = series.map(([line, values], number) => ({
+    name: line, type: "line", symbol: ["circle", "rect", "triangle", "diamond"][number % 4], data: values,
+  }));
+  const options = () => ({
+    legend: {}, tooltip: { trigger: "axis" }, xAxis: { type: "category", data: xValues, name: xName },
+    yAxis: { type: "value", name: yName, nameGap: 48, ...yOptions }, series: lines,
+  });
+  return charts.figure(name, title, options, numbersOf(xName, xValues, series));
+}
+const numbersOf = (xName, xValues, series) => () => ({
+  head: [xName, ...series.map(([name]) => name)],
+  rows: xValues.map((x, number) => [x, ...series.map(([, values]) => values[number])]),
+});
 
-  function themed(options) {
-    const ink = dark() ? "#ececec" : "#1a1a1a", line = dark() ? "#444" : "#d0d0d0";
-    const axis = (one) => one && { nameLocation: "middle", nameGap: 28, ...one, axisLine: { lineStyle: { color: ink } },
-      axisLabel: { color: ink, hideOverlap: true, ...one.axisLabel }, nameTextStyle: { color: ink }, splitLine: { lineStyle: { color: line } } };
-    return {
-      animation: false, color: COLOURS, textStyle: { color: ink, fontFamily: "system-ui, sans-serif" }, aria: { enabled: true, decal: { show: false } },
-      grid: { left: 64, right: 20, top: 34, bottom: 44 }, ...options, legend: options.legend && { textStyle: { color: ink }, type: "scroll", top: 0, ...options.legend },
-      tooltip: { renderMode: "richText", confine: true, valueFormatter: (value) => shown(value), ...options.tooltip },
-      xAxis: axis(options.xAxis), yAxis: axis(options.yAxis),
-    };
+function costPicture(names) {
+  const series = [
+    ["matched", run.pairs.map((pair) => pair.cost)],
+    ["random", run.pairs.map((pair) => pair.random_cost)],
+    ["same number", run.pairs.map((pair) => pair.identity_cost)],
+  ].filter(([, values]) => values.some((value) => value !== null));
+  const title = "Cost of each pair of layers, compared with pairing at random and by number (squared distance)";
+  return lineChart("cost", title, "layers", names, "cost", series);
+}
+
+// The mean squared error of each method, if an evaluation measured it.
+function methodsPicture(names) {
+  const methods = new Map(); // method -> pair -> mean squared error
+  for (const row of run.evaluation.mse || []) {
+    if (row.seed) continue; // of several random permutations, one is shown
+    if (!methods.has(row.method)) methods.set(row.method, new Map());
+    methods.get(row.method).set(pairKey(row), row.mse);
   }
+  if (!methods.size) return null;
+  const series = [...methods].map(([name, errors]) => [name, run.pairs.map((pair) => errors.get(pairKey(pair)) ?? null)]);
+  return lineChart("methods", "Mean squared error of matched folded weights, by method", "layers", names, "error", series);
+}
 
-  function draw(name) {
-    const { place, options } = drawn.get(name);
-    drawn.get(name).chart?.dispose();
-    if (!place.clientWidth) return; // not in sight: drawn when it is
-    const chart = echarts.init(place, null, { renderer: "svg" });
-    chart.setOption(themed(options()));
-    drawn.get(name).chart = chart;
-    drawn.get(name).ready?.(chart);
-  }
+function persistentPicture(names) {
+  if (!run.pairs.some((pair) => pair.persistent)) return null;
+  const series = run.same.map((least, number) =>
+    [`cosine ≥ ${least}`, run.pairs.map((pair) => (pair.persistent ? pair.persistent[number] : null))]);
+  const title = "Share of features that persist: their partner has at least this decoder cosine";
+  return lineChart("persistent", title, "layers", names, "share", series, { min: 0, max: 1, nameGap: 28 });
+}
 
-  function save(name, kind) {
-    const { place, options } = drawn.get(name);
-    const width = place.clientWidth || 640, height = place.clientHeight || 320;
-    const hidden = element("div", { style: `width:${width}px;height:${height}px` });
-    const chart = echarts.init(hidden, null, { renderer: kind === "svg" ? "svg" : "canvas", width, height });
-    chart.setOption({ ...themed(options()), backgroundColor: dark() ? "#16181b" : "#fff" });
-    const address = kind === "svg" ? null : chart.getDataURL({ type: "png", pixelRatio: 2 });
-    if (kind === "svg") download(`${name}.svg`, chart.renderToSVGString(), "image/svg+xml");
-    else element("a", { href: address, download: `${name}.png` }).click();
-    chart.dispose();
-  }
+function lifetimesPicture() {
+  if (!run.lifetimes.length) return null;
+  const ages = [...new Set(run.lifetimes.map((row) => row.layers))].sort((a, b) => a - b);
+  const features = (least, age) => run.lifetimes.find((row) => row.cosine === least && row.layers === age)?.features ?? 0;
+  const series = run.same.map((least) => [`cosine ≥ ${least}`, ages.map((age) => features(least, age))]);
+  const options = () => ({
+    legend: {}, tooltip: { trigger: "axis" }, xAxis: { type: "category", data: ages, name: "layers" },
+    yAxis: { type: "value", name: "features", nameGap: 48 },
+    series: series.map(([name, values]) => ({ name, type: "bar", data: values })),
+  });
+  const title = "Number of layers that features live for, by the least decoder cosine of a step";
+  return charts.figure("lifetimes", title, options, numbersOf("layers", ages, series));
+}
 
-  return {
-    // A figure: options() for the chart, numbers() -> {head, rows} behind it.
-    figure(name, title, options, numbers, { size = "chart", ready } = {}) {
-      const place = element("div", { class: size, "aria-hidden": "true" });
-      const behind = element("div", { class: "scroll tall", hidden: true, tabindex: "0", role: "region", "aria-label": `Numbers: ${title}` });
-      const toggle = element("button", { type: "button", "aria-expanded": "false", onclick: () => {
-        behind.hidden = !behind.hidden;
-        toggle.setAttribute("aria-expanded", String(!behind.hidden));
-        const { head, rows } = numbers();
-        behind.replaceChildren(element("table", { "aria-label": title },
-          element("thead", {}, element("tr", {}, ...head.map((each) => element("th", { scope: "col" }, each)))),
-          element("tbody", {}, ...rows.slice(0, 2000).map((row) => element("tr", {}, ...row.map((value) => element("td", {}, shown(value))))))));
-      } }, "Numbers");
-      const take = (kind) => element("button", { type: "button", "aria-label": `Save as ${kind.toUpperCase()}: ${title}`, onclick: () => save(name, kind) }, kind.toUpperCase());
-      drawn.set(name, { place, options, ready });
-      return element("figure", { id: `figure-${name}` }, element("figcaption", {}, title), place,
-        element("div", { class: "tools" }, toggle, take("svg"), take("png")), behind);
-    },
-    draw,
-    drawAll() { for (const name of drawn.keys()) draw(name); },
-    resize() { for (const { chart } of drawn.values()) if (chart && !chart.isDisposed()) chart.resize(); },
-    forget(name) { drawn.get(name)?.chart?.dispose(); drawn.delete(name); },
-  };
-})();
+// How much of an exact matching of far layers the composed matching finds, if an evaluation measured it.
+function distancesPicture() {
+  const rows = [...(run.evaluation.distances || [])].sort((a, b) => a.distance - b.distance);
+  if (!rows.length) return null;
+  const options = () => ({
+    tooltip: {}, xAxis: { type: "value", name: "steps", minInterval: 1 },
+    yAxis: { type: "value", min: 0, max: 1, name: "agreement" },
+    series: [{ type: "scatter", data: rows.map((row) => [row.distance, row.agreement]) }],
+  });
+  const numbers = () => ({
+    head: ["source", "target", "steps", "agreement", "composed cost", "exact cost"],
+    rows: rows.map((row) => [row.source, row.target, row.distance, row.agreement, row.composed_cost, row.exact_cost]),
+  });
+  const title = "Composed and exact matchings of far layers: share of features with the same partner";
+  return charts.figure("distances", title, options, numbers);
+}
 
-function histogram(values, bins = 40) {
-  let low = Infinity, high = -Infinity;
-  for (const value of values) if (Number.isFinite(value)) { if (value < low) low = value; if (value > high) high = value; }
-  if (!(high > low)) { low = Number.isFinite(low) ? low - 0.5 : 0; high = low + 1; }
-  const counts = new Array(bins).fill(0);
-  for (const value of values) if (Number.isFinite(value)) counts[Math.min(bins - 1, Math.floor(((value - low) / (high - low)) * bins))]++;
-  return counts.map((count, at) => ({ low: low + ((high - low) * at) / bins, high: low + ((high - low) * (at + 1)) / bins, count }));
+function quantityPicture(quantity) {
+  const rows = run.layers.map(({ layer, quantities }) => [layer, quantities.find((row) => row.quantity === quantity)])
+    .filter(([, row]) => row);
+  if (!rows.length) return null;
+  const layers = rows.map(([layer]) => layer);
+  const series = [["5 %", "q5"], ["median", "q50"], ["95 %", "q95"]].map(([name, key]) => [name, rows.map(([, row]) => row[key])]);
+  const title = `${quantity === "threshold" ? "Threshold θ" : capitalized(quantity)} of features by layer, unfolded`;
+  return lineChart(quantity.replace(" ", "-"), title, "layer", layers, quantity, series, { scale: true });
+}
+
+function showPictures() {
+  const names = run.pairs.map(pairName);
+  const figures = [
+    costPicture(names), methodsPicture(names), persistentPicture(names), lifetimesPicture(), distancesPicture(),
+    ...["decoder norm", "encoder norm", "threshold"].map(quantityPicture),
+  ];
+  $("figures").replaceChildren(...figures.filter((figure) => figure !== null));
 }

@@ -1,0 +1,263 @@
+"use strict";
+// The explorer: search features, and follow one of them through the layers.
+const NUMBERS = ["cost", "encoder", "bias", "decoder", "cosine", "margin", "runner_up_cost"];
+const RANGES = ["cost", "cosine", "margin"];
+const DIGITS = { cosine: 3 };
+const TITLES = {
+  partner: "partner", cost: "cost", encoder: "encoder", bias: "bias", decoder: "decoder", cosine: "cosine", margin: "margin",
+  tied: "tied", runner_up: "runner-up", runner_up_cost: "runner-up's cost",
+};
+
+const known = (name) => run.pairs.some((pair) => pair.columns.includes(name)); // whether any pair has a column
+let results; // the table of features
+let drawnHistograms = null; // the pairs of layers whose histograms are drawn
+let searches = 0; // number of the latest search
+const number = (value) => value.toLocaleString("en");
+
+const featureLink = (layer, feature, title = `${layer} / ${number(feature)}`) =>
+  button(title, () => follow(layer, feature), { title: `follow feature ${feature} of layer ${layer}` });
+
+// ---- Search
+
+function searchForm() {
+  const form = $("search"), first = pairKey(run.pairs[0]);
+  const field = (title, input) => element("label", {}, title, input);
+  const range = (name) => {
+    const input = (end, attributes) =>
+      element("input", { name: `${name}-${end}`, type: "number", step: "any", title: about(name), ...attributes });
+    return element("fieldset", {}, field(`${TITLES[name]} from`, input("from")),
+      field("to", input("to", { "aria-label": `${TITLES[name]} to` })));
+  };
+  // A server sends one pair of layers at a time, so it does not offer all of them at once.
+  const all = run.server || run.pairs.length < 2 ? [] : [element("option", { value: "all" }, "all pairs of layers")];
+  const pairs = run.pairs.map((pair) => element("option", { value: pairKey(pair) }, pairName(pair)));
+  form.append(
+    field("Layers", element("select", { name: "pair" }, ...all, ...pairs)),
+    field("Feature", element("input", {
+      name: "index", type: "number", min: 0, step: 1, title: "number of a feature of the source layer",
+    })),
+    field("Label contains", element("input", {
+      name: "text", type: "search", title: "text in the label of the feature or of its partner",
+    })),
+    ...RANGES.filter(known).map(range),
+    element("button", { type: "reset" }, "Clear"));
+  for (const input of form.elements) if (input.name) input.value = get(input.name, input.name === "pair" ? first : "");
+  if (!form.elements.pair.value) form.elements.pair.value = first;
+  let waiting;
+  form.addEventListener("input", () => { clearTimeout(waiting); waiting = setTimeout(search, 150); });
+  form.addEventListener("submit", (event) => { event.preventDefault(); search(); });
+  form.addEventListener("reset", (event) => {
+    event.preventDefault();
+    for (const input of form.elements) if (input.name && input.name !== "pair") input.value = "";
+    search();
+  });
+}
+
+// Store the search in the address, and show its results.
+function search() {
+  const inputs = [...$("search").elements].filter((input) => input.name);
+  set(Object.fromEntries(inputs.map((input) => [input.name, input.value])));
+  showResults();
+}
+
+// Return a function that says whether a feature meets all conditions of the search.
+function searchConditions() {
+  const text = get("text").toLowerCase(), index = get("index") === "" ? null : Number(get("index"));
+  const limits = RANGES.map((name) => [name, get(`${name}-from`), get(`${name}-to`)])
+    .filter(([, low, high]) => low !== "" || high !== "")
+    .map(([name, low, high]) => [name, low === "" ? -Infinity : Number(low), high === "" ? Infinity : Number(high)]);
+  const contains = (label) => (label ?? "").toLowerCase().includes(text);
+  return ({ columns, labels, partnerLabels }, feature) =>
+    (index === null || feature === index) &&
+    limits.every(([name, low, high]) => columns[name]?.[feature] >= low && columns[name][feature] <= high) &&
+    (!text || contains(labels.get(feature)) || contains(partnerLabels.get(columns.partner[feature])));
+}
+
+// Everything about a pair of layers that the rows of the table need.
+async function openPair({ source, target }) {
+  return {
+    source, target, columns: await data.columns(source, target), labels: await data.labels(source),
+    partnerLabels: run.two_sets ? new Map() : await data.labels(target),
+  };
+}
+
+async function showResults() {
+  const current = ++searches;
+  const wanted = get("pair", pairKey(run.pairs[0]));
+  const pairs = run.pairs.filter((pair) => wanted === "all" || wanted === pairKey(pair));
+  const matches = searchConditions();
+  const rows = [], values = { cost: [], cosine: [] };
+  for (const pair of pairs) {
+    const opened = await openPair(pair);
+    if (current !== searches) return; // another search has started
+    for (const name of Object.keys(values)) if (opened.columns[name]) values[name].push(opened.columns[name]);
+    for (let feature = 0; feature < pair.features; feature++) {
+      if (matches(opened, feature)) rows.push({ pair: opened, feature });
+    }
+  }
+  const total = pairs.reduce((sum, pair) => sum + pair.features, 0);
+  $("found").textContent = `${number(rows.length)} of ${number(total)} features`;
+  results.show(rows);
+  if (drawnHistograms !== wanted) {
+    drawnHistograms = wanted;
+    showHistograms(Object.entries(values).filter(([, parts]) => parts.length));
+  }
+}
+
+function resultColumns() {
+  const value = (name) => ({ pair, feature }) => pair.columns[name]?.[feature];
+  const link = (row, feature) => featureLink(row.pair.target, feature);
+  const labelColumn = (name, title, label) =>
+    ({ name, title, about: "what the feature fires on", text: true, value: label, cell: (row) => short(label(row) ?? "") });
+  const numbers = NUMBERS.filter((name) => known(name) && name !== "runner_up_cost");
+  return [
+    { name: "feature", title: "feature", about: "source layer / number of the feature",
+      value: (row) => row.pair.source * 1e7 + row.feature, cell: (row) => featureLink(row.pair.source, row.feature) },
+    labelColumn("label", "label", (row) => row.pair.labels.get(row.feature)),
+    { name: "partner", title: "partner", about: about("partner"), value: value("partner"),
+      cell: (row) => (value("partner")(row) < 0 ? "none" : link(row, value("partner")(row))) },
+    labelColumn("partner_label", "its label", (row) => row.pair.partnerLabels.get(value("partner")(row))),
+    ...numbers.map((name) => ({ name, title: TITLES[name], about: about(name), value: value(name),
+      cell: (row) => shown(value(name)(row), DIGITS[name]) })),
+    ...(known("runner_up") ? [{ name: "runner_up", title: "runner-up", about: about("runner_up"), value: value("runner_up_cost"),
+      cell: (row) => {
+        const feature = value("runner_up")(row);
+        return feature >= 0 ? element("span", {}, link(row, feature), ` ${shown(value("runner_up_cost")(row))}`) : "–";
+      } }] : []),
+    { name: "choose", title: "flow", about: "draw the path of the feature in the flow diagram below",
+      value: (row) => Number(isChosen(row.pair.source, row.feature)),
+      cell: ({ pair, feature }) => button(isChosen(pair.source, feature) ? "−" : "+", () => choose(pair.source, feature), {
+        "aria-pressed": String(isChosen(pair.source, feature)), "aria-label": `flow of feature ${feature} of layer ${pair.source}`,
+      }) },
+  ];
+}
+
+function saveResults() {
+  const names = run.pairs[0].columns;
+  const rows = results.rows.map(({ pair, feature }) => [
+    pair.source, pair.target, feature, ...names.map((name) => pair.columns[name]?.[feature]), pair.labels.get(feature),
+    pair.partnerLabels.get(pair.columns.partner[feature]),
+  ]);
+  download("features.csv", csv(["source", "target", "feature", ...names, "label", "partner_label"], rows), "text/csv");
+}
+
+// Histograms of all features of the chosen layers. A range that is selected in one limits the search.
+function showHistograms(values) {
+  const figures = values.map(([name, parts]) => {
+    const bins = histogram(parts.length === 1 ? parts[0] : parts.flatMap((part) => [...part]));
+    const options = () => ({
+      grid: { left: 56, right: 12, top: 12, bottom: 34 }, tooltip: { trigger: "axis" }, toolbox: { show: false },
+      brush: { xAxisIndex: 0, brushMode: "single", brushStyle: { borderColor: COLOURS[1] } },
+      xAxis: { type: "category", data: bins.map((bin) => shown((bin.low + bin.high) / 2, 3)), name: TITLES[name], nameGap: 20 },
+      yAxis: { type: "value", name: "" },
+      series: [{ type: "bar", barCategoryGap: "5%", data: bins.map((bin) => bin.count) }],
+    });
+    const numbers = () => ({ head: ["from", "to", "features"], rows: bins.map((bin) => [bin.low, bin.high, bin.count]) });
+    const title = `${capitalized(TITLES[name])} of matched features: drag over the bars to filter the table`;
+    return charts.figure(`spread-of-${name}`, title, options, numbers, { ready: (chart) => filterByBrush(chart, name, bins) });
+  });
+  $("brushes").replaceChildren(...figures);
+  for (const [name] of values) charts.draw(`spread-of-${name}`);
+}
+
+function filterByBrush(chart, name, bins) {
+  chart.dispatchAction({ type: "takeGlobalCursor", key: "brush", brushOption: { brushType: "lineX", brushMode: "single" } });
+  chart.on("brushEnd", ({ areas }) => {
+    const range = areas[0]?.coordRange;
+    const edges = range ? [bins[Math.max(0, range[0])].low, bins[Math.min(bins.length - 1, range[1])].high] : ["", ""];
+    const [from, to] = edges.map((edge) => (edge === "" ? "" : Number(edge.toPrecision(6))));
+    $("search").elements[`${name}-from`].value = from;
+    $("search").elements[`${name}-to`].value = to;
+    search();
+  });
+}
+
+// ---- One feature
+
+async function follow(layer, feature, focus = true) {
+  set({ layer, feature });
+  results.draw(); // the row of the feature is marked
+  const path = await data.path(layer, feature);
+  const place = $("feature"), link = data.neuronpedia(layer, feature);
+  const label = path.find((step) => step.layer === layer).label;
+  const table = element("div", { class: "scroll", role: "region", tabindex: "0", "aria-label": "Path through the layers" });
+  const embedded = element("div");
+  const embed = () => embedded.replaceChildren(element("iframe", {
+    src: `${link}?embed=true`, title: "The feature on Neuronpedia", sandbox: "allow-scripts allow-same-origin",
+    referrerpolicy: "no-referrer",
+  }));
+  place.replaceChildren(
+    element("h3", { id: "feature-title", tabindex: "-1" }, `Layer ${layer}, feature ${number(feature)}`),
+    element("p", { class: "whole", dir: "auto" }, label ?? "This feature has no label."),
+    element("p", {}, describePath(path, layer)),
+    element("p", {}, "The numbers in a row belong to the step that leads to its feature from the feature in the row above."),
+    element("div", { class: "tools" },
+      button(isChosen(layer, feature) ? "Remove from flow" : "Add to flow", () => {
+        choose(layer, feature);
+        follow(layer, feature, false);
+      }, { "aria-pressed": String(isChosen(layer, feature)) }),
+      button("CSV", () => savePath(path, layer, feature)),
+      link && outsideLink(link, "On Neuronpedia"),
+      link && button("Show it here", embed, { title: "loads the feature from neuronpedia.org" })),
+    table, embedded);
+  new SortedTable(table, pathColumns(), { caption: "Path through the layers", chosen: (step) => step.layer === layer }).show(path);
+  place.hidden = false;
+  if (focus) $("feature-title").focus();
+}
+
+// Say where a path begins and ends, and in which layers it stays the same feature.
+function describePath(path, layer) {
+  const first = path[0].layer, last = path[path.length - 1].layer;
+  const start = first === run.layers[0].layer ? "from the first layer of the run"
+    : `from layer ${first}, where it is not the partner of any feature`;
+  const end = last === run.layers[run.layers.length - 1].layer ? "to the last layer"
+    : `to layer ${last}, where it has no partner`;
+  const text = `The path has ${path.length} of ${run.layers.length} layers: ${start}, ${end}.`;
+  if (!known("cosine") || path.length < 2) return text;
+  const alike = (step) => step.step && (step.step.cosine === undefined || step.step.cosine >= SAME);
+  const here = path.findIndex((step) => step.layer === layer);
+  let from = here, to = here;
+  while (from > 0 && alike(path[from])) from--;
+  while (to + 1 < path.length && alike(path[to + 1])) to++;
+  return `${text} It is the same feature (each step has a decoder cosine of at least ${SAME}) from layer ${path[from].layer} ` +
+    `to layer ${path[to].layer}.`;
+}
+
+function pathColumns() {
+  return [
+    { name: "layer", title: "layer", about: "number of the layer", value: (step) => step.layer },
+    { name: "feature", title: "feature", about: "number of the feature in its layer", value: (step) => step.feature,
+      cell: (step) => featureLink(step.layer, step.feature, number(step.feature)) },
+    { name: "label", title: "label", about: "what the feature fires on", text: true, value: (step) => step.label,
+      cell: (step) => short(step.label ?? "") },
+    ...NUMBERS.filter(known).map((name) => ({ name, title: TITLES[name], about: about(name), value: (step) => step.step?.[name],
+      cell: (step) => shown(step.step?.[name], DIGITS[name]) })),
+    ...(known("runner_up") ? [{ name: "runner_up", title: "runner-up", about: about("runner_up"), value: (step) => step.step?.runner_up,
+      cell: ({ layer, step }) => (step?.runner_up >= 0 ? featureLink(layer, step.runner_up, number(step.runner_up)) : "–") }] : []),
+    { name: "neuronpedia", title: "Neuronpedia", about: "the page of the feature on Neuronpedia", value: () => 0,
+      cell: (step) => { const link = data.neuronpedia(step.layer, step.feature); return link ? outsideLink(link, "open") : "–"; } },
+  ];
+}
+
+function savePath(path, layer, feature) {
+  const names = NUMBERS.filter(known);
+  const rows = path.map((step) => [step.layer, step.feature, step.label, ...names.map((name) => step.step?.[name])]);
+  download(`path-${layer}-${feature}.csv`, csv(["layer", "feature", "label", ...names], rows), "text/csv");
+}
+
+function showExplorer() {
+  if (!run.pairs.length) {
+    $("found").textContent = "No pair of layers is finished.";
+    return;
+  }
+  searchForm();
+  results = new SortedTable($("table"), resultColumns(), {
+    caption: "Features that match the search",
+    sort: get("sort") ? { name: get("sort"), down: get("down") === "1" } : null,
+    changed: ({ name, down }) => set({ sort: name, down: down ? "1" : "" }),
+    chosen: (row) => String(row.pair.source) === get("layer") && String(row.feature) === get("feature"),
+  });
+  $("tools").append(
+    button("These features as CSV", saveResults),
+    element("span", { class: "soft" }, "The address of this page contains the search. A copy of the address reopens this view."));
+}

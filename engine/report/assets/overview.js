@@ -1,0 +1,99 @@
+"use strict";
+// The overview: what was matched, with what and how well, one row per pair of layers and per layer.
+const pairName = (pair) => `${pair.source} → ${pair.target}`;
+const about = (name) => (run.definitions[name] || "").replace("{}", SAME);
+const L0_RATIO = 1.5; // L0s that differ by more than this factor make the features of two layers differ
+
+function warnings() {
+  const list = [];
+  for (const { source, target, reason } of run.failures) list.push(`Layers ${source} and ${target} have no matching: ${reason}`);
+  if (!run.complete) list.push("The run is not complete: it was stopped, it is still running, or some of its pairs have failed.");
+  const unproved = run.pairs.filter((pair) => !pair.certified).map((pair) => `${pairName(pair)} (${pair.status})`);
+  if (unproved.length) list.push(`Not proved optimal: ${unproved.join(", ")}.`);
+  const l0s = new Map(run.layers.map((layer) => [layer.layer, layer.l0]));
+  for (const { source, target } of run.two_sets ? [] : run.pairs) {
+    const a = l0s.get(source), b = l0s.get(target);
+    if (a && b && Math.max(a, b) > L0_RATIO * Math.min(a, b)) {
+      list.push(`Layers ${source} and ${target}: L0 differs more than ${L0_RATIO}-fold (${shown(a)} and ${shown(b)}), ` +
+        "which alone makes features differ.");
+    }
+  }
+  if (run.without_saes) list.push(`Cosines and costs by part are missing: ${run.without_saes}`);
+  return list;
+}
+
+function showFacts() {
+  const { options, versions, machine, source, against } = run.run;
+  const sum = (value) => run.pairs.reduce((total, pair) => total + value(pair), 0);
+  const cost = sum((pair) => pair.cost), seconds = sum((pair) => pair.seconds || 0);
+  const random = run.pairs.every((pair) => pair.random_cost) ? sum((pair) => pair.random_cost) : null;
+  const gpus = machine && machine.gpus ? machine.gpus.map((gpu) => `, ${gpu}`).join("") : "";
+  // The source of a list is an object: the address of each layer.
+  const addresses = (given) => (given && typeof given === "object" ? Object.values(given).join(", ") : given);
+  const facts = [
+    ["Source", addresses(source) ?? "in memory"],
+    ["Matched against", addresses(against)],
+    ["Run folder", run.folder],
+    ["Pairs of layers", `${run.pairs.length}, ${run.pairs.filter((pair) => pair.certified).length} proved optimal`,
+      "no other matching of the same features costs less, within the proof gap of each pair of layers"],
+    ["Cost", random ? `${shown(cost)}, ${percent(cost / random)} of a random pairing` : shown(cost),
+      "sum over all pairs of layers and matched features of the squared distance of folded feature rows"],
+    ["Compared", options ? `${options.parts.join(", ")}, folded by ${options.fold}; squared distance` : null,
+      "parts of a feature row, and the scale by which each feature is folded"],
+    ["Method", options && options.method],
+    ["Maximum cost of a pair", options && options.max_cost],
+    ["Time", seconds ? `${shown(seconds, 3)} s of work on pairs` : null,
+      `sum of: ${about("seconds")}; pairs can be in work at the same time`],
+    ["Machine", machine ? `${machine.cores} cores, ${machine.system} ${machine.processor}${gpus}` : null],
+    ["Versions", versions ? Object.entries(versions).map(([name, version]) => `${name} ${version}`).join(", ") : null],
+  ];
+  const known = facts.filter(([, value]) => !missing(value) && value !== "");
+  $("facts").replaceChildren(...known.map(([name, value, title]) =>
+    element("div", { title }, element("dt", {}, name), element("dd", { dir: "auto" }, String(value)))));
+}
+
+function pairColumns() {
+  const share = (pair) => (pair.random_cost ? pair.cost / pair.random_cost : null);
+  const vanished = (pair) => pair.persistent && 1 - pair.persistent[1];
+  return [
+    { name: "layers", title: "layers", about: "source and target layer", text: true, value: (pair) => pair.source * 1e5 + pair.target,
+      cell: (pair) => element("a", { href: `#view=explorer&pair=${pairKey(pair)}` }, pairName(pair)) },
+    { name: "features", title: "features", about: "number of features of the source layer", value: (pair) => pair.features },
+    { name: "matched", title: "matched", about: "number of source features with a partner", value: (pair) => pair.matched },
+    { name: "cost", title: "cost", about: "sum over matched features of the squared distance of their folded rows",
+      value: (pair) => pair.cost },
+    { name: "share", title: "of random", about: about("share"), value: share, cell: (pair) => percent(share(pair)) },
+    { name: "gap", title: "proof gap", about: about("gap"), value: (pair) => pair.gap },
+    { name: "certified", title: "certified", about: "whether the matching is proved optimal", value: (pair) => Number(pair.certified),
+      cell: (pair) => element("span", { class: pair.certified ? "yes" : "no" }, pair.certified ? "yes" : `no: ${pair.status}`) },
+    { name: "mean_cosine", title: "mean cosine", about: "mean cosine of matched decoder rows", value: (pair) => pair.mean_cosine },
+    { name: "persistent", title: "persistent", about: about("persistent"), value: (pair) => pair.persistent?.[1],
+      cell: (pair) => percent(pair.persistent?.[1]) },
+    { name: "vanished", title: "vanished", about: about("vanished"), value: vanished, cell: (pair) => percent(vanished(pair)) },
+    { name: "born", title: "born", about: about("born"), value: (pair) => pair.born?.[1], cell: (pair) => percent(pair.born?.[1]) },
+    { name: "seconds", title: "seconds", about: about("seconds"), value: (pair) => pair.seconds },
+  ];
+}
+
+function layerColumns() {
+  return [
+    { name: "layer", title: "layer", about: "number of the layer", value: (layer) => layer.layer },
+    { name: "F", title: "features", about: "F, the number of features of the SAE", value: (layer) => layer.F },
+    { name: "d", title: "d", about: "width of the activations", value: (layer) => layer.d },
+    { name: "activation", title: "activation", about: "activation function of the encoder", value: (layer) => layer.activation },
+    { name: "l0", title: "L0", about: about("l0"), value: (layer) => layer.l0 },
+    { name: "format", title: "format", about: "format of the files", value: (layer) => layer.format },
+    { name: "path", title: "path", about: "where the run read the SAE", text: true, value: (layer) => layer.path },
+    { name: "notes", title: "changes", about: "what was changed to bring the SAE into the form that is compared", text: true,
+      value: (layer) => (layer.notes || []).join("; ") },
+  ];
+}
+
+function showOverview() {
+  const list = warnings();
+  $("warnings").hidden = !list.length;
+  $("warnings").replaceChildren(...list.map((warning) => element("li", { dir: "auto" }, warning)));
+  showFacts();
+  new SortedTable($("pairs"), pairColumns(), { caption: "Pairs of layers" }).show(run.pairs);
+  new SortedTable($("inputs"), layerColumns(), { caption: "Layers" }).show(run.layers);
+}
