@@ -61,7 +61,7 @@ def test_what_a_sync_leaves_is_read(tmp_path, run, capsys):
     assert report(run, tmp_path / "v1") == 0
     said = capsys.readouterr().err
     assert "explanations are of demo/3-res-16k, demo/4-res-16k" in said
-    assert "files passed over, since no line is an explanation: 13" in said
+    assert "files skipped, because none of their lines is an explanation: 13" in said
     assert Contents(sm.Chain.load(run), labels=read_explanations(tmp_path / "v1")).labels(3) == expected
 
 
@@ -86,12 +86,12 @@ def test_files_without_explanations_are_passed_over_and_half_ones_are_not(tmp_pa
     write(tmp_path / "all" / "labels.jsonl", explained(3))
     assert len(read_explanations(tmp_path / "all")[3]) == 12
     assert report(run, tmp_path / "all") == 0
-    assert "files passed over, since no line is an explanation: 1" in capsys.readouterr().err
+    assert "files skipped, because none of their lines is an explanation: 1" in capsys.readouterr().err
     write(tmp_path / "all" / "labels.jsonl", [*explained(3), {"layer": "3-res-16k", "index": "0"}])
     with pytest.raises(sm.MatchError, match=r"labels\.jsonl, line 13: expected"):
         read_explanations(tmp_path / "all")
     (tmp_path / "all" / "labels.jsonl").unlink()
-    with pytest.raises(sm.MatchError, match=r"no explanations there \(files that hold none: 1\)"):
+    with pytest.raises(sm.MatchError, match=r"no explanations there \(files without one: 1\)"):
         read_explanations(tmp_path / "all")
     write(tmp_path / "export" / "3-res-16k" / "explanations" / "batch-0.jsonl.gz", [{"index": "0"}])
     with pytest.raises(sm.MatchError, match=r"batch-0\.jsonl\.gz, line 1: expected"):
