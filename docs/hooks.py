@@ -31,7 +31,7 @@ def on_files(files: Files, config: Any) -> Files:
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Links into the repository become links into the site; the help of every command stands where it is asked for."""
-    markdown = markdown.replace("../bench/results/paper/", "results/")
+    markdown = markdown.replace("../bench/results/paper/", "results/").replace("](docs/", "](")
     return markdown.replace("{commands}", _commands()) if "{commands}" in markdown else markdown
 
 
