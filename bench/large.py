@@ -47,7 +47,7 @@ def test_matrix_free(benchmark, rows):
 def candidates(rows):
     """The candidate graph of each row's and column's 11 nearest: about 21 edges a row."""
     cost, scan = one_pass(*rows, 11)
-    graph = CandidateGraph(cost, cost.free(np.inf, np.inf), cost.some_matching())
+    graph = CandidateGraph(cost, cost.unmatched(np.inf, np.inf), cost.some_matching())
     graph.add(*scan.pairs())
     return graph
 

@@ -133,12 +133,12 @@ def test_constants_complete_the_cost(name):
     x, y = nasty()[name]
     cost = DistanceCost(x, y, CPU)
     rows, columns = (index.ravel() for index in np.indices(cost.shape))
-    free = cost.free(0.0, 0.0)
+    unmatched = cost.unmatched(0.0, 0.0)
     long = [np.asarray(side, dtype=np.longdouble)[index] for side, index in ((x, rows), (y, columns))]
     truth = ((long[0] - long[1]) ** 2).sum(axis=1)
     reduced = reduced_in_extended_precision(cost, x, y).ravel()
-    error = free.row_error[rows] + free.column_error[columns]
-    assert (np.abs(reduced - free.rows[rows] - free.columns[columns] - truth * cost.scale) <= error).all()
+    error = unmatched.row_error[rows] + unmatched.column_error[columns]
+    assert (np.abs(reduced - unmatched.rows[rows] - unmatched.columns[columns] - truth * cost.scale) <= error).all()
 
 
 def forms(x, y):

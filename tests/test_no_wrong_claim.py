@@ -205,12 +205,12 @@ def assert_permuted_prices_are_refused(x, y, best, r):
     """The optimum is not called proved by prices that do not prove it."""
     problem = RowProblem(x, y)
     cost = problem.cost(choose_backend("torch", "cpu"), 0)
-    free = cost.free(np.inf, np.inf)
+    unmatched = cost.unmatched(np.inf, np.inf)
     right = (best.prices.numpy() - cost.column_constant) * cost.scale
     wrong = right[r.permutation(len(right))]
-    at, proved = cost.row_minima(np.arange(len(x)), wrong, free.price_error(wrong))
+    at, proved = cost.row_minima(np.arange(len(x)), wrong, unmatched.bound_price_error(wrong))
     minima = cost.exact(np.arange(len(x)), at) - wrong[at]
-    certificate = Solution(best.perm.numpy(), wrong, minima, proved).grade(cost, free, best.perm.numpy())
+    certificate = Solution(best.perm.numpy(), wrong, minima, proved).grade(cost, unmatched, best.perm.numpy())
     short = (math.fsum(cost.exact(np.arange(len(x)), best.perm.numpy()) - wrong) - math.fsum(minima)) / cost.scale
     if short > OPTIMUM * best.gain:
         assert not certificate.certified

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from saematch.cost import Cost, Free
+from saematch.cost import Cost, Unmatched
 from saematch.numeric.compiled import compiled
 from saematch.numeric.rounding import Floats, Indices
 
@@ -18,21 +18,21 @@ LISTED = 16
 MOST_WORK = 2**34  # entries of the pairs that are looked at one by one: half a minute of a core
 
 
-def nearest(cost: Cost, free: Free) -> Indices:
+def nearest(cost: Cost, unmatched: Unmatched) -> Indices:
     """The cheapest column of every row, many rows to one column; -1 where staying free is cheaper."""
-    rows, _ = _lists(cost, free, np.arange(cost.shape[0]), np.zeros(cost.shape[1], dtype=bool))
+    rows, _ = _lists(cost, unmatched, np.arange(cost.shape[0]), np.zeros(cost.shape[1], dtype=bool))
     return rows[:, 0]
 
 
-def mutual_nearest(cost: Cost, free: Free) -> Indices:
+def mutual_nearest(cost: Cost, unmatched: Unmatched) -> Indices:
     """The pairs in which each is the other's cheapest; -1 for all other rows."""
-    rows, columns = _lists(cost, free, np.arange(cost.shape[0]), np.zeros(cost.shape[1], dtype=bool))
+    rows, columns = _lists(cost, unmatched, np.arange(cost.shape[0]), np.zeros(cost.shape[1], dtype=bool))
     found = rows[:, 0]
     agreed = (found >= 0) & (np.append(columns[:, 0], -1)[found] == np.arange(len(found)))
     return np.where(agreed, found, -1)
 
 
-def greedy(cost: Cost, free: Free) -> Indices:
+def greedy(cost: Cost, unmatched: Unmatched) -> Indices:
     """The cheapest pair of all, the cheapest of what is left, and so on.
 
     A pair is due when each is the other's cheapest among those left, in whatever order such pairs are made. One pass
@@ -41,7 +41,7 @@ def greedy(cost: Cost, free: Free) -> Indices:
     permutation, taken = np.full(cost.shape[0], -1), np.zeros(cost.shape[1], dtype=bool)
     left = np.arange(cost.shape[0])
     while len(left) and not taken.all():
-        rows, columns = _lists(cost, free, left, taken)
+        rows, columns = _lists(cost, unmatched, left, taken)
         if not (rows >= 0).any():
             break
         before = taken.sum()
@@ -57,14 +57,14 @@ def greedy(cost: Cost, free: Free) -> Indices:
     return permutation
 
 
-BASELINES: dict[str, Callable[[Cost, Free], Indices]] = {
+BASELINES: dict[str, Callable[[Cost, Unmatched], Indices]] = {
     "nearest": nearest,
     "mutual_nearest": mutual_nearest,
     "greedy": greedy,
 }
 
 
-def _lists(cost: Cost, free: Free, rows: Indices, taken: Any) -> tuple[Indices, Indices]:
+def _lists(cost: Cost, unmatched: Unmatched, rows: Indices, taken: Any) -> tuple[Indices, Indices]:
     """The cheapest columns of the rows, `(R, k)`, and rows of all columns, `(F_B, k)`, in order of cost; -1 for none.
 
     Nobody is listed at more than it costs both to stay free, and no column that is taken.
@@ -77,25 +77,25 @@ def _lists(cost: Cost, free: Free, rows: Indices, taken: Any) -> tuple[Indices, 
     prices = np.where(taken, -np.inf, -q)
     scan = cost.scan(rows, prices, np.zeros(len(q)), -p, k, np.inf)
     every = np.arange(len(q))
-    by_row = _ordered(cost, free, np.repeat(rows, k), scan.row_partners.ravel(), taken, k)
-    by_column = _ordered(cost, free, scan.column_partners.ravel(), np.repeat(every, k), taken, k)
+    by_row = _ordered(cost, unmatched, np.repeat(rows, k), scan.row_partners.ravel(), taken, k)
+    by_column = _ordered(cost, unmatched, scan.column_partners.ravel(), np.repeat(every, k), taken, k)
     partners = np.where(by_row >= 0, scan.row_partners.ravel()[by_row], -1).reshape(-1, k)
     sources = np.where(by_column >= 0, scan.column_partners.ravel()[by_column], -1).reshape(-1, k)
     listed, first = np.full(len(rows), np.inf), partners[:, 0]
     some = np.nonzero(first >= 0)[0]
     listed[some] = cost.exact(rows[some], first[some]) + q[first[some]]
-    _settle(cost, free, partners, listed, scan.floors, rows, every[~taken])
+    _settle(cost, unmatched, partners, listed, scan.floors, rows, every[~taken])
     listed, first = np.full(len(every), np.inf), sources[:, 0]
     some = np.nonzero(first >= 0)[0]
     listed[some] = cost.exact(first[some], some) + p[first[some]] + q[some]
     listed[taken] = -np.inf
-    _settle(cost, free, sources, listed, scan.column_floors, every, rows, by_column=True)
+    _settle(cost, unmatched, sources, listed, scan.column_floors, every, rows, by_column=True)
     return partners, sources
 
 
 def _settle(
     cost: Cost,
-    free: Free,
+    unmatched: Unmatched,
     lists: Indices,
     listed: Floats,
     floors: Floats,
@@ -117,17 +117,17 @@ def _settle(
         pairs = np.repeat(members[at], len(others)), np.tile(others, len(at))
         costs = cost.pair_cost(*(pairs[::-1] if by_column else pairs)).reshape(len(at), -1)
         best = costs.argmin(axis=1)
-        lists[at, 0] = np.where(costs[np.arange(len(at)), best] <= sum(free.each), others[best], -1)
+        lists[at, 0] = np.where(costs[np.arange(len(at)), best] <= sum(unmatched.costs), others[best], -1)
         lists[at, 1:] = -1
 
 
-def _ordered(cost: Cost, free: Free, rows: Indices, columns: Indices, taken: Any, k: int) -> Indices:
+def _ordered(cost: Cost, unmatched: Unmatched, rows: Indices, columns: Indices, taken: Any, k: int) -> Indices:
     """Places of the pairs in lists of `k`, each list in order of cost and index; -1 for those that are no pair."""
     value = np.full(len(rows), np.inf)
     some = np.nonzero((rows >= 0) & (columns >= 0))[0]
     some = some[~taken[columns[some]]]
     costs = cost.pair_cost(rows[some], columns[some])
-    value[some] = np.where(costs <= sum(free.each), costs, np.inf)
+    value[some] = np.where(costs <= sum(unmatched.costs), costs, np.inf)
     each = np.repeat(np.arange(len(rows) // k), k)
     order = np.lexsort((columns, rows, value, each))
     return np.where(np.isfinite(value[order]), order, -1)

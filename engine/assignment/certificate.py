@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from saematch.cost import Cost, Free
+from saematch.cost import Cost, Unmatched
 from saematch.numeric.rounding import UNIT_64, Floats, Indices, at_least, at_most
 from saematch.options import Limit
 
@@ -65,21 +65,21 @@ class Reduced:
     column_error: Floats
 
     @classmethod
-    def in_float64(cls, cost: Cost, free: Free, prices: Floats) -> Reduced:
+    def in_float64(cls, cost: Cost, unmatched: Unmatched, prices: Floats) -> Reduced:
         """M_ij - v_j, whose error is known from the `Cost`. A column whose price is as high as it may be pays none."""
-        price_error = free.price_error(prices)
+        price_error = unmatched.bound_price_error(prices)
 
         def pairs(rows: Indices, columns: Indices) -> tuple[Floats, Floats]:
             return cost.exact(rows, columns) - prices[columns], cost.exact_error(rows, columns, price_error)
 
-        at_limit = free.at_most(prices)
+        at_limit = unmatched.at_limit(prices)
         return cls(
             cost.scale,
             pairs,
-            free.rows,
-            free.row_error,
-            np.where(at_limit, 0.0, free.columns - prices),
-            np.where(at_limit, 0.0, free.column_error),
+            unmatched.rows,
+            unmatched.row_error,
+            np.where(at_limit, 0.0, unmatched.columns - prices),
+            np.where(at_limit, 0.0, unmatched.column_error),
         )
 
 
@@ -112,11 +112,11 @@ class Solution:
         others = np.where(permutation == self.permutation, self.others, self.proved)
         return replace(self, permutation=permutation, others=others)
 
-    def bound(self, free: Free) -> float:
+    def bound(self, unmatched: Unmatched) -> float:
         """A lower bound for the cost of every matching, less sum(p) + sum(q): sum u + sum v."""
-        return math.fsum(np.minimum(self.proved, free.rows)) + math.fsum(self.prices)
+        return math.fsum(np.minimum(self.proved, unmatched.rows)) + math.fsum(self.prices)
 
-    def grade(self, cost: Cost, free: Free, permutation: Indices) -> Certificate:
+    def grade(self, cost: Cost, unmatched: Unmatched, permutation: Indices) -> Certificate:
         """What the prices prove about any matching that the problem allows.
 
         Its cost less the bound is a sum of terms of which none is negative, and in which the large constants of the
@@ -126,7 +126,7 @@ class Solution:
         pairs are all above its own by more than rounding adds neither, nor does a row that is free by as much, nor a
         column whose price stands for the cost of staying free.
         """
-        reduced = Reduced.in_float64(cost, free, self.prices) if self.reduced is None else self.reduced
+        reduced = Reduced.in_float64(cost, unmatched, self.prices) if self.reduced is None else self.reduced
         rows, alone = np.nonzero(permutation >= 0)[0], np.nonzero(permutation < 0)[0]
         columns = permutation[rows]
         left = np.setdiff1d(np.arange(cost.shape[1]), columns)
@@ -148,16 +148,16 @@ class Solution:
         gap = math.fsum(excess) / reduced.scale
         error = max(math.fsum(most) / reduced.scale * (1 + 2.0**-50) - gap, 0.0)
         error += LEAST * bool(gap or error)  # of quotients that underflow
-        if _is_constant(cost, free):
+        if _is_constant(cost, unmatched):
             return Certificate(gap, error, 0.0, True)
-        paid, simple_gap, simple_error = _simple_proof(cost, free, permutation, gap + error)
-        gain = self._gain(cost, free, permutation, gap, error)
+        paid, simple_gap, simple_error = _simple_proof(cost, unmatched, permutation, gap + error)
+        gain = self._gain(cost, unmatched, permutation, gap, error)
         # Settled prices may leave an edge cheaper than its row's by a few roundings of other numbers on its path.
         errors = (most - excess) * (cost.scale / reduced.scale)
-        slack = np.maximum(4 * errors, TOLERANCE * cost.ordinary)
-        size = cost.ordinary * min(cost.shape) or float(np.abs(self.prices).max(initial=0.0))
+        slack = np.maximum(4 * errors, TOLERANCE * cost.typical_difference)
+        size = cost.typical_difference * min(cost.shape) or float(np.abs(self.prices).max(initial=0.0))
         hidden = gain == 0 and gap + error > TOLERANCE * size / cost.scale
-        hidden |= cost.ordinary > 0 and float(errors.max(initial=0.0)) > BLUR * cost.ordinary
+        hidden |= cost.typical_difference > 0 and float(errors.max(initial=0.0)) > BLUR * cost.typical_difference
         hidden |= gap + error > TOLERANCE * paid
         shares = excess * (cost.scale / reduced.scale)
         within = self.settled and bool((shares <= slack).all()) and not hidden
@@ -166,22 +166,23 @@ class Solution:
             return Certificate(simple_gap, simple_error, gain, simple_gap + simple_error == 0)
         return found
 
-    def _gain(self, cost: Cost, free: Free, permutation: Indices, gap: float, error: float) -> float:
+    def _gain(self, cost: Cost, unmatched: Unmatched, permutation: Indices, gap: float, error: float) -> float:
         """What matching can gain at all, 0.0 where that is no more than rounding."""
         rows = np.nonzero(permutation >= 0)[0]
         columns = permutation[rows]
         matched = math.fsum(cost.exact(rows, columns))
-        staying_free = math.fsum(free.rows[permutation < 0]) + math.fsum(np.delete(free.columns, columns))
-        nothing = math.fsum(free.rows) + math.fsum(free.columns)
-        pairing = cost.random_total + _left_over(free)
+        unmatched_costs = math.fsum(unmatched.rows[permutation < 0]) + math.fsum(np.delete(unmatched.columns, columns))
+        nothing = math.fsum(unmatched.rows) + math.fsum(unmatched.columns)
+        pairing = cost.random_total + _left_over(unmatched)
         reference = nothing if cost.forbids and math.isfinite(nothing) else min(pairing, nothing)
-        gain = (reference - matched - staying_free) / cost.scale
-        rounding = cost.exact_error(rows, columns, free.price_error(self.prices))
-        gain_error = math.fsum([cost.random_error, *rounding, *free.row_error, *free.column_error]) / cost.scale
+        gain = (reference - matched - unmatched_costs) / cost.scale
+        rounding = cost.exact_error(rows, columns, unmatched.bound_price_error(self.prices))
+        errors = [cost.random_error, *rounding, *unmatched.row_error, *unmatched.column_error]
+        gain_error = math.fsum(errors) / cost.scale
         return gain + gap + error if gain + gap > gain_error + error else 0.0
 
 
-def _simple_proof(cost: Cost, free: Free, permutation: Indices, short: float) -> tuple[float, float, float]:
+def _simple_proof(cost: Cost, unmatched: Unmatched, permutation: Indices, short: float) -> tuple[float, float, float]:
     """The size of what a matching costs, what it costs above the trivial bound, and the rounding of that.
 
     The latter two are infinite where a matching is `short` of the optimum at most and the trivial bound proves less.
@@ -189,26 +190,27 @@ def _simple_proof(cost: Cost, free: Free, permutation: Indices, short: float) ->
     rows = np.nonzero(permutation >= 0)[0]
     columns = permutation[rows]
     alone = len(permutation) - len(rows), cost.shape[1] - len(rows)
-    staying_free = [price for count, price in zip(alone, free.each, strict=True) for _ in range(count)]
-    bound = cost.trivial_bound(complete=not all(np.isfinite(free.each)))
+    unmatched_costs = [price for count, price in zip(alone, unmatched.costs, strict=True) for _ in range(count)]
+    bound = cost.trivial_bound(complete=not all(np.isfinite(unmatched.costs)))
     costs = cost.pair_cost(rows, columns)
-    paid = math.fsum([*np.abs(costs), *staying_free])
-    if math.fsum([*costs, *staying_free, *-bound]) > 2 * short:
+    paid = math.fsum([*np.abs(costs), *unmatched_costs])
+    if math.fsum([*costs, *unmatched_costs, *-bound]) > 2 * short:
         return paid, math.inf, math.inf
     costs, error = cost.less(rows, columns, *cost.no_duals)
-    gap = math.fsum([*costs, *staying_free, *-bound])
+    gap = math.fsum([*costs, *unmatched_costs, *-bound])
     return paid, max(gap, 0.0), math.fsum(error) + 2 * UNIT_64 * abs(gap)
 
 
-def _is_constant(cost: Cost, free: Free) -> bool:
+def _is_constant(cost: Cost, unmatched: Unmatched) -> bool:
     """Whether the larger side is one row again and again: then it does not matter who gets which of them."""
-    partial = np.isfinite(free.rows).any() and np.isfinite(free.columns).any()
+    partial = np.isfinite(unmatched.rows).any() and np.isfinite(unmatched.columns).any()
     rows, columns = (bool((first == 0).all()) for first in cost.identical_rows)
-    larger_alike = (rows and len(free.rows) >= len(free.columns)) or (columns and len(free.columns) >= len(free.rows))
+    sources, targets = cost.shape
+    larger_alike = (rows and sources >= targets) or (columns and targets >= sources)
     return larger_alike and not partial
 
 
-def _left_over(free: Free) -> float:
+def _left_over(unmatched: Unmatched) -> float:
     """What the rest of the larger side pays to stay free where a random part of it is matched, on average."""
-    more = len(free.rows) - len(free.columns)
-    return float(more * free.rows.mean() if more > 0 else -more * free.columns.mean() if more < 0 else 0.0)
+    more = len(unmatched.rows) - len(unmatched.columns)
+    return float(more * unmatched.rows.mean() if more > 0 else -more * unmatched.columns.mean() if more < 0 else 0.0)

@@ -16,7 +16,7 @@ from saematch.assignment.certificate import Certificate, Solution
 from saematch.assignment.graph import CandidateGraph
 from saematch.assignment.refinement import PassBounds, refined
 from saematch.assignment.ties import in_order, spread, spread_ties
-from saematch.cost import Cost, Free, Scan
+from saematch.cost import Cost, Scan, Unmatched
 from saematch.numeric.rounding import UNIT_64, Floats, Indices, at_least
 
 # Cheapest partners of a row and of a column that a pass adds to the graph, where costs are stored and where they are
@@ -36,7 +36,7 @@ class Round:
 
 def solve(
     cost: Cost,
-    free: Free,
+    unmatched: Unmatched,
     *,
     start: Indices | None = None,
     max_rounds: int | None = None,
@@ -51,11 +51,11 @@ def solve(
     deadline = math.inf if time_limit is None else time.monotonic() + time_limit
     seconds: dict[str, float] = defaultdict(float)
     if 0 in cost.shape:
-        prices = free.columns.copy()
+        prices = unmatched.columns.copy()
         nothing = np.full(cost.shape[0], math.inf)
         return Solution(np.full(cost.shape[0], -1), prices, nothing, nothing)
-    graph = CandidateGraph(cost, free, _anything_allowed(cost, free) if start is None else start)
-    prices = np.where(np.isfinite(free.columns), free.columns, 0.0)
+    graph = CandidateGraph(cost, unmatched, _anything_allowed(cost, unmatched) if start is None else start)
+    prices = np.where(np.isfinite(unmatched.columns), unmatched.columns, 0.0)
     with _timed(seconds, "candidates"):
         rest = np.full(cost.shape[0], _add_candidates(cost, graph))
     off = math.inf
@@ -65,21 +65,22 @@ def solve(
         with _timed(seconds, "sparse optimum"):
             permutation, prices = graph.optimum(prices, off)
         rose = float((prices - before).max())  # what was bounded has come nearer by as much; rounded down
-        rose += 2 * float(free.column_error[free.at_most(prices) & ~free.at_most(before)].max(initial=0.0))
+        at_limit_now = unmatched.at_limit(prices) & ~unmatched.at_limit(before)
+        rose += 2 * float(unmatched.column_error[at_limit_now].max(initial=0.0))
         known = np.isfinite(rest)
         rest[known] -= rose + 8 * UNIT_64 * (np.abs(rest[known]) + abs(rose))
         with _timed(seconds, "passes"):
-            minima, others, off = _price(cost, free, graph, permutation, prices, rest)
+            minima, others, off = _price(cost, unmatched, graph, permutation, prices, rest)
         improvable = off > 0
         now = Solution(permutation, prices, *minima, others, not improvable, number, len(graph), None, seconds)
         # Without new edges or another answer there is only rounding left to argue about.
         stalled = best is not None and len(graph) == edges and bool((permutation == best.permutation).all())
-        if best is None or not improvable or now.bound(free) >= best.bound(free):
+        if best is None or not improvable or now.bound(unmatched) >= best.bound(unmatched):
             best = now
         else:
             best = replace(now, prices=best.prices, minima=best.minima, proved=best.proved, others=None)
         if progress is not None:
-            progress(Round(number, len(graph), best.grade(cost, free, permutation)))
+            progress(Round(number, len(graph), best.grade(cost, unmatched, permutation)))
         if not improvable or stalled:
             break
         if time.monotonic() >= deadline:
@@ -89,10 +90,11 @@ def solve(
             best = replace(best, stopped_by="round_limit")
             break
     assert best is not None
-    certificate = best.grade(cost, free, best.permutation)
+    certificate = best.grade(cost, unmatched, best.permutation)
     if best.stopped_by is None and not certificate.certified:
         with _timed(seconds, "refinement"):
-            best = refined(cost, free, graph, best, certificate, PassBounds(cost, free, prices, rest), deadline)
+            seen = PassBounds(cost, unmatched, prices, rest)
+            best = refined(cost, unmatched, graph, best, certificate, seen, deadline)
     return best.exchanged(in_order(best.permutation, *cost.identical_rows))
 
 
@@ -117,7 +119,7 @@ def _add_listed(cost: Cost, graph: CandidateGraph, scan: Scan, prices: Floats) -
 
 
 def _price(
-    cost: Cost, free: Free, graph: CandidateGraph, permutation: Indices, prices: Floats, rest: Floats
+    cost: Cost, unmatched: Unmatched, graph: CandidateGraph, permutation: Indices, prices: Floats, rest: Floats
 ) -> tuple[tuple[Floats, Floats], Floats, float]:
     """One pass: adds what was missing; returns the row minima and their proof, the latter without each row's own
     partner, and what a row can gain at most.
@@ -130,7 +132,7 @@ def _price(
     wanted = potentials + 2 * rounding
     rows = np.nonzero(rest < wanted)[0]
     if len(rows):
-        scan = cost.scan(rows, prices, free.price_error(prices), wanted, LISTED[cost.stored])
+        scan = cost.scan(rows, prices, unmatched.bound_price_error(prices), wanted, LISTED[cost.stored])
         _add_listed(cost, graph, scan, prices)
         rest[rows] = scan.floors[:, -1]
     minima, others, gain = graph.settle(permutation, prices, potentials, rounding, wanted, rest)
@@ -139,9 +141,9 @@ def _price(
     return (minima, np.minimum(others, own)), others, gain
 
 
-def _anything_allowed(cost: Cost, free: Free) -> Indices:
+def _anything_allowed(cost: Cost, unmatched: Unmatched) -> Indices:
     """A matching to start from: nobody's where all may stay free."""
-    if np.isfinite(free.rows).all() and np.isfinite(free.columns).all():
+    if np.isfinite(unmatched.rows).all() and np.isfinite(unmatched.columns).all():
         return np.full(cost.shape[0], -1)
     return cost.some_matching()
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from saematch.assignment.auction import auction
 from saematch.assignment.sparse import SETTLED, solve_sparse
-from saematch.cost import Cost, Free
+from saematch.cost import Cost, Unmatched
 from saematch.numeric.rounding import Floats, Indices, at_least
 
 
@@ -16,8 +16,8 @@ class CandidateGraph:
     It always holds a matching that is allowed, so that it can be solved.
     """
 
-    def __init__(self, cost: Cost, free: Free, permutation: Indices) -> None:
-        self._cost, self._free = cost, free
+    def __init__(self, cost: Cost, unmatched: Unmatched, permutation: Indices) -> None:
+        self._cost, self._unmatched = cost, unmatched
         self.shape = cost.shape
         self._keys = np.empty(0, dtype=np.int64)
         self.costs = np.empty(0)
@@ -62,9 +62,9 @@ class CandidateGraph:
         """What each row has under a matching of the graph, M_i,perm(i) - v_perm(i) or staying free; its rounding."""
         rows = np.nonzero(permutation >= 0)[0]
         columns = permutation[rows]
-        potentials, rounding = self._free.rows.copy(), self._free.row_error.copy()
+        potentials, rounding = self._unmatched.rows.copy(), self._unmatched.row_error.copy()
         potentials[rows] = self.find(rows, columns) - prices[columns]
-        rounding[rows] = self._cost.exact_error(rows, columns, self._free.price_error(prices))
+        rounding[rows] = self._cost.exact_error(rows, columns, self._unmatched.bound_price_error(prices))
         return potentials, rounding
 
     def price(
@@ -78,7 +78,7 @@ class CandidateGraph:
         """
         starts, rows, columns = self.starts, self.rows, self.columns
         reduced = self.costs - prices[columns]
-        error = self._cost.exact_error(rows, columns, self._free.price_error(prices))
+        error = self._cost.exact_error(rows, columns, self._unmatched.bound_price_error(prices))
         value = least_of_rows(reduced, starts)
         others = least_of_rows(np.where(permutation[rows] == columns, np.inf, at_least(reduced, error)), starts)
         left = 2 * SETTLED * (np.abs(self.costs) + np.abs(potentials)[rows] + np.abs(prices)[columns])
@@ -97,7 +97,7 @@ class CandidateGraph:
         minima, others, gain = self.price(permutation, prices, potentials, rounding)
         doubtful = np.nonzero(rest < np.minimum(np.minimum(others, potentials - rounding), wanted))[0]
         if gain == 0 and len(doubtful):
-            price_error = self._free.price_error(prices)
+            price_error = self._unmatched.bound_price_error(prices)
             cheapest, rest[doubtful] = self._cost.row_minima(doubtful, prices, price_error)
             self.add(doubtful, cheapest)
             minima, others, gain = self.price(permutation, prices, potentials, rounding)
@@ -108,12 +108,12 @@ class CandidateGraph:
 
         `prices` to begin with are about `off` away from such ones.
         """
-        if self._free.nobody:
+        if self._unmatched.none_allowed:
             prices = auction(self.starts, self.columns, self.costs, prices, off)
-        return self.optimum_of(self.costs, self._free.rows, self._free.columns, prices=prices)
+        return self.optimum_of(self.costs, self._unmatched.rows, self._unmatched.columns, prices=prices)
 
     def optimum_of(
-        self, costs: Floats, free_rows: Floats, free_columns: Floats, *, prices: Floats
+        self, costs: Floats, unmatched_rows: Floats, unmatched_columns: Floats, *, prices: Floats
     ) -> tuple[Indices, Floats]:
         """Return the optimum of the graph, and its prices, for other costs of its edges and of staying free.
 
@@ -122,21 +122,21 @@ class CandidateGraph:
         do. The prices of column j and of its row add up to the price of j. No auction goes before: among so many edges
         of no cost it takes longer than it saves.
         """
-        if self._free.nobody:
+        if self._unmatched.none_allowed:
             return solve_sparse(self.starts, self.columns, costs, prices)
         F_A, F_B = self.shape
         rows, columns = self.rows, self.columns
-        may_rows, may_columns = (np.nonzero(np.isfinite(each))[0] for each in (free_rows, free_columns))
+        may_rows, may_columns = (np.nonzero(np.isfinite(each))[0] for each in (unmatched_rows, unmatched_columns))
         edge_rows = np.concatenate([rows, may_rows, F_A + may_columns, F_A + columns])
         edge_columns = np.concatenate([columns, F_B + may_rows, may_columns, F_B + rows])
-        costs = np.concatenate([costs, free_rows[may_rows], free_columns[may_columns], np.zeros(len(rows))])
+        costs = np.concatenate([costs, unmatched_rows[may_rows], unmatched_columns[may_columns], np.zeros(len(rows))])
         order = np.lexsort((edge_columns, edge_rows))
         edge_columns, costs = edge_columns[order], costs[order]
         starts = np.searchsorted(edge_rows[order], np.arange(F_A + F_B + 1))
         doubled, settled = solve_sparse(starts, edge_columns, costs, np.concatenate([prices, np.zeros(F_A)]))
         potentials = np.minimum.reduceat(costs - settled[edge_columns], starts[:-1])
         permutation = np.where(doubled[:F_A] < F_B, doubled[:F_A], -1)
-        return permutation, np.minimum(settled[:F_B] + potentials[F_A:], free_columns)
+        return permutation, np.minimum(settled[:F_B] + potentials[F_A:], unmatched_columns)
 
 
 def least_of_rows(values: Floats, starts: Indices) -> Floats:

@@ -13,7 +13,7 @@ from saematch.assignment.certificate import BLUR
 from saematch.assignment.graph import CandidateGraph
 from saematch.assignment.paths import Ways
 from saematch.assignment.refinement import MOST_WORK, Duals, PassBounds, Step
-from saematch.cost import Cost, Free
+from saematch.cost import Cost, Unmatched
 from saematch.numeric.rounding import UNIT_64, Floats, Indices, at_least, at_most
 
 LISTED = 16  # cheapest pairs of a row and of a column that a pass adds to the graph
@@ -50,20 +50,20 @@ class MarginSearch:
     prices at hand, and from there each to the middle of what the others leave it.
     """
 
-    def __init__(self, cost: Cost, free: Free, permutation: Indices, prices: Floats) -> None:
-        self._cost, self._free, self._permutation = cost, free, permutation
+    def __init__(self, cost: Cost, unmatched: Unmatched, permutation: Indices, prices: Floats) -> None:
+        self._cost, self._unmatched, self._permutation = cost, unmatched, permutation
         rows = np.nonzero(permutation >= 0)[0]
         self._columns = permutation[rows]
         self._owner = np.full(cost.shape[1], -1)
         self._owner[self._columns] = rows
-        self._graph = CandidateGraph(cost, free, permutation)
+        self._graph = CandidateGraph(cost, unmatched, permutation)
         self._whole: dict[int, Floats] = {}
         if 0 in cost.shape:
             self.bound, self.tied = np.full(cost.shape[0], np.inf), np.zeros(cost.shape[0], dtype=bool)
             self.short = 0.0
             return
         # A column without a partner costs what staying free does, and by no rounding less.
-        prices = np.where((self._owner < 0) & np.isfinite(free.columns), free.columns, prices)
+        prices = np.where((self._owner < 0) & np.isfinite(unmatched.columns), unmatched.columns, prices)
         self._list(prices, np.inf)
         halfway = self._between_extremes(prices)
         new = True
@@ -84,7 +84,7 @@ class MarginSearch:
         """A pass that adds cheap pairs to the graph."""
         potentials, rounding = self._graph.potentials(self._permutation, prices)
         every, before = np.arange(self._cost.shape[0]), len(self._graph)
-        price_error = self._free.price_error(prices)
+        price_error = self._unmatched.bound_price_error(prices)
         scan = self._cost.scan(every, prices, price_error, potentials + rounding, LISTED, ceiling)
         self._graph.add(*scan.pairs())
         floors = scan.floors[:, -1]
@@ -103,7 +103,7 @@ class MarginSearch:
         potentials, _ = self._graph.potentials(self._permutation, prices)
         rows, columns = self._graph.rows, self._graph.columns
         reduced = self._graph.costs - potentials[rows] - prices[columns]
-        exits = self._free.rows - potentials, self._free.columns - prices
+        exits = self._unmatched.rows - potentials, self._unmatched.columns - prices
         return Ways.of(self._permutation, rows, columns, reduced, *exits)
 
     def _settle(self, listed: Listed) -> None:
@@ -113,13 +113,13 @@ class MarginSearch:
         """
         cost, matched = self._cost, self._permutation >= 0
         _, rounding = self._graph.potentials(self._permutation, self._prices)
-        self._use(_Frame.in_float64(cost, self._free, self._graph, self._permutation, self._prices, listed))
+        self._use(_Frame.in_float64(cost, self._unmatched, self._graph, self._permutation, self._prices, listed))
         first, first_columns = cost.identical_rows
         alone = _is_alone(first) & (~matched | _is_alone(first_columns)[self._permutation])
-        blurred = rounding.max() > BLUR * cost.ordinary  # else rows that are equal explain margins of 0
+        blurred = rounding.max() > BLUR * cost.typical_difference  # else rows that are equal explain margins of 0
         doubtful = (alone | blurred) & (self.bound * cost.scale <= _FEW_DIGITS * rounding.max())
         if doubtful.any() and len(self._graph) * cost.width <= MOST_WORK:
-            self._use(_Frame.refined(cost, self._free, self._graph, self._permutation, self._prices, listed))
+            self._use(_Frame.refined(cost, self._unmatched, self._graph, self._permutation, self._prices, listed))
         # A true tie costs nothing: what it seems to cost, it gains elsewhere on its cycle, by rounding.
         self.tied = self.bound == 0
         for i in np.nonzero(self.tied)[0]:
@@ -211,10 +211,16 @@ class _Frame:
 
     @classmethod
     def in_float64(
-        cls, cost: Cost, free: Free, graph: CandidateGraph, permutation: Indices, prices: Floats, listed: Listed
+        cls,
+        cost: Cost,
+        unmatched: Unmatched,
+        graph: CandidateGraph,
+        permutation: Indices,
+        prices: Floats,
+        listed: Listed,
     ) -> _Frame:
         """M_ij - u_i - v_j, by the errors that the cost states."""
-        price_error = free.price_error(prices)
+        price_error = unmatched.bound_price_error(prices)
         potentials, rounding = graph.potentials(permutation, prices)
         has, rows, columns = at_most(potentials, rounding), graph.rows, graph.columns
         error = cost.exact_error(rows, columns, price_error)
@@ -228,8 +234,8 @@ class _Frame:
         return cls(
             cost.scale,
             reduced,
-            _rounded_down(at_least(free.rows, free.row_error) - has),
-            _rounded_down(at_least(free.columns, free.column_error) - prices),
+            _rounded_down(at_least(unmatched.rows, unmatched.row_error) - has),
+            _rounded_down(at_least(unmatched.columns, unmatched.column_error) - prices),
             _rounded_down(listed.floors - has),
             listed.column_floors,
             whole,
@@ -237,29 +243,35 @@ class _Frame:
 
     @classmethod
     def refined(
-        cls, cost: Cost, free: Free, graph: CandidateGraph, permutation: Indices, prices: Floats, listed: Listed
+        cls,
+        cost: Cost,
+        unmatched: Unmatched,
+        graph: CandidateGraph,
+        permutation: Indices,
+        prices: Floats,
+        listed: Listed,
     ) -> _Frame:
         """The same in twice the precision of float64, at prices that were corrected by what is left in it."""
-        duals = Duals.of(cost, free, permutation, prices)
+        duals = Duals.of(cost, unmatched, permutation, prices)
         for number in range(_CORRECTIONS):
-            step = Step.at(cost, free, graph, duals)
+            step = Step.at(cost, unmatched, graph, duals)
             _, correction = step.optimum()
             if number == 1:  # as far from all other pairs as can be; what rounding makes of that is corrected, too
                 correction = step.central(permutation, correction, np.inf)
-            duals = duals.corrected(cost, free, permutation, correction)
+            duals = duals.corrected(cost, unmatched, permutation, correction)
         alone = np.ones(cost.shape[1], dtype=bool)
         alone[permutation[permutation >= 0]] = False
-        step = Step.at(cost, free, graph, duals)
+        step = Step.at(cost, unmatched, graph, duals)
         if alone.any():
-            duals = duals.corrected(cost, free, permutation, np.where(alone, step.columns[0], 0.0))
-            step = Step.at(cost, free, graph, duals)
+            duals = duals.corrected(cost, unmatched, permutation, np.where(alone, step.columns[0], 0.0))
+            step = Step.at(cost, unmatched, graph, duals)
         matched = np.nonzero(permutation >= 0)[0]
         has = at_most(*step.rows)
         has[matched] = at_most(*cost.less(matched, permutation[matched], duals.potentials, duals.prices))
         rows, columns = graph.rows, graph.columns
         reduced = _rounded_down(at_least(step.values, step.error) - has[rows])
         reduced[permutation[rows] == columns] = np.inf
-        seen, potentials = PassBounds(cost, free, prices, listed.floors), graph.potentials(permutation, prices)[0]
+        seen, potentials = PassBounds(cost, unmatched, prices, listed.floors), graph.potentials(permutation, prices)[0]
 
         def whole(rows: Indices) -> Floats:
             every = np.arange(cost.shape[1])

@@ -62,10 +62,10 @@ class Ways:
             sources += [np.full(hub, hub), alone]
             targets += [every, np.full(len(alone), hub)]
             lengths += [column_exit, np.zeros(len(alone))]
-        free = np.isfinite(row_exit).any() or np.isfinite(column_exit).any()
+        some_unmatched = np.isfinite(row_exit).any() or np.isfinite(column_exit).any()
         start, end, length = (np.concatenate(each) for each in (sources, targets, lengths))
-        root = hub if free else int(permutation[0])
-        if not free and through_shortest and (length > 0).any():
+        root = hub if some_unmatched else int(permutation[0])
+        if not some_unmatched and through_shortest and (length > 0).any():
             root = int(start[np.where(length > 0, length, np.inf).argmin()])
         return cls(permutation, start, end, np.maximum(length, 0.0), hub + 1, root)
 

@@ -16,7 +16,7 @@ import numpy as np
 from saematch.assignment.certificate import Certificate, Reduced, Solution
 from saematch.assignment.graph import CandidateGraph, least_of_rows
 from saematch.assignment.paths import Ways
-from saematch.cost import Cost, Free
+from saematch.cost import Cost, Unmatched
 from saematch.numeric.rounding import UNIT_64, Floats, Indices, at_least, at_most, exact_sum
 
 _MOST_STEPS = 6
@@ -27,7 +27,7 @@ _LISTED = 16  # cheapest partners of a row and of a column that a pass adds to t
 
 def refined(
     cost: Cost,
-    free: Free,
+    unmatched: Unmatched,
     graph: CandidateGraph,
     solution: Solution,
     certificate: Certificate,
@@ -43,21 +43,21 @@ def refined(
     if len(graph) * cost.width > MOST_WORK:
         return solution
     best = solution
-    duals = Duals.of(cost, free, solution.permutation, solution.prices)
+    duals = Duals.of(cost, unmatched, solution.permutation, solution.prices)
     for number in range(_MOST_STEPS):
         if time.monotonic() >= deadline:
             return replace(best, stopped_by="time_limit")
-        step = Step.at(cost, free, graph, duals)
+        step = Step.at(cost, unmatched, graph, duals)
         permutation, correction = step.optimum()
         central = step.central(permutation, correction)
         for moved in (correction, central):
             found, doubtful = step.proof(solution, permutation, moved, seen)
-            new = found.grade(cost, free, found.permutation)
+            new = found.grade(cost, unmatched, found.permutation)
             if new.certified or new.gap + new.rounding_error < certificate.gap + certificate.rounding_error:
                 best, certificate = found, new
             if certificate.certified:
                 return best
-        duals = duals.corrected(cost, free, permutation, central if len(doubtful) else correction)
+        duals = duals.corrected(cost, unmatched, permutation, central if len(doubtful) else correction)
         if len(doubtful) and number == 0:
             seen = seen.again(graph, duals)
         elif (len(doubtful) * cost.shape[1] + len(graph)) * cost.width <= MOST_WORK:
@@ -77,22 +77,22 @@ class Duals:
     prices: Floats
 
     @classmethod
-    def of(cls, cost: Cost, free: Free, permutation: Indices, reduced: Floats) -> Duals:
+    def of(cls, cost: Cost, unmatched: Unmatched, permutation: Indices, reduced: Floats) -> Duals:
         """The `reduced` prices of M, with what a column pays to stay free where a price is as good as that."""
-        prices = cost.column_constant + free.price_shift + reduced / cost.scale
-        if np.isfinite(free.each[1]):
-            prices = np.where(free.at_most(reduced), free.each[1], np.minimum(prices, free.each[1]))
-        if free.nobody:
+        prices = cost.column_constant + unmatched.price_shift + reduced / cost.scale
+        if np.isfinite(unmatched.costs[1]):
+            prices = np.where(unmatched.at_limit(reduced), unmatched.costs[1], np.minimum(prices, unmatched.costs[1]))
+        if unmatched.none_allowed:
             prices -= np.median(prices)  # which means nothing, and would cost digits
-        return cls(permutation, *cost.no_duals).corrected(cost, free, permutation, prices)
+        return cls(permutation, *cost.no_duals).corrected(cost, unmatched, permutation, prices)
 
-    def corrected(self, cost: Cost, free: Free, permutation: Indices, correction: Floats) -> Duals:
+    def corrected(self, cost: Cost, unmatched: Unmatched, permutation: Indices, correction: Floats) -> Duals:
         """Return the duals after a correction of the prices, for another matching."""
         prices = np.concatenate([self.prices, correction[None]])
         rows, alone = np.nonzero(permutation >= 0)[0], np.nonzero(permutation < 0)[0]
         left = np.zeros(cost.shape[0])
         left[rows] = cost.less(rows, permutation[rows], self.potentials, prices)[0]
-        left[alone] = _staying_free(free.each[0], self.potentials[:, alone])[0]
+        left[alone] = _unmatched_less_duals(unmatched.costs[0], self.potentials[:, alone])[0]
         return Duals(permutation, np.concatenate([self.potentials, left[None]]), prices)
 
 
@@ -104,22 +104,22 @@ class PassBounds:
     """
 
     cost: Cost
-    free: Free
+    unmatched: Unmatched
     prices: Floats
     rest: Floats
 
     def again(self, graph: CandidateGraph, duals: Duals) -> PassBounds:
         """A pass at other prices; cheap pairs are added to the graph."""
-        cost, free = self.cost, self.free
-        prices = (duals.prices.sum(axis=0) - free.price_shift - cost.column_constant) * cost.scale
-        prices = np.minimum(prices, free.columns)
+        cost, unmatched = self.cost, self.unmatched
+        prices = (duals.prices.sum(axis=0) - unmatched.price_shift - cost.column_constant) * cost.scale
+        prices = np.minimum(prices, unmatched.columns)
         potentials, rounding = graph.potentials(duals.permutation, prices)
         every = np.arange(cost.shape[0])
-        scan = cost.scan(every, prices, free.price_error(prices), potentials + rounding, _LISTED)
+        scan = cost.scan(every, prices, unmatched.bound_price_error(prices), potentials + rounding, _LISTED)
         graph.add(*scan.pairs())
         rest = scan.floors[:, -1]
         graph.settle(duals.permutation, prices, potentials, rounding, potentials + rounding, rest)
-        return PassBounds(cost, free, prices, rest)
+        return PassBounds(cost, unmatched, prices, rest)
 
     def add(self, graph: CandidateGraph, rows: Indices) -> None:
         """Add all pairs of these rows to the graph."""
@@ -166,7 +166,7 @@ class Step:
     """C_ij less the duals for the edges of a graph, and the same of staying free, with bounds for their errors."""
 
     cost: Cost
-    free: Free
+    unmatched: Unmatched
     graph: CandidateGraph
     duals: Duals
     values: Floats
@@ -175,12 +175,12 @@ class Step:
     columns: tuple[Floats, Floats]
 
     @classmethod
-    def at(cls, cost: Cost, free: Free, graph: CandidateGraph, duals: Duals) -> Step:
+    def at(cls, cost: Cost, unmatched: Unmatched, graph: CandidateGraph, duals: Duals) -> Step:
         """These numbers for a graph at some duals."""
         values, error = cost.less(graph.rows, graph.columns, duals.potentials, duals.prices)
-        row, column = free.each
-        exits = _staying_free(row, duals.potentials), _staying_free(column, duals.prices)
-        return cls(cost, free, graph, duals, values, error, *exits)
+        row, column = unmatched.costs
+        exits = _unmatched_less_duals(row, duals.potentials), _unmatched_less_duals(column, duals.prices)
+        return cls(cost, unmatched, graph, duals, values, error, *exits)
 
     @property
     def most(self) -> float:
@@ -255,7 +255,7 @@ class Step:
         matched = np.nonzero(permutation >= 0)[0]
         needed = at_most(row, row_error)
         needed[matched] = at_most(*self._pairs(matched, permutation[matched], correction))
-        prices = self.duals.prices.sum(axis=0) + correction - self.cost.column_constant - self.free.price_shift
+        prices = self.duals.prices.sum(axis=0) + correction - self.cost.column_constant - self.unmatched.price_shift
         found = replace(
             solution,
             permutation=permutation,
@@ -275,7 +275,7 @@ def _cut(values: Floats, most: float) -> Floats:
     return np.where(np.isinf(values), values, np.minimum(values, most))
 
 
-def _staying_free(price: float, duals: Floats) -> tuple[Floats, Floats]:
+def _unmatched_less_duals(price: float, duals: Floats) -> tuple[Floats, Floats]:
     """What it costs to stay free less the duals, and the rounding of that."""
     if not np.isfinite(price):
         return np.full(duals.shape[1], np.inf), np.zeros(duals.shape[1])

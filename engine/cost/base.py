@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from saematch.cost.scan import Scan
-from saematch.cost.unmatched import Free
+from saematch.cost.unmatched import Unmatched
 from saematch.errors import is_out_of_memory
 from saematch.numeric.loops import scan_columns, scan_rows
 from saematch.numeric.rounding import UNIT_32, UNIT_64, Floats, Indices, rounded_down
@@ -103,7 +103,7 @@ class Cost(ABC):
     def constant_error(self) -> tuple[Floats, Floats]:
         """How far the float64 values of p_i and of q_j can be from the numbers of which C = p + q + M / scale holds."""
 
-    def leave_out_hopeless(self, row: float, column: float) -> None:  # noqa: B027 (most costs need none)
+    def set_ceiling(self, row: float, column: float) -> None:  # noqa: B027 (most costs need none)
         """Set `ceiling`, where costs differ so widely that the largest would take from the others their digits.
 
         With M' = min(M, ceiling), what prices prove for M' holds for M, and an optimum for M' that contains no pair
@@ -139,7 +139,7 @@ class Cost(ABC):
         self._notes += f" ({4 * self.shape[0] * self.shape[1] / 1e9:.1f} GB of products did not fit)"
 
     @cached_property
-    def ordinary(self) -> float:
+    def typical_difference(self) -> float:
         """What ordinary pairs differ by, in the units of M, outliers aside; 0.0 where nothing differs.
 
         Of a sample of pairs, the median size of M, or of the distance of costs from their median if that is less: what
@@ -167,8 +167,21 @@ class Cost(ABC):
         """A bound on every finite cost, in units of the cost."""
 
     @property
-    def enough(self) -> float:
-        """A `max_cost` from which on the whole smaller side is matched at the least cost; infinite if none is known."""
+    @abstractmethod
+    def smallest_cost(self) -> float:
+        """A bound from below on every cost, in units of the cost."""
+
+    def largest_cost_up_to(self, limit: float) -> float:  # noqa: ARG002 (a bound for all costs is one for some of them)
+        """Return a bound on every cost that is at most `limit`, in units of the cost."""
+        return self.largest_cost
+
+    @property
+    def sufficient_max_cost(self) -> float:
+        """A `max_cost` from which on a matching of the whole smaller side is optimal; infinite if none is known.
+
+        The largest cost is one, unless pairs are forbidden: if features of both sides are unmatched, making a pair of
+        them costs at most that, and saves `max_cost`.
+        """
         return np.inf if self.forbids else self.largest_cost
 
     @abstractmethod
@@ -176,8 +189,11 @@ class Cost(ABC):
         """Prices and potentials under which pairs rank by their cost, or by what it is once the sides are centred."""
 
     @abstractmethod
-    def free(self, row: float, column: float) -> Free:
-        """The cost of staying free for every row and every column, given in units of the cost; infinite is allowed."""
+    def unmatched(self, row: float, column: float) -> Unmatched:
+        """Return the cost of leaving each row and each column unmatched, from the cost of any row and any column.
+
+        Both are in units of the cost, and infinite for a side that must be matched.
+        """
 
     def some_matching(self) -> Indices:
         """A complete matching of the smaller side, -1 for the others. Raises `MatchError` if there is none."""

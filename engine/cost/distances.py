@@ -18,7 +18,7 @@ import torch
 from typing_extensions import override
 
 from saematch.cost.base import TILE, Cost, Tile
-from saematch.cost.unmatched import Free
+from saematch.cost.unmatched import Unmatched
 from saematch.numeric.loops import (
     centre_rows,
     centred_dots,
@@ -72,7 +72,7 @@ class DistanceCost(Cost):
         return -(self._y.norm**2), -(self._x.norm**2)
 
     @override
-    def free(self, row: float, column: float) -> Free:
+    def unmatched(self, row: float, column: float) -> Unmatched:
         unit = gamma(len(self._x.centre) + 8, UNIT_64) * self.scale
         between = self._y.centre - self._x.centre
         apart = float(np.linalg.norm(between))
@@ -82,8 +82,8 @@ class DistanceCost(Cost):
             constant = self._y.distance**2 + 2 * centred_dots(self._y.rows, self._y.centre, between)
             q_error = unit * (abs(column) + self._y.distance**2 + 2 * self._y.distance * apart)
             in_common = apart**2
-        return Free(
-            each=(row, column),
+        return Unmatched(
+            costs=(row, column),
             price_shift=-in_common,
             rows=(row - self.row_constant) * self.scale,
             columns=(column - constant) * self.scale,
@@ -138,6 +138,11 @@ class DistanceCost(Cost):
         constants = float(self.row_constant.max(initial=0.0) + self.column_constant.max(initial=0.0))
         return (constants + product) * (1 + 1e-9)
 
+    @property
+    @override
+    def smallest_cost(self) -> float:
+        return 0.0
+
     @cached_property
     @override
     def identical_rows(self) -> tuple[Indices, Indices]:
@@ -164,7 +169,7 @@ class DistanceCost(Cost):
         of it is the product in any order of summation, the rest covers the rounding of the rows and of a sum with the
         product; underflow, flushed to zero or not, is added absolutely.
         """
-        balance = _typical(self._y.norm) / _typical(self._x.norm)
+        balance = robust_scale(self._y.norm) / robust_scale(self._x.norm)
         row_pad = self._filter_unit / 2 * balance * self._x.norm[rows] ** 2 + self._underflow
         return row_pad, self._filter_unit / 2 / balance * self._y.norm**2
 
@@ -250,5 +255,6 @@ def _float32_is_ieee(device: str) -> bool:
     return all(getattr(level, "fp32_precision", "none") in ("none", "ieee") for level in levels)
 
 
-def _typical(norm: Floats) -> float:
-    return float(np.median(norm[norm > 0])) if (norm > 0).any() else 1.0
+def robust_scale(norms: Floats) -> float:
+    """Return the median of the norms that are not 0; 1.0 if there is none."""
+    return float(np.median(norms[norms > 0])) if (norms > 0).any() else 1.0

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from typing_extensions import override
 
 from saematch.cost.base import TILE, Cost, Tile
-from saematch.cost.unmatched import Free
+from saematch.cost.unmatched import Unmatched
 from saematch.errors import MatchError
 from saematch.numeric.rounding import (
     LEAST_NORMAL,
@@ -35,7 +35,7 @@ class MatrixCost(Cost):
 
     Where all rows are matched, p_i is the least entry of row i; where all columns are, q_j is the least C_ij - p_i of
     column j. The constants of a larger side are 0. So no entry of M is negative, and no M that is matched can be more
-    than the sum of M over any matching of the smaller side: see `leave_out_hopeless`.
+    than the sum of M over any matching of the smaller side: see `set_ceiling`.
     """
 
     def __init__(self, matrix: NDArray[Any], *, memory: int = 0, tile: tuple[int, int] = TILE) -> None:
@@ -87,7 +87,7 @@ class MatrixCost(Cost):
         return max(bounds, key=math.fsum)
 
     @override
-    def leave_out_hopeless(self, row: float, column: float) -> None:
+    def set_ceiling(self, row: float, column: float) -> None:
         """A pair that costs more than both of its features pay to stay free is in no optimum, nor is one that costs
         more than some matching does, beyond what all others can be below zero. Where one side is matched as a whole,
         neither is a pair whose M is more than the sum of M over any matching: no M is negative by more than the
@@ -119,12 +119,21 @@ class MatrixCost(Cost):
     def form(self) -> str:
         return "given"
 
-    @property
+    @cached_property
     @override
     def largest_cost(self) -> float:
         return float(self._matrix.max(initial=-np.inf, where=np.isfinite(self._matrix)))
 
-    @property
+    @cached_property
+    @override
+    def smallest_cost(self) -> float:
+        return float(self._matrix.min(initial=np.inf))
+
+    @override
+    def largest_cost_up_to(self, limit: float) -> float:
+        return float(self._matrix.max(initial=0.0, where=self._matrix <= np.float64(limit)))
+
+    @cached_property
     @override
     def mean_cost(self) -> float:
         allowed = np.isfinite(self._matrix)
@@ -135,7 +144,7 @@ class MatrixCost(Cost):
         return -self.column_constant * self.scale, -self.row_constant * self.scale
 
     @override
-    def free(self, row: float, column: float) -> Free:
+    def unmatched(self, row: float, column: float) -> Unmatched:
         in_common = [0.0, 0.0]
         if np.isfinite(row) != np.isfinite(column) and 0 not in self.shape:
             in_common = [
@@ -143,16 +152,16 @@ class MatrixCost(Cost):
                 for each, price in ((self.row_constant, row), (self.column_constant, column))
             ]
         rows, columns = row + in_common[0] - self.row_constant, column + in_common[1] - self.column_constant
-        return Free(
-            each=(row, column),
+        return Unmatched(
+            costs=(row, column),
             price_shift=in_common[0] - in_common[1],
             rows=rows * self.scale,
             columns=columns * self.scale,
-            row_error=self._free_error(row + in_common[0], rows),
-            column_error=self._free_error(column + in_common[1], columns),
+            row_error=self._unmatched_error(row + in_common[0], rows),
+            column_error=self._unmatched_error(column + in_common[1], columns),
         )
 
-    def _free_error(self, price: float, less_constant: Floats) -> Floats:
+    def _unmatched_error(self, price: float, less_constant: Floats) -> Floats:
         """Of one difference with a number that is exact by definition."""
         error: Floats = 2 * UNIT_64 * self.scale * np.abs(less_constant)
         return error if np.isfinite(price) else np.zeros_like(less_constant)
@@ -201,11 +210,11 @@ class MatrixCost(Cost):
 
     @property
     @override
-    def enough(self) -> float:
+    def sufficient_max_cost(self) -> float:
         """No more than some matching of the smaller side costs, beyond what others can be below zero."""
         if not self._is_wide or 0 in self.shape:
-            return super().enough
-        return min(super().enough, (1 + 2.0**-20) * (math.fsum(self._narrowest_costs) + self._below_zero))
+            return super().sufficient_max_cost
+        return min(super().sufficient_max_cost, (1 + 2.0**-20) * (math.fsum(self._narrowest_costs) + self._below_zero))
 
     @property
     def _below_zero(self) -> float:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from saematch.assignment import TOLERANCE, MarginSearch, solve
+from saematch.cost import UnmatchedCost
 from saematch.errors import MatchError
 from saematch.matching.problem import Problem
 from saematch.numeric.arrays import dense_array
@@ -83,7 +84,7 @@ class MarginFinder:
 
     def _search(self, problem: Problem, matching: Matching, prices: Floats) -> MarginSearch:
         perm, cost = matching.perm.numpy(), self.solver.make_cost(problem)
-        free = cost.free(*problem.leaving(cost))
-        if free.each != matching.unmatched_cost:  # then the prices are those of another problem
-            prices = cost.with_room(lambda: solve(cost, free, start=perm)).prices / cost.scale
-        return cost.with_room(lambda: MarginSearch(cost, free, perm, prices * cost.scale))
+        unmatched = UnmatchedCost(cost, problem.max_cost).for_margins()
+        if unmatched.costs != matching.unmatched_cost:  # then the prices are those of another problem
+            prices = cost.with_room(lambda: solve(cost, unmatched, start=perm)).prices / cost.scale
+        return cost.with_room(lambda: MarginSearch(cost, unmatched, perm, prices * cost.scale))

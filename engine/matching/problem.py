@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import override
 
-from saematch.cost import Cost, DistanceCost, KernelCost, MatrixCost, squared_distances
+from saematch.cost import Cost, DistanceCost, KernelCost, MatrixCost, checked_max_cost, squared_distances
 from saematch.errors import MatchError, memory_for
 from saematch.matching.backend import Backend
 from saematch.numeric.arrays import dense_array
-from saematch.numeric.numbers import checked_number, real_number
+from saematch.numeric.numbers import real_number
 from saematch.numeric.rounding import UNIT_64, Floats, Indices, Rows, gamma
 from saematch.options import Part
 from saematch.sae.autoencoder import SAE, Scale
@@ -59,51 +58,6 @@ class Problem(ABC):
     def pair_cost(self, permutation: Indices) -> Floats:
         """What each pair costs, `(F_A,)`, in float64; 0.0 where `permutation` is -1."""
 
-    def staying_free(self, cost: Cost) -> tuple[float, float]:
-        """What it costs to leave a source, or a target, without a partner; infinite where it must have one.
-
-        Where `max_cost` is so large that no feature of the smaller side stays free, its size would only cost precision:
-        then it is left out.
-        """
-        if self.max_cost is not None and self.max_cost < cost.enough:
-            return self.leaving_out(cost)
-        sources, targets = self.shape
-        return (0.0 if sources > targets else math.inf), (0.0 if targets > sources else math.inf)
-
-    def leaving_out(self, cost: Cost) -> tuple[float, float]:
-        """The same where anybody may stay free: half of `max_cost`, or of what is enough to say the same.
-
-        A pair dearer than `max_cost` is never made, and one more pair can be had for at most the dearest and what all
-        others lose, n times the spread. Under twice that, already, as many pairs as can be are made, and at the least
-        cost; a larger `max_cost` says no more, and its size would only cost precision.
-        """
-        assert self.max_cost is not None
-        dearest = self.dearest(cost)
-        enough = 2 * (min(self.shape) * (dearest - min(0.0, self.smallest_cost)) + max(dearest, 0.0))
-        least = min(self.max_cost, enough) if enough > 0 else self.max_cost
-        return least / 2, least / 2
-
-    def dearest(self, cost: Cost) -> float:
-        """A bound on every cost that is no more than `max_cost`."""
-        return cost.largest_cost
-
-    def leaving(self, cost: Cost) -> tuple[float, float]:
-        """The same for margins, to which it matters what a matched feature would pay to stay free, too.
-
-        Without a pair the others cost no less than before, less `largest_cost`; two that exchange partners, where that
-        is not forbidden, pay no more than twice the spread. From there on, the size of `max_cost` would again only cost
-        precision.
-        """
-        dear = cost.largest_cost + 2 * (cost.largest_cost - min(0.0, self.smallest_cost))
-        if self.max_cost is not None and (self.max_cost <= dear or cost.forbids or max(self.shape) < 2):
-            return self.max_cost / 2, self.max_cost / 2
-        return self.staying_free(cost)
-
-    @property
-    def smallest_cost(self) -> float:
-        """A bound on every cost: squares are not negative."""
-        return 0.0
-
 
 @dataclass(frozen=True)
 class RowProblem(Problem):
@@ -119,7 +73,6 @@ class RowProblem(Problem):
     remake: Callable[[], Problem] | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "max_cost", _checked_max_cost(self.max_cost, LARGEST_SQUARE))
         if self.x.shape[1] > MOST_COLUMNS:
             raise MatchError(f"rows have {self.x.shape[1]} columns; at most {MOST_COLUMNS} can be handled")
         sizes = [max(float(rows.max(initial=0)), -float(rows.min(initial=0))) for rows in (self.x, self.y)]
@@ -139,7 +92,8 @@ class RowProblem(Problem):
         """Raises `MatchError` unless these are two finite matrices of the same width."""
         x, y = _rows(x, "the first matrix"), _rows(y, "the second matrix")
         check_widths(x.shape[1], "the first matrix", y.shape[1], "the second matrix", "K")
-        return cls(x, y, max_cost, {"max_cost": _checked_max_cost(max_cost, LARGEST_SQUARE)})
+        max_cost = checked_max_cost(max_cost, LARGEST_SQUARE)
+        return cls(x, y, max_cost, {"max_cost": max_cost})
 
     @property
     @override
@@ -174,7 +128,6 @@ class MatrixProblem(Problem):
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "max_cost", _checked_max_cost(self.max_cost, LARGEST))
         _refuse(np.isnan(self.matrix) | (self.matrix == -np.inf), "cost holds", "NaN or -inf (inf forbids a pair)")
         largest = min(LARGEST, float(np.finfo(self.matrix.dtype).max))
         _refuse(np.isfinite(self.matrix) & (np.abs(self.matrix) > largest), "cost holds", f"beyond {LARGEST:g} in size")
@@ -183,7 +136,8 @@ class MatrixProblem(Problem):
     def checked(cls, cost: Any, max_cost: float | None) -> MatrixProblem:
         """Raises `MatchError` unless this is a matrix of numbers."""
         matrix = _matrix(cost, "cost", "(sources, targets)")
-        return cls(matrix, max_cost, {"max_cost": _checked_max_cost(max_cost, LARGEST)})
+        max_cost = checked_max_cost(max_cost, LARGEST)
+        return cls(matrix, max_cost, {"max_cost": max_cost})
 
     @property
     @override
@@ -198,15 +152,6 @@ class MatrixProblem(Problem):
     @override
     def cost(self, backend: Backend, memory: int) -> Cost:
         return MatrixCost(self.matrix, memory=memory)
-
-    @property
-    @override
-    def smallest_cost(self) -> float:
-        return float(self.matrix.min(initial=np.inf))
-
-    @override
-    def dearest(self, cost: Cost) -> float:
-        return float(self.matrix.max(initial=0.0, where=self.matrix <= np.float64(self.max_cost or 0.0)))
 
     @override
     def pair_cost(self, permutation: Indices) -> Floats:
@@ -232,7 +177,7 @@ class Comparison:
         """Raises `MatchError` for parts or weights that make no sense."""
         is_pair = isinstance(fold, tuple) and len(fold) == 2 and all(real_number(one) is None for one in fold)
         folds = cast(tuple[Scale, Scale], fold if is_pair else (fold, fold))
-        return cls(*check_parts(parts, weights), folds, _checked_max_cost(max_cost, LARGEST_SQUARE))
+        return cls(*check_parts(parts, weights), folds, checked_max_cost(max_cost, LARGEST_SQUARE))
 
     def width(self, sae: SAE) -> int:
         """K, the number of columns of the feature rows."""
@@ -262,17 +207,6 @@ def check_widths(width: int, source: str, other: int, target: str, letter: str) 
             f"{source} has {letter} = {width} and {target} has {letter} = {other}: they do not live in one space and "
             "cannot be compared"
         )
-
-
-def _checked_max_cost(max_cost: Any, most: float) -> float | None:
-    if max_cost is None:
-        return None
-    checked = checked_number(
-        max_cost, 0, most, f"max_cost is {max_cost!r:.40}; give a cost from 0 to {most:g}, or none"
-    )
-    if 2 * (checked / 2) != checked:
-        raise MatchError(f"max_cost is {max_cost!r:.40}; half of it, which a feature pays, underflows: give 0, or more")
-    return checked
 
 
 def _rows(given: Any, name: str) -> Rows:

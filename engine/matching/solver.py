@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from saematch.assignment import BASELINES, Certificate, Round, Solution, solve
-from saematch.cost import BLOCK_BYTES, Cost, Free
+from saematch.cost import BLOCK_BYTES, Cost, Unmatched, UnmatchedCost
 from saematch.errors import MatchError, refuse_out_of_memory
 from saematch.matching.backend import choose_backend, free_memory
 from saematch.matching.margins import MarginFinder
@@ -84,19 +84,18 @@ class Solver:
         return matching
 
     def _run(self, problem: Problem, cost: Cost, perm: Tensor | None, began: float) -> Matching:
-        free = _staying_free(problem, cost)
+        policy = UnmatchedCost(cost, problem.max_cost)
+        unmatched = policy.for_search()
         given = None if perm is None else perm.numpy()
         if given is None and self.method != "optimal":
-            given = BASELINES[self.method](cost, free)
-        allowed = given is not None and _is_allowed(given, free)
-        if given is not None and not allowed and problem.max_cost is not None:
-            either = cost.free(*problem.leaving_out(cost))  # which no optimum would have to pay
-            if _is_allowed(given, either):
-                free, allowed = either, True
+            given = BASELINES[self.method](cost, unmatched)
+        graded_by = None if given is None else policy.for_grading(given, unmatched)
+        if graded_by is not None:
+            unmatched = graded_by
         solution = solve(
             cost,
-            free,
-            start=given if allowed else None,
+            unmatched,
+            start=None if graded_by is None else given,
             max_rounds=self.max_rounds,
             time_limit=self.time_limit,
             progress=self.progress,
@@ -113,8 +112,8 @@ class Solver:
             "stages": dict(solution.seconds),
         }
         finder = MarginFinder(problem.remake or (lambda: problem), self, solution.prices / cost.scale)
-        graded = partial(_graded, problem, cost, free, solution, stats=stats, finder=finder)
-        if given is not None and not allowed:
+        graded = partial(_graded, problem, cost, policy, unmatched, solution, stats=stats, finder=finder)
+        if given is not None and graded_by is None:
             return _beside(problem, cost, graded(solution.permutation), given, stats)
         return graded(solution.permutation if given is None else given)
 
@@ -122,8 +121,8 @@ class Solver:
     def is_optimum(self, problem: Problem, perm: Indices) -> bool:
         """Whether a matching is the optimum, where margins meet pairs that float64 cannot tell from its own."""
         cost = self.make_cost(problem)
-        free = _staying_free(problem, cost)
-        return solve(cost, free, start=perm).grade(cost, free, perm).certified
+        unmatched = UnmatchedCost(cost, problem.max_cost).for_search()
+        return solve(cost, unmatched, start=perm).grade(cost, unmatched, perm).certified
 
     def make_cost(self, problem: Problem) -> Cost:
         """The costs of all pairs on the chosen backend, within the memory that there is."""
@@ -132,13 +131,6 @@ class Solver:
         if self.backend == "triton" and cost.backend == "torch":
             raise MatchError('backend "triton" is for rows: costs of your own are looked at where they lie, on the CPU')
         return cost
-
-
-def _staying_free(problem: Problem, cost: Cost) -> Free:
-    """What it costs to leave features without a partner; pairs that this puts out of every optimum are left out."""
-    each = problem.staying_free(cost)
-    cost.leave_out_hopeless(*each)
-    return cost.free(*each)
 
 
 def require_certified(matching: Matching) -> None:
@@ -151,29 +143,20 @@ def require_certified(matching: Matching) -> None:
         )
 
 
-def _is_allowed(permutation: Indices, free: Free) -> bool:
-    """Whether it is one-to-one, and leaves out only who may stay free."""
-    taken = np.bincount(permutation[permutation >= 0], minlength=len(free.columns))
-    return bool(
-        (taken <= 1).all()
-        and np.isfinite(free.rows[permutation < 0]).all()
-        and np.isfinite(free.columns[taken == 0]).all()
-    )
-
-
 def _graded(
     problem: Problem,
     cost: Cost,
-    free: Free,
+    policy: UnmatchedCost,
+    unmatched: Unmatched,
     solution: Solution,
     permutation: Indices,
     stats: dict[str, Any],
     finder: MarginFinder,
 ) -> Matching:
     """A matching that the problem allows, with what the prices prove about it."""
-    certificate = solution.grade(cost, free, permutation)
+    certificate = solution.grade(cost, unmatched, permutation)
     own = permutation is solution.permutation
-    best = certificate if own else solution.grade(cost, free, solution.permutation)
+    best = certificate if own else solution.grade(cost, unmatched, solution.permutation)
     if certificate.certified:
         status: Status = "optimal"
     elif solution.stopped_by is not None:
@@ -181,19 +164,16 @@ def _graded(
     else:
         worse = certificate.gap - certificate.rounding_error > best.gap + best.rounding_error
         status = "suboptimal" if best.certified or worse else "unproved"
-    if problem.max_cost is not None and max(free.each) < problem.max_cost / 2:  # what more is paid, see `leaving_out`
-        least = _alone(problem, solution.permutation) if best.certified else abs(problem.shape[0] - problem.shape[1])
-        more = (problem.max_cost / 2 - max(free.each)) * (_alone(problem, permutation) - least)
-        gap = certificate.gap + more
-        certificate = replace(
-            certificate, gap=gap, rounding_error=certificate.rounding_error + 4 * UNIT_64 * gap * (more > 0)
-        )
+    more = policy.gap_of_clamp(unmatched, permutation, solution.permutation if best.certified else None)
+    gap = certificate.gap + more
+    rounding_error = certificate.rounding_error + (4 * UNIT_64 * gap if more > 0 else 0.0)
+    certificate = replace(certificate, gap=gap, rounding_error=rounding_error)
     return Matching(
         torch.from_numpy(permutation),
         torch.from_numpy(problem.pair_cost(permutation)),
         target_features=problem.shape[1],
-        prices=torch.from_numpy(cost.column_constant + free.price_shift + solution.prices / cost.scale),
-        unmatched_cost=free.each,
+        prices=torch.from_numpy(cost.column_constant + unmatched.price_shift + solution.prices / cost.scale),
+        unmatched_cost=unmatched.costs,
         random_cost=_random_cost(cost, permutation),
         certificate=certificate,
         # The objective is a float64 sum of float64 costs: in the lower bound its own rounding counts as well.
@@ -203,11 +183,6 @@ def _graded(
         stats=stats,
         margin_finder=finder,
     )
-
-
-def _alone(problem: Problem, permutation: Indices) -> int:
-    """How many features of both sides have no partner."""
-    return sum(problem.shape) - 2 * int((permutation >= 0).sum())
 
 
 def _random_cost(cost: Cost, permutation: Indices) -> float:
