@@ -360,7 +360,7 @@ def test_stored_saes_can_be_sent_to_another_process(suite):
 
 
 def test_dry_run_shows_what_a_run_would_be_of(suite, capsys, monkeypatch):
-    monkeypatch.setattr("saematch.sources.checkpoint.tensors", lambda *_: pytest.fail("weights were read"))
+    monkeypatch.setattr("saematch.sources.checkpoint.read_tensors", lambda *_: pytest.fail("weights were read"))
     one, other = f"{suite}?width=16k&l0=near:100", str(suite / "layer_9" / "width_65k" / "average_l0_300")
     assert main(["layers", one, "--against", other, "--pairs", "all", "--dry-run"]) == 0
     shown = capsys.readouterr().out

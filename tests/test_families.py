@@ -21,7 +21,7 @@ from saematch.sources import search
 from saematch.sources.address import ALLOWABLE
 from saematch.sources.files.tensors import SUFFIXES
 from saematch.sources.formats.families import FAMILIES
-from saematch.sources.places import LocalFolder
+from saematch.sources.locations import LocalLocation
 from saes import (
     BY_NORM,
     FOLDED,
@@ -169,7 +169,7 @@ def test_headers_say_what_reading_says(tmp_path, name, monkeypatch):
     own, source = written(tmp_path, name, w)
     read = sm.load(source)
     assert_own_pass(read, own, w)
-    monkeypatch.setattr("saematch.sources.checkpoint.tensors", lambda *_: pytest.fail("weights were read"))
+    monkeypatch.setattr("saematch.sources.checkpoint.read_tensors", lambda *_: pytest.fail("weights were read"))
     about = only(source).describe()
     sae = about.sae
     assert about.dtype == "float64"
@@ -199,7 +199,7 @@ class Counted(io.FileIO):
 @pytest.mark.parametrize("made", [gemma_scope, gemma_scope_2, goodfire])
 def test_a_description_reads_little_of_the_file(tmp_path, made, monkeypatch):
     made(tmp_path / "saes", drawn(512, 512))
-    monkeypatch.setattr(LocalFolder, "open", lambda place, name: Counted(place.root / name))
+    monkeypatch.setattr(LocalLocation, "open", lambda place, name: Counted(place.root / name))
     monkeypatch.setattr(Counted, "taken", 0)
     about = only(tmp_path / "saes").describe()
     assert about.bytes > 2**21
@@ -233,7 +233,7 @@ def elsewhere(made, allow, hook, message, note):
 
 
 def by_token(made, allow, note="", **where):
-    return partial(made, **where), allow, "no linear map of the raw activations", note
+    return partial(made, **where), allow, "not a linear map of the raw activations", note
 
 
 ELSEWHERE = "blocks.5.hook_mlp_out"
@@ -346,9 +346,9 @@ NEVER = [
     (gemma_scope_2, {"type": "clt", "hf_hook_point_out": "model.layers.5.mlp.output"}, "a clt: a feature reads or"),
     (gemma_scope_2, {"type": "crosscoder"}, "a crosscoder: a feature reads or writes several layers"),
     (gemma_scope_2, {"architecture": "topk"}, "Gemma Scope 2 has jump_relu only"),
-    (llamascopium, {"sae_type": "crosscoder"}, "a crosscoder has no one encoder and decoder row"),
-    (llamascopium, {"sae_type": "clt"}, "a clt has no one encoder and decoder row"),
-    (llamascopium, {"use_glu_encoder": True}, "an encoder with a GLU has no one"),
+    (llamascopium, {"sae_type": "crosscoder"}, "a crosscoder does not have one encoder row and one decoder row"),
+    (llamascopium, {"sae_type": "clt"}, "a clt does not have one encoder row and one decoder row"),
+    (llamascopium, {"use_glu_encoder": True}, "an encoder with a GLU does not have one"),
     (llamascopium, {"act_fn": "batchtopk"}, "act_fn 'batchtopk' is not supported"),
     (llama_scope, {"act_fn": "topk"}, "Llama Scope has JumpReLU SAEs only"),
     (llama_scope, {"jump_relu_threshold": None}, "has no jump_relu_threshold"),
@@ -498,7 +498,8 @@ def test_the_advice_for_a_plain_file_works(tmp_path):
     assert torch.equal(sm.load(tmp_path / "saved").W_enc, w.enc)
     for named in ("sae.pt?family=qwen_scope&k=3", "layer5.sae.pt?k=3"):
         torch.save(w.plain, tmp_path / "layer5.sae.pt")  # the name adds what its format makes of it
-        with pytest.raises(sm.MatchError, match=r"W_enc is \(8, 16\), one feature a column; in Qwen-Scope .* a row"):
+        message = r"W_enc is \(8, 16\), one column for each feature; in Qwen-Scope .* a row"
+        with pytest.raises(sm.MatchError, match=message):
             sm.load(f"{tmp_path}/{named}")
 
 
@@ -544,7 +545,7 @@ def test_names_with_a_prefix_are_refused_with_what_to_do(tmp_path, made, prefix)
     with pytest.raises(sm.MatchError, match=rf"tensors begin with '{prefix}' .*in a folder of its own") as refused:
         sm.load(tmp_path)
     assert file.read_bytes() == content
-    follow(str(refused.value).rpartition("beside it: ")[2], file)
+    follow(str(refused.value).rpartition("next to it: ")[2], file)
     assert_own_pass(sm.load(f"{tmp_path}{own.options}"), own, w)
 
 
@@ -567,7 +568,7 @@ def test_tensors_in_a_dictionary_of_their_own_are_refused_with_its_name(tmp_path
     named = " in ".join(map(repr, reversed(keys)))
     with pytest.raises(sm.MatchError, match=rf"are in a dictionary {named}; save that alone, to a new file") as refused:
         sm.load(tmp_path)
-    follow(str(refused.value).rpartition("beside it: ")[2], file)
+    follow(str(refused.value).rpartition("next to it: ")[2], file)
     assert_own_pass(sm.load(tmp_path), own, drawn(16, 8))
 
 

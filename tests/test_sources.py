@@ -10,7 +10,7 @@ import torch
 from record import peak_bytes
 
 import saematch as sm
-from saematch.sources.files.tensors import tensors
+from saematch.sources.files.tensors import read_tensors
 from saes import drawn, made_up, saelens, write_model, write_npz, write_saelens
 
 FLAT = {"architecture": "jumprelu", "d_in": 8, "d_sae": 12, "hook_layer": 7, "apply_b_dec_to_input": False}
@@ -302,7 +302,7 @@ def test_random_damage_is_an_error_or_harmless(tmp_path, seed, save):
         content[at] = r.integers(256)
     (tmp_path / "params.npz").write_bytes(content[: -r.integers(1, 300)] if seed % 5 == 0 else content)
     try:
-        found = tensors(tmp_path / "params.npz")
+        found = read_tensors(tmp_path / "params.npz")
     except sm.MatchError:
         return
     assert all(isinstance(tensor, torch.Tensor) for tensor in found.values())

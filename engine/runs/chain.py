@@ -26,7 +26,7 @@ from saematch.runs.folder import RunFolder
 from saematch.runs.inputs import is_unchanged, read_input
 from saematch.runs.plan import Pair, as_pair, by_pair
 from saematch.sae.autoencoder import SAE
-from saematch.sources import Layers, Source, as_layers, load_layers
+from saematch.sources import Layers, SourceLike, as_layers, load_layers
 from saematch.storage.folders import well_formed
 
 
@@ -66,7 +66,7 @@ class Chain(Mapping[Pair, Matching]):
         self._matchings = matchings if self._run is not None else by_pair(matchings)
         sources, targets = (None if one is None else as_layers(one) for one in (inputs, against))
         self._inputs: list[Layers | MatchError | None] = [sources, sources if targets is None else targets]
-        self._found: tuple[Source | None, Source | None] = (None, None)  # where a run found them
+        self._found: tuple[SourceLike | None, SourceLike | None] = (None, None)  # where a run found them
         self.comparison = comparison
         made = solver or Solver()
         self._solver = Solver(memory=made.memory, device=made.device, backend=made.backend, precision=made.precision)

@@ -2,8 +2,8 @@
 
 from saematch.sources.handle import SAEHandle
 from saematch.sources.layers import Layers, as_layers, load, load_layers
-from saematch.sources.lists import Source
+from saematch.sources.lists import SourceLike
 from saematch.sources.search import search
 from saematch.sources.stored import StoredSAE
 
-__all__ = ["Layers", "SAEHandle", "Source", "StoredSAE", "as_layers", "load", "load_layers", "search"]
+__all__ = ["Layers", "SAEHandle", "SourceLike", "StoredSAE", "as_layers", "load", "load_layers", "search"]

@@ -22,7 +22,7 @@ from typing_extensions import override
 
 from saematch.errors import MatchError, refuse_out_of_memory
 from saematch.sources.address import escaped
-from saematch.sources.places import Place
+from saematch.sources.locations import Location
 from saematch.storage.folders import write_whole
 from saematch.text import first_line
 
@@ -36,7 +36,7 @@ Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
-class HubRepository(Place):
+class HubRepository(Location):
     """A repository of the Hub at a commit."""
 
     repo: str

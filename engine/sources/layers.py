@@ -13,8 +13,8 @@ from saematch.numeric.numbers import whole_number
 from saematch.sae.autoencoder import SAE
 from saematch.sources.address import SAMPLE, Address
 from saematch.sources.handle import SAEHandle, SAEInMemory
-from saematch.sources.lists import Source
-from saematch.sources.places import LocalFolder
+from saematch.sources.lists import SourceLike
+from saematch.sources.locations import LocalLocation
 from saematch.sources.search import search
 from saematch.sources.stored import LAYER, StoredSAE
 from saematch.text import listing
@@ -56,7 +56,7 @@ class Layers(Mapping[int, SAE]):
         return f"Layers({self.source!r}, {list(self)})"
 
 
-def load(source: Source) -> SAE:
+def load(source: SourceLike) -> SAE:
     """The one SAE that a source means; sources are those of `load_layers`.
 
     Weights are on the CPU in float32, or float64 where they were stored so or had to be scaled. Formats are recognised
@@ -71,7 +71,7 @@ def load(source: Source) -> SAE:
     return found[0].read()
 
 
-def load_layers(source: Source) -> Layers:
+def load_layers(source: SourceLike) -> Layers:
     """The SAEs of a source, one a layer; weights are neither read nor fetched yet.
 
     Args:
@@ -123,15 +123,15 @@ def as_layers(given: Mapping[Any, SAE]) -> Layers:
     raise MatchError(f"{shown!r:.200}: this takes a mapping of layer numbers to SAEs; saematch.load_layers makes one")
 
 
-def _check_no_layer_is_empty(source: Source, found: list[StoredSAE]) -> None:
+def _check_no_layer_is_empty(source: SourceLike, found: list[StoredSAE]) -> None:
     """Of a folder that is meant as a whole. Raises `MatchError`."""
     if not isinstance(source, str | os.PathLike):
         return
     address = Address.parse(source)
     if address.where == SAMPLE or address.options or not Path(address.where).is_dir():
         return
-    homes = [Path(each.checkpoint.place.address(each.checkpoint.name)).parent for each in found]
-    for folder, _ in LocalFolder(Path(address.where)).folders():
+    homes = [Path(each.checkpoint.location.address(each.checkpoint.name)).parent for each in found]
+    for folder, _ in LocalLocation(Path(address.where)).folders():
         whole = Path(os.path.abspath(folder))
         inside = any(home.is_relative_to(whole) or whole.is_relative_to(home) for home in homes)
         if LAYER.search(folder.name) and not inside:
@@ -175,7 +175,7 @@ def _pattern(sae: StoredSAE, found: list[StoredSAE]) -> str:
 
 
 def _like(sae: StoredSAE, name: str) -> str:
-    return f", like {sae.checkpoint.place.shown(name).replace('%7Blayer%7D', '{layer}')}"
+    return f", like {sae.checkpoint.location.shown(name).replace('%7Blayer%7D', '{layer}')}"
 
 
 def _listing(found: list[StoredSAE]) -> str:

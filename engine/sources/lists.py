@@ -16,8 +16,8 @@ from saematch.numeric.numbers import whole_number
 from saematch.sources.address import SAMPLE, at_home
 
 _MOST_YAML_BYTES = 2**18
-One = str | os.PathLike[str]
-Source = One | Sequence[One] | Mapping[int, One] | Mapping[str, One]
+AddressLike = str | os.PathLike[str]
+SourceLike = AddressLike | Sequence[AddressLike] | Mapping[int, AddressLike] | Mapping[str, AddressLike]
 
 
 def is_list(name: str) -> bool:
@@ -56,9 +56,9 @@ def _from_folder(folder: Path, text: str) -> str:
     return os.path.join(folder, at_home(text))
 
 
-def entries(content: Any, shown: str) -> list[tuple[int | None, One]]:
+def entries(content: Any, shown: str) -> list[tuple[int | None, AddressLike]]:
     """The rows of a list: a layer, if it says one, and a path or address. Raises `MatchError`, with `shown`."""
-    rows: list[tuple[int | None, One]] = []
+    rows: list[tuple[int | None, AddressLike]] = []
     if isinstance(content, list | tuple):
         rows = [(None, text) for text in content]
     elif isinstance(content, Mapping):

@@ -13,10 +13,10 @@ from saematch.errors import MatchError
 from saematch.sources.address import HUB, REGISTRY, SAMPLE, Address, matched
 from saematch.sources.checkpoint import Checkpoint
 from saematch.sources.files.tensors import SUFFIXES
-from saematch.sources.formats.families import identify, known, published
+from saematch.sources.formats.families import identify, published, titles
 from saematch.sources.hub import HubRepository
-from saematch.sources.lists import One, Source, entries, is_list, read_list
-from saematch.sources.places import LocalFolder, Place
+from saematch.sources.lists import AddressLike, SourceLike, entries, is_list, read_list
+from saematch.sources.locations import LocalLocation, Location
 from saematch.sources.registry import release
 from saematch.sources.stored import StoredSAE
 from saematch.storage.reading import Unusable
@@ -26,7 +26,7 @@ _PACKAGED = Path(__file__).parent.parent / "sample"
 Hub = Callable[[str, str | None], HubRepository]
 
 
-def search(source: Source) -> tuple[list[StoredSAE], str | None]:
+def search(source: SourceLike) -> tuple[list[StoredSAE], str | None]:
     """The SAEs that a source means, by layer and path, and an address that means the same from anywhere, and later.
 
     A list has no address: those of its SAEs mean the same. Raises `MatchError` if there is none.
@@ -53,10 +53,10 @@ def _search(address: Address, hub: Hub) -> tuple[list[StoredSAE], str | None]:
         found, pinned = _registered(address, hub)
     elif address.where.startswith(HUB):
         repo, revision, pattern = address.repository()
-        place = hub(repo, revision)
-        found = _below(place, pattern, address)
+        location = hub(repo, revision)
+        found = _below(location, pattern, address)
         options = {name: value for name, value in address.options.items() if name != "revision"}
-        pinned = str(Address(f"{HUB}{repo}@{place.commit}/{pattern}", options))
+        pinned = str(Address(f"{HUB}{repo}@{location.commit}/{pattern}", options))
     else:
         packaged = address.where == SAMPLE
         pinned = str(Address(SAMPLE if packaged else os.path.abspath(address.where), address.options))
@@ -64,20 +64,20 @@ def _search(address: Address, hub: Hub) -> tuple[list[StoredSAE], str | None]:
         if not os.path.exists(folder):
             raise MatchError(f"{address}: no such file or folder")
         if folder.is_dir():
-            found = _below(LocalFolder(folder), pattern, address)
+            found = _below(LocalLocation(folder), pattern, address)
         elif is_list(folder.name):
             found, pinned = _listed(read_list(folder), str(folder), address.reading, hub), None
         else:
-            found = [StoredSAE(Checkpoint(LocalFolder(folder.parent), folder.name, address.reading))]
+            found = [StoredSAE(Checkpoint(LocalLocation(folder.parent), folder.name, address.reading))]
             identify(found[0].checkpoint)
     if not found:
-        raise MatchError(f"{address}: no SAE in a known format; known are {known()}")
+        raise MatchError(f"{address}: no SAE in a known format; known are {titles()}")
     return _chosen(found, address), pinned
 
 
-def _below(place: Place, pattern: str, address: Address) -> list[StoredSAE]:
+def _below(location: Location, pattern: str, address: Address) -> list[StoredSAE]:
     """The SAEs of a place whose names match. On this machine files are known by their content too."""
-    meant, there = address.matcher(pattern), place.names()
+    meant, there = address.matcher(pattern), location.names()
     found, unusable = list[StoredSAE](), list[Unusable]()
     if there and not any(map(meant.fullmatch, there)):
         raise _absent(there, pattern, address)
@@ -85,10 +85,10 @@ def _below(place: Place, pattern: str, address: Address) -> list[StoredSAE]:
         match = meant.fullmatch(name)
         if match is None or not name.endswith(SUFFIXES):
             continue
-        each, (said, below) = Checkpoint(place, name, address.reading), matched(match)
+        each, (said, below) = Checkpoint(location, name, address.reading), matched(match)
         try:
             by_name = not below or bool(published(name))
-            if by_name or (isinstance(place, LocalFolder) and identify(each)):
+            if by_name or (isinstance(location, LocalLocation) and identify(each)):
                 found.append(StoredSAE(each, said, match.span("l0") if "l0" in said else None))
         except Unusable as error:
             unusable.append(error)
@@ -116,24 +116,24 @@ def _registered(address: Address, hub: Hub) -> tuple[list[StoredSAE], str]:
     named = [(each, match) for each in listed if (match := meant.fullmatch(each.id))]
     if not named:
         raise MatchError(f"{address}: {name} has no such SAE; it has {listing(each.id for each in listed)}")
-    place = hub(repo, address.options.get("revision"))
+    location = hub(repo, address.options.get("revision"))
     files = defaultdict(list)  # by name, and those with weights by every folder that they are below, "." the last
-    for file in place.names():
+    for file in location.names():
         files[file].append(file)
         for folder in PurePosixPath(file).parents if published(file) else ():
             files[str(folder)].append(file)
     found = []
     for each, match in named:
         said = matched(match)[0] | ({} if each.l0 is None else {"l0": f"{each.l0:g}"})
-        found += [StoredSAE(Checkpoint(place, file, address.reading, each), said) for file in files[each.path]]
+        found += [StoredSAE(Checkpoint(location, file, address.reading, each), said) for file in files[each.path]]
     if not found:
         paths = listing(each.path for each, _ in named)
         raise MatchError(f"{address}: sae-lens says that {repo} has its weights in {paths}; there are none")
-    return found, str(Address(address.where, {**address.options, "revision": place.commit}))
+    return found, str(Address(address.where, {**address.options, "revision": location.commit}))
 
 
 def _listed(
-    rows: Iterable[tuple[int | None, One]], shown: str, reading: Mapping[str, str], hub: Hub
+    rows: Iterable[tuple[int | None, AddressLike]], shown: str, reading: Mapping[str, str], hub: Hub
 ) -> list[StoredSAE]:
     """The SAEs of a list of sources, each with the layer that the list says, if it does."""
     found: list[StoredSAE] = []

@@ -60,7 +60,7 @@ class StoredSAE(SAEHandle):
     @property
     @override
     def path(self) -> str:
-        return self.checkpoint.place.address(self.checkpoint.name)
+        return self.checkpoint.location.address(self.checkpoint.name)
 
     @property
     @override
@@ -78,14 +78,14 @@ class StoredSAE(SAEHandle):
         """The number in the innermost name from the source's folder on, else in the files, else above that folder."""
         if "layer" in self.said:
             return int(self.said["layer"])
-        named = _number(f"{self.checkpoint.place.title}/{self.checkpoint.name}")
+        named = _number(f"{self.checkpoint.location.title}/{self.checkpoint.name}")
         if named is not None:
             return named
         try:
             found = self.describe().layer
         except MatchError:
             return None
-        return _number(self.checkpoint.place.address(self.checkpoint.name)) if found is None else found
+        return _number(self.checkpoint.location.address(self.checkpoint.name)) if found is None else found
 
     @property
     @override
@@ -107,7 +107,7 @@ class StoredSAE(SAEHandle):
     def read(self) -> SAE:
         """The SAE on the CPU, in float32, or float64 where it was stored or computed so. Raises `MatchError`."""
         with memory_for(self.checkpoint.shown):
-            self.checkpoint.place.fetch(self.checkpoint.name)
+            self.checkpoint.location.fetch(self.checkpoint.name)
             self.describe()  # what headers refuse costs no memory
             sae = self._entry(self.checkpoint.tensors()).sae.check_finite()
             norms = torch.linalg.vector_norm(sae.W_dec, dim=1)
@@ -138,7 +138,7 @@ class StoredSAE(SAEHandle):
 
     @cached_property
     def _described(self) -> Description:
-        stored = self.checkpoint.headers()
+        stored = self.checkpoint.headers
         tensors = [each for each in stored.values() if isinstance(each, Tensor)]
         entry = self._entry({name: widened(each) for name, each in stored.items()})
         largest = max(tensors, key=lambda tensor: tensor.numel())
@@ -152,7 +152,7 @@ class StoredSAE(SAEHandle):
         )
 
     def _entry(self, found: Mapping[str, Any]) -> Entry:
-        entry = self.family.of(self.checkpoint, found)
+        entry = self.family.read(self.checkpoint, found)
         notes = tuple(f"read with {name}={value}" for name, value in self.checkpoint.options.items())
         if "layer" in self.said and entry.layer not in (None, int(self.said["layer"])):
             notes += (f"taken for layer {int(self.said['layer'])} as its source says; its files say {entry.layer}",)
@@ -160,19 +160,19 @@ class StoredSAE(SAEHandle):
 
     def files(self) -> list[str]:
         """The names of the files that it is read from. Raises `MatchError`."""
-        return [self.checkpoint.name, *filter(None, [self.family.configured(self.checkpoint)])]
+        return [self.checkpoint.name, *filter(None, [self.family.config_name(self.checkpoint)])]
 
     @override
     def sha256(self) -> dict[str, str]:
-        return {name.rpartition("/")[2]: sha256(self.checkpoint.place.fetch(name)) for name in self.files()}
+        return {name.rpartition("/")[2]: sha256(self.checkpoint.location.fetch(name)) for name in self.files()}
 
     @override
     def stamps(self) -> dict[str, list[int] | str]:
-        return {name.rpartition("/")[2]: self.checkpoint.place.stamp(name) for name in self.files()}
+        return {name.rpartition("/")[2]: self.checkpoint.location.stamp(name) for name in self.files()}
 
     @override
     def neuronpedia_names(self) -> Sequence[str]:
-        return neuronpedia_names(self.checkpoint.place.title, self.checkpoint.name)
+        return neuronpedia_names(self.checkpoint.location.title, self.checkpoint.name)
 
     @cached_property
     @override
@@ -181,7 +181,7 @@ class StoredSAE(SAEHandle):
         name = self.checkpoint.beside("labels.json")
         if name is None:
             return {}
-        path, shown = self.checkpoint.place.fetch(name), self.checkpoint.place.shown(name)
+        path, shown = self.checkpoint.location.fetch(name), self.checkpoint.location.shown(name)
         expected = 'expected {"features": [{"feature": 0, "tokens": ["…"]}, …]}'
         with refusals(expected, shown, TypeError, KeyError, ValueError, OverflowError):
             tokens = {

@@ -1,4 +1,4 @@
-"""What every reader of an untrusted file checks, and the limits that it keeps to."""
+"""The checks and limits that the readers of all file types share."""
 
 from __future__ import annotations
 
@@ -17,26 +17,31 @@ _DTYPES = {
     "float16": torch.float16, "bfloat16": torch.bfloat16, "int64": torch.int64, "int32": torch.int32,
     "bool": torch.bool,
 }  # fmt: skip
-MOST_MEMBERS = 10_000  # of an archive, or tensors of a file
+MOST_MEMBERS = 10_000  # files of an archive, or tensors of a file
 
 
 def archive_members(archive: zipfile.ZipFile, shown: str, size: int) -> list[zipfile.ZipInfo]:
-    """The files in an archive of so many bytes, which is never unpacked to disk."""
+    """List the files in an archive of `size` bytes, which is never unpacked to disk.
+
+    Raises `MatchError` for an archive with too many files, with two files of one name, with files that overlap (as in
+    archives that unpack to far more than their size), or with a compression that neither numpy nor torch uses.
+    """
     members = archive.infolist()
     if len(members) > MOST_MEMBERS:
         raise MatchError(f"{shown}: {len(members)} files in it, more than any SAE has")
     if len({member.filename.casefold() for member in members}) < len(members):
         raise MatchError(f"{shown}: two files of one name in it")
     if sum(member.compress_size for member in members) > size:
-        raise MatchError(f"{shown}: the files in it claim more than it has: they overlap")
-    packed = [each.filename for each in members if each.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)]
+        raise MatchError(f"{shown}: the files in it claim more bytes than it has: they overlap")
+    methods = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+    packed = [member.filename for member in members if member.compress_type not in methods]
     if packed:
         raise MatchError(f"{shown}: {packed[0]} is compressed in a way that neither numpy nor torch writes")
     return members
 
 
 def tensor_header(shown: str, name: str, shape: Sequence[int], dtype: str) -> Tensor:
-    """A tensor without data, of a shape and number type that weights may have. Raises `MatchError`."""
+    """Return a tensor without data. Raises `MatchError` for a shape or number type that weights cannot have."""
     if dtype not in _DTYPES:
         raise MatchError(f"{shown}: {name} is stored as {dtype}; expected float16, bfloat16, float32 or float64")
     if not all(type(size) is int and 0 <= size < 2**40 for size in shape):
@@ -45,6 +50,9 @@ def tensor_header(shown: str, name: str, shape: Sequence[int], dtype: str) -> Te
 
 
 def widened(value: Any) -> Any:
-    """A tensor as `tensors` gives it; anything else as it is."""
+    """Return a tensor of floats in the precision in which weights are read: float64 if stored so, else float32.
+
+    Any other value is returned unchanged.
+    """
     narrow = isinstance(value, Tensor) and value.is_floating_point() and value.dtype != torch.float64
     return value.to(torch.float32) if narrow else value

@@ -1,4 +1,4 @@
-"""`.safetensors` files."""
+"""The reader of `.safetensors` files."""
 
 from __future__ import annotations
 
@@ -14,46 +14,49 @@ from torch import Tensor
 from saematch.errors import MatchError
 from saematch.sources.files.checks import MOST_MEMBERS, tensor_header, widened
 
-_MOST_JSON_BYTES = 4 * 2**20  # of a header
-_BLOCK_BYTES = 2**24  # of what is widened at a time
+_MOST_HEADER_BYTES = 4 * 2**20
+_BLOCK_BYTES = 2**24  # of the rows that are widened at a time
 
 
 def safetensors_headers(file: BinaryIO, shown: str) -> dict[str, Any]:
-    """Name -> tensor without data, from the headers of the file alone. Raises `MatchError`."""
+    """Read the header: name -> tensor without data. Raises `MatchError`."""
+    # The file begins with the length of its header, in 8 bytes.
     size = file.seek(0, 2)
     file.seek(0)
     length = int.from_bytes(file.read(8), "little")
-    if not 2 <= length <= min(_MOST_JSON_BYTES, size - 8):
+    if not 2 <= length <= min(_MOST_HEADER_BYTES, size - 8):
         raise MatchError(f"{shown}: cannot be read (no safetensors header); the file may be truncated")
+    # The header is JSON: an entry for each tensor, and perhaps a dictionary of texts.
     entries = json.loads(file.read(length))
     about = entries.pop("__metadata__", {})
     if not isinstance(about, dict) or not all(isinstance(text, str) for text in about.values()):
-        raise MatchError(f"{shown}: its __metadata__ is no dictionary of texts: not as safetensors writes it")
+        raise MatchError(f"{shown}: its __metadata__ is not a dictionary of texts, as safetensors writes it")
     if len(entries) > MOST_MEMBERS:
         raise MatchError(f"{shown}: {len(entries)} tensors in it, more than any SAE has")
-    found = {name: tensor_header(shown, name, entry["shape"], entry["dtype"]) for name, entry in entries.items()}
-    ends = 0  # tensors lie one after the other, without gaps
+    headers = {name: tensor_header(shown, name, entry["shape"], entry["dtype"]) for name, entry in entries.items()}
+    # The tensors follow one after the other, without gaps, and fill the file.
+    expected_start = 0
     for (start, end), name in sorted((tuple(entry["data_offsets"]), name) for name, entry in entries.items()):
-        if type(start) is not int or start != ends or end - start != found[name].nbytes:
-            raise MatchError(
-                f"{shown}: {name} is not where, or not as large as, its shape {tuple(found[name].shape)} says"
-            )
-        ends = end
-    if 8 + length + ends != size:
+        if type(start) is not int or start != expected_start or end - start != headers[name].nbytes:
+            shape = tuple(headers[name].shape)
+            raise MatchError(f"{shown}: {name} does not have the position or the size that its shape {shape} implies")
+        expected_start = end
+    if 8 + length + expected_start != size:
         raise MatchError(
-            f"{shown}: cannot be read ({size} bytes, its header says {8 + length + ends}); the file may be truncated"
+            f"{shown}: cannot be read ({size} bytes, its header says {8 + length + expected_start}); the file may be "
+            "truncated"
         )
-    return found
+    return headers
 
 
-def safetensors_tensors(path: Path, found: Mapping[str, Any]) -> dict[str, Any]:
-    """Name -> tensor with its values, of a file whose headers were checked. Raises `MatchError`."""
+def safetensors_tensors(path: Path, headers: Mapping[str, Any]) -> dict[str, Any]:
+    """Read the tensors of a file whose headers were checked: name -> tensor. Raises `MatchError`."""
     with safe_open(path, framework="pt", device="cpu") as file:
-        return {name: _sliced(file, name, header) for name, header in found.items()}
+        return {name: _widened_in_blocks(file, name, header) for name, header in headers.items()}
 
 
-def _sliced(file: Any, name: str, header: Tensor) -> Tensor:
-    """A tensor, widened a slice of rows at a time, so that its narrow form is never there as a whole."""
+def _widened_in_blocks(file: Any, name: str, header: Tensor) -> Tensor:
+    """Read a tensor and widen it a block of rows at a time, so that memory never holds all of its narrow form."""
     wanted = widened(header).dtype
     if wanted == header.dtype or not header.numel() or not header.ndim:
         stored: Tensor = file.get_tensor(name)

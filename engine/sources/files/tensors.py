@@ -1,13 +1,13 @@
-"""Tensors out of untrusted files: headers first, nothing unpickled but tensors, sizes checked before memory is taken.
+"""Reading tensors from untrusted files: headers first, no unpickling but of tensors, and sizes checked before reading.
 
-What is read from a header needs a file that can be sought, here or far away; weights are read from files that are here.
+Headers are read from any file object that can seek, local or remote. Weights are read from local files.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import torch
 
@@ -16,31 +16,48 @@ from saematch.sources.files.safetensors import safetensors_headers, safetensors_
 from saematch.sources.files.torch_zip import torch_headers, torch_tensors
 from saematch.storage.reading import POINTER_BYTES, parsing, refuse_pointer
 
-SUFFIXES = (".npz", ".safetensors", ".pt", ".pth")
-_READERS: dict[str, Callable[[Path, Mapping[str, Any]], dict[str, Any]]] = {
-    ".npz": npz_tensors,
-    ".safetensors": safetensors_tensors,
+
+class _Reader(NamedTuple):
+    headers: Callable[[BinaryIO, str], dict[str, Any]]
+    tensors: Callable[[Path, Mapping[str, Any]], dict[str, Any]]
+
+
+_TORCH = _Reader(torch_headers, torch_tensors)
+_READERS = {
+    ".npz": _Reader(npz_headers, npz_tensors),
+    ".safetensors": _Reader(safetensors_headers, safetensors_tensors),
+    ".pt": _TORCH,
+    ".pth": _TORCH,
 }
+SUFFIXES = tuple(_READERS)
 
 
-def headers(file: BinaryIO, shown: str) -> dict[str, Any]:
-    """Name -> tensor without data (on torch's meta device) of a `.npz`, `.safetensors`, `.pt` or `.pth` file.
+def read_headers(file: BinaryIO, shown: str) -> dict[str, Any]:
+    """Read the headers of a file: name -> tensor without data, on torch's meta device.
 
-    In the latter, what is no tensor (a number, a name, a small dictionary of these) is there as it is. `shown` names
-    the file in messages, and its suffix decides. Raises `MatchError`.
+    A file of torch may also hold numbers, names and small dictionaries of these, which are returned unchanged.
+
+    Args:
+        file: the file, at its beginning.
+        shown: the name of the file in messages; its suffix selects the reader, which is that of torch by default.
+
+    Raises:
+        MatchError: if the file is damaged, or its sizes do not fit each other.
     """
-    read = {".npz": npz_headers, ".safetensors": safetensors_headers}.get(Path(shown).suffix, torch_headers)
     with parsing(shown):  # a parser of damaged or hostile bytes may raise anything, and so may its decompressor
         refuse_pointer(file.read(POINTER_BYTES), shown)
         file.seek(0)
-        return read(file, shown)
+        return _READERS.get(Path(shown).suffix, _TORCH).headers(file, shown)
 
 
-def tensors(path: Path, shown: str | None = None) -> dict[str, Any]:
-    """What `headers` names, with values: in float32, or float64 where it was stored so. Raises `MatchError`."""
+def read_tensors(path: Path, shown: str | None = None) -> dict[str, Any]:
+    """Read a file whole: what `read_headers` returns, with values, on the CPU.
+
+    Tensors are in float64 if they are stored so, and else in float32. Raises `MatchError`.
+    """
     shown = shown or str(path)
     with parsing(shown):
         with path.open("rb") as file:
-            found = headers(file, shown)
-        with torch.device("cpu"):  # whatever the host program's default is: safetensors makes slices there
-            return _READERS.get(path.suffix, torch_tensors)(path, found)
+            headers = read_headers(file, shown)
+        with torch.device("cpu"):  # safetensors makes slices on the default device, which the host program may set
+            return _READERS.get(path.suffix, _TORCH).tensors(path, headers)

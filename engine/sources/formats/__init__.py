@@ -1,1 +1,1 @@
-"""The formats in which SAEs are published, one module per family, and their common canonical form."""
+"""The file formats of published SAEs, one module per family, and the conversion to canonical form."""

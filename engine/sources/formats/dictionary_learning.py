@@ -1,113 +1,103 @@
 """dictionary_learning: `ae.pt` and `config.json`, one file for every class of dictionary.
 
-`AutoEncoder`, Gated, TopK and BatchTopK have `encoder.weight (F, d)` and `decoder.weight (d, F)`, turned here, and see
-x - b_dec; `AutoEncoderNew` (saved as `AutoEncoder`, known by its `decoder.bias`) sees x. JumpReLU and Matryoshka have
-`W_enc (d, F)`, `W_dec (F, d)`; JumpReLU sees x, Matryoshka x - b_dec.
+`AutoEncoder`, Gated, TopK and BatchTopK have `encoder.weight (F, d)` and `decoder.weight (d, F)`, which are transposed
+here, and see x - b_dec. `AutoEncoderNew` (saved as `AutoEncoder`, recognised by its `decoder.bias`) sees x. JumpReLU
+and Matryoshka have `W_enc (d, F)` and `W_dec (F, d)`; JumpReLU sees x, and Matryoshka x - b_dec.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
 
-from saematch.errors import MatchError
+from torch import Tensor
+
 from saematch.sources.checkpoint import Checkpoint
-from saematch.sources.formats.base import (
-    Config,
-    Entry,
-    Family,
-    Tensors,
-    canonical,
-    everywhere,
-    gated_as_jumprelu,
-    take,
-    turned,
-)
+from saematch.sources.formats.base import Config, Entry, Family, Tensors, take
+from saematch.sources.formats.canonical import StoredWeights, canonical, gated_as_jumprelu, per_feature, transposed
+from saematch.sources.formats.site import Site
 
 LINEAR = ("encoder.weight", "decoder.weight")
 PLAIN = ("W_enc", "W_dec", "b_enc", "b_dec")
-_STORED: tuple[str, ...] = ("k", "group_sizes", "threshold")  # beside weights; not always
+_STORED: tuple[str, ...] = ("k", "group_sizes", "threshold")  # tensors that some files hold next to the weights
+# The class of a file without a configuration, by a tensor that only this class has.
+_CLASS_OF_TENSOR = {
+    "gate_bias": "GatedAutoEncoder",
+    "bias": "AutoEncoder",
+    "decoder.bias": "AutoEncoder",
+    "group_sizes": "MatryoshkaBatchTopKSAE",
+    "W_enc": "JumpReluAutoEncoder",
+}
 
 
-def _entry(at: Checkpoint, found: Tensors, config: Config) -> Entry:
+def _entry(checkpoint: Checkpoint, stored: Tensors, config: Config) -> Entry:
     trainer = config["trainer"] if isinstance(config.get("trainer"), dict) else config
-    said = trainer.get("dict_class")
-    kind = str(said or _guess(at, found))
+    named = trainer.get("dict_class")
+    kind = str(named or _inferred_class(checkpoint, stored))
     layer, hook = trainer.get("layer"), trainer.get("submodule_name")
-    made = _made(at, kind, found, trainer) | {"hook": hook if isinstance(hook, str) else None}
-    made["model"] = trainer.get("lm_name")
-    if not said:
+    hook = hook if isinstance(hook, str) else None
+    weights = _weights(checkpoint, kind, stored, trainer)
+    if not named:
         note = f"no configuration names its class: taken for {kind} by the names of its tensors"
-        made["notes"] = (*made.get("notes", ()), note)
-    return Entry(canonical(at, **made), made["hook"], layer if type(layer) is int else None)
+        weights = replace(weights, notes=(*weights.notes, note))
+    sae = canonical(checkpoint, weights, Site(hook, model=trainer.get("lm_name")))
+    return Entry(sae, hook, layer if type(layer) is int else None)
 
 
-def _made(at: Checkpoint, kind: str, found: Tensors, trainer: Config) -> dict[str, Any]:
+def _weights(checkpoint: Checkpoint, kind: str, stored: Tensors, trainer: Config) -> StoredWeights:
+    """Return the weights of a dictionary of the class `kind`. Raises `MatchError` for a class that is not supported."""
     if kind in ("JumpReluAutoEncoder", "MatryoshkaBatchTopKSAE"):
-        others = () if kind == "JumpReluAutoEncoder" else _STORED
-        W_enc, W_dec, b_enc, b_dec, threshold = take(at, found, *PLAIN, "threshold", optional=others)
-        return {
-            "W_enc": W_enc,
-            "b_enc": b_enc,
-            "W_dec": W_dec,
-            "b_dec": b_dec,
-            "subtracts": kind != "JumpReluAutoEncoder",
-            "activation": "jumprelu",
-            "threshold": everywhere(threshold, b_enc),
-            "notes": _unset(threshold),
-        }
+        subtracts = kind != "JumpReluAutoEncoder"
+        optional = _STORED if subtracts else ()
+        W_enc, W_dec, b_enc, b_dec, limit = take(checkpoint, stored, *PLAIN, "threshold", optional=optional)
+        return _with_threshold(StoredWeights(W_enc, b_enc, W_dec, b_dec, subtracts_b_dec=subtracts), limit)
     if kind == "GatedAutoEncoder":
         names = ("decoder_bias", "gate_bias", "mag_bias", "r_mag")
-        W_enc, W_dec, b_dec, b_gate, b_mag, r_mag = take(at, found, *LINEAR, *names)
-        made = gated_as_jumprelu(turned(W_enc), b_gate, b_mag, r_mag)
-        return {**made, "W_dec": turned(W_dec), "b_dec": b_dec, "subtracts": True}
+        W_enc, W_dec, b_dec, b_gate, b_mag, r_mag = take(checkpoint, stored, *LINEAR, *names)
+        weights = gated_as_jumprelu(transposed(W_enc), b_gate, b_mag, r_mag, transposed(W_dec), b_dec)
+        return replace(weights, subtracts_b_dec=True)
     if kind in ("AutoEncoder", "AutoEncoderNew", "StandardAutoEncoder"):
-        new = "decoder.bias" in found
-        W_enc, W_dec, b_enc, b_dec = take(at, found, *LINEAR, "encoder.bias", "decoder.bias" if new else "bias")
-        return {"W_enc": turned(W_enc), "b_enc": b_enc, "W_dec": turned(W_dec), "b_dec": b_dec, "subtracts": not new}
+        new = "decoder.bias" in stored
+        bias = "decoder.bias" if new else "bias"
+        W_enc, W_dec, b_enc, b_dec = take(checkpoint, stored, *LINEAR, "encoder.bias", bias)
+        return StoredWeights(transposed(W_enc), b_enc, transposed(W_dec), b_dec, subtracts_b_dec=not new)
     if kind not in ("AutoEncoderTopK", "BatchTopKSAE"):
-        raise MatchError(
-            f"{at.shown}: dict_class {kind!r} is not supported; supported are AutoEncoder, AutoEncoderNew, "
-            "GatedAutoEncoder, JumpReluAutoEncoder, AutoEncoderTopK, BatchTopKSAE and MatryoshkaBatchTopKSAE. A "
-            "crosscoder has a decoder for every layer, and no one row for a feature"
+        raise checkpoint.error(
+            f"dict_class {kind!r} is not supported; supported are AutoEncoder, AutoEncoderNew, GatedAutoEncoder, "
+            "JumpReluAutoEncoder, AutoEncoderTopK, BatchTopKSAE and MatryoshkaBatchTopKSAE. A crosscoder has a decoder "
+            "for every layer, and does not have one row for each feature"
         )
-    W_enc, W_dec, b_enc, b_dec = take(at, found, *LINEAR, "encoder.bias", "b_dec", optional=_STORED)
-    made = {"W_enc": turned(W_enc), "b_enc": b_enc, "W_dec": turned(W_dec), "b_dec": b_dec, "subtracts": True}
+    W_enc, W_dec, b_enc, b_dec = take(checkpoint, stored, *LINEAR, "encoder.bias", "b_dec", optional=_STORED)
+    weights = StoredWeights(transposed(W_enc), b_enc, transposed(W_dec), b_dec, subtracts_b_dec=True)
     if kind == "AutoEncoderTopK":
-        stored = found.get("k")
-        return made | {"activation": "topk", "k": at.k(trainer.get("k"), None if _empty(stored) else stored)}
-    (threshold,) = take(at, {"threshold": found.get("threshold")}, "threshold")
-    return made | {"activation": "jumprelu", "threshold": everywhere(threshold, b_enc), "notes": _unset(threshold)}
+        k = stored.get("k")
+        k = checkpoint.k(trainer.get("k"), None if getattr(k, "is_meta", False) else k)
+        return replace(weights, activation="topk", k=k)
+    # A BatchTopK SAE has one threshold at inference.
+    (limit,) = take(checkpoint, {"threshold": stored.get("threshold")}, "threshold")
+    return _with_threshold(weights, limit)
 
 
-def _unset(threshold: Any) -> tuple[str, ...]:
+def _with_threshold(weights: StoredWeights, threshold: Tensor) -> StoredWeights:
+    """Return weights with a JumpReLU threshold, one for all features or one for each."""
     unset = not threshold.is_meta and bool((threshold < 0).any())
-    return ("its threshold was never set: it acts as a ReLU",) if unset else ()
+    notes = ("its threshold was never set: it acts as a ReLU",) if unset else ()
+    return replace(weights, activation="jumprelu", threshold=per_feature(threshold, weights.b_enc), notes=notes)
 
 
-def _empty(value: Any) -> bool:
-    return bool(getattr(value, "is_meta", False))
-
-
-def _guess(at: Checkpoint, found: Tensors) -> str:
-    """The class, where no configuration names it. Raises `MatchError` where the tensors fit two."""
-    for name, kind in {
-        "gate_bias": "GatedAutoEncoder",
-        "bias": "AutoEncoder",
-        "decoder.bias": "AutoEncoder",
-        "group_sizes": "MatryoshkaBatchTopKSAE",
-        "W_enc": "JumpReluAutoEncoder",
-    }.items():
-        if name in found:
+def _inferred_class(checkpoint: Checkpoint, stored: Tensors) -> str:
+    """Return the class of a file without a configuration. Raises `MatchError` if the tensors fit two classes."""
+    for name, kind in _CLASS_OF_TENSOR.items():
+        if name in stored:
             return kind
-    take(at, found, *LINEAR, "encoder.bias", "b_dec", optional=_STORED)
-    raise MatchError(
-        f"{at.shown}: TopK or BatchTopK? Put its config.json beside it, which names its dict_class, like "
+    take(checkpoint, stored, *LINEAR, "encoder.bias", "b_dec", optional=_STORED)
+    raise checkpoint.error(
+        "TopK or BatchTopK? Put its config.json next to it, which names its dict_class, like "
         '{"trainer": {"dict_class": "AutoEncoderTopK"}}, or BatchTopKSAE'
     )
 
 
-def _has(found: Tensors) -> bool:
-    return (set(LINEAR) <= found.keys() and "pre_bias" not in found) or set(PLAIN) | {"threshold"} <= found.keys()
+def _has(stored: Tensors) -> bool:
+    return (set(LINEAR) <= stored.keys() and "pre_bias" not in stored) or set(PLAIN) | {"threshold"} <= stored.keys()
 
 
 DICTIONARY_LEARNING = Family(

@@ -1,4 +1,4 @@
-"""All file formats that are read, and which of them a file is in."""
+"""All file formats that are read, and the recognition of the format of a file."""
 
 from __future__ import annotations
 
@@ -37,54 +37,106 @@ FAMILIES = (
 
 
 def published(name: str) -> list[Family]:
-    """The families whose weights are published under such a name."""
+    """Return the families whose weights are published under such a name."""
     path = PurePosixPath(name)
-    return [each for each in FAMILIES if path.suffix in each.suffixes and re.fullmatch(each.weights, path.name)]
+    return [family for family in FAMILIES if path.suffix in family.suffixes and re.fullmatch(family.weights, path.name)]
 
 
-def identify(at: Checkpoint) -> Family:
-    """The family of a file: the one its address names, else the one that knows its tensors.
+def titles() -> str:
+    """Return the formats that are read, for messages."""
+    return "; ".join(family.title for family in FAMILIES)
 
-    A file whose header cannot be read, or that seems to hold no SAE, has only a name; reading it then says what is
-    wrong. Raises `MatchError` for a
-    file of no family, `Unusable` if it seems to hold an SAE, or is of more than one.
+
+def identify(checkpoint: Checkpoint) -> Family:
+    """Return the family of a file: the family that its address names, or else the one that recognises its tensors.
+
+    A file whose headers cannot be read, or that seems to hold no SAE, is of the family that its name suggests; reading
+    the file then reports what is wrong with it.
+
+    Raises:
+        Unusable: if the file seems to hold an SAE, but its tensors fit no family, or several.
+        MatchError: for any other file of no family.
     """
-    asked = at.options.get("family")
+    asked = checkpoint.options.get("family")
     if asked is not None:
-        named = [each for each in FAMILIES if each.name == asked]
-        if not named:
-            raise MatchError(f"{at.shown}: ?family={asked}: known are {', '.join(each.name for each in FAMILIES)}")
-        return named[0]
-    suffix, named = PurePosixPath(at.name).suffix, published(at.name)
+        return _family_called(checkpoint, asked)
+    # The headers, unless they cannot be read.
+    suffix, by_name = PurePosixPath(checkpoint.name).suffix, published(checkpoint.name)
     try:
-        found = at.headers() if suffix in SUFFIXES else {}
+        headers = checkpoint.headers if suffix in SUFFIXES else {}
     except MatchError:
-        if named:
-            return named[0]
+        if by_name:
+            return by_name[0]
         raise
-    able = [each for each in FAMILIES if suffix in each.suffixes]
-    fitting = [each for each in able if each.has(found)]
+    # The families that recognise the tensors.
+    readable = [family for family in FAMILIES if suffix in family.suffixes]
+    fitting = [family for family in readable if family.has(headers)]
     if len(fitting) == 1:
         return fitting[0]
     if not fitting:
-        _refuse_wrapped(at, found)
-    if fitting or _seem_of_an_sae(found):
-        of = "several formats" if fitting else "no known format"
-        possible = fitting or [each for each in able if _may_be(each, at, found)]
-        names = [each.name for each in possible]
-        ask = f"if it is in one all the same, write ?family=… after its path: {', '.join(names)}; else " * bool(names)
-        own = _refusal(named[0], at, found) if named and named[0] not in possible else None
-        why = f" ({named[0].name}, as its name says, but: {str(own).removeprefix(f'{at.shown}: ')})" if own else ""
-        raise Unusable(
-            f"{at.shown}: its tensors ({listing(found)}) are those of {of}{why}; {ask}save it with its activation: "
-            "saematch.SAE(W_enc, b_enc, W_dec, b_dec, …).save(folder)"
-        )
-    if named:
-        return named[0]
-    raise MatchError(f"{at.shown}: no SAE in a known format; known are {known()}")
+        _refuse_wrapped(checkpoint, headers)
+    if fitting or _seem_of_an_sae(headers):
+        possible = fitting or [family for family in readable if _may_read(family, checkpoint, headers)]
+        raise _unknown(checkpoint, headers, "several formats" if fitting else "no known format", possible)
+    if by_name:
+        return by_name[0]
+    raise checkpoint.error(f"no SAE in a known format; known are {titles()}")
 
 
-# What saves tensors under other names, by the suffix of their file. The old file may still be mapped: never over it.
+def _family_called(checkpoint: Checkpoint, name: str) -> Family:
+    """Return the family that `?family=` names. Raises `MatchError` if there is no such family."""
+    for family in FAMILIES:
+        if family.name == name:
+            return family
+    raise checkpoint.error(f"?family={name}: known are {', '.join(family.name for family in FAMILIES)}")
+
+
+def _unknown(checkpoint: Checkpoint, headers: Tensors, formats: str, possible: list[Family]) -> Unusable:
+    """Return the refusal of a file whose tensors fit no format or several, with advice.
+
+    Args:
+        checkpoint: the file.
+        headers: its tensors.
+        formats: "no known format" or "several formats".
+        possible: the families that would read the file if its address named them.
+    """
+    # The family that the name of the file suggests, and the reason why that family does not read the file.
+    by_name = published(checkpoint.name)
+    why = ""
+    if by_name and by_name[0] not in possible:
+        refusal = str(_refusal(by_name[0], checkpoint, headers) or "")
+        if refusal:
+            why = f" ({by_name[0].name}, as its name says, but: {refusal.removeprefix(f'{checkpoint.shown}: ')})"
+    advice = ""
+    if possible:
+        names = ", ".join(family.name for family in possible)
+        advice = f"if it is in one of these formats nevertheless, write ?family=… after its path: {names}; else "
+    return Unusable(
+        f"{checkpoint.shown}: its tensors ({listing(headers)}) are those of {formats}{why}; {advice}save it with its "
+        "activation: saematch.SAE(W_enc, b_enc, W_dec, b_dec, …).save(folder)"
+    )
+
+
+def _refusal(family: Family, checkpoint: Checkpoint, headers: Tensors) -> MatchError | None:
+    """Return the error with which a family refuses the headers of a file; None if the family accepts them."""
+    try:
+        family.read(checkpoint, {name: widened(value) for name, value in headers.items()})
+    except MatchError as error:
+        return error
+    return None
+
+
+def _may_read(family: Family, checkpoint: Checkpoint, headers: Tensors) -> bool:
+    """Whether a family accepts the headers of a file if the address has all options that the family asks for."""
+    options: dict[str, str] = {"allow": ",".join(ALLOWABLE)}
+    return any(
+        _refusal(family, replace(checkpoint, options=answers), headers) is None
+        for answers in (options, {**options, "k": "1"})
+    )
+
+
+# Code that saves tensors under other names, by the suffix of their file. Torch may still map the old file, so the code
+# never writes over it.
 _RENAMING = {
     suffix: save.replace("RENAMED", "{name.removeprefix(%r): tensor for name, tensor in " + load + ".items()}")
     for suffix, load, save in (
@@ -94,65 +146,47 @@ _RENAMING = {
         (".npz", "numpy.load(file)", "numpy.savez(new_file, **RENAMED)"),
     )
 }
-_ELSEWHERE = "to a new file, in a folder of its own with any configuration that lies beside it"
+_ELSEWHERE = "to a new file, in a folder of its own together with any configuration that lies next to it"
 
 
-def _refusal(family: Family, at: Checkpoint, found: Tensors) -> MatchError | None:
-    """Why a family refuses the headers of a file; None if it takes them."""
-    try:
-        family.of(at, {name: widened(each) for name, each in found.items()})
-    except MatchError as error:
-        return error
-    return None
-
-
-def _may_be(family: Family, at: Checkpoint, found: Tensors) -> bool:
-    """Whether a family takes the headers of a file, given the options that it asks for."""
-    answers: dict[str, str] = {"allow": ",".join(ALLOWABLE)}
-    return any(
-        _refusal(family, replace(at, options=options), found) is None for options in (answers, {**answers, "k": "1"})
-    )
-
-
-def _refuse_wrapped(at: Checkpoint, found: Tensors) -> None:
-    """Raise `Unusable` for tensors in a dictionary of their own, or whose names have a prefix."""
-    keys = _wrapping(found)
+def _refuse_wrapped(checkpoint: Checkpoint, headers: Tensors) -> None:
+    """Raise `Unusable`, with code that mends it, for tensors in an inner dictionary or with a prefix in their names."""
+    # The tensors of an SAE in a dictionary in the file.
+    keys = _keys_of_inner_dictionary(headers)
     if keys:
-        inner: Any = found
+        inner: Any = headers
         for key in keys:
             inner = inner[key]
         path = "".join(f"[{key!r}]" for key in keys)
         raise Unusable(
-            f"{at.shown}: its tensors ({listing(inner)}) are in a dictionary {' in '.join(map(repr, keys[::-1]))}; "
-            f"save that alone, {_ELSEWHERE}: torch.save(torch.load(file, weights_only=True){path}, new_file)"
+            f"{checkpoint.shown}: its tensors ({listing(inner)}) are in a dictionary "
+            f"{' in '.join(map(repr, keys[::-1]))}; save that alone, {_ELSEWHERE}: "
+            f"torch.save(torch.load(file, weights_only=True){path}, new_file)"
         )
-    names = [name for name, value in found.items() if isinstance(value, Tensor)]
+    # Names such as "model.sae.W_enc".
+    names = [name for name, value in headers.items() if isinstance(value, Tensor)]
     common = takewhile(lambda parts: len(set(parts)) == 1, zip(*(name.split(".") for name in names), strict=False))
     prefix = "".join(f"{parts[0]}." for parts in common)
     if prefix and _seem_of_an_sae([name.removeprefix(prefix) for name in names]):
-        renaming = _RENAMING[PurePosixPath(at.name).suffix]
+        renaming = _RENAMING[PurePosixPath(checkpoint.name).suffix]
         raise Unusable(
-            f"{at.shown}: the names of its tensors begin with {prefix!r} ({listing(names)}); save them without it, "
-            f"{_ELSEWHERE}: {renaming % prefix}"
+            f"{checkpoint.shown}: the names of its tensors begin with {prefix!r} ({listing(names)}); save them without "
+            f"it, {_ELSEWHERE}: {renaming % prefix}"
         )
 
 
-def _wrapping(found: Tensors) -> list[str]:
-    """The keys that lead to a dictionary with the tensors of an SAE in a dictionary; none if there is none."""
-    for name, value in found.items():
+def _keys_of_inner_dictionary(stored: Tensors) -> list[str]:
+    """Return the keys that lead to an inner dictionary with the tensors of an SAE; none if there is none."""
+    for name, value in stored.items():
         if isinstance(value, dict):
-            if _seem_of_an_sae(value) and any(isinstance(each, Tensor) for each in value.values()):
+            if _seem_of_an_sae(value) and any(isinstance(inner, Tensor) for inner in value.values()):
                 return [name]
-            if inside := _wrapping(value):
+            if inside := _keys_of_inner_dictionary(value):
                 return [name, *inside]
     return []
 
 
 def _seem_of_an_sae(names: Iterable[Any]) -> bool:
+    """Whether some names seem to be those of an encoder and a decoder."""
     letters = " ".join(map(str, names)).lower()
     return "enc" in letters and "dec" in letters
-
-
-def known() -> str:
-    """The formats, for messages."""
-    return "; ".join(each.title for each in FAMILIES)

@@ -1,52 +1,52 @@
-"""Gemma Scope: `params.npz` with a JumpReLU SAE on raw activations; everything else is in the path.
+"""Gemma Scope: `params.npz` with a JumpReLU SAE for raw activations; the path says everything else.
 
-`W_enc (d, F)`, `W_dec (F, d)`, `b_enc (F,)`, `b_dec (d,)`, `threshold (F,)`: already canonical. Attention SAEs and
-transcoders have the same file, in repositories that say so. Those in the folder `embedding` are for embeddings as they
-are stored, which Gemma multiplies by sqrt(d) before its first layer.
+`W_enc (d, F)`, `W_dec (F, d)`, `b_enc (F,)`, `b_dec (d,)` and `threshold (F,)` are in canonical form. Attention SAEs
+and transcoders have the same files, in repositories whose names say so. SAEs in the folder `embedding` are for
+embeddings as they are stored, which Gemma multiplies by sqrt(d) before its first layer.
 """
 
 from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 
 from saematch.sources.checkpoint import Checkpoint
-from saematch.sources.formats.base import Config, Entry, Family, Tensors, canonical, refuse_unless_ones, take
+from saematch.sources.formats.base import Config, Entry, Family, Tensors, refuse_unless_ones, take
+from saematch.sources.formats.canonical import Scales, StoredWeights, canonical
 
 KEYS = ("W_enc", "W_dec", "b_enc", "b_dec", "threshold")
-_EMBEDDING = re.compile(  # in a folder of the suite, whatever is below, or in one that is called as the suite's are
+# A file below the folder `embedding` of the suite, or of a folder that is laid out as those of the suite are.
+_EMBEDDING = re.compile(
     r"gemma-scope-[^/]*/embedding(?![a-z])(?!.*(?:layer_\d|gemma-scope-))|"
     r"(?:^|/)embedding/(?:(?:width_|average_l0_|l0_)[^/]+/|canonical/){0,3}[^/]+$"
 )
-_FACTOR = "scaling_factor"  # of codes; 1 in every file that is published
+_FACTOR = "scaling_factor"  # of the codes; 1 in every published file
 
 
-def _entry(at: Checkpoint, found: Tensors, _: Config) -> Entry:
-    found = {_upper(name): value for name, value in found.items()}
-    W_enc, W_dec, b_enc, b_dec, threshold = take(at, found, *KEYS, optional=(_FACTOR,))
-    refuse_unless_ones(at, _FACTOR, found.get(_FACTOR), "this format does not say that it is used")
-    embedded = bool(_EMBEDDING.search(at.place.address(at.name)))
-    scale = 1 / math.sqrt(max(1, len(b_dec))) if embedded and b_dec.ndim == 1 else None
-    sae = canonical(
-        at,
-        W_enc=W_enc,
-        b_enc=b_enc,
-        W_dec=W_dec,
-        b_dec=b_dec,
-        activation="jumprelu",
-        threshold=threshold,
-        scales=None if scale is None else (scale, scale),
-        notes=("it reads embeddings as they are stored: scaled by sqrt(d), as Gemma scales them",) if embedded else (),
+def _entry(checkpoint: Checkpoint, stored: Tensors, _: Config) -> Entry:
+    stored = {_upper(name): value for name, value in stored.items()}
+    W_enc, W_dec, b_enc, b_dec, threshold = take(checkpoint, stored, *KEYS, optional=(_FACTOR,))
+    refuse_unless_ones(checkpoint, _FACTOR, stored.get(_FACTOR), "this format does not say that it is used")
+    weights = StoredWeights(W_enc, b_enc, W_dec, b_dec, "jumprelu", threshold)
+    if not _EMBEDDING.search(checkpoint.location.address(checkpoint.name)):
+        return Entry(canonical(checkpoint, weights))
+    scale = 1 / math.sqrt(max(1, len(b_dec))) if b_dec.ndim == 1 else None
+    embedded = replace(
+        weights,
+        scales=None if scale is None else Scales(scale, scale),
+        notes=("it reads embeddings as they are stored: scaled by sqrt(d), as Gemma scales them",),
     )
-    return Entry(sae, hook="hook_embed" if embedded else None)
+    return Entry(canonical(checkpoint, embedded), hook="hook_embed")
 
 
 def _upper(name: str) -> str:
+    """Return the name of a tensor with its W in upper case, as in most files."""
     return name.replace("w_", "W_", 1) if name.startswith("w_") else name
 
 
-def _has(found: Tensors) -> bool:
-    return {"W_enc", "W_dec"} <= set(map(_upper, found))
+def _has(stored: Tensors) -> bool:
+    return {"W_enc", "W_dec"} <= set(map(_upper, stored))
 
 
 GEMMA_SCOPE = Family(

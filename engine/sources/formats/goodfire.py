@@ -1,6 +1,6 @@
-"""Goodfire: one `.pth` (or `.pt`) with a ReLU SAE on raw activations; the layer is in its name, "…-l19".
+"""Goodfire: one `.pth` (or `.pt`) with a ReLU SAE for raw activations; the name of the file says the layer, "…-l19".
 
-`encoder_linear.weight (F, d)`, `decoder_linear.weight (d, F)` are turned.
+`encoder_linear.weight (F, d)` and `decoder_linear.weight (d, F)` are transposed.
 """
 
 from __future__ import annotations
@@ -8,21 +8,20 @@ from __future__ import annotations
 import re
 
 from saematch.sources.checkpoint import Checkpoint
-from saematch.sources.formats.base import Config, Entry, Family, Tensors, canonical, take, turned
+from saematch.sources.formats.base import Config, Entry, Family, Tensors, take
+from saematch.sources.formats.canonical import StoredWeights, canonical, transposed
 
 
-def _entry(at: Checkpoint, found: Tensors, _: Config) -> Entry:
+def _entry(checkpoint: Checkpoint, stored: Tensors, _: Config) -> Entry:
     names = ("encoder_linear.weight", "encoder_linear.bias", "decoder_linear.weight", "decoder_linear.bias")
-    W_enc, b_enc, W_dec, b_dec = take(at, found, *names)
-    layer = re.findall(r"-l(\d+)(?=[./]|$)", f"{at.place.title}/{at.name}")
-    return Entry(
-        canonical(at, W_enc=turned(W_enc), b_enc=b_enc, W_dec=turned(W_dec), b_dec=b_dec),
-        layer=int(layer[-1]) if layer else None,
-    )
+    W_enc, b_enc, W_dec, b_dec = take(checkpoint, stored, *names)
+    sae = canonical(checkpoint, StoredWeights(transposed(W_enc), b_enc, transposed(W_dec), b_dec))
+    layer = re.findall(r"-l(\d+)(?=[./]|$)", f"{checkpoint.location.title}/{checkpoint.name}")
+    return Entry(sae, layer=int(layer[-1]) if layer else None)
 
 
-def _has(found: Tensors) -> bool:
-    return "encoder_linear.weight" in found
+def _has(stored: Tensors) -> bool:
+    return "encoder_linear.weight" in stored
 
 
 GOODFIRE = Family(

@@ -1,105 +1,111 @@
 """Llama Scope: `checkpoints/final.safetensors` with `hyperparams.json` above it; and Llama Scope R1.
 
-Weights are for activations of mean norm sqrt(d), the one threshold of the older files for raw ones. `encoder.weight
-(F, d)`, `decoder.weight (d, F)` are turned.
+Weights are for activations of mean norm sqrt(d); the one threshold of the older files is for raw activations.
+`encoder.weight (F, d)` and `decoder.weight (d, F)` are transposed.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from saematch.errors import MatchError
 from saematch.sources.checkpoint import Checkpoint
-from saematch.sources.formats.base import Config, Entry, Family, Tensors, canonical, computed, norm_scale, take, turned
+from saematch.sources.formats.base import Config, Entry, Family, Tensors, take
+from saematch.sources.formats.canonical import Scales, StoredWeights, canonical, in_float64, norm_scale, transposed
+from saematch.sources.formats.site import Site
 
 WEIGHTS = ("encoder.weight", "encoder.bias", "decoder.weight", "decoder.bias")
-
-
-def _entry(at: Checkpoint, found: Tensors, config: Config) -> Entry:
-    W_enc, b_enc, W_dec, b_dec = take(at, found, *WEIGHTS)
-    found_scales = scales(at, config, {}, b_dec)
-    threshold = config.get("jump_relu_threshold")
-    if config.get("act_fn", "jumprelu") != "jumprelu" or not isinstance(threshold, int | float):
-        raise MatchError(f"{at.shown}: hyperparams.json has no jump_relu_threshold; Llama Scope has JumpReLU SAEs only")
-    c_in = 1.0 if found_scales is None else found_scales[0]
-    limit = computed(lambda b: torch.full_like(b, 1) * (float(threshold) * c_in), b_enc)
-    return _made(at, config, W_enc, b_enc, W_dec, b_dec, limit, found_scales)
-
-
-def _entry_r1(at: Checkpoint, found: Tensors, config: Config) -> Entry:
-    norms = tuple(name for name in found if name.startswith(NORMS))
-    W_enc, b_enc, W_dec, b_dec, logarithm = take(at, found, *WEIGHTS, "log_jumprelu_threshold", optional=norms)
-    return _made(
-        at, config, W_enc, b_enc, W_dec, b_dec, computed(torch.exp, logarithm), scales(at, config, found, b_dec)
-    )
-
-
 NORMS = "dataset_average_activation_norm."
 
 
-def _made(
-    at: Checkpoint, config: Config, W_enc: Any, b_enc: Any, W_dec: Any, b_dec: Any, threshold: Any, found_scales: Any
+def _entry(checkpoint: Checkpoint, stored: Tensors, config: Config) -> Entry:
+    W_enc, b_enc, W_dec, b_dec = take(checkpoint, stored, *WEIGHTS)
+    scales = stored_scales(checkpoint, config, {}, b_dec)
+    raw = config.get("jump_relu_threshold")
+    if config.get("act_fn", "jumprelu") != "jumprelu" or not isinstance(raw, int | float):
+        raise checkpoint.error("hyperparams.json has no jump_relu_threshold; Llama Scope has JumpReLU SAEs only")
+    # The threshold is for raw activations, and becomes one for activations times c_in, as the weights are.
+    c_in = 1.0 if scales is None else scales.input
+    threshold = in_float64(lambda b: torch.full_like(b, 1) * (float(raw) * c_in), b_enc)
+    return _converted(checkpoint, config, (W_enc, b_enc, W_dec, b_dec, threshold), scales)
+
+
+def _entry_r1(checkpoint: Checkpoint, stored: Tensors, config: Config) -> Entry:
+    norms = tuple(name for name in stored if name.startswith(NORMS))
+    W_enc, b_enc, W_dec, b_dec, logarithm = take(checkpoint, stored, *WEIGHTS, "log_jumprelu_threshold", optional=norms)
+    threshold = in_float64(torch.exp, logarithm)
+    scales = stored_scales(checkpoint, config, stored, b_dec)
+    return _converted(checkpoint, config, (W_enc, b_enc, W_dec, b_dec, threshold), scales)
+
+
+def _converted(
+    checkpoint: Checkpoint,
+    config: Config,
+    tensors: tuple[Tensor, Tensor, Tensor, Tensor, Tensor],
+    scales: Scales | None,
 ) -> Entry:
-    hook, writes, layer = points(config)
-    sae = canonical(
-        at,
-        W_enc=turned(W_enc),
-        b_enc=b_enc,
-        W_dec=turned(W_dec),
-        b_dec=b_dec,
-        activation="jumprelu",
-        threshold=threshold,
-        subtracts=bool(config.get("apply_decoder_bias_to_pre_encoder")),
-        scales=found_scales,
-        norm="gate" if config.get("sparsity_include_decoder_norm") else "",
-        hook=hook,
-        writes=writes,
+    W_enc, b_enc, W_dec, b_dec, threshold = tensors
+    site, layer = hook_points(config)
+    weights = StoredWeights(
+        transposed(W_enc),
+        b_enc,
+        transposed(W_dec),
+        b_dec,
+        "jumprelu",
+        threshold,
+        subtracts_b_dec=bool(config.get("apply_decoder_bias_to_pre_encoder")),
+        scales=scales,
+        norm_use="gate" if config.get("sparsity_include_decoder_norm") else None,
     )
-    return Entry(sae, hook, layer)
+    return Entry(canonical(checkpoint, weights, site), site.reads, layer)
 
 
-def points(config: Config) -> tuple[Any, Any, int | None]:
-    """What it reads, what it writes, and the layer that it reads."""
-    hook, writes = config.get("hook_point_in"), config.get("hook_point_out")
-    layer = re.search(r"\bblocks\.(\d{1,4})\.", str(hook))
-    return hook, writes, int(layer[1]) if layer else None
+def hook_points(config: Config) -> tuple[Site, int | None]:
+    """Return the places that an SAE reads and writes, and the layer that it reads."""
+    site = Site(config.get("hook_point_in"), config.get("hook_point_out"))
+    layer = re.search(r"\bblocks\.(\d{1,4})\.", str(site.reads))
+    return site, int(layer[1]) if layer else None
 
 
-def scales(at: Checkpoint, config: Config, found: Tensors, b_dec: Tensor) -> Any:
-    """(c_in, c_out) from the configuration, the file, a registry or the address; None where weights are for raw ones.
+def stored_scales(checkpoint: Checkpoint, config: Config, stored: Tensors, b_dec: Tensor) -> Scales | None:
+    """Return the scales of the activations that the weights are for; None for raw activations.
 
-    Raises `MatchError` for what is no scale, or is not known.
+    They are those of the address, of the configuration, of the tensors `stored`, or of a registry.
+
+    Raises:
+        MatchError: if a scale is not a positive number, or no scale is known.
     """
-    asked, way = at.scale(), config.get("norm_activation", "dataset-wise")
-    if asked is not None:
-        return asked, asked
-    if way == "inference":
+    given, normalisation = checkpoint.scale(), config.get("norm_activation", "dataset-wise")
+    if given is not None:
+        return Scales(given, given)
+    # Only a normalisation by a constant is linear.
+    if normalisation == "inference":
         return None
-    if way in ("token-wise", "batch-wise"):
-        at.refuse_unless_allowed(way, f"norm_activation is {way!r}: its input is no linear map of the raw activations")
+    if normalisation in ("token-wise", "batch-wise"):
+        why = f"norm_activation is {normalisation!r}: its input is not a linear map of the raw activations"
+        checkpoint.refuse_unless_allowed(normalisation, why)
         return None
-    if way != "dataset-wise":
-        raise MatchError(f"{at.shown}: norm_activation is {str(way)[:30]!r}, which this format does not know")
-    norms, (hook, writes, _) = config.get("dataset_average_activation_norm"), points(config)
-    named = [f"{NORMS}{point}" for point in (hook, writes or hook)]
+    if normalisation != "dataset-wise":
+        raise checkpoint.error(f"norm_activation is {str(normalisation)[:30]!r}, which this format does not know")
+    # The norms that the activations had are in the configuration or next to the weights.
+    norms, (site, _) = config.get("dataset_average_activation_norm"), hook_points(config)
+    names = [f"{NORMS}{hook}" for hook in (site.reads, site.writes or site.reads)]
     if isinstance(norms, dict) and {"in", "out"} <= set(norms):
-        return tuple(norm_scale(at, config, norms[side], b_dec) for side in ("in", "out"))
-    if set(named) <= set(found):
-        return tuple(norm_scale(at, config, found[name], b_dec) for name in named)
-    known = at.missing_scale("its weights are for normalised activations, and its files do not say their norm")
-    return None if known is None else (known, known)
+        return Scales(*(norm_scale(checkpoint, config, norms[side], b_dec) for side in ("in", "out")))
+    if set(names) <= set(stored):
+        return Scales(*(norm_scale(checkpoint, config, stored[name], b_dec) for name in names))
+    scale = checkpoint.missing_scale("its weights are for normalised activations, and its files do not say their norm")
+    return None if scale is None else Scales(scale, scale)
 
 
-def _has(found: Tensors) -> bool:
-    return {"encoder.weight", "decoder.weight"} <= found.keys() and "log_jumprelu_threshold" not in found
+def _has(stored: Tensors) -> bool:
+    return {"encoder.weight", "decoder.weight"} <= stored.keys() and "log_jumprelu_threshold" not in stored
 
 
-def _has_r1(found: Tensors) -> bool:
-    return {"encoder.weight", "decoder.weight", "log_jumprelu_threshold"} <= found.keys()
+def _has_r1(stored: Tensors) -> bool:
+    return {"encoder.weight", "decoder.weight", "log_jumprelu_threshold"} <= stored.keys()
 
 
 LLAMA_SCOPE = Family(

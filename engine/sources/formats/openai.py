@@ -1,56 +1,58 @@
 """OpenAI's GPT-2 SAEs: `{layer}.pt`, one dictionary with weights and activation; the encoder sees x - pre_bias.
 
-`encoder.weight (F, d)`, `decoder.weight (d, F)` are transposed; a tied decoder is stored as the encoder is. The TopK
-ones (v5) see each token's layer norm. Three statistics of training are in the file too.
+`encoder.weight (F, d)` and `decoder.weight (d, F)` are transposed; a tied decoder is stored as the encoder is. The TopK
+SAEs (v5) see each token's layer norm. The file holds three statistics of training too.
 """
 
 from __future__ import annotations
 
 from pathlib import PurePosixPath
+from typing import Any
 
-from saematch.errors import MatchError
 from saematch.sources.checkpoint import Checkpoint
-from saematch.sources.formats.base import Config, Entry, Family, Tensors, canonical, take, turned
+from saematch.sources.formats.base import Config, Entry, Family, Tensors, take
+from saematch.sources.formats.canonical import StoredWeights, canonical, transposed
 
 _STATISTICS = ("stats_last_nonzero", "latents_activation_frequency", "latents_mean_square")
-_TIED = "decoder.linear.weight"  # (F, d): the module that turns the encoder into the decoder holds the encoder itself
+_TIED = "decoder.linear.weight"  # (F, d): the encoder itself, held by the module that transposes it
 
 
-def _entry(at: Checkpoint, found: Tensors, _: Config) -> Entry:
-    decoder = _TIED if _TIED in found else "decoder.weight"
+def _entry(checkpoint: Checkpoint, stored: Tensors, _: Config) -> Entry:
+    decoder = _TIED if _TIED in stored else "decoder.weight"
     W_enc, W_dec, b_enc, b_dec = take(
-        at, found, "encoder.weight", decoder, "latent_bias", "pre_bias", optional=_STATISTICS
+        checkpoint, stored, "encoder.weight", decoder, "latent_bias", "pre_bias", optional=_STATISTICS
     )
-    W_dec = W_dec if decoder == _TIED else turned(W_dec)
-    activation, k = found.get("activation", "ReLU"), None
-    notes: tuple[str, ...] = ()
-    if activation == "TopK":
-        at.refuse_unless_allowed("layer_norm", "it sees each token's layer norm: no linear map of the raw activations")
-        notes = ("it sees the layer norm of a token: only directions can be compared",)
-        state = found.get("activation_state_dict")
-        state = state if isinstance(state, dict) else {}
-        if state.get("postact_fn", "ReLU") != "ReLU":
-            raise MatchError(f"{at.shown}: TopK with {state['postact_fn']!r} is not supported; supported is ReLU")
-        k = at.k(state.get("k"))
-    elif activation != "ReLU":
-        raise MatchError(f"{at.shown}: activation {activation!r} is not supported; supported are ReLU and TopK")
-    sae = canonical(
-        at,
-        W_enc=turned(W_enc),
-        b_enc=b_enc,
-        W_dec=W_dec,
-        b_dec=b_dec,
-        activation="relu" if k is None else "topk",
-        k=k,
-        subtracts=True,
-        notes=notes,
+    weights = StoredWeights(
+        transposed(W_enc),
+        b_enc,
+        W_dec if decoder == _TIED else transposed(W_dec),
+        b_dec,
+        subtracts_b_dec=True,
+        **_activation(checkpoint, stored),
     )
-    stem = PurePosixPath(at.name).stem
-    return Entry(sae, layer=int(stem) if stem.isdigit() else None)
+    stem = PurePosixPath(checkpoint.name).stem
+    return Entry(canonical(checkpoint, weights), layer=int(stem) if stem.isdigit() else None)
 
 
-def _has(found: Tensors) -> bool:
-    return {"pre_bias", "latent_bias"} <= found.keys()
+def _activation(checkpoint: Checkpoint, stored: Tensors) -> dict[str, Any]:
+    """Return the activation of the SAE, and what belongs to it, as arguments of `StoredWeights`."""
+    activation = stored.get("activation", "ReLU")
+    if activation == "ReLU":
+        return {"activation": "relu"}
+    if activation != "TopK":
+        raise checkpoint.error(f"activation {activation!r} is not supported; supported are ReLU and TopK")
+    why = "it sees each token's layer norm, which is not a linear map of the raw activations"
+    checkpoint.refuse_unless_allowed("layer_norm", why)
+    state = stored.get("activation_state_dict")
+    state = state if isinstance(state, dict) else {}
+    if state.get("postact_fn", "ReLU") != "ReLU":
+        raise checkpoint.error(f"TopK with {state['postact_fn']!r} is not supported; supported is ReLU")
+    notes = ("it sees the layer norm of a token: only directions can be compared",)
+    return {"activation": "topk", "k": checkpoint.k(state.get("k")), "notes": notes}
+
+
+def _has(stored: Tensors) -> bool:
+    return {"pre_bias", "latent_bias"} <= stored.keys()
 
 
 OPENAI = Family(

@@ -1,44 +1,38 @@
-"""Qwen-Scope: `layer{n}.sae.pt` with a TopK SAE on raw activations; k is in the repository's name, "…-L0_50".
+"""Qwen-Scope: `layer{n}.sae.pt` with a TopK SAE for raw activations; the repository's name says k, "…-L0_50".
 
-The names are SAELens', both matrices are transposed: `W_enc (F, d)`, `W_dec (d, F)`. They tell it from plain files,
-which have the same names and `W_enc (d, F)`; where F = d, nothing does, and `?family=qwen_scope` has to say so.
+The names are those of SAELens, and both matrices are transposed: `W_enc (F, d)`, `W_dec (d, F)`. The shapes tell such a
+file from a plain file with the same names and `W_enc (d, F)`. If F = d, nothing does, and `?family=qwen_scope` has to
+say it.
 """
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from saematch.errors import MatchError
 from saematch.sources.checkpoint import Checkpoint
-from saematch.sources.formats.base import Config, Entry, Family, Tensors, canonical, take, turned
+from saematch.sources.formats.base import Config, Entry, Family, Tensors, take
+from saematch.sources.formats.canonical import StoredWeights, canonical, transposed
 
 _NAMES = ("W_enc", "W_dec", "b_enc", "b_dec")
 
 
-def _entry(at: Checkpoint, found: Tensors, _: Config) -> Entry:
-    W_enc, W_dec, b_enc, b_dec = take(at, found, *_NAMES, optional=("k",))
+def _entry(checkpoint: Checkpoint, stored: Tensors, _: Config) -> Entry:
+    W_enc, W_dec, b_enc, b_dec = take(checkpoint, stored, *_NAMES, optional=("k",))
     if W_enc.shape == (b_dec.numel(), b_enc.numel()) and W_enc.shape != W_enc.shape[::-1]:
-        raise MatchError(
-            f"{at.shown}: W_enc is {tuple(W_enc.shape)}, one feature a column; in Qwen-Scope a feature is a row. Save "
-            "it with its activation: saematch.SAE(W_enc, b_enc, W_dec, b_dec, …).save(folder)"
+        raise checkpoint.error(
+            f"W_enc is {tuple(W_enc.shape)}, one column for each feature; in Qwen-Scope each feature is a row. Save "
+            "the SAE with its activation: saematch.SAE(W_enc, b_enc, W_dec, b_dec, …).save(folder)"
         )
-    sae = canonical(
-        at,
-        W_enc=turned(W_enc),
-        b_enc=b_enc,
-        W_dec=turned(W_dec),
-        b_dec=b_dec,
-        activation="topk",
-        k=at.k(found.get("k"), at.l0),
-    )
-    return Entry(sae)
+    k = checkpoint.k(stored.get("k"), checkpoint.l0)
+    weights = StoredWeights(transposed(W_enc), b_enc, transposed(W_dec), b_dec, activation="topk", k=k)
+    return Entry(canonical(checkpoint, weights))
 
 
-def _has(found: Tensors) -> bool:
-    if not found.keys() >= set(_NAMES) or "threshold" in found:
+def _has(stored: Tensors) -> bool:
+    if not stored.keys() >= set(_NAMES) or "threshold" in stored:
         return False
-    W_enc, W_dec, b_enc, b_dec = given = [found[name] for name in _NAMES]
-    if not all(isinstance(each, Tensor) for each in given) or b_enc.shape == b_dec.shape:
+    W_enc, W_dec, b_enc, b_dec = given = [stored[name] for name in _NAMES]
+    if not all(isinstance(value, Tensor) for value in given) or b_enc.shape == b_dec.shape:
         return False
     return bool(W_enc.shape == W_dec.shape[::-1] == (*b_enc.shape, *b_dec.shape))
 

@@ -8,88 +8,101 @@ JumpReLU SAEs hold its logarithm. Old SAEs whose codes were fine-tuned hold a fa
 from __future__ import annotations
 
 import re
-from typing import Any
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from saematch.errors import MatchError
 from saematch.sources.checkpoint import Checkpoint
-from saematch.sources.formats.base import (
-    Config,
-    Entry,
-    Family,
-    Tensors,
+from saematch.sources.formats.base import Config, Entry, Family, Tensors, refuse_unless_ones, take
+from saematch.sources.formats.canonical import (
+    Scales,
+    StoredWeights,
     canonical,
-    computed,
-    everywhere,
     gated_as_jumprelu,
-    refuse_unless_ones,
-    take,
+    in_float64,
+    per_feature,
 )
+from saematch.sources.formats.site import Site
 
 _OLD_NAMES = {"hook_point": "hook_name", "activation_fn_str": "activation_fn", "hook_point_layer": "hook_layer"}
-# What checkpoints of training hold in place of the threshold.
+# The tensor that training checkpoints hold instead of the threshold, by architecture.
 _LIMITS = {"jumprelu": "log_threshold", "batchtopk": "topk_threshold", "matryoshka_batchtopk": "topk_threshold"}
 
 
-def _entry(at: Checkpoint, found: Tensors, config: Config) -> Entry:
-    config = _current(config)
-    hook = str(config["hook_name"]) if "hook_name" in config else None
-    architecture = _architecture(at, config)
+def _entry(checkpoint: Checkpoint, stored: Tensors, config: Config) -> Entry:
+    config = _in_current_names(config)
+    # A transcoder is an SAE of some architecture that writes another place.
+    architecture = _architecture(checkpoint, config)
     transcoder = "transcoder" in architecture
     architecture = re.sub(r"_?(skip_)?transcoder", "", architecture) or "standard"
-    writes = str(config.get("hook_name_out", "another place")) if transcoder else None
-    common: dict[str, Any] = {
-        "subtracts": bool(config.get("apply_b_dec_to_input", not transcoder)),
-        "scales": _scales(at, config),
-        "norm": "code" if config.get("rescale_acts_by_decoder_norm") else "",
-        "hook": hook,
-        "writes": writes,
-        "model": config.get("model_name"),
-    }
+    hook = str(config["hook_name"]) if "hook_name" in config else None
+    site = Site(
+        hook or ("hook_z" if config.get("reshape_activations") == "hook_z" else None),
+        str(config.get("hook_name_out", "another place")) if transcoder else None,
+        config.get("model_name"),
+    )
+    scales = _scales(checkpoint, config)
+    notes: tuple[str, ...] = ()
     if architecture == "abstopk":
-        at.refuse_unless_allowed("signed", "abstopk: it chooses the k largest in size and keeps their sign")
-        common["notes"], architecture = ("signed: read as if it were not",), "topk"
-    if config.get("reshape_activations") == "hook_z":
-        common["hook"] = hook or "hook_z"
-    optional = (*_factors(found), "W_skip") if transcoder else _factors(found)
+        checkpoint.refuse_unless_allowed("signed", "abstopk: it chooses the k largest in size and keeps their sign")
+        notes, architecture = ("signed: read as if it were not",), "topk"
+    # The weights, and the parametrisation that all architectures share.
+    optional = (*_code_factors(stored), "W_skip") if transcoder else _code_factors(stored)
+    weights = _weights(checkpoint, stored, config, architecture, optional)
+    weights = replace(
+        weights,
+        W_dec=_with_code_factors(checkpoint, config, stored, weights.W_dec),
+        subtracts_b_dec=bool(config.get("apply_b_dec_to_input", not transcoder)),
+        scales=scales,
+        norm_use="code" if config.get("rescale_acts_by_decoder_norm") else None,
+        notes=(*weights.notes, *notes),
+    )
+    return Entry(canonical(checkpoint, weights, site), hook, _layer(config))
+
+
+def _weights(
+    checkpoint: Checkpoint, stored: Tensors, config: Config, architecture: str, optional: tuple[str, ...]
+) -> StoredWeights:
+    """Return the tensors of an SAE, with its activation. Raises `MatchError` if a tensor is missing."""
     if architecture == "gated":
         names = ("W_enc", "W_dec", "b_dec", "b_gate", "b_mag", "r_mag")
-        W_enc, W_dec, b_dec, b_gate, b_mag, r_mag = take(at, found, *names, optional=optional)
-        common |= gated_as_jumprelu(W_enc, b_gate, b_mag, r_mag)
-    else:
-        other = _LIMITS.get(architecture)
-        limits = () if other is None else (other if other in found and "threshold" not in found else "threshold",)
-        W_enc, W_dec, b_enc, b_dec, *threshold = take(
-            at, found, "W_enc", "W_dec", "b_enc", "b_dec", *limits, optional=optional
-        )
-        common |= {"W_enc": W_enc, "b_enc": b_enc, "activation": "jumprelu" if threshold else "relu"}
-        if threshold:
-            limit = computed(torch.exp, threshold[0]) if limits == ("log_threshold",) else threshold[0]
-            common["threshold"] = everywhere(limit, b_enc)
-        elif architecture == "topk":
-            arguments = config.get("activation_fn_kwargs")
-            k = at.k(config.get("k"), arguments.get("k") if isinstance(arguments, dict) else None)
-            common |= {"activation": "topk", "k": k}
-    return Entry(canonical(at, W_dec=_scaled(at, config, found, W_dec), b_dec=b_dec, **common), hook, _layer(config))
+        W_enc, W_dec, b_dec, b_gate, b_mag, r_mag = take(checkpoint, stored, *names, optional=optional)
+        return gated_as_jumprelu(W_enc, b_gate, b_mag, r_mag, W_dec, b_dec)
+    # The threshold is stored as such, or as training checkpoints hold it.
+    other = _LIMITS.get(architecture)
+    limits = () if other is None else (other if other in stored and "threshold" not in stored else "threshold",)
+    W_enc, W_dec, b_enc, b_dec, *limit = take(
+        checkpoint, stored, "W_enc", "W_dec", "b_enc", "b_dec", *limits, optional=optional
+    )
+    weights = StoredWeights(W_enc, b_enc, W_dec, b_dec)
+    if limit:
+        threshold = in_float64(torch.exp, limit[0]) if limits == ("log_threshold",) else limit[0]
+        return replace(weights, activation="jumprelu", threshold=per_feature(threshold, b_enc))
+    if architecture == "topk":
+        arguments = config.get("activation_fn_kwargs")
+        k = checkpoint.k(config.get("k"), arguments.get("k") if isinstance(arguments, dict) else None)
+        return replace(weights, activation="topk", k=k)
+    return weights
 
 
-def _current(config: Config) -> Config:
-    """A configuration with the nested `metadata` of version 6 beside the rest, in the names of version 6."""
+def _in_current_names(config: Config) -> Config:
+    """Return a configuration of any version, flat, and with the names of version 6."""
     metadata = config.get("metadata")
     whole = {**metadata, **config} if isinstance(metadata, dict) else dict(config)
     return {_OLD_NAMES.get(name, name): value for name, value in whole.items()}
 
 
 def _layer(config: Config) -> int | None:
+    """Return the layer that a configuration says, or that its hook names; None if neither does."""
     if type(config.get("hook_layer")) is int and 0 <= config["hook_layer"] < 10**4:
         return int(config["hook_layer"])
-    found = re.search(r"\b(?:blocks|layers)\.(\d{1,4})\b", str(config.get("hook_name", "")))
-    return int(found[1]) if found else None
+    match = re.search(r"\b(?:blocks|layers)\.(\d{1,4})\b", str(config.get("hook_name", "")))
+    return int(match[1]) if match else None
 
 
-def _architecture(at: Checkpoint, config: Config) -> str:
+def _architecture(checkpoint: Checkpoint, config: Config) -> str:
+    """Return the architecture. Raises `MatchError` for one that is not supported."""
     architecture, function = str(config.get("architecture", "standard")), config.get("activation_fn", "relu")
     if architecture == "standard" and function == "topk":
         return "topk"
@@ -100,54 +113,55 @@ def _architecture(at: Checkpoint, config: Config) -> str:
     )
     if known is None or (architecture == "standard" and function != "relu"):
         what = f"architecture {architecture!r}" if known is None else f"architecture 'standard' with {function!r}"
-        raise MatchError(
-            f"{at.shown}: {what} is not supported; supported are standard (ReLU), jumprelu, topk, abstopk, batchtopk, "
+        raise checkpoint.error(
+            f"{what} is not supported; supported are standard (ReLU), jumprelu, topk, abstopk, batchtopk, "
             "matryoshka_batchtopk and gated"
         )
     return architecture
 
 
-def _scales(at: Checkpoint, config: Config) -> tuple[float, float] | None:
-    """The scale of the activations that the weights are for; None for raw ones."""
-    normalised = config.get("normalize_activations")
-    if isinstance(normalised, bool):
-        normalised = "expected_average_only_in" if normalised else None
-    if normalised in (None, "none"):
+def _scales(checkpoint: Checkpoint, config: Config) -> Scales | None:
+    """Return the scales of the activations that the weights are for; None for raw activations. Raises `MatchError`."""
+    normalisation = config.get("normalize_activations")
+    if isinstance(normalisation, bool):
+        normalisation = "expected_average_only_in" if normalisation else None
+    if normalisation in (None, "none"):
         return None
-    if normalised == "expected_average_only_in":
-        known = at.missing_scale(
+    if normalisation == "expected_average_only_in":
+        scale = checkpoint.missing_scale(
             "normalize_activations is 'expected_average_only_in': its weights are for activations times a scale that "
             "its files do not say"
         )
-        return None if known is None else (known, known)
-    if normalised in ("layer_norm", "constant_norm_rescale", "covariance_whitening"):
-        at.refuse_unless_allowed(
-            normalised, f"normalize_activations is {normalised!r}: its input is no linear map of the raw activations"
-        )
-    else:
-        raise MatchError(f"{at.shown}: normalize_activations is {normalised!r}, which this format does not know")
+        return None if scale is None else Scales(scale, scale)
+    if normalisation not in ("layer_norm", "constant_norm_rescale", "covariance_whitening"):
+        raise checkpoint.error(f"normalize_activations is {normalisation!r}, which this format does not know")
+    why = f"normalize_activations is {normalisation!r}: its input is not a linear map of the raw activations"
+    checkpoint.refuse_unless_allowed(normalisation, why)
     return None
 
 
-def _factors(found: Tensors) -> tuple[str, ...]:
-    """The name of the tensor with a factor for each code, if there is one: published files and checkpoints differ."""
-    return tuple(name for name in ("scaling_factor", "finetuning_scaling_factor") if name in found)[:1]
+def _code_factors(stored: Tensors) -> tuple[str, ...]:
+    """Return the name of the tensor with a factor for each code, if there is one.
+
+    Published files and training checkpoints have different names for it.
+    """
+    return tuple(name for name in ("scaling_factor", "finetuning_scaling_factor") if name in stored)[:1]
 
 
-def _scaled(at: Checkpoint, config: Config, found: Tensors, W_dec: Tensor) -> Tensor:
-    """The decoder, multiplied by the factors that old fine-tuned SAEs apply to the codes before decoding."""
-    for name in _factors(found):
-        factors: Tensor = found[name]
+def _with_code_factors(checkpoint: Checkpoint, config: Config, stored: Tensors, W_dec: Tensor) -> Tensor:
+    """Multiply the decoder by the factors that old fine-tuned SAEs apply to the codes before decoding."""
+    for name in _code_factors(stored):
+        factors: Tensor = stored[name]
         if factors.shape != W_dec.shape[:1]:
-            raise MatchError(f"{at.shown}: {name} has the shape {tuple(factors.shape)}, W_dec {tuple(W_dec.shape)}")
+            raise checkpoint.error(f"{name} has the shape {tuple(factors.shape)}, W_dec {tuple(W_dec.shape)}")
         if config.get("finetuning_scaling_factor"):
-            return computed(lambda W, s: W * s[:, None], W_dec, factors)
-        refuse_unless_ones(at, name, factors, "its configuration does not say that it is used")
+            return in_float64(lambda W, s: W * s[:, None], W_dec, factors)
+        refuse_unless_ones(checkpoint, name, factors, "its configuration does not say that it is used")
     return W_dec
 
 
-def _has(found: Tensors) -> bool:
-    return {"W_enc", "W_dec"} <= found.keys()
+def _has(stored: Tensors) -> bool:
+    return {"W_enc", "W_dec"} <= stored.keys()
 
 
 SAELENS = Family(

@@ -16,7 +16,7 @@ from saematch.errors import MatchError, refusals
 _MOST_FOLDERS = 100_000
 
 
-class Place(ABC):
+class Location(ABC):
     """Files by name, relative and with slashes. Everything raises `MatchError` where the place refuses."""
 
     @property
@@ -54,7 +54,7 @@ class Place(ABC):
 
 
 @dataclass(frozen=True)
-class LocalFolder(Place):
+class LocalLocation(Location):
     """A folder of this machine."""
 
     root: Path
