@@ -246,7 +246,7 @@ def test_a_list_of_sources(suite, tmp_path, mapping):
         ("- ~/nothing", f"{Path.home()}/nothing: no such file or folder"),
         ("8: a\n9: b\n8: c", "list.yaml: layer 8 is there 2 times"),
         ("- s3://bucket/saes", "SAEs are read from paths, from hf://organisation/name and saelens://release"),
-        ("- other.yaml", "a list names SAEs, no other lists"),
+        ("- other.yaml", "a list may name SAEs, but no other lists"),
         ("- [a]", "expected a list of paths or addresses, or a mapping of layer numbers"),
         ("one: a", "expected a list of paths"),
         ("[]", "expected a list of paths"),
@@ -295,7 +295,7 @@ def test_a_list_that_never_ends_is_not_read(tmp_path):
     os.mkfifo(tmp_path / "list.yaml")
     (tmp_path / "zero.yaml").symlink_to("/dev/zero")
     for name in ("list.yaml", "zero.yaml"):
-        with pytest.raises(sm.MatchError, match="is no regular file"):
+        with pytest.raises(sm.MatchError, match="is not a regular file"):
             sm.load_layers(tmp_path / name)
 
 
@@ -341,7 +341,7 @@ def test_the_scale_of_activations_may_be_said_of_any_sae(tmp_path):
     [
         ("scale=0", "scale=0: give a positive number"),
         ("scale=much", "give a positive number"),
-        ("k=3", "k= is for TopK SAEs, and this one is jumprelu"),
+        ("k=3", "k= is for TopK SAEs, and this SAE is jumprelu"),
         ("family=mine", "family=mine: known are gemma_scope, "),
         ("family=qwen_scope", "holds threshold, which this format does not know"),
     ],

@@ -435,12 +435,14 @@ LISTS = {
 # The reasons of those that another check would find too, if later.
 REASONS = {
     "npz: pickled object": "is a pickled object; it is not opened", "npz: many members": "10001 files in it, more than",
-    "npz: members that overlap": "claim more than it has: they overlap", "torch: a key nested deeply": "10000 tuples",
-    "torch: a pickle in capitals": "has not the one data.pkl", "torch: a storage of nothing": "which is no tensor",
-    "npz: bomb": "expands 50-fold or more: these are no weights", "torch: compressed": "compressed, or larger than",
-    "torch: bomb": "compressed, or larger than", "torch: a huge pickle": "2097168 bytes: no dictionary of tensors",
+    "npz: members that overlap": "claim more bytes than it has: they overlap",
+    "torch: a key nested deeply": "10000 tuples", "torch: a pickle in capitals": "does not have the one data.pkl",
+    "torch: a storage of nothing": "which is not a tensor",
+    "npz: bomb": "expands 50-fold or more, which weights never do", "torch: compressed": "compressed, or larger than",
+    "torch: bomb": "compressed, or larger than",
+    "torch: a huge pickle": "2097168 bytes, too many for a dictionary of tensors",
     "torch: one number for all": "more than is stored of it", "torch: one matrix under many names": "its tensors claim",
-    "list: another list": "a list names SAEs, no other lists",
+    "list: another list": "a list may name SAEs, but no other lists",
 }  # fmt: skip
 # What headers do not tell: numbers in it.
 ONLY_READING_TELLS = {

@@ -1,11 +1,10 @@
-"""Where files lie, and what is asked of any such place; a folder of this machine is one."""
+"""The locations in which files lie: the interface of every location, and folders of this machine."""
 
 from __future__ import annotations
 
 import os
 import stat
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,51 +16,56 @@ _MOST_FOLDERS = 100_000
 
 
 class Location(ABC):
-    """Files by name, relative and with slashes. Everything raises `MatchError` where the place refuses."""
+    """A location with files. Names of files are relative to it, with slashes.
+
+    Every method raises `MatchError` if the location refuses.
+    """
 
     @property
     @abstractmethod
     def title(self) -> str:
-        """Its short name, which may say what lies in it."""
+        """The short name of the location, which may say what lies in it."""
 
     @abstractmethod
     def names(self) -> list[str]:
-        """The names of all files."""
+        """Return the names of all files."""
 
     @abstractmethod
     def has(self, name: str) -> bool:
-        """Whether this file is there."""
+        """Whether a file of this name exists."""
 
     @abstractmethod
     def shown(self, name: str) -> str:
-        """How to find a file again: a path or an address."""
+        """Return the path or address by which messages name a file."""
 
     @abstractmethod
     def address(self, name: str) -> str:
-        """The same from anywhere: an absolute path or an address."""
+        """Return a path or address that leads to a file from any folder."""
 
     @abstractmethod
     def open(self, name: str) -> BinaryIO:
-        """A file to seek in, without bringing it here."""
+        """Open a file that can seek, without downloading it."""
 
     @abstractmethod
     def fetch(self, name: str) -> Path:
-        """The file on this machine."""
+        """Return the path of a file on this machine, after downloading it if need be."""
 
     @abstractmethod
     def stamp(self, name: str) -> list[int] | str:
-        """What changes when the file does, found without reading it."""
+        """Return a value that changes when the file does, without reading the file."""
 
 
-@dataclass(frozen=True)
 class LocalLocation(Location):
-    """A folder of this machine."""
+    """A folder of this machine.
 
-    root: Path
-    whole: Path = field(init=False, repr=False)  # wherever the program goes before weights are read
+    Attributes:
+        root: the folder, as it was given.
+        whole: the absolute path of the folder, which holds when the program changes its working folder later.
+    """
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "whole", Path(os.path.abspath(self.root)))
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.whole = Path(os.path.abspath(root))
 
     @property
     @override
@@ -70,31 +74,32 @@ class LocalLocation(Location):
 
     @override
     def names(self) -> list[str]:
-        """Links are followed, hidden names are not."""
+        """Return the names of all files. Links are followed; hidden files and folders are left out."""
         inside = ((folder.relative_to(self.root), names) for folder, names in self.folders())
         return [(folder / name).as_posix() for folder, names in inside for name in names]
 
     def folders(self) -> list[tuple[Path, list[str]]]:
-        """Every folder in it, itself among them, with the names of its files."""
+        """Return every folder in this one, this one first, with the names of its files. Raises `MatchError`."""
 
-        def unreadable(error: OSError) -> None:
+        def refuse(error: OSError) -> None:
             with refusals("cannot be read", error.filename):
                 raise error
 
-        found: list[tuple[Path, list[str]]] = []
+        folders: list[tuple[Path, list[str]]] = []
         real: dict[str, str] = {}
-        for folder, inside, names in os.walk(self.root, onerror=unreadable, followlinks=True):
+        for folder, inside, names in os.walk(self.root, onerror=refuse, followlinks=True):
+            # A link to a folder that holds the link leads in circles.
             here = real[folder] = os.path.realpath(folder)
             if any(real[above] == here for above in map(str, Path(folder).parents) if above in real):
-                inside[:] = []  # a link to a folder that it lies in
+                inside[:] = []
                 continue
             inside[:] = sorted(name for name in inside if not name.startswith("."))
-            found.append((Path(folder), sorted(name for name in names if not name.startswith("."))))
-            if len(found) > _MOST_FOLDERS:
+            folders.append((Path(folder), sorted(name for name in names if not name.startswith("."))))
+            if len(folders) > _MOST_FOLDERS:
                 raise MatchError(
-                    f"{self.root}: more than {_MOST_FOLDERS:,} folders in it; name one that holds the SAEs"
+                    f"{self.root}: more than {_MOST_FOLDERS:,} folders in it; name the folder that holds the SAEs"
                 )
-        return found
+        return folders
 
     @override
     def has(self, name: str) -> bool:
@@ -115,19 +120,19 @@ class LocalLocation(Location):
 
     @override
     def fetch(self, name: str) -> Path:
-        """What would block or never end when it is read is refused."""
+        """Return the path of a file. A pipe or a device is refused: to read it might block, or never end."""
         with refusals("cannot be read", self.root / name, OSError):
             try:
                 mode = (self.whole / name).stat().st_mode
             except FileNotFoundError:
-                return self.whole / name  # said where it is read
+                return self.whole / name  # the reader reports that it is missing
         if not stat.S_ISREG(mode):
-            raise MatchError(f"{self.root / name}: is no regular file")
+            raise MatchError(f"{self.root / name}: is not a regular file")
         return self.whole / name
 
     @override
     def stamp(self, name: str) -> list[int]:
-        """Size in bytes and time of the last change in nanoseconds."""
+        """Return the size of a file in bytes, and the time of its last change in nanoseconds."""
         with refusals("cannot be read", self.whole / name, OSError):
-            found = (self.whole / name).stat()
-        return [found.st_size, found.st_mtime_ns]
+            status = (self.whole / name).stat()
+        return [status.st_size, status.st_mtime_ns]

@@ -1,4 +1,4 @@
-"""What an installed sae-lens knows of public SAEs: releases, where they are published, their L0."""
+"""The registry of public SAEs in an installed sae-lens: releases, where they are published, and their L0."""
 
 from __future__ import annotations
 
@@ -19,10 +19,16 @@ _FILE = "pretrained_saes.yaml"
 
 
 class Registered(NamedTuple):
-    """One SAE of a release: its id, its path in the repository, what else is known of it.
+    """One SAE of a release.
 
-    `scale` is that of the activations it is for, where files need one and do not say it; `overrides` take the place of
-    what its configuration says.
+    Attributes:
+        release: the name of the release.
+        id: the id of the SAE in the release.
+        path: the path of the SAE in the repository of the release.
+        l0: the mean number of active features.
+        scale: the scale of the activations that the weights are for, if the files need a scale and do not say it.
+        neuronpedia: the name of the SAE on Neuronpedia.
+        overrides: values that replace those of the SAE's configuration.
     """
 
     release: str
@@ -36,47 +42,44 @@ class Registered(NamedTuple):
 
 @functools.cache
 def release(name: str) -> tuple[str, tuple[Registered, ...]]:
-    """The repository of a release, and its SAEs. Raises `MatchError`, with names that are close, if there is none."""
-    found = _table().get(name)
-    if not isinstance(found, dict):
-        close = difflib.get_close_matches(name, map(str, _table()), 4, 0.4)
+    """Return the repository of a release, and its SAEs.
+
+    Raises:
+        MatchError: if there is no such release; the message lists similar names.
+    """
+    entry = _table().get(name)
+    if not isinstance(entry, dict):
+        similar = difflib.get_close_matches(name, map(str, _table()), 4, 0.4)
         raise MatchError(
-            f"saelens://{name}: sae-lens knows no such release; names like it: {', '.join(close) or 'none'}"
+            f"saelens://{name}: sae-lens knows no such release; names like it: {', '.join(similar) or 'none'}"
         )
-    not_understood = refusals(
-        "what sae-lens says of it is not understood",
-        f"saelens://{name}",
-        KeyError,
-        TypeError,
-        ValueError,
-        AttributeError,
-        remedy="it may be newer than what is known of it here",
-    )
-    with not_understood:
-        return str(found["repo_id"]), tuple(
+    kinds = (KeyError, TypeError, ValueError, AttributeError)
+    remedy = "it may be newer than the versions that are understood here"
+    with refusals("what sae-lens says of it is not understood", f"saelens://{name}", *kinds, remedy=remedy):
+        return str(entry["repo_id"]), tuple(
             Registered(
                 release=name,
-                id=str(each["id"]),
-                path=posixpath.normpath(str(each["path"])),
-                l0=_number(each.get("l0")),
-                scale=_number(each.get("norm_scaling_factor")),
-                neuronpedia=each.get("neuronpedia"),
-                overrides=dict(found.get("config_overrides") or {}),
+                id=str(sae["id"]),
+                path=posixpath.normpath(str(sae["path"])),
+                l0=_number(sae.get("l0")),
+                scale=_number(sae.get("norm_scaling_factor")),
+                neuronpedia=sae.get("neuronpedia"),
+                overrides=dict(entry.get("config_overrides") or {}),
             )
-            for each in found["saes"]
+            for sae in entry["saes"]
         )
 
 
 def neuronpedia_names(repo: str, file: str) -> list[str]:
-    """All that Neuronpedia calls the SAE in a file of a repository, as far as an installed sae-lens knows it."""
+    """Return the names on Neuronpedia of the SAE in a file of a repository, as an installed sae-lens knows them."""
     releases = [] if find_spec("sae_lens") is None else _table().items()
-    listed: list[Registered] = []
-    for name, found in releases:
-        if isinstance(found, dict) and found.get("repo_id") == repo:
-            with suppress(MatchError):  # a release that is not understood says nothing
-                listed += release(name)[1]
-    here = [each for each in listed if file == each.path or file.startswith(f"{each.path}/")]
-    return [each.neuronpedia for each in here if each.neuronpedia is not None]
+    registered: list[Registered] = []
+    for name, entry in releases:
+        if isinstance(entry, dict) and entry.get("repo_id") == repo:
+            with suppress(MatchError):  # a release that is not understood has no names
+                registered += release(name)[1]
+    of_file = [sae for sae in registered if file == sae.path or file.startswith(f"{sae.path}/")]
+    return [sae.neuronpedia for sae in of_file if sae.neuronpedia is not None]
 
 
 def _number(value: Any) -> float | None:
@@ -85,7 +88,10 @@ def _number(value: Any) -> float | None:
 
 @functools.cache
 def _table() -> dict[str, Any]:
-    """Read as a file: importing sae-lens, with all that it trains with, takes many seconds."""
+    """Read the registry: release -> its entry. Raises `MatchError`.
+
+    It is read as a file: to import sae-lens, with all that it trains with, takes many seconds.
+    """
     spec = find_spec("sae_lens")
     if spec is None or spec.origin is None:
         raise MatchError("saelens:// asks sae-lens, which is not installed: pip install 'saematch[saelens]'")
@@ -96,5 +102,5 @@ def _table() -> dict[str, Any]:
     ):
         table = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     if not isinstance(table, dict):
-        raise MatchError(f"{file}: holds no releases; this sae-lens is newer than what is known of it here")
+        raise MatchError(f"{file}: holds no releases; this sae-lens is newer than the versions understood here")
     return table

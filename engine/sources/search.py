@@ -1,212 +1,188 @@
-"""From an address to the SAEs that it means."""
+"""The search for the SAEs that a source means: in folders, repositories, registries and lists."""
 
 from __future__ import annotations
 
-import math
 import os
-import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
 from saematch.errors import MatchError
-from saematch.sources.address import HUB, REGISTRY, SAMPLE, Address, matched
+from saematch.sources.address import HUB, REGISTRY, SAMPLE, Address, placeholder_values
 from saematch.sources.checkpoint import Checkpoint
+from saematch.sources.choice import choose
 from saematch.sources.files.tensors import SUFFIXES
 from saematch.sources.formats.families import identify, published, titles
 from saematch.sources.hub import HubRepository
 from saematch.sources.lists import AddressLike, SourceLike, entries, is_list, read_list
 from saematch.sources.locations import LocalLocation, Location
-from saematch.sources.registry import release
+from saematch.sources.registry import Registered, release
 from saematch.sources.stored import StoredSAE
 from saematch.storage.reading import Unusable
 from saematch.text import listing, natural_key
 
-_PACKAGED = Path(__file__).parent.parent / "sample"
-Hub = Callable[[str, str | None], HubRepository]
+_SAMPLE_FOLDER = Path(__file__).parent.parent / "sample"
+OpenRepository = Callable[[str, str | None], HubRepository]  # its name and its revision
 
 
 def search(source: SourceLike) -> tuple[list[StoredSAE], str | None]:
-    """The SAEs that a source means, by layer and path, and an address that means the same from anywhere, and later.
+    """Search for the SAEs that a source means.
 
-    A list has no address: those of its SAEs mean the same. Raises `MatchError` if there is none.
+    Returns:
+        The SAEs, sorted by layer and path, and a permanent address of the source: it means the same SAEs from any
+        folder, and later. A list of sources has no address of its own; the addresses of its SAEs mean the same.
+
+    Raises:
+        MatchError: if the source means no SAE.
     """
-    asked: dict[tuple[str, str | None], HubRepository] = {}
+    repositories: dict[tuple[str, str | None], HubRepository] = {}
 
-    def hub(repo: str, revision: str | None) -> HubRepository:
-        """Each repository is asked once for its commit, so that all of one source are of the same."""
-        if (repo, revision) not in asked:
-            asked[repo, revision] = HubRepository.at(repo, revision)
-        return asked[repo, revision]
+    def open_repository(repo: str, revision: str | None) -> HubRepository:
+        """Ask each repository once for its commit, so that all SAEs of a source are of the same commit."""
+        if (repo, revision) not in repositories:
+            repositories[repo, revision] = HubRepository.at_revision(repo, revision)
+        return repositories[repo, revision]
 
     if isinstance(source, str | os.PathLike):
-        found, pinned = _search(Address.parse(source), hub)
+        saes, permanent = _search(Address.parse(source), open_repository)
     else:
-        found, pinned = _listed(entries(source, "the source"), "the source", {}, hub), None
-    found.sort(key=lambda sae: (-1 if sae.layer is None else sae.layer, natural_key(sae.shown)))
-    return found, pinned
+        saes, permanent = _in_list(entries(source, "the source"), "the source", {}, open_repository), None
+    saes.sort(key=lambda sae: (-1 if sae.layer is None else sae.layer, natural_key(sae.shown)))
+    return saes, permanent
 
 
-def _search(address: Address, hub: Hub) -> tuple[list[StoredSAE], str | None]:
-    pinned: str | None
+def _search(address: Address, open_repository: OpenRepository) -> tuple[list[StoredSAE], str | None]:
+    """Search for the SAEs of one address, and return them with a permanent address. Raises `MatchError`."""
+    permanent: str | None
     if address.where.startswith(REGISTRY):
-        found, pinned = _registered(address, hub)
+        saes, permanent = _in_registry(address, open_repository)
     elif address.where.startswith(HUB):
         repo, revision, pattern = address.repository()
-        location = hub(repo, revision)
-        found = _below(location, pattern, address)
+        repository = open_repository(repo, revision)
+        saes = _in_location(repository, pattern, address)
         options = {name: value for name, value in address.options.items() if name != "revision"}
-        pinned = str(Address(f"{HUB}{repo}@{location.commit}/{pattern}", options))
+        permanent = str(Address(f"{HUB}{repo}@{repository.commit}/{pattern}", options))
     else:
         packaged = address.where == SAMPLE
-        pinned = str(Address(SAMPLE if packaged else os.path.abspath(address.where), address.options))
-        folder, pattern = (_PACKAGED, "") if packaged else address.split()
-        if not os.path.exists(folder):
+        permanent = str(Address(SAMPLE if packaged else os.path.abspath(address.where), address.options))
+        path, pattern = (_SAMPLE_FOLDER, "") if packaged else address.split()
+        if not os.path.exists(path):
             raise MatchError(f"{address}: no such file or folder")
-        if folder.is_dir():
-            found = _below(LocalLocation(folder), pattern, address)
-        elif is_list(folder.name):
-            found, pinned = _listed(read_list(folder), str(folder), address.reading, hub), None
+        if path.is_dir():
+            saes = _in_location(LocalLocation(path), pattern, address)
+        elif is_list(path.name):
+            saes, permanent = _in_list(read_list(path), str(path), address.reading, open_repository), None
         else:
-            found = [StoredSAE(Checkpoint(LocalLocation(folder.parent), folder.name, address.reading))]
-            identify(found[0].checkpoint)
-    if not found:
+            saes = [StoredSAE(Checkpoint(LocalLocation(path.parent), path.name, address.reading))]
+            identify(saes[0].checkpoint)
+    if not saes:
         raise MatchError(f"{address}: no SAE in a known format; known are {titles()}")
-    return _chosen(found, address), pinned
+    return choose(saes, address), permanent
 
 
-def _below(location: Location, pattern: str, address: Address) -> list[StoredSAE]:
-    """The SAEs of a place whose names match. On this machine files are known by their content too."""
-    meant, there = address.matcher(pattern), location.names()
-    found, unusable = list[StoredSAE](), list[Unusable]()
-    if there and not any(map(meant.fullmatch, there)):
-        raise _absent(there, pattern, address)
-    for name in there:
-        match = meant.fullmatch(name)
+def _in_location(location: Location, pattern: str, address: Address) -> list[StoredSAE]:
+    """Return the SAEs of a folder or repository whose names match a pattern.
+
+    On this machine, files under unusual names are recognised by their content too. Raises `MatchError` if no name
+    matches the pattern, or if the only files that seem to hold SAEs cannot be used.
+    """
+    matcher, names = address.matcher(pattern), location.names()
+    if names and not any(map(matcher.fullmatch, names)):
+        raise _nothing_matches(names, pattern, address)
+    saes, unusable = list[StoredSAE](), list[Unusable]()
+    for name in names:
+        match = matcher.fullmatch(name)
         if match is None or not name.endswith(SUFFIXES):
             continue
-        each, (said, below) = Checkpoint(location, name, address.reading), matched(match)
+        checkpoint, (values, is_below) = Checkpoint(location, name, address.reading), placeholder_values(match)
         try:
-            by_name = not below or bool(published(name))
-            if by_name or (isinstance(location, LocalLocation) and identify(each)):
-                found.append(StoredSAE(each, said, match.span("l0") if "l0" in said else None))
+            by_name = not is_below or bool(published(name))
+            if by_name or (isinstance(location, LocalLocation) and identify(checkpoint)):
+                saes.append(StoredSAE(checkpoint, values, match.span("l0") if "l0" in values else None))
         except Unusable as error:
             unusable.append(error)
         except MatchError:
             pass  # a file of another kind
-    if unusable and not found:
+    if unusable and not saes:
         raise unusable[0]
-    return found
+    return saes
 
 
-def _absent(there: list[str], pattern: str, address: Address) -> MatchError:
-    """What there is where a pattern first leads nowhere."""
+def _nothing_matches(names: list[str], pattern: str, address: Address) -> MatchError:
+    """Return the error for a pattern that matches no name: it lists the names where the pattern first fails."""
     parts = pattern.split("/")
-    known = {depth: address.matcher("/".join(parts[:depth])) for depth in range(len(parts))}
-    depth = max(depth for depth, part in known.items() if any(map(part.fullmatch, there)))
-    names = {"/".join(name.split("/")[: depth + 1]) for name in there if known[depth].fullmatch(name)}
-    return MatchError(f"{address}: there is no {pattern}; there are {listing(sorted(names, key=natural_key))}")
+    beginnings = {depth: address.matcher("/".join(parts[:depth])) for depth in range(len(parts))}
+    depth = max(depth for depth, matcher in beginnings.items() if any(map(matcher.fullmatch, names)))
+    near = {"/".join(name.split("/")[: depth + 1]) for name in names if beginnings[depth].fullmatch(name)}
+    return MatchError(f"{address}: there is no {pattern}; there are {listing(sorted(near, key=natural_key))}")
 
 
-def _registered(address: Address, hub: Hub) -> tuple[list[StoredSAE], str]:
-    """The SAEs of a release of sae-lens, whose ids the rest of the address may narrow down."""
+def _in_registry(address: Address, open_repository: OpenRepository) -> tuple[list[StoredSAE], str]:
+    """Return the SAEs of a release of sae-lens whose ids match the rest of the address, and a permanent address.
+
+    Raises `MatchError` if there are none.
+    """
+    # The entries of the release that the address means.
     name, _, pattern = address.where.removeprefix(REGISTRY).partition("/")
-    repo, listed = release(name)
-    meant = address.matcher(pattern)
-    named = [(each, match) for each in listed if (match := meant.fullmatch(each.id))]
-    if not named:
-        raise MatchError(f"{address}: {name} has no such SAE; it has {listing(each.id for each in listed)}")
-    location = hub(repo, address.options.get("revision"))
-    files = defaultdict(list)  # by name, and those with weights by every folder that they are below, "." the last
-    for file in location.names():
-        files[file].append(file)
-        for folder in PurePosixPath(file).parents if published(file) else ():
-            files[str(folder)].append(file)
-    found = []
-    for each, match in named:
-        said = matched(match)[0] | ({} if each.l0 is None else {"l0": f"{each.l0:g}"})
-        found += [StoredSAE(Checkpoint(location, file, address.reading, each), said) for file in files[each.path]]
-    if not found:
-        paths = listing(each.path for each, _ in named)
+    repo, registered = release(name)
+    matcher = address.matcher(pattern)
+    matches = [(entry, match) for entry in registered if (match := matcher.fullmatch(entry.id))]
+    if not matches:
+        raise MatchError(f"{address}: {name} has no such SAE; it has {listing(entry.id for entry in registered)}")
+    # The files of the repository, by the paths that an entry may have.
+    repository = open_repository(repo, address.options.get("revision"))
+    files = _files_by_path(repository)
+    saes = []
+    for entry, match in matches:
+        values = placeholder_values(match)[0] | _l0_of(entry)
+        saes += [StoredSAE(Checkpoint(repository, file, address.reading, entry), values) for file in files[entry.path]]
+    if not saes:
+        paths = listing(entry.path for entry, _ in matches)
         raise MatchError(f"{address}: sae-lens says that {repo} has its weights in {paths}; there are none")
-    return found, str(Address(address.where, {**address.options, "revision": location.commit}))
+    return saes, str(Address(address.where, {**address.options, "revision": repository.commit}))
 
 
-def _listed(
-    rows: Iterable[tuple[int | None, AddressLike]], shown: str, reading: Mapping[str, str], hub: Hub
+def _files_by_path(repository: HubRepository) -> Mapping[str, list[str]]:
+    """Return the files at each path: every file by its name, and files with weights by every folder above them too."""
+    files = defaultdict(list)
+    for name in repository.names():
+        files[name].append(name)
+        for folder in PurePosixPath(name).parents if published(name) else ():
+            files[str(folder)].append(name)
+    return files
+
+
+def _l0_of(entry: Registered) -> dict[str, str]:
+    return {} if entry.l0 is None else {"l0": f"{entry.l0:g}"}
+
+
+def _in_list(
+    rows: Iterable[tuple[int | None, AddressLike]],
+    shown: str,
+    reading: Mapping[str, str],
+    open_repository: OpenRepository,
 ) -> list[StoredSAE]:
-    """The SAEs of a list of sources, each with the layer that the list says, if it does."""
-    found: list[StoredSAE] = []
+    """Return the SAEs of a list of addresses, with the layers that the list says, if it says them.
+
+    Args:
+        rows: layers and addresses.
+        shown: the name of the list in messages.
+        reading: the options by which all SAEs of the list are read.
+        open_repository: opens a repository of the Hub.
+
+    Raises:
+        MatchError: with the number of the row, if an address means no SAE.
+    """
+    saes: list[StoredSAE] = []
     for number, (layer, text) in enumerate(rows, 1):
         try:
-            each = Address.parse(text)
-            if is_list(each.where):
-                raise MatchError(f"{text}: a list names SAEs, no other lists")
-            saes, _ = _search(Address(each.where, {**reading, **each.options}), hub)
+            address = Address.parse(text)
+            if is_list(address.where):
+                raise MatchError(f"{text}: a list may name SAEs, but no other lists")
+            of_row, _ = _search(Address(address.where, {**reading, **address.options}), open_repository)
         except MatchError as error:
             raise MatchError(f"{shown}, row {number}: {error}") from error
-        found += [
-            sae if layer is None else StoredSAE(sae.checkpoint, {**sae.said, "layer": str(layer)}) for sae in saes
+        saes += [
+            sae if layer is None else StoredSAE(sae.checkpoint, {**sae.said, "layer": str(layer)}) for sae in of_row
         ]
-    return found
-
-
-def _chosen(found: list[StoredSAE], address: Address) -> list[StoredSAE]:
-    """Those that the options of an address mean. Raises `MatchError`, with what there is, where that is none."""
-    for name, wanted in sorted(address.choosing.items(), key=lambda option: option[0] == "l0"):
-        if name == "l0" and (wanted in ("min", "max") or wanted.startswith("near:")):
-            found = _by_l0(found, wanted, address)
-            continue
-        if name == "layer":
-            numbers = _numbers(wanted, address)
-            kept = [each for each in found if each.layer in numbers]
-            there = {"none" if each.layer is None else str(each.layer) for each in found}
-            missing = sorted(numbers - {each.layer for each in found})
-            if missing and not re.search(r"\d-\d", wanted):  # a range may have gaps, a number that is listed may not
-                kept = []
-        else:
-            kept = [each for each in found if _says(each, name) in (wanted, wanted.lower())]
-            there = {_says(each, name) or "none" for each in found}
-        if not kept:
-            shown = listing(sorted(there, key=natural_key), 30)
-            raise MatchError(f"{address}: there is no SAE of {name} {wanted}; there are {shown}")
-        found = kept
-    return found
-
-
-def _says(sae: StoredSAE, name: str) -> str | None:
-    """What the path of an SAE says by some name."""
-    said = sae.said.get(name)
-    return said or {"l0": sae.checkpoint.l0, "width": sae.checkpoint.width}.get(name)
-
-
-def _numbers(text: str, address: Address) -> set[int]:
-    parts = [re.fullmatch(r"(\d{1,4})(?:-(\d{1,4}))?", part) for part in text.split(",")]
-    if not all(parts):
-        raise MatchError(f"{address}: layer={text}: give numbers or ranges, like 8-13 or 8,9")
-    ranges = [range(int(part[1]), int(part[2] or part[1]) + 1) for part in parts if part]
-    if not all(ranges):
-        raise MatchError(f"{address}: layer={text}: a range goes upwards, like 8-13")
-    return {number for each in ranges for number in each}
-
-
-def _by_l0(found: list[StoredSAE], wanted: str, address: Address) -> list[StoredSAE]:
-    """Of SAEs that differ in their L0 alone, the one whose L0 is wanted."""
-    try:
-        near = {"min": 0.0, "max": math.inf}.get(wanted)
-        if near is None:
-            near = float(wanted.removeprefix("near:"))
-            if not math.isfinite(near):
-                raise ValueError("no number")
-    except ValueError as error:
-        raise MatchError(f"{address}: l0={wanted}: give a number, near:100, min or max") from error
-    best: dict[tuple[int | None, str], tuple[float, float, StoredSAE]] = {}
-    for each in found:
-        l0 = each.l0
-        if l0 is None:
-            raise MatchError(f"{address}: the L0 of {each.shown} is not known; choose by name instead")
-        distance = -l0 if near == math.inf else abs(l0 - near)
-        others = each.layer, each.without_l0
-        if others not in best or (distance, l0) < best[others][:2]:
-            best[others] = distance, l0, each
-    return [each for _, _, each in best.values()]
+    return saes
