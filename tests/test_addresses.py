@@ -10,7 +10,7 @@ import torch
 
 import saematch as sm
 from saematch.cli.main import main
-from saematch.sources.address import matched, matcher
+from saematch.sources.address import matcher, placeholder_values
 from saes import made_up, write_model, write_npz, write_saelens
 
 
@@ -113,7 +113,7 @@ def test_a_path_that_is_there_is_taken_as_it_is(tmp_path):
 )
 def test_patterns(pattern, name, said):
     match = matcher(pattern).fullmatch(name)
-    assert (match and matched(match)) == said
+    assert (match and placeholder_values(match)) == said
 
 
 @pytest.mark.parametrize("pattern", ["*a*a*a*z", "**/a/**/b/**", "{a}{b}*{c}"])
