@@ -14,6 +14,7 @@ import saematch as sm
 from saematch.analysis.export import EXPORT_COLUMNS, export
 from saematch.analysis.findings import DEFINITIONS, Findings
 from saematch.cli.main import main
+from saematch.matching.solver import Solver
 from saematch.report import Contents, write_report
 from saematch.sae.features import feature_rows
 from saes import made_up, write_model, write_npz
@@ -60,6 +61,14 @@ def test_findings_add_up(run):
     np.testing.assert_array_equal(found["runner_up"], costs.argmin(axis=1))
     np.testing.assert_allclose(found["runner_up_cost"], costs.min(axis=1), rtol=1e-12)
     np.testing.assert_array_equal(found["margin"], chain[1, 2].margins().bound)
+
+
+def test_findings_are_computed_as_the_run_was(run, monkeypatch):
+    chain = sm.match_layers(sm.Chain.load(run).inputs, pairs=[(1, 2)], memory=2**25)
+    used, make_cost = [], Solver.make_cost
+    monkeypatch.setattr(Solver, "make_cost", lambda self, problem: used.append(self.memory) or make_cost(self, problem))
+    Findings(chain, margins=True).columns((1, 2))
+    assert used == [2**25] * 2  # for margins and for runners-up
 
 
 def test_csv_and_parquet_hold_the_same(run, tmp_path):

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from saematch.analysis.persistence import row_cosines
 from saematch.cost import squared_distances
 from saematch.errors import MatchError
-from saematch.matching.backend import choose_backend, free_memory
 from saematch.matching.problem import RowProblem
+from saematch.matching.solver import Solver
 from saematch.numeric.rounding import Floats, Indices, Rows
 from saematch.runs.chain import Chain
 from saematch.runs.plan import Pair
@@ -38,7 +39,6 @@ DEFINITIONS = {
     "runner_up_cost": "cost of the pair of the feature and its runner-up",
 }
 MARGIN_COLUMNS = ("margin", "tied", "runner_up", "runner_up_cost")
-SAME = (0.5, 0.7, 0.9)  # decoder cosines from which on a partner counts as the same feature
 Columns = dict[str, NDArray[Any]]
 
 
@@ -96,7 +96,9 @@ class Findings:
         columns["cosine"] = row_cosines(a.decoder, b.decoder, perm)
         if self.margins and matching.certified:
             margins = matching.margins()
-            columns |= {"margin": margins.bound.numpy(), "tied": margins.tied.numpy(), **_runners_up(a, b, perm)}
+            columns |= {"margin": margins.bound.numpy(), "tied": margins.tied.numpy()}
+            assert matching.margin_finder is not None
+            columns |= _runners_up(matching.margin_finder.solver, a.rows, b.rows, perm)
         return columns
 
     def expected(self) -> list[str]:
@@ -147,40 +149,26 @@ class Findings:
             start = stop
 
 
-def row_cosines(x: Floats, y: Floats, perm: Indices) -> Floats:
-    """Return the cosine of every row of x with its partner in y, `(F_A,)`; NaN without a partner or for a zero row."""
-    norms = np.linalg.norm(x, axis=1), np.linalg.norm(y, axis=1)
-    lengths = norms[0] * norms[1][perm]
-    dots = (norms[0] ** 2 + norms[1][perm] ** 2 - squared_distances(x, y, perm)) / 2
-    cosines: Floats = np.divide(dots, lengths, out=np.full(len(x), np.nan), where=(perm >= 0) & (lengths > 0))
-    return cosines
-
-
-def persistence(cosine: Floats, perm: Indices, targets: int, least: float) -> tuple[float, float]:
-    """Return the share of persistent source features, and the share of target features that are born.
-
-    A source feature persists if the cosine with its partner is at least `least`; a target feature is born if it is not
-    the partner of a feature that persists.
-    """
-    persistent = np.nan_to_num(cosine, nan=-1.0) >= least
-    return float(persistent.mean()), 1 - len(np.unique(perm[persistent])) / targets
-
-
-def _runners_up(a: OpenedLayer, b: OpenedLayer, perm: Indices) -> Columns:
+def _runners_up(solver: Solver, x: Rows, y: Rows, perm: Indices) -> Columns:
     """Return the columns of the runner-up: for each feature, the cheapest target feature other than its partner.
 
-    A float32 pass over all pairs lists the two cheapest target features of each feature. One of them is not the
-    partner. Its cost is computed again in float64.
+    A float32 pass over all pairs lists the two cheapest target features of each feature, at least one of which is not
+    the partner. The costs of the listed pairs are computed again in float64.
+
+    Args:
+        solver: says which backend, which device and how much memory the pass uses.
+        x: folded feature rows of the source layer.
+        y: folded feature rows of the target layer.
+        perm: partner of every source feature.
     """
-    backend = choose_backend("auto", None, "ieee")
-    cost = RowProblem(a.rows, b.rows).cost(backend, free_memory(backend.device) // 4)
+    cost = replace(solver, precision="ieee").make_cost(RowProblem(x, y))
     prices = -cost.scale * cost.column_constant  # under these prices the pairs of a row rank by their cost
-    nothing = np.zeros(len(a.rows)), np.zeros(len(b.rows))
-    scan = partial(cost.scan, np.arange(len(a.rows)), prices, nothing[1], nothing[0], 2, -math.inf)
+    price_error, potentials = np.zeros(len(y)), np.zeros(len(x))
+    scan = partial(cost.scan, np.arange(len(x)), prices, price_error, potentials, 2, -math.inf)
     listed = cost.with_room(scan).row_partners
     best, least = np.full(len(perm), -1), np.full(len(perm), np.inf)
     for candidates in listed.T:
         others = np.where(candidates == perm, -1, candidates)
-        costs = np.where(others >= 0, squared_distances(a.rows, b.rows, others), np.inf)
+        costs = np.where(others >= 0, squared_distances(x, y, others), np.inf)
         best, least = np.where(costs < least, others, best), np.minimum(costs, least)
     return {"runner_up": best, "runner_up_cost": least}

@@ -149,13 +149,13 @@ def quantile_columns(over: str) -> dict[str, str]:
     return {f"q{100 * q:g}": f"{q:g}-quantile over {over}" for q in QUANTILES}
 
 
-def mean(values: Floats) -> float:
+def finite_mean(values: Floats) -> float:
     """Return the mean of the finite values; NaN if there are none."""
     finite = values[np.isfinite(values)]
     return float(finite.mean()) if len(finite) else math.nan
 
 
-def same(values: Iterable[Any]) -> str:
+def fingerprint(values: Iterable[Any]) -> str:
     """Return a fingerprint of arrays, which is equal for equal content."""
     digest = hashlib.sha256()
     for value in values:

@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol, TypedDict
 import numpy as np
 from typing_extensions import override
 
-from saematch.analysis.tables import METHOD, PAIR, Row, Schema, mean
+from saematch.analysis.tables import METHOD, PAIR, Row, Schema, finite_mean
 from saematch.errors import refusals
 from saematch.evaluation.methods import MethodPermutation
 from saematch.evaluation.uncertainty import LEVEL, RESAMPLES, bootstrap_counts, interval, mean_ratio
@@ -232,7 +232,7 @@ def measure_agreement(judgements: Sequence[Row], human: Mapping[PairOfFeatures, 
     cells = np.zeros((len(both), len(Grade) ** 2))
     cells[np.arange(len(both)), (both[:, 0] - 1) * len(Grade) + both[:, 1] - 1] = 1
     kappa = interval(_kappa, cells, counts=bootstrap_counts(len(both))) if len(both) else None
-    agreement = mean((both[:, 0] == both[:, 1]).astype(float))
+    agreement = finite_mean((both[:, 0] == both[:, 1]).astype(float))
     values = vars(kappa) if kappa else dict.fromkeys(("value", "low", "high"))
     return {AGREEMENT.name: [AGREEMENT.row(judge=judge, pairs=len(both), agreement=agreement, **values)]}
 
@@ -263,9 +263,9 @@ def _summary(verdicts: Sequence[Verdict]) -> _Summary:
         "judged": len(grades),
         "unparsed": statuses.count("unparsed"),
         "unanswered": statuses.count("unanswered"),
-        "same": mean((grades == Grade.SAME).astype(float)),
-        "maybe": mean((grades == Grade.MAYBE).astype(float)),
-        "different": mean((grades == Grade.DIFFERENT).astype(float)),
+        "same": finite_mean((grades == Grade.SAME).astype(float)),
+        "maybe": finite_mean((grades == Grade.MAYBE).astype(float)),
+        "different": finite_mean((grades == Grade.DIFFERENT).astype(float)),
         "value": estimate.value if estimate else None,
         "low": estimate.low if estimate else None,
         "high": estimate.high if estimate else None,

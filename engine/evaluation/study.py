@@ -8,7 +8,7 @@ from functools import lru_cache, partial
 import torch
 
 import saematch
-from saematch.analysis.tables import Ledger, Row, Schema, Table, same
+from saematch.analysis.tables import Ledger, Row, Schema, Table, fingerprint
 from saematch.errors import MatchError
 from saematch.evaluation import coactivity, codes, loss, meaning, weights
 from saematch.evaluation.activations import ActivationSource, TokenSelection
@@ -113,7 +113,7 @@ class Study:
         for pair in exact:
             self._notify(f"composed and exact matching of layers {pair[0]} and {pair[1]}")
             composed, matching = self._chain.compose(*pair), exact[pair]
-            perms = same([composed.perm.numpy(), matching.perm.numpy()])
+            perms = fingerprint([composed.perm.numpy(), matching.perm.numpy()])
             a, b = self._folded(pair[0]), self._folded(pair[1])
             measure = partial(weights.measure_distance, pair, distances[pair], a, b, composed, matching)
             self._measure(f"distance-{_name(pair)}", {**self._inputs(pair, []), "perms": perms}, measure)
@@ -122,7 +122,7 @@ class Study:
         """Measure explained variance and matching scores, and the loss of a language model."""
         self._notify("norms of all tokens in all layers")
         selection = TokenSelection.of(source, self._layers, outliers)
-        tokens = {"source": source.record(), "kept": same([selection.selected])}
+        tokens = {"source": source.record(), "kept": fingerprint([selection.selected])}
         for pair in self._pairs:
             self._notify(f"activations of layers {pair[0]} and {pair[1]}")
             permutations, costs = self._permutations(pair), self._chain[pair].pair_cost.numpy()
@@ -185,7 +185,9 @@ class Study:
     def _inputs(self, pair: Pair, permutations: list[MethodPermutation]) -> dict[str, object]:
         """Return what measurements of a pair depend on, as JSON: a resumed evaluation measures again if it differs."""
         inputs = [self._chain.hashes(layer) for layer in pair]
-        perms = {f"{permutation.method} {permutation.seed}": same([permutation.perm]) for permutation in permutations}
+        perms = {
+            f"{permutation.method} {permutation.seed}": fingerprint([permutation.perm]) for permutation in permutations
+        }
         return {"version": saematch.__version__, "fold": self.fold, "inputs": inputs, "perms": perms}
 
     def _measure(self, name: str, inputs: Mapping[str, object], measure: Callable[[], Mapping[str, list[Row]]]) -> None:

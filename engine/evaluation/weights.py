@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from saematch.analysis.findings import SAME, persistence, row_cosines
-from saematch.analysis.tables import METHOD, PAIR, Row, Schema, mean, quantile_columns, quantiles
+from saematch.analysis.persistence import LEAST_COSINES, lifetimes, persistence, quantities, row_cosines
+from saematch.analysis.tables import METHOD, PAIR, Row, Schema, finite_mean, quantile_columns, quantiles
 from saematch.cost import squared_distances
 from saematch.evaluation.methods import MethodPermutation
 from saematch.matching.result import Matching
@@ -152,17 +152,7 @@ def decoder_cosines(a: Folded, b: Folded, perm: Indices) -> Floats:
 
 def measure_layer(layer: int, sae: SAE) -> dict[str, list[Row]]:
     """Measure the norms and thresholds of one layer."""
-    tensors = {
-        "encoder norm": sae.W_enc.double().norm(dim=0),
-        "decoder norm": sae.W_dec.double().norm(dim=1),
-        "threshold": sae.threshold,
-        "bias": sae.b_enc,
-    }
-    rows = []
-    for quantity, tensor in tensors.items():
-        if tensor is not None:
-            values = tensor.detach().double().cpu().numpy()
-            rows.append(LAYERS.row(layer=layer, quantity=quantity, mean=float(values.mean()), **quantiles(values)))
+    rows = [LAYERS.row(layer=layer, quantity=name, **numbers) for name, numbers in quantities(sae).items()]
     return {LAYERS.name: rows}
 
 
@@ -179,15 +169,15 @@ def measure_pair(pair: Pair, a: Folded, b: Folded, permutations: Sequence[Method
         for part in (*PARTS, ALL_PARTS):
             errors = _finite(feature_errors(a, b, permutation.perm, part))
             rows[MSE.name].append(
-                MSE.row(**names, part=part, matched=len(errors), mse=mean(errors), **quantiles(errors))
+                MSE.row(**names, part=part, matched=len(errors), mse=finite_mean(errors), **quantiles(errors))
             )
         # `errors` are now those of all parts.
         if permutation.seed == 0:
             rows[HISTOGRAM.name] += _histogram(errors, edges, names)
         cosines = decoder_cosines(a, b, permutation.perm)
         known = _finite(cosines)
-        rows[COSINE.name].append(COSINE.row(**names, mean=mean(known), **quantiles(known)))
-        for least in SAME:
+        rows[COSINE.name].append(COSINE.row(**names, mean=finite_mean(known), **quantiles(known)))
+        for least in LEAST_COSINES:
             persistent, born = persistence(cosines, permutation.perm, len(b.rows), least)
             rows[PERSISTENCE.name].append(
                 PERSISTENCE.row(**names, cosine=least, persistent=persistent, vanished=1 - persistent, born=born)
@@ -203,33 +193,8 @@ def measure_margins(pair: Pair, matching: Matching) -> dict[str, list[Row]]:
 
 
 def measure_lifetimes(chain: Chain, cosines: Mapping[Pair, Floats]) -> dict[str, list[Row]]:
-    """Count the layers that features live for. A feature ends where the cosine of its next step is too small.
-
-    Args:
-        chain: The run.
-        cosines: The decoder cosines of every pair of layers that is a step of a path, see `decoder_cosines`.
-    """
-    rows = []
-    for least in SAME:
-        # Number of layers -> features that live for this many layers, those in the first layer, those in the last.
-        counts: dict[int, Indices] = {}
-        for pairs in _connected(sorted(cosines)):
-            ages = np.ones(len(cosines[pairs[0]]), dtype=np.int64)
-            from_first = np.ones(len(ages), dtype=bool)
-            for pair in pairs:
-                matching, persists = chain[pair], np.nan_to_num(cosines[pair], nan=-1.0) >= least
-                _count(counts, ages[~persists], from_first[~persists], at_the_last=False)
-                # A feature of the target is as old as the feature that persists in it, plus one; all others are new.
-                next_ages = np.ones(matching.target_features, np.int64)
-                next_from_first = np.zeros(matching.target_features, bool)
-                targets = matching.perm.numpy()[persists]
-                next_ages[targets], next_from_first[targets] = ages[persists] + 1, from_first[persists]
-                ages, from_first = next_ages, next_from_first
-            _count(counts, ages, from_first, at_the_last=True)
-        for layers, (features, first, last) in sorted(counts.items()):
-            numbers = {"features": int(features), "from_the_first": int(first), "to_the_last": int(last)}
-            rows.append(LIFETIMES.row(cosine=least, layers=layers, **numbers))
-    return {LIFETIMES.name: rows}
+    """Count the layers that features live for, see `lifetimes`."""
+    return {LIFETIMES.name: [LIFETIMES.row(**lifetime._asdict()) for lifetime in lifetimes(chain, cosines)]}
 
 
 def measure_distance(
@@ -243,11 +208,11 @@ def measure_distance(
         distance=distance,
         composed_matched=int((composed_perm >= 0).sum()),
         exact_matched=int((exact_perm >= 0).sum()),
-        agreement=mean((composed_perm == exact_perm)[both].astype(float)),
+        agreement=finite_mean((composed_perm == exact_perm)[both].astype(float)),
         composed_cost=composed.objective,
         exact_cost=exact.objective,
-        composed_cosine=mean(decoder_cosines(a, b, composed_perm)[both]),
-        exact_cosine=mean(decoder_cosines(a, b, exact_perm)[both]),
+        composed_cosine=finite_mean(decoder_cosines(a, b, composed_perm)[both]),
+        exact_cosine=finite_mean(decoder_cosines(a, b, exact_perm)[both]),
     )
     return {DISTANCES.name: [row]}
 
@@ -267,22 +232,3 @@ def _histogram(errors: Floats, edges: Floats, names: Row) -> list[Row]:
         HISTOGRAM.row(**names, low=float(low), high=float(high), features=int(count))
         for low, high, count in zip(edges[:-1], edges[1:], counts, strict=True)
     ]
-
-
-def _count(counts: dict[int, Indices], ages: Indices, from_first: np.ndarray, *, at_the_last: bool) -> None:
-    """Add features that end to the counts by age. `from_first` marks those that are present in the first layer."""
-    for age in np.unique(ages):
-        ended = ages == age
-        numbers = np.array([ended.sum(), from_first[ended].sum(), ended.sum() if at_the_last else 0])
-        counts[int(age)] = counts.get(int(age), np.zeros(3, np.int64)) + numbers
-
-
-def _connected(pairs: Sequence[Pair]) -> list[list[Pair]]:
-    """Split pairs into lists in which every pair begins with the layer that the pair before it ends with."""
-    lists: list[list[Pair]] = []
-    for pair in pairs:
-        if lists and lists[-1][-1][1] == pair[0]:
-            lists[-1].append(pair)
-        else:
-            lists.append([pair])
-    return lists

@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from saematch.analysis.findings import DEFINITIONS, SAME, Columns, Findings, persistence
-from saematch.analysis.tables import Table, mean
+from saematch.analysis.findings import DEFINITIONS, Columns, Findings
+from saematch.analysis.persistence import LEAST_COSINES, lifetimes, persistence, quantities
+from saematch.analysis.tables import Table, finite_mean
 from saematch.cost import squared_distances
 from saematch.errors import MatchError
 from saematch.evaluation.explanations import checked_explanations
-from saematch.evaluation.weights import DISTANCES, MSE, measure_layer, measure_lifetimes
+from saematch.evaluation.weights import DISTANCES, MSE
 from saematch.numeric.rounding import Floats
 from saematch.runs.chain import Chain
 from saematch.runs.plan import Pair
@@ -103,7 +104,10 @@ class Contents:
         for layer in pair[:1] if self.chain.of_two_sets else pair:
             sae = self.findings.source(layer)
             if sae is not None and layer not in self._quantities:
-                self._quantities[layer] = measure_layer(layer, sae)["layers"]
+                self._quantities[layer] = [
+                    {"quantity": name, **{key: finite_or_none(number) for key, number in numbers.items()}}
+                    for name, numbers in quantities(sae).items()
+                ]
         return pack_columns(columns)
 
     def labels(self, layer: int) -> dict[int, str]:
@@ -120,9 +124,9 @@ class Contents:
         """
         record = self.chain.record
         steps = [pair for pair in self.chain if self.chain.way_from(pair[0])[1:2] == [pair[1]]]
-        lifetimes = {}
+        lived = []
         if steps and set(steps) <= set(self._cosines):
-            lifetimes = measure_lifetimes(self.chain, {pair: self._cosines[pair] for pair in steps})
+            lived = lifetimes(self.chain, {pair: self._cosines[pair] for pair in steps})
         failures = [{"source": a, "target": b, "reason": reason} for (a, b), reason in self.chain.failures.items()]
         return {
             "schema": _VERSION,
@@ -130,11 +134,11 @@ class Contents:
             "folder": self.chain.folder,
             "complete": self.chain.complete,
             "two_sets": self.chain.of_two_sets,
-            "same": SAME,
+            "same": LEAST_COSINES,
             "layers": [self._layer(layer) for layer in self.chain.layers],
             "pairs": self._pairs or [self._outline(pair) for pair in self.chain],
             "failures": failures,
-            "lifetimes": lifetimes.get("lifetimes", []),
+            "lifetimes": [lifetime._asdict() for lifetime in lived],
             "evaluation": self._evaluated(),
             "without_saes": self.findings.without_saes,
             "definitions": PAGE_DEFINITIONS,
@@ -182,10 +186,10 @@ class Contents:
             "seconds": record.get("seconds"),
             "columns": list(columns),
             "identity_cost": self._identity_cost(pair),
-            "mean_cosine": None if cosine is None else finite_or_none(mean(cosine)),
+            "mean_cosine": None if cosine is None else finite_or_none(finite_mean(cosine)),
         }
         if cosine is not None:
-            shares = [persistence(cosine, perm, matching.target_features, least) for least in SAME]
+            shares = [persistence(cosine, perm, matching.target_features, least) for least in LEAST_COSINES]
             description["persistent"] = [persistent for persistent, _ in shares]
             description["born"] = [born for _, born in shares]
         return description
