@@ -29,7 +29,7 @@ from record import append, peak_bytes
 from scipy.optimize import linear_sum_assignment
 
 import saematch as sm
-from saematch.runs import pipeline as stream
+from saematch.runs import pipeline
 from saematch.runs.plan import plan_pairs
 from saematch.sae.features import feature_rows
 
@@ -66,9 +66,9 @@ def write_model(folder: Path, layers: int, features: int, d: int) -> None:
 
 @contextlib.contextmanager
 def lanes(number: int) -> Iterator[None]:
-    before, stream.LANES = stream.LANES, number
+    before, pipeline.WORKERS = pipeline.WORKERS, number
     yield
-    stream.LANES = before
+    pipeline.WORKERS = before
 
 
 def timed(run: object) -> tuple[object, float]:

@@ -27,7 +27,7 @@ import saematch as sm
 from saematch.matching.files import scalars
 from saematch.report import Contents, Server, write_report
 from saematch.runs.folder import RunFolder
-from saematch.runs.pipeline import Outcome
+from saematch.runs.records import Outcome
 
 
 def write_labels(folder: Path, features: int) -> None:
@@ -105,13 +105,16 @@ def main() -> None:
 def made_up_run(folder: Path, layers: int, features: int) -> None:
     """A run folder of random permutations: what they are worth does not matter to a server."""
     r = np.random.default_rng(0)
-    options = {"parts": ["encoder", "bias", "decoder"], "weights": None, "fold": "threshold", "max_cost": None}
-    pairs = [(layer, layer + 1) for layer in range(layers - 1)]
+    weights = {"encoder": 1.0, "bias": 1.0, "decoder": 1.0}
+    options = {"parts": list(weights), "weights": weights, "fold": "threshold", "max_cost": None, "method": "optimal"}
+    options |= {"max_rounds": None, "time_limit": None, "backend": "torch", "precision": "ieee", "memory": 2**28}
+    pairs = [[layer, layer + 1] for layer in range(layers - 1)]
     record = {"source": "in memory", "against": None, "pairs": pairs, "options": options, "versions": {}, "machine": {}}
     folder.mkdir()
     run = RunFolder.start(folder, record, False, frozenset())
-    about = {"path": None, "format": None, "files": None, "sha256": {}, "F": features, "d": 64, "activation": "relu"}
-    for pair in pairs:
+    about = {"path": None, "format": None, "options": {}, "files": None, "sha256": {}, "F": features, "d": 64}
+    about |= {"activation": "relu", "notes": []}
+    for pair in map(tuple, pairs):
         perm = torch.from_numpy(r.permutation(features))
         matching = sm.Matching(perm, torch.from_numpy(r.exponential(5, features)), target_features=features)
         run.add(

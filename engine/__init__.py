@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from saematch.runs.api import match_layers as match_layers
     from saematch.runs.chain import Chain as Chain
     from saematch.runs.chain import Step as Step
-    from saematch.runs.pipeline import Progress as Progress
+    from saematch.runs.records import Progress as Progress
     from saematch.sae import SAE as SAE
     from saematch.sources import Layers as Layers
     from saematch.sources import load as load
@@ -44,7 +44,7 @@ _forked_before = _is_forked()  # before the package was imported
 
 _HOME = {
     "SAE": "sae", "Chain": "runs.chain", "Layers": "sources", "MatchError": "errors", "Matching": "matching.result",
-    "NotCertified": "matching.result", "Progress": "runs.pipeline", "Step": "runs.chain", "assign": "matching.api",
+    "NotCertified": "matching.result", "Progress": "runs.records", "Step": "runs.chain", "assign": "matching.api",
     "certify": "matching.api", "load": "sources", "load_layers": "sources", "match": "matching.api",
     "match_layers": "runs.api",
 }  # fmt: skip

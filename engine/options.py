@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from enum import IntEnum
 from typing import Any, Literal, get_args
 
 Activation = Literal["jumprelu", "relu", "topk"]
@@ -26,6 +27,13 @@ Hook = Literal["resid_post", "resid_pre"]
 StandInKind = Literal["sae_of_target", "sae_of_source", "dropped", "carried"]
 Score = Literal["conditional", "jaccard", "cosine"]
 VerdictStatus = Literal["graded", "unparsed", "unanswered"]
+
+
+class Side(IntEnum):
+    """The side of a pair that an SAE is on: its features are matched (source), or are the partners (target)."""
+
+    SOURCE = 0
+    TARGET = 1
 
 
 def names(options: Any) -> tuple[str, ...]:

@@ -70,11 +70,11 @@ def test_equal_runs_write_equal_pairs(model, tmp_path):
 def test_progress_tells_of_every_pair(model):
     news = []
     sm.match_layers(model, progress=news.append)
-    assert (news[0].stage, news[0].of, news[0].finished) == ("start", 3, 0)
-    assert news[0].bytes > 0
+    assert (news[0].stage, news[0].total, news[0].finished) == ("start", 3, 0)
+    assert news[0].peak_bytes > 0
     done = [one for one in news if one.stage == "done"]
     assert sorted(one.pair for one in done) == [(3, 4), (4, 5), (5, 11)]
-    assert [(one.of, one.finished) for one in done] == [(3, 1), (3, 2), (3, 3)]
+    assert [(one.total, one.finished) for one in done] == [(3, 1), (3, 2), (3, 3)]
     assert all(one.matching.certified and one.seconds > 0 for one in done)
     for pair in [(3, 4), (4, 5), (5, 11)]:
         stages = [one.stage for one in news if one.pair == pair]
@@ -110,7 +110,7 @@ def test_a_run_that_stops_keeps_its_finished_pairs_and_goes_on(model, tmp_path):
     assert not chain.complete
     news = []
     assert sm.match_layers(model, tmp_path / "run", progress=news.append).complete
-    assert (news[0].of, news[0].finished) == (3, 1)
+    assert (news[0].total, news[0].finished) == (3, 1)
     assert [one.pair for one in news if one.stage == "done"] != list(chain)
     assert len([one for one in news if one.stage == "done"]) == 2
 

@@ -174,7 +174,7 @@ def test_a_path_reads_no_whole_matching_and_a_composition_keeps_none(tmp_path, m
         int(by_hand[5, 11].perm[path[2].feature]),
     ]
     assert chain.compose(3, 11).perm.tolist() == by_hand[5, 11].perm[by_hand[4, 5].perm[by_hand[3, 4].perm]].tolist()
-    assert len(chain._run._read) == 0
+    assert len(chain._results._read) == 0
 
 
 def test_with_all_pairs_paths_lead_from_layer_to_layer(tmp_path):

@@ -78,7 +78,7 @@ def test_what_is_not_a_whole_number(given, model, chain):
         lambda: chain.labels(given),
         lambda: chain.sae(given),
         lambda: chain.hashes(given),
-        lambda: chain.way_from(given),
+        lambda: chain.layers_from(given),
         lambda: plan_pairs(model, None, [(3, given)]),
         lambda: share_of([(3, 4)], 1, given),
         lambda: made_up(activation="topk", k=given),
@@ -103,7 +103,7 @@ def test_layers_and_features_of_a_chain(kind, chain):
     assert (three, four) in chain
     assert (four, three) not in chain
     assert chain.compose(three, kind(11)).perm.tolist() == chain.compose(3, 11).perm.tolist()
-    assert chain.way_from(four) == [4, 5, 11]
+    assert chain.layers_from(four) == [4, 5, 11]
     assert chain.sae(three).F == 12
     assert chain.hashes(three) == chain.hashes(3)
     assert (chain.labels(three), chain.label(three, seven)) == ({}, None)

@@ -16,9 +16,9 @@ import numpy as np
 
 from saematch.analysis.findings import DEFINITIONS, Columns, Findings
 from saematch.errors import MatchError
-from saematch.options import TableFormat, names
+from saematch.options import Side, TableFormat, names
 from saematch.runs.chain import Chain
-from saematch.runs.plan import Pair
+from saematch.runs.plan import Pair, pair_name
 from saematch.storage.folders import csv_rows, local_path, replacing
 
 _VERSION = 1  # of the JSON format
@@ -84,7 +84,7 @@ def export(
 
     def tables() -> Iterator[tuple[Pair, PairTable]]:
         for pair in chain:
-            progress(f"pair {pair[0]}-{pair[1]}")
+            progress(f"pair {pair_name(pair)}")
             columns = findings.columns(pair)
             if (margins or math.isfinite(min_cosine)) and "cosine" not in columns:
                 what = "margins" if margins else "cosines"
@@ -217,7 +217,7 @@ def _provenance(chain: Chain) -> dict[str, Any]:
     inputs: dict[str, Any] = {}
     for pair in chain:
         records = chain.pair_record(pair).get("inputs", ())
-        for side, layer, record in zip(("source", "target"), pair, records, strict=False):
-            inputs[f"{side} {layer}"] = record
+        for side, layer, record in zip(Side, pair, records, strict=False):
+            inputs[f"{side.name.lower()} {layer}"] = record
     known = ("id", "source", "against", "options", "versions", "machine")
     return {"run": {name: chain.record.get(name) for name in known}, "inputs": inputs}

@@ -21,6 +21,7 @@ from saematch.errors import MatchError
 from saematch.matching.problem import RowProblem
 from saematch.matching.solver import Solver
 from saematch.numeric.rounding import Floats, Indices, Rows
+from saematch.options import Side
 from saematch.runs.chain import Chain
 from saematch.runs.plan import Pair
 from saematch.sae.autoencoder import SAE
@@ -75,7 +76,7 @@ class Findings:
     def __init__(self, chain: Chain, margins: bool = False, weights: bool = True) -> None:
         self.chain, self.margins = chain, margins and weights
         self.without_saes = None if weights else "the weights of the SAEs were not used"
-        self._opened: dict[tuple[int, int], OpenedLayer] = {}
+        self._opened: dict[tuple[int, Side], OpenedLayer] = {}
 
     def columns(self, pair: Pair) -> Columns:
         """Return the columns of `DEFINITIONS` that are known for a pair, `(F_A,)` each.
@@ -105,15 +106,14 @@ class Findings:
         """Return the names of the columns that a certified pair has if its SAEs can be read."""
         if self.without_saes:
             return ["partner", "cost"]
-        assert self.chain.comparison is not None
-        absent = {str(part) for part in PARTS if part not in self.chain.comparison.parts}
+        absent = {str(part) for part in PARTS if part not in self.chain.known_comparison().parts}
         if not self.margins:
             absent |= set(MARGIN_COLUMNS)
         return [name for name in DEFINITIONS if name not in absent]
 
     def source(self, layer: int) -> SAE | None:
         """Return the SAE of a source layer, or None if it cannot be read."""
-        opened = self._layer(0, layer)
+        opened = self._layer(layer, Side.SOURCE)
         return None if opened is None else opened.sae
 
     def layers(self, pair: Pair) -> tuple[OpenedLayer, OpenedLayer] | None:
@@ -121,29 +121,27 @@ class Findings:
 
         The layers are kept until another pair is asked for, since neighbouring pairs share a layer.
         """
-        keys = (0, pair[0]), (1 if self.chain.of_two_sets else 0, pair[1])
+        keys = (pair[0], Side.SOURCE), (pair[1], Side.TARGET if self.chain.of_two_sets else Side.SOURCE)
         self._opened = {key: opened for key, opened in self._opened.items() if key in keys}
         source, target = (self._layer(*key) for key in keys)
         return None if source is None or target is None else (source, target)
 
-    def _layer(self, side: int, layer: int) -> OpenedLayer | None:
-        if (side, layer) not in self._opened:
+    def _layer(self, layer: int, side: Side) -> OpenedLayer | None:
+        if (layer, side) not in self._opened:
             if self.without_saes is not None:
                 return None
             try:
-                sae = self.chain.sae(layer, side)
+                sae, comparison = self.chain.sae(layer, side), self.chain.known_comparison()
             except (MatchError, OSError) as error:
                 self.without_saes = str(error)
                 return None
-            assert self.chain.comparison is not None
-            self._opened[side, layer] = OpenedLayer(sae, self.chain.comparison.rows(sae, side))
-        return self._opened[side, layer]
+            self._opened[layer, side] = OpenedLayer(sae, comparison.rows(sae, side))
+        return self._opened[layer, side]
 
     def _parts(self, d: int) -> Iterator[tuple[str, slice]]:
         """Yield each part that is compared, with its columns in the feature rows of SAEs of width d."""
-        assert self.chain.comparison is not None
         start = 0
-        for part in self.chain.comparison.parts:
+        for part in self.chain.known_comparison().parts:
             stop = start + (1 if part == "bias" else d)
             yield part, slice(start, stop)
             start = stop

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from saematch.evaluation.api import Evaluation
     from saematch.evaluation.endpoint import EndpointJudge
     from saematch.runs.chain import Chain
-    from saematch.runs.pipeline import Progress
+    from saematch.runs.records import Progress
 
 HELP = "measure how good a run is, compared with baselines: tables and figures"
 DESCRIPTION = """Measure how good the matchings of a run are, and match the same layers by other methods to compare
@@ -114,7 +114,9 @@ def run(options: argparse.Namespace) -> int:
 
         def notify(stage: str, event: Progress | None) -> None:
             if not quiet:
-                show(f"{stage}: {event.finished} of {event.of} pairs" if event is not None and event.of else stage)
+                show(
+                    f"{stage}: {event.finished} of {event.total} pairs" if event is not None and event.total else stage
+                )
 
         evaluation, chain = _evaluate(options, notify)
         show("figures")

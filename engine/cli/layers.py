@@ -25,12 +25,12 @@ from saematch.cli.parser import as_path, as_shard
 from saematch.cli.progress import EventLog, Listener, run_output
 from saematch.cli.terminal import print_saes, size
 from saematch.errors import MatchError
-from saematch.runs.plan import Pair, share_of
+from saematch.runs.plan import Pair, pair_name, share_of
 from saematch.text import printable
 
 if TYPE_CHECKING:
     from saematch.runs.chain import Chain
-    from saematch.runs.pipeline import Progress
+    from saematch.runs.records import Progress
     from saematch.sources import Layers
 
 HELP = "match each layer of a model with the next, or the pairs of layers of your choice"
@@ -88,8 +88,7 @@ def run(options: argparse.Namespace) -> int:
             complain(f"no matching of layers {a} and {b}: {error}", UNFINISHED)
     else:
         _print_summary(options, failures)
-    planned = [(a, b) for a, b in chain.record["pairs"]]
-    mine = planned if options.shard is None else share_of(planned, *options.shard)  # a shard may have no pair
+    mine = chain.planned if options.shard is None else share_of(chain.planned, *options.shard)  # perhaps none
     numbers = chain.scalars()
     return DONE if all(pair in numbers and numbers[pair]["certified"] for pair in mine) else UNFINISHED
 
@@ -178,7 +177,7 @@ def _dry_run(options: argparse.Namespace) -> int:
         print_saes(rows)
         print()
     more = f" and {len(pairs) - _LISTED:,} more" if len(pairs) > _LISTED else ""
-    listed = ", ".join(f"{a}-{b}" for a, b in pairs[:_LISTED]) + more
+    listed = ", ".join(map(pair_name, pairs[:_LISTED])) + more
     print(f"{len(pairs):,} pairs: {listed}; at most {size(needed)} of memory. Nothing was matched: this was a dry run.")
     for error in unreadable:
         print(f"warning: {for_terminal(error)}")
@@ -189,9 +188,9 @@ def _plan(options: argparse.Namespace, layers: Layers, against: Layers | None) -
     """Return the pairs that a run would match, and the most memory that it would take, in bytes."""
     from saematch.matching.problem import Comparison
     from saematch.matching.solver import Solver
-    from saematch.runs.api import check_headers, share_of_memory
-    from saematch.runs.pipeline import Work, memory_needed
     from saematch.runs.plan import plan_pairs
+    from saematch.runs.work import Work, check_headers, memory_needed
+    from saematch.runs.workers import share_of_memory
     from saematch.sae.features import PARTS
 
     pairs = plan_pairs(layers, against, options.pairs)

@@ -17,8 +17,8 @@ from saematch.cli.terminal import PROOF_HEAD, describe_pass, proof_cells, row, s
 from saematch.errors import refusals
 
 if TYPE_CHECKING:
-    from saematch.runs.pipeline import Progress
     from saematch.runs.plan import Pair
+    from saematch.runs.records import Progress
 
 Listener = Callable[["Progress"], None]
 
@@ -55,13 +55,13 @@ class RunLog:
             self._say(f"{name:10}  no matching: {for_terminal(event.error)}")
 
     def _start(self, event: Progress) -> str:
-        if not event.of:
+        if not event.total:
             return "This part of the run has no pairs of layers."
-        pairs = f"{event.of:,} pair{'' if event.of == 1 else 's'} of layers"
-        if event.finished == event.of:
+        pairs = f"{event.total:,} pair{'' if event.total == 1 else 's'} of layers"
+        if event.finished == event.total:
             return f"{pairs}, finished before."
         before = f", {event.finished:,} of them finished before" if event.finished else ""
-        return f"{pairs}{before}; at most {size(event.bytes)} of memory for the rest.\n"
+        return f"{pairs}{before}; at most {size(event.peak_bytes)} of memory for the rest.\n"
 
     def _say(self, text: str) -> None:
         print(text, flush=True)
@@ -112,12 +112,12 @@ class RunDisplay(RunLog):
         super().__call__(event)
         if event.stage == "start":
             self._started, self._finished_before = time.monotonic(), event.finished
-        self._bar.update(self._task, total=event.of, completed=event.finished, rate=self._rate(event.finished))
+        self._bar.update(self._task, total=event.total, completed=event.finished, rate=self._rate(event.finished))
         if event.stage in ("done", "failed"):
             self._stages.pop(event.pair or (0, 0), None)
         elif event.pair is not None:
             reading = "reading the SAEs; a first run also compiles its loops"
-            stage = describe_pass(event.round) if event.round else reading
+            stage = describe_pass(event.last_pass) if event.last_pass else reading
             self._stages[event.pair] = f"  {event.pair[0]} -> {event.pair[1]}: {stage}"
 
     def _rate(self, finished: int) -> str:
@@ -153,13 +153,22 @@ class EventLog:
 
     def __call__(self, event: Progress) -> None:
         """Write a progress event of the run."""
-        entry: dict[str, Any] = {"time": time.time(), "event": event.stage, "of": event.of, "finished": event.finished}
+        entry: dict[str, Any] = {
+            "time": time.time(),
+            "event": event.stage,
+            "of": event.total,
+            "finished": event.finished,
+        }
         if event.pair is not None:
             entry |= {"source": event.pair[0], "target": event.pair[1]}
         if event.stage == "start":
-            entry["bytes"] = event.bytes
-        if event.round is not None:
-            entry |= {"pass": event.round.number, "edges": event.round.edges, "gap": event.round.certificate.gap}
+            entry["bytes"] = event.peak_bytes
+        if event.last_pass is not None:
+            entry |= {
+                "pass": event.last_pass.number,
+                "edges": event.last_pass.edges,
+                "gap": event.last_pass.certificate.gap,
+            }
         if event.matching is not None:
             from saematch.matching.files import scalars
 

@@ -18,7 +18,7 @@ from saematch.numeric.numbers import checked_count, checked_number
 from saematch.numeric.threads import torch_threads
 from saematch.options import FoldName
 from saematch.runs.chain import Chain
-from saematch.runs.pipeline import Progress
+from saematch.runs.records import Progress
 from saematch.storage.folders import LocalFolder
 
 

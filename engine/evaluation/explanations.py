@@ -112,9 +112,7 @@ def features_of(chain: Chain) -> dict[int, int]:
     """Return the number of features of every layer of a run; for two sets of SAEs, of the source layers."""
     sizes: dict[int, int] = {}
     for pair in chain:
-        inputs = chain.pair_record(pair).get("inputs")
-        shape = [each["F"] for each in inputs] if inputs else [len(chain[pair].perm), chain[pair].target_features]
-        sizes |= dict(zip(pair[:1] if chain.of_two_sets else pair, shape, strict=False))
+        sizes |= dict(zip(pair[:1] if chain.of_two_sets else pair, chain.shape(pair), strict=False))
     return sizes
 
 

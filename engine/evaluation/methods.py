@@ -12,8 +12,8 @@ import numpy as np
 from saematch.numeric.rounding import Indices
 from saematch.runs.api import match_layers
 from saematch.runs.chain import Chain
-from saematch.runs.pipeline import Progress
 from saematch.runs.plan import Pair
+from saematch.runs.records import Progress
 
 SEEDS = 5  # random permutations, so that their spread is known
 

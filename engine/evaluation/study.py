@@ -18,8 +18,8 @@ from saematch.evaluation.model import LanguageModel
 from saematch.options import FoldName
 from saematch.runs.api import match_layers
 from saematch.runs.chain import Chain
-from saematch.runs.pipeline import Progress
-from saematch.runs.plan import Pair
+from saematch.runs.plan import Pair, pair_name
+from saematch.runs.records import Progress
 from saematch.sae.autoencoder import SAE
 from saematch.storage.folders import LocalFolder
 from saematch.storage.jsonfile import as_json
@@ -88,12 +88,12 @@ class Study:
             a, b = self._folded(pair[0]), self._folded(pair[1])
             permutations = self._permutations(pair)
             measure = partial(weights.measure_pair, pair, a, b, permutations)
-            self._measure(f"weights-{_name(pair)}", self._inputs(pair, permutations), measure)
+            self._measure(f"weights-{pair_name(pair)}", self._inputs(pair, permutations), measure)
             cosines[pair] = weights.decoder_cosines(a, b, permutations[0].perm)
             matching = self._chain[pair]
             if matching.certified:
                 measure = partial(weights.measure_margins, pair, matching)
-                self._measure(f"margins-{_name(pair)}", self._inputs(pair, permutations[:1]), measure)
+                self._measure(f"margins-{pair_name(pair)}", self._inputs(pair, permutations[:1]), measure)
         self._add(weights.measure_lifetimes(self._chain, cosines))
 
     def measure_distances(self, farthest: int | None) -> None:
@@ -116,7 +116,7 @@ class Study:
             perms = fingerprint([composed.perm.numpy(), matching.perm.numpy()])
             a, b = self._folded(pair[0]), self._folded(pair[1])
             measure = partial(weights.measure_distance, pair, distances[pair], a, b, composed, matching)
-            self._measure(f"distance-{_name(pair)}", {**self._inputs(pair, []), "perms": perms}, measure)
+            self._measure(f"distance-{pair_name(pair)}", {**self._inputs(pair, []), "perms": perms}, measure)
 
     def measure_activations(self, source: ActivationSource, outliers: float | None) -> None:
         """Measure explained variance and matching scores, and the loss of a language model."""
@@ -129,11 +129,11 @@ class Study:
             inputs = {**self._inputs(pair, permutations), **tokens}
             a, b = self._sae(pair[0]), self._sae(pair[1])
             measure = partial(codes.measure_codes, selection, pair, a, b, permutations, costs, self._device)
-            self._measure(f"codes-{_name(pair)}", inputs, measure)
+            self._measure(f"codes-{pair_name(pair)}", inputs, measure)
             if isinstance(source, LanguageModel):
                 self._notify(f"loss with hidden states after layer {pair[1]} replaced")
                 measure = partial(loss.measure_loss, source, selection, pair, a, b, permutations, costs)
-                self._measure(f"loss-{_name(pair)}", inputs, measure)
+                self._measure(f"loss-{pair_name(pair)}", inputs, measure)
         if not isinstance(source, LanguageModel):
             self.not_measured[loss.LOSS.name] = "no language model was given"
 
@@ -211,8 +211,8 @@ class Study:
 
 def _steps_of(chain: Chain) -> list[Pair]:
     """Return the pairs that are steps of a path of the run. Raises `MatchError` if the run cannot be evaluated."""
-    _check_options_known(chain)
-    pairs = [pair for pair in chain if chain.way_from(pair[0])[1:2] == [pair[1]]]
+    chain.known_comparison()
+    pairs = chain.steps()
     if not chain:
         raise MatchError("the run has no finished pair to evaluate")
     if not pairs:
@@ -226,17 +226,12 @@ def _steps_of(chain: Chain) -> list[Pair]:
     return pairs
 
 
-def _check_options_known(chain: Chain) -> None:
-    """Raise `MatchError` for a chain that was put together from matchings, whose options are not known."""
-    _ = chain.options
-
-
 def _far_pairs(chain: Chain, farthest: int | None) -> dict[Pair, int]:
     """Return the pairs of layers that are at least two steps of the run apart, with their distance in steps."""
     return {
         (start, end): steps
         for start in chain.layers
-        for steps, end in enumerate(chain.way_from(start)[2:], 2)
+        for steps, end in enumerate(chain.layers_from(start)[2:], 2)
         if farthest is None or steps <= farthest
     }
 
@@ -255,7 +250,3 @@ def _labels_of(chain: Chain) -> dict[int, dict[int, str]]:
 
 def _schema(name: str) -> Schema:
     return next(schema for schema in SCHEMAS if schema.name == name)
-
-
-def _name(pair: Pair) -> str:
-    return f"{pair[0]}-{pair[1]}"

@@ -6,7 +6,7 @@ import json
 import math
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 from saematch.assignment import Certificate
 from saematch.errors import MatchError, refusals
 from saematch.matching.permutation import check_permutation
+from saematch.options import Status
 from saematch.storage.folders import local_path, write_whole
 from saematch.storage.jsonfile import finite_or_none
 from saematch.storage.reading import refuse_pointer_at
@@ -26,14 +27,28 @@ if TYPE_CHECKING:
 
 SCHEMA = 2
 TENSORS = ("perm", "pair_cost", "prices")
-SCALARS = (
-    "cost", "objective", "lower_bound", "gap", "rounding_error", "proof_gap", "gain", "random_cost", "certified",
-    "status",
-)  # fmt: skip
 _NOT_OURS = "not a matching that saematch wrote"
 _DAMAGED = (
     OSError, SafetensorError, KeyError, TypeError, ValueError, OverflowError, AttributeError, RecursionError,
 )  # fmt: skip
+
+
+class Scalars(TypedDict, total=False):
+    """The numbers of a matching that its file and its record hold, None where they are not finite."""
+
+    cost: float | None
+    objective: float | None
+    lower_bound: float | None
+    gap: float | None
+    rounding_error: float | None
+    proof_gap: float | None
+    gain: float | None
+    random_cost: float | None
+    certified: bool
+    status: Status
+
+
+SCALARS = tuple(Scalars.__annotations__)
 
 
 def save_matching(matching: Matching, path: str | os.PathLike[str]) -> None:
@@ -55,9 +70,9 @@ def matching_bytes(matching: Matching) -> bytes:
     return save(tensors, {"saematch": json.dumps(record, allow_nan=False)})
 
 
-def scalars(matching: Matching) -> dict[str, Any]:
+def scalars(matching: Matching) -> Scalars:
     """The numbers of a matching by name, ready for JSON: None for those that are not finite."""
-    return {name: finite_or_none(getattr(matching, name)) for name in SCALARS}
+    return cast(Scalars, {name: finite_or_none(getattr(matching, name)) for name in SCALARS})
 
 
 def read_matching(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from saematch.matching.backend import Backend
 from saematch.numeric.arrays import dense_array
 from saematch.numeric.numbers import real_number
 from saematch.numeric.rounding import UNIT_64, Floats, Indices, Rows, gamma
-from saematch.options import Part
+from saematch.options import Part, Side
 from saematch.sae.autoencoder import SAE, Scale
 from saematch.sae.features import check_parts, feature_rows
 
@@ -183,15 +183,15 @@ class Comparison:
         """K, the number of columns of the feature rows."""
         return sum(1 if part == "bias" else sae.d for part in self.parts)
 
-    def rows(self, sae: SAE, side: int = 0) -> Rows:
-        """Feature rows of the source (side 0) or the target (side 1)."""
+    def rows(self, sae: SAE, side: Side = Side.SOURCE) -> Rows:
+        """Feature rows of an SAE on one side of a pair."""
         with memory_for(f"the feature rows of {sae.source}"):
             return feature_rows(sae, self.parts, self.weights, self.folds[side])
 
     def problem(self, a: SAE, b: SAE, remake: Callable[[], Problem] | None = None) -> RowProblem:
         """The rows of both sides. Raises `MatchError` if they cannot be compared."""
         check_widths(a.d, a.source, b.d, b.source, "d")
-        return RowProblem(self.rows(a, 0), self.rows(b, 1), self.max_cost, self.record(), remake)
+        return RowProblem(self.rows(a, Side.SOURCE), self.rows(b, Side.TARGET), self.max_cost, self.record(), remake)
 
     def record(self) -> dict[str, Any]:
         """For JSON; a scale of the caller's own is recorded as "own"."""

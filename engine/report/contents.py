@@ -123,7 +123,7 @@ class Contents:
             MatchError: if the folder of the evaluation does not exist, or has no table of an evaluation.
         """
         record = self.chain.record
-        steps = [pair for pair in self.chain if self.chain.way_from(pair[0])[1:2] == [pair[1]]]
+        steps = self.chain.steps()
         lived = []
         if steps and set(steps) <= set(self._cosines):
             lived = lifetimes(self.chain, {pair: self._cosines[pair] for pair in steps})
@@ -147,10 +147,7 @@ class Contents:
     def _outline(self, pair: Pair) -> dict[str, Any]:
         """Describe a pair by its record, without reading its matching."""
         record, numbers = self.chain.pair_record(pair), self.chain.scalars()[pair]
-        if "inputs" in record:
-            features, targets = (entry["F"] for entry in record["inputs"])
-        else:  # the chain is in memory
-            features, targets = len(self.chain[pair].perm), self.chain[pair].target_features
+        features, targets = self.chain.shape(pair)
         return {
             "source": pair[0],
             "target": pair[1],
@@ -210,14 +207,10 @@ class Contents:
             "notes": [],
             "neuronpedia": None,
         }
-        # The records of pairs describe both SAEs. A second set of SAEs is not shown.
-        for pair in self.chain:
-            inputs = self.chain.pair_record(pair).get("inputs")
-            if inputs and layer in pair[: 1 if self.chain.of_two_sets else 2]:
-                record = inputs[pair.index(layer)]
-                shown = ("path", "format", "F", "d", "activation", "notes")
-                description |= {name: record.get(name) for name in shown}
-                break
+        record = self.chain.input_record(layer)  # of a source; a second set of SAEs is not shown
+        if record is not None:
+            shown = ("path", "format", "F", "d", "activation", "notes")
+            description |= {name: value for name, value in record.items() if name in shown}
         try:
             handle = self.chain.inputs.handles.get(layer)
             if handle is not None:

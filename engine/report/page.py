@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from saematch.report.contents import Contents, pack_labels
+from saematch.runs.plan import pair_name
 from saematch.storage.folders import local_path, replacing
 
 _ASSETS = Path(__file__).parent / "assets"
@@ -43,8 +44,8 @@ def write_report(
     with replacing(local_path(path)) as aside, aside.open("w", encoding="utf-8") as file:
         file.write(head())
         for pair in contents.chain:
-            progress(f"pair {pair[0]}-{pair[1]}")
-            file.write(_data_element(f"pair-{pair[0]}-{pair[1]}", contents.pair(pair)))
+            progress(f"pair {pair_name(pair)}")
+            file.write(_data_element(f"pair-{pair_name(pair)}", contents.pair(pair)))
         for layer in contents.chain.layers:
             labels = contents.labels(layer)
             if labels:

@@ -22,7 +22,7 @@ from saematch.errors import MatchError
 from saematch.report.contents import Contents, pack_columns, pack_labels
 from saematch.report.page import head, tail
 from saematch.runs.chain import Chain
-from saematch.runs.plan import Pair
+from saematch.runs.plan import Pair, pair_name
 
 _PIECE = 2**16  # features per request
 _KEPT_PAIRS = 4  # pairs of layers whose columns stay in memory
@@ -103,7 +103,7 @@ class Server(ThreadingHTTPServer):
         """
         columns = self.columns(pair)
         if not 0 <= first < max(1, len(columns["partner"])):
-            raise MatchError(f"pair {pair[0]}-{pair[1]} has no feature {first}")
+            raise MatchError(f"pair {pair_name(pair)} has no feature {first}")
         return pack_columns({name: values[first : first + _PIECE] for name, values in columns.items()}, level=1)
 
     def path(self, layer: int, feature: int) -> list[dict[str, Any]]:
@@ -138,8 +138,7 @@ class Server(ThreadingHTTPServer):
 
 def _steps_by_target(chain: Chain) -> dict[int, Pair]:
     """Return, for each layer, the step that leads to it: of several, the step from the nearest layer."""
-    steps = [pair for pair in sorted(chain) if chain.way_from(pair[0])[1:2] == [pair[1]]]
-    return {target: (source, target) for source, target in steps}
+    return {target: (source, target) for source, target in sorted(chain.steps())}
 
 
 class _Handler(BaseHTTPRequestHandler):

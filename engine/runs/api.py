@@ -4,32 +4,27 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
-from contextlib import closing, contextmanager
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import cast
 
-import torch
-
-from saematch.cost import BLOCK_BYTES
 from saematch.errors import MatchError
-from saematch.matching.backend import choose_backend, free_memory, machine, versions
-from saematch.matching.problem import Comparison, check_widths
-from saematch.matching.result import Matching
+from saematch.matching.backend import machine, versions
+from saematch.matching.problem import Comparison
 from saematch.matching.solver import Solver, require_certified
 from saematch.options import BackendName, FoldName, Method, PairsName, Part, PrecisionName
 from saematch.runs.chain import Chain
-from saematch.runs.executors import RayExecutor, check_executor, on_devices, through
 from saematch.runs.folder import RunFolder, check_target, lock_run
 from saematch.runs.inputs import is_unchanged
-from saematch.runs.pipeline import LANES, Outcome, Progress, Work, memory_needed, stream
-from saematch.runs.plan import Pair, checked_shard, plan_pairs, share_of
+from saematch.runs.plan import Pair, checked_shard, pair_name, plan_pairs, share_of
+from saematch.runs.records import Outcome, Progress, RunOptions, RunRecord
+from saematch.runs.results import Results, RunInMemory
+from saematch.runs.work import Key, Work, check_headers, memory_needed
+from saematch.runs.workers import Device, Workers, share_of_memory
 from saematch.sae.autoencoder import SAE
 from saematch.sae.features import PARTS
 from saematch.sources import as_layers
-
-Device = str | torch.device | None
 
 
 def match_layers(
@@ -86,161 +81,107 @@ def match_layers(
     """
     if not isinstance(fold, str):
         raise MatchError("match_layers folds by name; for scales of your own call match for each pair")
-    sources, others = as_layers(layers), None if against is None else as_layers(against)
-    check_executor(executor)
-    on_gpu = executor is not None and str(device or "").startswith("cuda") and not torch.cuda.is_available()
-    if on_gpu and backend == "auto":
-        device = None  # the workers have GPUs, this process has none: they find theirs
-    devices = [device] if device is None or isinstance(device, str | torch.device) else list(device)
-    if not devices or (len(devices) > 1 and executor is not None):
-        raise MatchError("give one device or several, and several without an executor")
+    sources, targets = as_layers(layers), None if against is None else as_layers(against)
+    workers = Workers.checked(device, executor, backend, precision)
     comparison = Comparison.checked(parts, weights, fold, max_cost)
-    solver = Solver(method, max_rounds, time_limit, memory, devices[0], backend, precision)
-    for other in devices[1:]:
-        choose_backend(backend, other, precision)
-    planned = plan_pairs(sources, others, pairs)
-    shard = None if shard is None else checked_shard(shard)
+    solver = Solver(method, max_rounds, time_limit, memory, workers.devices[0], backend, precision)
+    planned = plan_pairs(sources, targets, pairs)
     if shard is not None and (out is None or overwrite):
         raise MatchError("a shard is part of a run folder: give out, and overwrite nothing")
-    mine = planned if shard is None else share_of(planned, *shard)
-    work = Work(sources, others, comparison, solver)
+    share = planned if shard is None else share_of(planned, *checked_shard(shard))
+    work = Work(sources, targets, comparison, solver)
     check_headers(work, planned)
-    memory = share_of_memory(devices, backend, precision) if solver.memory is None else solver.memory
-    options = {**comparison.record(), "method": method, "max_rounds": solver.max_rounds}
-    options |= {"time_limit": solver.time_limit, "backend": backend, "precision": precision, "memory": memory}
+    adopted = frozenset({"memory"} if solver.memory is None else ())  # a run that resumes keeps the memory it has
+    if solver.memory is None:
+        work = work.with_memory(share_of_memory(workers.devices, backend, precision))
+    call = _Call(workers, strict, (lambda _: None) if progress is None else progress)
     if out is None:
-        work = replace(work, solver=replace(solver, memory=memory))
-        return _run(work, mine, None, devices, executor, on_gpu, strict, progress)
-    record = {
-        "source": sources.source,
-        "against": None if others is None else others.source,
+        chain, failures = call.finish(work, share, RunInMemory(planned))
+    else:
+        check_target(out)
+        with lock_run(out, shard):
+            run = _start_or_resume(work, out, planned, adopted, overwrite, verify_inputs)
+            if shard is None:
+                run.remove_leftovers()
+            chain, failures = call.finish(work.with_memory(run.record["options"]["memory"]), share, run)
+    if failures and progress is None:
+        pair, reason = next(iter(failures.items()))
+        message = f"{len(failures)} of {len(share)} pairs have no matching, see .failures; {pair}: {reason}"
+        warnings.warn(message, stacklevel=2)
+    return chain
+
+
+@dataclass(frozen=True)
+class _Call:
+    """How one call of `match_layers` works on a run."""
+
+    workers: Workers
+    strict: bool
+    notify: Callable[[Progress], None]
+
+    def finish(self, work: Work, pairs: list[Pair], results: Results) -> tuple[Chain, dict[Pair, str]]:
+        """Match the pairs that have no matching yet. Returns the chain of the run, and the failures of these pairs."""
+        unfinished = [pair for pair in pairs if not results.has_matching(pair)]
+        finished = len(pairs) - len(unfinished)
+        failures: dict[Pair, str] = {}
+        if self.strict:
+            self._require_certified(pairs, results)
+        peak = memory_needed(work, unfinished) * len(self.workers.devices)
+        self.notify(Progress("start", len(pairs), finished, peak_bytes=peak))
+        with self.workers.events(work, unfinished, results) as events:
+            for outcome in events:
+                event = outcome if isinstance(outcome, Progress) else _taken(outcome, results)
+                finished += event.stage == "done"
+                self.notify(replace(event, total=len(pairs), finished=finished))
+                if event.pair is not None and event.error is not None:
+                    failures[event.pair] = event.error
+                    if self.strict:
+                        raise MatchError(event.error)
+                if self.strict and event.matching is not None:
+                    require_certified(event.matching)
+        return Chain(results, work.sources, work.comparison, work.against, solver=work.solver), failures
+
+    def _require_certified(self, pairs: list[Pair], results: Results) -> None:
+        """Raise `NotCertified` for a pair that was finished before and is not proved optimal."""
+        for pair in pairs:
+            if results.has_matching(pair) and not results.is_certified(pair):
+                require_certified(results.matching(pair))
+
+
+def _taken(outcome: Outcome, results: Results) -> Progress:
+    """Add an outcome to the results. Returns the event that reports it."""
+    results.add(outcome)
+    if "failure" in outcome.record:
+        return Progress("failed", pair=outcome.pair, error=outcome.record["failure"])
+    matching = results.matching(outcome.pair)
+    return Progress("done", pair=outcome.pair, matching=matching, seconds=outcome.record["seconds"])
+
+
+def _start_or_resume(
+    work: Work, out: str | os.PathLike[str], planned: list[Pair], adopted: frozenset[str], overwrite: bool, verify: bool
+) -> RunFolder:
+    """The run in a folder, new or as it was left. Raises `MatchError` if an input of a finished pair has changed."""
+    limits = ("method", "max_rounds", "time_limit", "backend", "precision", "memory")
+    options = {**work.comparison.record(), **{name: getattr(work.solver, name) for name in limits}}
+    record: RunRecord = {
+        "source": work.sources.source,
+        "against": None if work.against is None else work.against.source,
         "pairs": [list(pair) for pair in planned],
-        "options": options,
+        "options": cast(RunOptions, options),
         "versions": versions(),
         "machine": machine(),
     }
-    check_target(out)
-    with lock_run(out, shard):
-        run = _taken_up(work, out, record, solver.memory is None, overwrite, verify_inputs)
-        if shard is None:
-            run.remove_leftovers()
-        work = replace(work, solver=replace(solver, memory=run.record["options"]["memory"]))
-        return _run(work, mine, run, devices, executor, on_gpu, strict, progress)
-
-
-def share_of_memory(devices: Sequence[Device], backend: BackendName = "auto", precision: PrecisionName = "ieee") -> int:
-    """Bytes for the products of one pair: half of what is free, shared out among the pairs in work."""
-    most = min(free_memory(choose_backend(backend, each, precision).device) for each in devices)
-    return max(BLOCK_BYTES, most // 2 // (LANES * len(devices)))
-
-
-def _run(
-    work: Work,
-    pairs: list[Pair],
-    run: RunFolder | None,
-    devices: Sequence[Device],
-    executor: Executor | str | None,
-    on_gpu: bool,
-    strict: bool,
-    progress: Callable[[Progress], None] | None,
-) -> Chain:
-    found: dict[Pair, Matching] = {}
-    failures: dict[Pair, str] = {}
-    todo = [pair for pair in pairs if run is None or pair not in run]
-    if run is not None and strict:
-        for pair in (pair for pair in pairs if pair in run and not run.records[pair]["certified"]):
-            require_certified(run[pair])
-    tell = (lambda _: None) if progress is None else progress
-    so_far = Progress("start", len(pairs), len(pairs) - len(todo), bytes=memory_needed(work, todo) * len(devices))
-    tell(so_far)
-    with _runner(work, todo, run, devices, executor, on_gpu) as events:
-        for told in events:
-            if isinstance(told, Progress):
-                tell(replace(told, of=so_far.of, finished=so_far.finished))
-                continue
-            pair, error = told.pair, told.record.get("failure")
-            if run is not None:
-                run.add(told)
-            if error is not None:
-                failures[pair] = error
-                tell(replace(so_far, stage="failed", pair=pair, error=error, bytes=0))
-                if strict:
-                    raise MatchError(error)
-                continue
-            matching = run[pair] if run is not None else told.matching
-            assert matching is not None
-            found |= {} if run is not None else {pair: matching}
-            so_far = replace(so_far, finished=so_far.finished + 1)
-            seconds = told.record["seconds"]
-            tell(replace(so_far, stage="done", pair=pair, matching=matching, seconds=seconds, bytes=0))
-            if strict:
-                require_certified(matching)
-    if failures and progress is None:
-        pair, reason = next(iter(failures.items()))
-        warnings.warn(
-            f"{len(failures)} of {len(pairs)} pairs have no matching, see .failures; {pair}: {reason}", stacklevel=3
-        )
-    found = {pair: found[pair] for pair in pairs if pair in found}  # in the order of the plan
-    return Chain(run if run is not None else found, work.sources, work.comparison, work.against, failures, work.solver)
-
-
-@contextmanager
-def _runner(
-    work: Work,
-    pairs: Sequence[Pair],
-    run: RunFolder | None,
-    devices: Sequence[Device],
-    executor: Executor | str | None,
-    on_gpu: bool,
-) -> Iterator[Iterator[Progress | Outcome]]:
-    """What does the pairs; it is stopped on leaving."""
-    if not pairs:
-        yield iter(())
-    elif executor is None:
-        names = [str(device) for device in devices]
-        with closing(stream(work, pairs) if len(devices) == 1 else on_devices(work, pairs, names)) as events:
-            yield events
-    elif isinstance(executor, Executor):
-        with closing(through(executor, work, pairs, run)) as events:
-            yield events
-    else:
-        gpu = choose_backend(work.solver.backend, work.solver.device, work.solver.precision).device.type == "cuda"
-        with RayExecutor(work, pairs, gpu or on_gpu) as ray, closing(through(ray, work, pairs, run)) as events:
-            yield events
-
-
-def _taken_up(
-    work: Work, out: str | os.PathLike[str], record: dict[str, Any], any_memory: bool, overwrite: bool, verify: bool
-) -> RunFolder:
-    """The run in a folder, new or as it was left. Raises `MatchError` if an input of a finished pair has changed."""
-    run = RunFolder.start(out, record, overwrite, frozenset({"memory"} if any_memory else ()))
+    run = RunFolder.start(out, record, overwrite, adopted)
     run.forget_damaged()
-    known: set[tuple[Any, str]] = set()
-    for pair in run:
+    checked: set[tuple[Key, str]] = set()
+    for pair in run.pairs:
         for key, recorded in zip(work.keys(pair), run.records[pair]["inputs"], strict=True):
-            this = key, str(recorded["sha256"])
-            if this in known:
+            if (key, str(recorded["sha256"])) in checked:
                 continue
-            known.add(this)
-            layers = work.targets if key.side else work.sources
-            if key.layer not in layers or not is_unchanged(layers.handles[key.layer], recorded, verify):
+            checked.add((key, str(recorded["sha256"])))
+            if key.layer not in work.layers(key.side) or not is_unchanged(work.handle(key), recorded, verify):
                 raise MatchError(
                     f"{out}: the SAE of layer {key.layer} ({recorded['path'] or 'in memory'}) has changed since pair "
-                    f"{pair[0]}-{pair[1]} was matched; choose another folder, or overwrite it (--overwrite)"
+                    f"{pair_name(pair)} was matched; choose another folder, or overwrite it (overwrite=True)"
                 )
     return run
-
-
-def check_headers(work: Work, pairs: Sequence[Pair]) -> None:
-    """Raise `MatchError` for what shows before weights are read: SAEs that cannot be folded or compared."""
-    seen: dict[Any, SAE | None] = {}
-    for pair in pairs:
-        for key in work.keys(pair):
-            if key not in seen:
-                seen[key] = work.handle(key).header()
-        a, b = (seen[key] for key in work.keys(pair))
-        for sae in (a, b):
-            if sae is not None:
-                sae.check_fold(str(work.comparison.folds[0]))
-        if a is not None and b is not None:
-            check_widths(a.d, a.source, b.d, b.source, "d")

@@ -1,13 +1,13 @@
-"""Matchings of neighbouring layers put together: any layer to any other, and one feature through all of them."""
+"""The matchings of a run put together: any layer to any other, and one feature through all of them."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
+from itertools import pairwise
 from typing import Any, NamedTuple
-from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
@@ -15,18 +15,21 @@ from torch import Tensor
 
 from saematch.cost import squared_distances
 from saematch.errors import MatchError
-from saematch.matching.files import SCALARS, scalars
+from saematch.matching.files import Scalars
 from saematch.matching.margins import MarginFinder
 from saematch.matching.problem import Comparison, RowProblem
 from saematch.matching.result import Matching
 from saematch.matching.solver import Solver
 from saematch.numeric.numbers import checked_count, whole_number
+from saematch.options import Side
 from saematch.runs.composed import ComposedMatching
 from saematch.runs.folder import RunFolder
-from saematch.runs.inputs import is_unchanged, read_input
+from saematch.runs.inputs import ChainInputs, read_input
 from saematch.runs.plan import Pair, as_pair, by_pair
+from saematch.runs.records import InputRecord, PairRecord, RunRecord
+from saematch.runs.results import Results, RunInMemory
 from saematch.sae.autoencoder import SAE
-from saematch.sources import Layers, SourceLike, as_layers, load_layers
+from saematch.sources import Layers, as_layers
 from saematch.storage.folders import well_formed
 
 
@@ -47,38 +50,33 @@ class Chain(Mapping[Pair, Matching]):
 
     Attributes:
         layers: the layer numbers, ascending.
-        folder: the run folder they live in, or None.
         comparison: how features are compared; None for a chain that was put together from matchings.
         of_two_sets: whether its pairs lead from one set of SAEs to another.
-        failures: pair -> why it has no matching.
     """
 
     def __init__(
         self,
-        matchings: Mapping[Pair, Matching],
+        matchings: Mapping[Pair, Matching] | Results,
         inputs: Mapping[int, SAE] | None = None,
         comparison: Comparison | None = None,
         against: Mapping[int, SAE] | None = None,
         failures: Mapping[Pair, str] | None = None,
         solver: Solver | None = None,
     ) -> None:
-        self._run = matchings if isinstance(matchings, RunFolder) else None
-        self._matchings = matchings if self._run is not None else by_pair(matchings)
-        sources, targets = (None if one is None else as_layers(one) for one in (inputs, against))
-        self._inputs: list[Layers | MatchError | None] = [sources, sources if targets is None else targets]
-        self._found: tuple[SourceLike | None, SourceLike | None] = (None, None)  # where a run found them
+        if not isinstance(matchings, Results):
+            matchings = RunInMemory.of(by_pair(matchings), by_pair(failures or {}))
+        sources, targets = (None if given is None else as_layers(given) for given in (inputs, against))
+        self._results = matchings
+        self._inputs = ChainInputs(sources, targets, matchings.record)
         self.comparison = comparison
         made = solver or Solver()
         self._solver = Solver(memory=made.memory, device=made.device, backend=made.backend, precision=made.precision)
-        self.of_two_sets = against is not None or (self._run is not None and self._run.record["against"] is not None)
-        self.failures = by_pair(failures or {}) if self._run is None else self._run.failures
-        # Those of a folder are read again once nobody holds them.
-        self._held: MutableMapping[Pair, Matching] = {} if self._run is None else WeakValueDictionary()
+        self.of_two_sets = matchings.two_sets or targets is not None
+        self._held = matchings.new_cache()  # the matchings, able to find their margins
         self._next: dict[int, int] = {}
-        for a, b in [] if self.of_two_sets else self._matchings:
+        for a, b in [] if self.of_two_sets else self:
             self._next[a] = min(b, self._next.get(a, b))
-        self.layers = sorted({layer for pair in self._matchings for layer in pair})
-        self.folder = None if self._run is None else str(self._run.folder)
+        self.layers = sorted({layer for pair in self for layer in pair})
 
     @classmethod
     def load(
@@ -94,71 +92,101 @@ class Chain(Mapping[Pair, Matching]):
         if there is no run.
         """
         folder = RunFolder.open(run)
-        try:
-            options = folder.record["options"]
-            checked = Comparison.checked(options["parts"], options["weights"], options["fold"], options["max_cost"])
-        except (KeyError, TypeError) as error:
-            raise MatchError(f"{run}: run.json does not say how the run was made") from error
-        chain = cls(folder, inputs, checked, against)
-        chain._found = folder.record["source"], folder.record["against"] or folder.record["source"]
-        return chain
+        options = folder.record["options"]
+        comparison = Comparison.checked(options["parts"], options["weights"], options["fold"], options["max_cost"])
+        return cls(folder, inputs, comparison, against)
 
     def __getitem__(self, pair: Pair) -> Matching:
         pair = as_pair(pair) or pair
-        if pair in self.failures:
-            raise MatchError(f"layers {pair[0]} and {pair[1]} have no matching: {self.failures[pair]}")
         matching = self._held.get(pair)
         if matching is None:
-            matching = self._held[pair] = self._with_margins(pair, self._matchings[pair])
+            if pair in self.failures:
+                raise MatchError(f"layers {pair[0]} and {pair[1]} have no matching: {self.failures[pair]}")
+            matching = self._held[pair] = self._with_margins(pair, self._results.matching(pair))
         return matching
 
     def __contains__(self, pair: object) -> bool:
-        return as_pair(pair) in self._matchings
+        pair = as_pair(pair)
+        return pair is not None and self._results.has_matching(pair)
 
     def __iter__(self) -> Iterator[Pair]:
-        return iter(self._matchings)
+        return iter(self._results.pairs)
 
     def __len__(self) -> int:
-        return len(self._matchings)
-
-    def scalars(self) -> dict[Pair, dict[str, Any]]:
-        """The numbers of every matching, by name; of a run folder, without reading a matching."""
-        if self._run is None:
-            return {pair: scalars(matching) for pair, matching in self.items()}
-        return {pair: {name: self._run.records[pair][name] for name in SCALARS} for pair in self}
+        return len(self._results.pairs)
 
     @property
-    def certified(self) -> bool:
-        """Whether every matching is certified; False where there is none."""
-        if self._run is not None:
-            return self._run.certified
-        return len(self) > 0 and all(matching.certified for matching in self.values())
+    def folder(self) -> str | None:
+        """The path or the URL of the run folder; None for a chain in memory."""
+        return self._results.location
 
     @property
-    def options(self) -> dict[str, Any]:
-        """Parts, weights, fold and max_cost of the run. Raises `MatchError` for a chain that was put together."""
-        if self.comparison is None:
-            raise MatchError("this chain was put together from matchings: how they were made is not known")
-        return self.comparison.record()
+    def planned(self) -> list[Pair]:
+        """All pairs of the run, those included that have failed or are not finished."""
+        return self._results.planned
 
     @property
-    def record(self) -> dict[str, Any]:
-        """The content of `run.json`; empty for a chain in memory."""
-        return {} if self._run is None else self._run.record
-
-    def pair_record(self, pair: Pair) -> dict[str, Any]:
-        """What the run wrote down of a pair: inputs, numbers, seconds; empty for a chain in memory."""
-        return {} if self._run is None else self._run.records[as_pair(pair) or pair]
-
-    @property
-    def inputs(self) -> Layers:
-        """The SAEs of the sources, of all layers in a run of one set. Raises `MatchError` if they are gone."""
-        return self._saes(0)
+    def failures(self) -> Mapping[Pair, str]:
+        """Pair -> why it has no matching."""
+        return self._results.failures
 
     @property
     def complete(self) -> bool:
         """Whether every pair of the run has its matching; False where there is none."""
-        return len(self) > 0 and not self.failures if self._run is None else self._run.complete
+        return self._results.complete
+
+    @property
+    def certified(self) -> bool:
+        """Whether every matching is certified; False where there is none."""
+        return self._results.certified
+
+    @property
+    def record(self) -> RunRecord:
+        """The content of `run.json`; empty for a chain in memory."""
+        return self._results.record
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Parts, weights, fold and max_cost of the run. Raises `MatchError` for a chain that was put together."""
+        return self.known_comparison().record()
+
+    @property
+    def inputs(self) -> Layers:
+        """The SAEs of the sources, of all layers in a run of one set. Raises `MatchError` if they are gone."""
+        return self._inputs.layers(Side.SOURCE)
+
+    def known_comparison(self) -> Comparison:
+        """How features are compared. Raises `MatchError` for a chain that was put together from matchings."""
+        if self.comparison is None:
+            raise MatchError("this chain was put together from matchings: how they were made is not known")
+        return self.comparison
+
+    def scalars(self) -> dict[Pair, Scalars]:
+        """The numbers of every matching, by name; of a run folder, without reading a matching."""
+        return {pair: self._results.scalars(pair) for pair in self}
+
+    def shape(self, pair: Pair) -> tuple[int, int]:
+        """How many features the source and the target of a pair have; of a run folder, without reading a matching."""
+        return self._results.shape(as_pair(pair) or pair)
+
+    def pair_record(self, pair: Pair) -> PairRecord:
+        """What the run wrote down of a pair: inputs, numbers, seconds; empty for a chain in memory."""
+        return self._results.pair_record(as_pair(pair) or pair)
+
+    def input_record(self, layer: int, side: Side = Side.SOURCE) -> InputRecord | None:
+        """What the run wrote down of the SAE of a layer; None where it wrote nothing."""
+        return self._results.input(_number(layer), side)
+
+    def steps(self) -> list[Pair]:
+        """The pairs that paths follow: from each layer to the nearest later one that it was matched with."""
+        return [pair for pair in self if self._next.get(pair[0]) == pair[1]]
+
+    def layers_from(self, layer: int) -> list[int]:
+        """The layers that a path from `layer` goes through, itself the first."""
+        layers = [_number(layer)]
+        while layers[-1] in self._next:
+            layers.append(self._next[layers[-1]])
+        return layers
 
     def compose(self, source: int, target: int) -> Matching:
         """The matching between any two layers that follows from the pairs between them.
@@ -204,96 +232,59 @@ class Chain(Mapping[Pair, Matching]):
             steps.append(Step(layer, feature, cost, self.label(layer, feature)))
         return steps
 
-    def way_from(self, layer: int) -> list[int]:
-        """The layers that a path from `layer` goes through, itself the first."""
-        way = [_number(layer)]
-        while way[-1] in self._next:
-            way.append(self._next[way[-1]])
-        return way
-
-    def sae(self, layer: int, side: int = 0) -> SAE:
-        """The SAE of a layer, of the sources (side 0) or another set of targets (1), read again.
+    def sae(self, layer: int, side: Side = Side.SOURCE) -> SAE:
+        """The SAE of a layer, of the sources or of another set of targets, read again.
 
         Raises `MatchError` if it is gone or has changed since the run.
         """
-        layer, layers = _number(layer), self._saes(side)
-        if layer not in layers:
-            raise MatchError(f"the SAE of layer {layer}, which this needs, is not where it was; pass inputs=")
-        record = None if self._run is None else self._run.input(layer, side)
-        if record is not None and not is_unchanged(layers.handles[layer], record):
-            raise MatchError(f"{record['path'] or 'SAE'}: the SAE of layer {layer} has changed since the run")
-        return layers[layer]
+        layer = _number(layer)
+        return self._inputs.handle(layer, side, self._results.input(layer, side)).read()
 
     def hashes(self, layer: int) -> dict[str, str]:
         """What the SAE of a layer is known by: as the run recorded it, else found by reading it."""
         layer = _number(layer)
-        record = None if self._run is None else self._run.input(layer)
-        return dict((read_input(self.inputs.handles[layer])[1] if record is None else record)["sha256"])
+        record = self._results.input(layer, Side.SOURCE) or read_input(self.inputs.handles[layer])[1]
+        return dict(record["sha256"])
 
     def label(self, layer: int, feature: int) -> str | None:
         """What the feature fires on, if labels lie beside its SAE."""
-        label = self._labels(_number(layer)).get(_number(feature, "feature"))
+        label = self._inputs.labels(_number(layer)).get(_number(feature, "feature"))
         return None if label is None else well_formed(label)
 
     def labels(self, layer: int) -> dict[int, str]:
         """What the features of a source layer fire on; empty where no labels lie beside its SAE."""
-        return {feature: well_formed(text) for feature, text in self._labels(_number(layer)).items()}
-
-    def _labels(self, layer: int) -> Mapping[int, str]:
-        if self._inputs[0] is None and "://" in str(self._found[0]):
-            return {}  # labels are no reason to ask the network
-        try:
-            layers = self._saes(0)
-        except MatchError:
-            return {}
-        return layers.handles[layer].labels if layer in layers else {}
-
-    def _saes(self, side: int) -> Layers:
-        """Those that were given, else where the run found them, looked for when they are needed."""
-        given, found = self._inputs[side], self._found[side]
-        if given is None:
-            if found is None:
-                raise MatchError("the SAEs of this chain are not known, and this needs them; pass inputs=")
-            try:
-                given = self._inputs[side] = load_layers(found)
-            except MatchError as error:
-                gone = "the SAEs of the run, which this needs, are not where they were; pass inputs="
-                given = self._inputs[side] = MatchError(f"{gone} ({error})")  # they are looked for once
-        if isinstance(given, MatchError):
-            raise given
-        return given
+        return {feature: well_formed(text) for feature, text in self._inputs.labels(_number(layer)).items()}
 
     def _follow(self, pair: Pair, feature: int) -> tuple[int, float]:
         """The target of a feature, and the cost of the step."""
         if feature >= self._features(pair[0]):
             raise MatchError(f"the pairs of this run do not fit: layer {pair[0]} has no feature {feature}")
-        if self._run is not None:
-            return self._run.follow(pair, feature)
-        return int(self[pair].perm[feature]), float(self[pair].pair_cost[feature])
+        return self._results.follow(pair, feature)
 
     def _pairs_between(self, source: int, target: int) -> list[Pair]:
-        self._features(source), self._features(target)
-        pairs, layer = [], source
-        while layer != target:
-            if layer not in self._next:
-                raise MatchError(f"no pair leads from layer {layer} towards layer {target} in this run")
-            pairs.append((layer, self._next[layer]))
-            layer = self._next[layer]
-        return pairs
+        for layer in (source, target):
+            self._check_on_a_path(layer)
+        layers = self.layers_from(source)
+        if target not in layers:
+            raise MatchError(f"no pair leads from layer {layers[-1]} towards layer {target} in this run")
+        return list(pairwise(layers[: layers.index(target) + 1]))
 
-    def _features(self, layer: int) -> int:
+    def _check_on_a_path(self, layer: int) -> None:
         if self.of_two_sets:
             raise MatchError("the pairs of this run lead from one set of SAEs to another: there is no way through them")
         if layer not in self.layers:
             layers = f"whose layers are {', '.join(map(str, self.layers))}" if self.layers else "which has no matching"
             raise MatchError(f"layer {layer} is not in this run, {layers}")
-        if self._run is not None:
-            record = self._run.input(layer)
-            assert record is not None, "a layer of the run is a layer of one of its pairs"
-            return int(record["F"])
-        if layer in self._next:
-            return len(self[layer, self._next[layer]].perm)
-        return next(matching.target_features for pair, matching in self.items() if pair[1] == layer)
+
+    def _features(self, layer: int) -> int:
+        self._check_on_a_path(layer)
+        return self._sizes[layer]
+
+    @cached_property
+    def _sizes(self) -> dict[int, int]:
+        """Layer -> how many features it has, as the pair says by which a path leaves it, where there is one."""
+        sizes = {pair[1]: self.shape(pair)[1] for pair in self}
+        return sizes | {pair[0]: self.shape(pair)[0] for pair in [*self, *self.steps()]}
 
     def _with_margins(self, pair: Pair, matching: Matching) -> Matching:
         """The matching, with the SAEs to find its margins by where it came from a file or another process."""
@@ -306,8 +297,8 @@ class Chain(Mapping[Pair, Matching]):
         return torch.from_numpy(squared_distances(problem.x, problem.y, perm.numpy()))
 
     def _problem(self, pair: Pair) -> RowProblem:
-        assert self.comparison is not None
-        return self.comparison.problem(self.sae(pair[0]), self.sae(pair[1], 1))
+        source, target = (self.sae(layer, side) for side, layer in zip(Side, pair, strict=True))
+        return self.known_comparison().problem(source, target)
 
 
 def _number(given: Any, what: str = "layer") -> int:

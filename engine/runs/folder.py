@@ -11,40 +11,43 @@ import json
 import os
 import secrets
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, MutableMapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+
+from typing_extensions import override
 
 from saematch.errors import MatchError, refusals
-from saematch.matching.files import check_matching, matching_bytes, read_pair
+from saematch.matching.files import SCALARS, Scalars, check_matching, matching_bytes, read_pair
 from saematch.matching.result import Matching
-from saematch.runs.pipeline import Outcome
-from saematch.runs.plan import Pair
+from saematch.options import Side
+from saematch.runs.plan import Pair, pair_name
+from saematch.runs.records import SCHEMA, InputRecord, Outcome, PairRecord, RunRecord, read_pair_record, read_run_record
+from saematch.runs.results import Results
 from saematch.storage.folders import Folder, LocalFolder, folder_at
 from saematch.storage.jsonfile import as_json, read_json
 from saematch.storage.lock import locked
 from saematch.text import shorten
 
-SCHEMA = 2
 
-
-class RunFolder(Mapping[Pair, Matching]):
-    """The finished pairs of a run, each read from its file when it is asked for.
+class RunFolder(Results):
+    """The results of a run in a folder; a matching is read from its file when it is asked for.
 
     Attributes:
-        record: the content of `run.json`: schema, id, source, against, options, pairs to be matched, versions, machine.
-        records: pair -> the content of its record.
+        folder: where the files are.
+        records: pair -> the record of the pair, of pairs that are finished or have failed.
     """
 
-    def __init__(self, folder: Folder, record: dict[str, Any]) -> None:
-        self.folder, self.record = folder, record
-        self.records: dict[Pair, dict[str, Any]] = {}
-        self._read: weakref.WeakValueDictionary[Pair, Matching] = weakref.WeakValueDictionary()
+    def __init__(self, folder: Folder, record: RunRecord) -> None:
+        self.folder, self.record, self.location = folder, record, str(folder)
+        self.planned = [(a, b) for a, b in record["pairs"]]
+        self.records: dict[Pair, PairRecord] = {}
+        self._read: MutableMapping[Pair, Matching] = self.new_cache()
 
     @classmethod
     def start(
-        cls, where: str | os.PathLike[str], record: Mapping[str, Any], overwrite: bool, adopted: frozenset[str]
+        cls, where: str | os.PathLike[str], record: RunRecord, overwrite: bool, adopted: frozenset[str]
     ) -> RunFolder:
         """A new run, or the one that is there if it was started with the same `record`: its pairs are kept.
 
@@ -75,120 +78,120 @@ class RunFolder(Mapping[Pair, Matching]):
             there = not isinstance(folder, LocalFolder) or folder.path.exists()
             missing = "there is no run.json in it" if there else "there is no such folder"
             raise MatchError(f"{where}: not a run of saematch: {missing}")
-        with refusals("not the record of a run", f"{where}/run.json", KeyError, TypeError, AttributeError, ValueError):
-            record = _json(folder, "run.json")
-            if record["schema"] != SCHEMA:
-                raise MatchError(f"{where}/run.json: schema {record['schema']}, this version reads {SCHEMA}")
-            run = cls(folder, record)
-            for a, b in record["pairs"]:
-                if type(a) is not int or type(b) is not int or (a >= b and record["against"] is None):
-                    raise MatchError(f"{where}/run.json: its pairs do not lead from each layer to a later one")
-            run.refresh()
-            return run
+        run = cls(folder, read_run_record(_json(folder, "run.json"), f"{where}/run.json"))
+        run.refresh()
+        return run
 
     def refresh(self) -> None:
         """Read the records of pairs that others have finished meanwhile."""
-        there = self.folder.names("pairs")
+        present = self.folder.names("pairs")
         for pair in self.planned:
-            if pair not in self.records and f"{_name(pair)}.json" in there:
-                record = _json(self.folder, f"pairs/{_name(pair)}.json")
-                if (record.get("source"), record.get("target")) != pair:
-                    raise MatchError(f"{self.folder}/pairs/{_name(pair)}.json: not the record of that pair")
-                self.records[pair] = record
+            if pair not in self.records and f"{pair_name(pair)}.json" in present:
+                name = f"pairs/{pair_name(pair)}.json"
+                self.records[pair] = read_pair_record(_json(self.folder, name), pair, f"{self.folder}/{name}")
 
     def forget_damaged(self) -> None:
         """Drop the records of pairs whose answer is gone or cut short: they are done again."""
-        there = self.folder.names("pairs")
-        for pair in list(self):
-            if f"{_name(pair)}.safetensors" not in there or not self._is_whole(pair):
+        present = self.folder.names("pairs")
+        for pair in self.pairs:
+            if f"{pair_name(pair)}.safetensors" not in present or not self._is_whole(pair):
                 del self.records[pair]
 
     def _is_whole(self, pair: Pair) -> bool:
         if not isinstance(self.folder, LocalFolder):
             return True  # of a store it shows only once it is fetched
         try:
-            check_matching(self.folder.path / "pairs" / f"{_name(pair)}.safetensors")
+            check_matching(self.folder.path / "pairs" / f"{pair_name(pair)}.safetensors")
         except MatchError:
             return False
         return True
 
     @property
-    def planned(self) -> list[Pair]:
-        """All pairs that the run is to match."""
-        return [(a, b) for a, b in self.record["pairs"]]
+    @override
+    def pairs(self) -> list[Pair]:
+        return [pair for pair in self.planned if self.has_matching(pair)]
 
     @property
-    def complete(self) -> bool:
-        """Whether every pair is finished; False where there is none."""
-        return 0 < len(self) == len(self.planned)
-
-    @property
-    def certified(self) -> bool:
-        """Whether every finished pair is certified; False where there is none."""
-        return len(self) > 0 and all(self.records[pair]["certified"] is True for pair in self)
-
-    @property
+    @override
     def failures(self) -> dict[Pair, str]:
-        """Why pairs have no matching."""
-        return {pair: str(record["failure"]) for pair, record in self.records.items() if "failure" in record}
+        return {pair: record["failure"] for pair, record in self.records.items() if "failure" in record}
 
-    def input(self, layer: int, side: int = 0) -> dict[str, Any] | None:
-        """The record of the SAE of a layer, of the sources (side 0) or another set of targets (1); None if unknown."""
-        for pair in self:
-            for at, one in enumerate(pair):
-                if one == layer and (self.record["against"] is None or at == side):
-                    return dict(self.records[pair]["inputs"][at])
+    @override
+    def has_matching(self, pair: Pair) -> bool:
+        return pair in self.records and "failure" not in self.records[pair]
+
+    @override
+    def matching(self, pair: Pair) -> Matching:
+        if not self.has_matching(pair):
+            raise KeyError(pair)
+        matching = self._read.get(pair)
+        if matching is None:
+            with self.folder.local(f"pairs/{pair_name(pair)}.safetensors") as path:
+                matching = self._read[pair] = Matching.load(path)
+        return matching
+
+    @override
+    def follow(self, pair: Pair, feature: int) -> tuple[int, float]:
+        """A few bytes of the file of the matching are read."""
+        with self.folder.local(f"pairs/{pair_name(pair)}.safetensors") as path:
+            return read_pair(path, feature)
+
+    @override
+    def shape(self, pair: Pair) -> tuple[int, int]:
+        source, target = self.records[pair]["inputs"]
+        return source["F"], target["F"]
+
+    @override
+    def scalars(self, pair: Pair) -> Scalars:
+        return cast(Scalars, {name: value for name, value in self.records[pair].items() if name in SCALARS})
+
+    @override
+    def is_certified(self, pair: Pair) -> bool:
+        return self.records[pair]["certified"]
+
+    @override
+    def pair_record(self, pair: Pair) -> PairRecord:
+        return self.records[pair]
+
+    @override
+    def input(self, layer: int, side: Side) -> InputRecord | None:
+        for pair in self.pairs:
+            for other, number in zip(Side, pair, strict=True):
+                if number == layer and (other == side or not self.two_sets):
+                    return self.records[pair]["inputs"][other]
         return None
 
+    @override
+    def new_cache(self) -> MutableMapping[Pair, Matching]:
+        return weakref.WeakValueDictionary()
+
+    @override
     def add(self, outcome: Outcome) -> None:
         """Write what became of a pair, its answer first; without answer or error, a worker has written it already.
 
         Raises `MatchError` where the disk refuses.
         """
         if outcome.matching is not None:
-            self.folder.write(f"pairs/{_name(outcome.pair)}.safetensors", matching_bytes(outcome.matching))
+            self.folder.write(f"pairs/{pair_name(outcome.pair)}.safetensors", matching_bytes(outcome.matching))
             self._read[outcome.pair] = outcome.matching
         if outcome.matching is not None or "failure" in outcome.record:
-            self.folder.write(f"pairs/{_name(outcome.pair)}.json", as_json(outcome.record))
+            self.folder.write(f"pairs/{pair_name(outcome.pair)}.json", as_json(outcome.record))
         self.records[outcome.pair] = outcome.record
 
-    def follow(self, pair: Pair, feature: int) -> tuple[int, float]:
-        """The target of one source feature, -1 for none, and what the pair costs: a few bytes of a file are read."""
-        with self.folder.local(f"pairs/{_name(pair)}.safetensors") as path:
-            return read_pair(path, feature)
-
-    def __getitem__(self, pair: Pair) -> Matching:
-        if pair not in self:
-            raise KeyError(pair)
-        matching = self._read.get(pair)
-        if matching is None:
-            with self.folder.local(f"pairs/{_name(pair)}.safetensors") as path:
-                matching = self._read[pair] = Matching.load(path)
-        return matching
-
-    def __contains__(self, pair: object) -> bool:
-        return pair in self.records and "failure" not in self.records[pair]
-
-    def __iter__(self) -> Iterator[Pair]:
-        return iter([pair for pair in self.planned if pair in self])
-
-    def __len__(self) -> int:
-        return sum("failure" not in record for record in self.records.values())
-
-    def _refuse_difference(self, record: Mapping[str, Any], adopted: frozenset[str]) -> None:
-        found = []
+    def _refuse_difference(self, record: RunRecord, adopted: frozenset[str]) -> None:
+        differences = []
         if (self.record["against"] is None) != (record["against"] is None):
-            found.append(f"against was {_short(self.record['against'])}, is {_short(record['against'])}")
+            differences.append(f"against was {_short(self.record['against'])}, is {_short(record['against'])}")
         if self.record["pairs"] != record["pairs"]:
-            found.append(f"pairs were {_short(self.record['pairs'])}, are {_short(record['pairs'])}")
-        was, now = self.record["options"], record["options"]
+            differences.append(f"pairs were {_short(self.record['pairs'])}, are {_short(record['pairs'])}")
+        was, now = dict[str, Any](self.record["options"]), dict[str, Any](record["options"])
         for name in sorted({*was, *now} - adopted):
             if was.get(name) != now.get(name):
-                found.append(f"{name} was {_short(was.get(name))}, is {_short(now.get(name))}")
-        if found:
+                differences.append(f"{name} was {_short(was.get(name))}, is {_short(now.get(name))}")
+        if differences:
             raise MatchError(
-                f"{self.folder}: holds another run: {'; '.join(found)}. Choose another folder, or overwrite it "
-                "(--overwrite)"
+                f"{self.folder}: holds another run: {'; '.join(differences)}. Choose another folder, or overwrite it "
+                "(overwrite=True)"
             )
 
     def remove_leftovers(self) -> None:
@@ -249,10 +252,6 @@ def _locked_shard(path: Path, shard: tuple[int, int]) -> Iterator[None]:
 def _json(folder: Folder, name: str) -> Any:
     with folder.local(name) as path:
         return read_json(path)
-
-
-def _name(pair: Pair) -> str:
-    return f"{pair[0]}-{pair[1]}"
 
 
 def _short(value: Any) -> str:

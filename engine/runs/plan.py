@@ -55,6 +55,15 @@ def plan_pairs(
     return planned
 
 
+def pair_name(pair: Pair) -> str:
+    """The name of a pair in files and messages.
+
+    >>> pair_name((3, 4))
+    '3-4'
+    """
+    return f"{pair[0]}-{pair[1]}"
+
+
 def share_of(planned: list[Pair], number: int, of: int) -> list[Pair]:
     """Part `number`, from 1, of `of` parts: neighbours in the plan stay together. Raises `MatchError`."""
     number, of = checked_shard((number, of))

@@ -65,7 +65,7 @@ def draw_meaning(tables: Tables) -> Figure:
 
 def draw_paths(chain: Chain) -> Figure:
     """Draw a table of labels along the paths of some features, sorted by the cost of the path."""
-    layers = chain.way_from(chain.layers[0])
+    layers = chain.layers_from(chain.layers[0])
     paths = _examples(chain, layers)
     figure, (panel,) = new_figure(1, 1.9 * len(layers), 0.75 * len(paths) + 1)
     panel.set_axis_off()

@@ -6,10 +6,12 @@ import pytest
 import saematch as sm
 from saematch.matching.problem import Comparison
 from saematch.matching.solver import Solver
-from saematch.runs import pipeline as module
+from saematch.runs import pipeline, row_cache, work
 from saematch.runs.inputs import read_input
-from saematch.runs.pipeline import Outcome, Work, memory_needed, stream
+from saematch.runs.pipeline import match_pairs
 from saematch.runs.plan import plan_pairs
+from saematch.runs.records import Outcome
+from saematch.runs.work import Work, memory_needed
 from saematch.sources import as_layers
 from saes import made_up
 
@@ -29,20 +31,20 @@ def model():
 def held(monkeypatch):
     """The layers that a stream reads, and the most that it held at any time."""
     counts = {"most": 0, "read": []}
-    read = module._Shelf._read
+    read = row_cache.RowCache._read
 
-    def counted(shelf, key):
+    def counted(cache, key):
         counts["read"].append(key.layer)
-        counts["most"] = max(counts["most"], len(shelf._layers))
+        counts["most"] = max(counts["most"], len(cache._layers))
         time.sleep(0.01)
-        return read(shelf, key)
+        return read(cache, key)
 
-    monkeypatch.setattr(module._Shelf, "_read", counted)
+    monkeypatch.setattr(row_cache.RowCache, "_read", counted)
     return counts
 
 
 def outcomes(work, pairs):
-    return {told.pair: told for told in stream(work, pairs) if isinstance(told, Outcome)}
+    return {event.pair: event for event in match_pairs(work, pairs) if isinstance(event, Outcome)}
 
 
 def test_adjacent_layers_are_read_once_and_at_most_three_are_held(model, held):
@@ -64,8 +66,8 @@ def test_any_plan_holds_at_most_three_layers(model, held, pairs):
 
 def test_two_pairs_are_in_work_at_once(model, monkeypatch):
     together = threading.Barrier(2, timeout=30)
-    monkeypatch.setattr(module, "_matched", lambda work, shelf, pair, tell: (together.wait(), pair)[1])
-    assert len(list(stream(work_on(model), plan_pairs(model)[:4]))) == 4
+    monkeypatch.setattr(pipeline, "_match", lambda work, cache, pair, notify: (together.wait(), pair)[1])
+    assert len(list(match_pairs(work_on(model), plan_pairs(model)[:4]))) == 4
 
 
 def test_equal_layers_of_two_sets_are_two_saes(model):
@@ -83,7 +85,7 @@ def test_a_layer_that_cannot_be_read_costs_its_pairs_and_is_tried_once(model, mo
             raise OSError(5, "Input/output error", "layer_2")
         return read_input(handle)
 
-    monkeypatch.setattr(module, "read_input", read)
+    monkeypatch.setattr(row_cache, "read_input", read)
     found = outcomes(work_on(model), plan_pairs(model))
     assert {pair for pair, outcome in found.items() if outcome.matching is None} == {(1, 2), (2, 3)}
     assert found[1, 2].record == {"source": 1, "target": 2, "failure": "layer_2: Input/output error"}
@@ -92,18 +94,18 @@ def test_a_layer_that_cannot_be_read_costs_its_pairs_and_is_tried_once(model, mo
 
 def test_want_of_memory_costs_a_pair(model, monkeypatch):
     monkeypatch.setattr(Comparison, "rows", lambda comparison, sae, side=0: [].__getitem__(MemoryError()))
-    monkeypatch.setattr(module, "read_input", lambda handle: (_ for _ in ()).throw(MemoryError()))
+    monkeypatch.setattr(row_cache, "read_input", lambda handle: (_ for _ in ()).throw(MemoryError()))
     assert "not enough memory" in outcomes(work_on(model), [(0, 1)])[0, 1].record["failure"]
 
 
 def test_a_defect_is_not_taken_for_a_failure(model, monkeypatch):
-    monkeypatch.setattr(module, "read_input", lambda handle: 1 // 0)
+    monkeypatch.setattr(row_cache, "read_input", lambda handle: 1 // 0)
     with pytest.raises(ZeroDivisionError):
-        list(stream(work_on(model), plan_pairs(model)))
+        list(match_pairs(work_on(model), plan_pairs(model)))
 
 
 def test_whoever_stops_asking_stops_the_work(model):
-    news = stream(work_on(model), plan_pairs(model))
+    news = match_pairs(work_on(model), plan_pairs(model))
     next(news)
     news.close()
     deadline = time.monotonic() + 30
@@ -113,15 +115,15 @@ def test_whoever_stops_asking_stops_the_work(model):
 
 
 def at_work():
-    return any(thread.name == module._THREAD for thread in threading.enumerate())
+    return any(thread.name == pipeline._THREAD for thread in threading.enumerate())
 
 
 def test_memory_counts_three_saes_two_pairs_and_products_that_are_kept(model):
     pairs = plan_pairs(model)
     nothing = memory_needed(work_on(model, memory=2**23), [])
-    assert nothing == module._FIXED
+    assert nothing == work._FIXED_BYTES
     rows, products = 40 * 17, 4 * 40 * 40
-    lane = 4 * 2 * rows + module._PER_FEATURE * 80 + products
+    lane = 4 * 2 * rows + work._BYTES_PER_FEATURE * 80 + products
     read = 8 * (40 * 16 + 40 + 40 + 8)  # made up in float64
     assert memory_needed(work_on(model, memory=2**23), pairs) == nothing + 3 * 8 * rows + 2 * read + 2 * lane
     assert memory_needed(work_on(model, memory=2**23), pairs[:1]) == nothing + 2 * 8 * rows + 2 * read + lane

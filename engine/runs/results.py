@@ -1,0 +1,164 @@
+"""The results of a run: one interface for a run that is in a folder and a run that is in memory."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, MutableMapping, Sequence
+
+from typing_extensions import override
+
+from saematch.matching.files import Scalars, scalars
+from saematch.matching.result import Matching
+from saematch.options import Side
+from saematch.runs.plan import Pair
+from saematch.runs.records import InputRecord, Outcome, PairRecord, RunRecord
+
+
+class Results(ABC):
+    """The matchings and failures of a run, by pair of layers.
+
+    Attributes:
+        record: the content of `run.json`; empty in memory.
+        planned: all pairs that are to be matched.
+        location: the path or the URL of the run folder; None in memory.
+    """
+
+    record: RunRecord
+    planned: list[Pair]
+    location: str | None
+
+    @property
+    @abstractmethod
+    def pairs(self) -> list[Pair]:
+        """The pairs that have a matching, in the order of the plan."""
+
+    @property
+    @abstractmethod
+    def failures(self) -> dict[Pair, str]:
+        """Pair -> why it has no matching."""
+
+    @abstractmethod
+    def has_matching(self, pair: Pair) -> bool:
+        """Return whether there is a matching of this pair."""
+
+    @abstractmethod
+    def matching(self, pair: Pair) -> Matching:
+        """Return the matching of a pair. Raises `KeyError` if the pair has none, `MatchError` if it cannot be read."""
+
+    @abstractmethod
+    def follow(self, pair: Pair, feature: int) -> tuple[int, float]:
+        """Return the target of one source feature, -1 for none, and the cost of that pair of features."""
+
+    @abstractmethod
+    def shape(self, pair: Pair) -> tuple[int, int]:
+        """Return how many features the source and the target of a pair have."""
+
+    @abstractmethod
+    def scalars(self, pair: Pair) -> Scalars:
+        """Return the numbers of a matching by name, see `saematch.matching.files.scalars`."""
+
+    @abstractmethod
+    def is_certified(self, pair: Pair) -> bool:
+        """Return whether the matching of a pair is certified."""
+
+    @abstractmethod
+    def pair_record(self, pair: Pair) -> PairRecord:
+        """Return the record of a pair; empty in memory."""
+
+    @abstractmethod
+    def input(self, layer: int, side: Side) -> InputRecord | None:
+        """Return the record of the SAE of a layer; None where there is none."""
+
+    @abstractmethod
+    def add(self, outcome: Outcome) -> None:
+        """Take the outcome of a pair. Raises `MatchError` where it cannot be written."""
+
+    @abstractmethod
+    def new_cache(self) -> MutableMapping[Pair, Matching]:
+        """Return an empty cache of matchings, which holds them no longer than these results do."""
+
+    @property
+    def two_sets(self) -> bool:
+        """Whether the record says that the targets are SAEs of a second set."""
+        return self.record.get("against") is not None
+
+    @property
+    def complete(self) -> bool:
+        """Whether every planned pair has its matching; False where no pair is planned."""
+        return 0 < len(self.pairs) == len(self.planned) and not self.failures
+
+    @property
+    def certified(self) -> bool:
+        """Whether every matching is certified; False where there is none."""
+        return bool(self.pairs) and all(map(self.is_certified, self.pairs))
+
+
+class RunInMemory(Results):
+    """The results of a run that is not written, or of matchings that a caller has put together."""
+
+    def __init__(self, planned: Sequence[Pair]) -> None:
+        self.record, self.location = {}, None
+        self.planned = list(planned)
+        self._matchings: dict[Pair, Matching] = {}
+        self._failures: dict[Pair, str] = {}
+
+    @classmethod
+    def of(cls, matchings: Mapping[Pair, Matching], failures: Mapping[Pair, str]) -> RunInMemory:
+        """The results that consist of these matchings and failures."""
+        results = cls([*matchings, *(pair for pair in failures if pair not in matchings)])
+        results._matchings, results._failures = dict(matchings), dict(failures)
+        return results
+
+    @property
+    @override
+    def pairs(self) -> list[Pair]:
+        return [pair for pair in self.planned if pair in self._matchings]
+
+    @property
+    @override
+    def failures(self) -> dict[Pair, str]:
+        return self._failures
+
+    @override
+    def has_matching(self, pair: Pair) -> bool:
+        return pair in self._matchings
+
+    @override
+    def matching(self, pair: Pair) -> Matching:
+        return self._matchings[pair]
+
+    @override
+    def follow(self, pair: Pair, feature: int) -> tuple[int, float]:
+        matching = self._matchings[pair]
+        return int(matching.perm[feature]), float(matching.pair_cost[feature])
+
+    @override
+    def shape(self, pair: Pair) -> tuple[int, int]:
+        return len(self._matchings[pair].perm), self._matchings[pair].target_features
+
+    @override
+    def scalars(self, pair: Pair) -> Scalars:
+        return scalars(self._matchings[pair])
+
+    @override
+    def is_certified(self, pair: Pair) -> bool:
+        return self._matchings[pair].certified
+
+    @override
+    def pair_record(self, pair: Pair) -> PairRecord:
+        return {}
+
+    @override
+    def input(self, layer: int, side: Side) -> InputRecord | None:
+        return None
+
+    @override
+    def add(self, outcome: Outcome) -> None:
+        if outcome.matching is not None:
+            self._matchings[outcome.pair] = outcome.matching
+        elif "failure" in outcome.record:
+            self._failures[outcome.pair] = outcome.record["failure"]
+
+    @override
+    def new_cache(self) -> MutableMapping[Pair, Matching]:
+        return {}

@@ -1,0 +1,83 @@
+"""The feature rows of the layers in use: each layer is read once for all pairs that need it."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future
+from typing import NamedTuple
+
+from saematch.numeric.rounding import Rows
+from saematch.runs.inputs import read_input
+from saematch.runs.plan import Pair
+from saematch.runs.records import InputRecord
+from saematch.runs.work import CACHED_SAES, Key, Work
+
+
+class CachedRows(NamedTuple):
+    """The feature rows of one SAE, and what is known of it."""
+
+    rows: Rows
+    source: str
+    d: int
+    record: InputRecord
+
+
+class RowCache:
+    """Gives out pairs, and keeps the rows of their layers, of at most `CACHED_SAES` at a time. It is thread-safe."""
+
+    def __init__(self, work: Work, pairs: Sequence[Pair]) -> None:
+        self._work = work
+        self._waiting = deque(pairs)
+        self._in_work: list[Pair] = []
+        self._layers: dict[Key, Future[CachedRows]] = {}
+        self._changed = threading.Condition()
+        self.closed = False
+
+    def take(self) -> Pair | None:
+        """Return the next pair, once its layers fit beside those in use; None when no more pairs are to be done."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.closed or not self._waiting or self._fits(self._waiting[0]))
+            if self.closed or not self._waiting:
+                return None
+            pair = self._waiting.popleft()
+            self._in_work.append(pair)
+            self._changed.notify_all()  # the pair behind it may fit too
+            return pair
+
+    def layer(self, key: Key) -> CachedRows:
+        """Return the rows of a layer of a pair that was taken. An error of reading it is raised to all that ask."""
+        with self._changed:
+            is_first = key not in self._layers
+            future = self._layers.setdefault(key, Future())
+        if is_first:
+            try:
+                future.set_result(self._read(key))
+            except BaseException as error:  # for other threads that wait for this layer
+                future.set_exception(error)
+        return future.result()
+
+    def give_back(self, pair: Pair) -> None:
+        """Take note that a pair is done, and drop the layers that no pair in work, nor the next, needs."""
+        with self._changed:
+            self._in_work.remove(pair)
+            needed = self._keys([*self._in_work, *list(self._waiting)[:1]])
+            self._layers = {key: layer for key, layer in self._layers.items() if key in needed}
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Give out no more pairs."""
+        with self._changed:
+            self.closed = True
+            self._changed.notify_all()
+
+    def _fits(self, pair: Pair) -> bool:
+        return not self._in_work or len(self._keys([*self._in_work, pair])) <= CACHED_SAES
+
+    def _keys(self, pairs: Iterable[Pair]) -> set[Key]:
+        return {key for pair in pairs for key in self._work.keys(pair)}
+
+    def _read(self, key: Key) -> CachedRows:
+        sae, record = read_input(self._work.handle(key))
+        return CachedRows(self._work.comparison.rows(sae, key.side), sae.source, sae.d, record)
