@@ -345,6 +345,7 @@ def test_a_set_that_is_matched_with_itself_is_two_sets():
     assert [matching.perm.tolist() for matching in chain.values()] == [list(range(12))] * 2
     with pytest.raises(sm.MatchError, match="there is no way through them"):
         chain.path(0, 0)
+    assert chain.steps() == []
 
 
 def test_strict_holds_for_pairs_that_were_finished_before(tmp_path):
@@ -379,6 +380,19 @@ def test_saes_of_a_dictionary_are_known_by_their_tensors(tmp_path):
         sm.match_layers(other, tmp_path / "run")
     with pytest.raises(sm.MatchError, match="layer 2 has changed since the run"):
         sm.Chain.load(tmp_path / "run", other).sae(2)
+
+
+def test_a_chain_of_matchings_alone_says_what_it_does_not_know():
+    saes = {layer: made_up(seed=layer) for layer in (1, 2, 3)}
+    made = sm.match_layers(saes)
+    chain = sm.Chain(dict(made), saes)
+    assert (chain.complete, chain.record, chain.pair_record((1, 2)), chain.folder) == (True, {}, {}, None)
+    assert chain.compose(1, 3).perm.tolist() == made.compose(1, 3).perm.tolist()
+    for ask in (lambda: chain.options, lambda: chain.compose(1, 3).cost):
+        with pytest.raises(sm.MatchError, match="was put together from matchings: how they were made is not known"):
+            ask()
+    with pytest.raises(sm.MatchError, match="the SAEs of this chain are not known"):
+        sm.Chain(dict(made)).sae(1)
 
 
 def test_a_mapping_that_reads_its_saes_is_asked_for_each_alone(tmp_path):

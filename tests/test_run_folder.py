@@ -161,6 +161,47 @@ def test_damaged_records_are_named(tmp_path):
             sm.Chain.load(tmp_path / "run")
 
 
+def test_records_that_lack_something_are_named_with_it(tmp_path):
+    sm.match_layers(sm.load_layers(write_model(tmp_path / "model")), tmp_path / "run")
+    for name, paths in {
+        "run.json": [
+            ["id"],
+            ["source"],
+            ["against"],
+            ["options"],
+            ["options", "fold"],
+            ["options", "memory"],
+            ["pairs"],
+        ],
+        "pairs/3-4.json": [
+            ["inputs"],
+            ["inputs", 1],
+            ["inputs", 0, "F"],
+            ["inputs", 1, "sha256"],
+            ["gap"],
+            ["seconds"],
+        ],
+    }.items():
+        file = tmp_path / "run" / name
+        content = file.read_text()
+        for path in paths:
+            record = json.loads(content)
+            holder = record
+            for key in path[:-1]:
+                holder = holder[key]
+            del holder[path[-1]]
+            file.write_text(json.dumps(record))
+            lacks = "it has 1 inputs" if path[-1] == 1 else f"{path[-1]} is missing"
+            with pytest.raises(sm.MatchError, match=rf"{name}: not the record of (a run|that pair): {lacks}"):
+                sm.Chain.load(tmp_path / "run")
+        file.write_text(content)
+    for pairs in ([[3, 3]], [[4, 3]], [[3]], [3], [{}], [[3, True]], [["3", "4"]]):
+        record = json.loads((tmp_path / "run" / "run.json").read_text()) | {"pairs": pairs}
+        (tmp_path / "run" / "run.json").write_text(json.dumps(record))
+        with pytest.raises(sm.MatchError, match=r"run\.json: its pairs do not lead from each layer to a later one"):
+            sm.Chain.load(tmp_path / "run")
+
+
 def test_a_path_reads_no_whole_matching_and_a_composition_keeps_none(tmp_path, monkeypatch):
     sm.match_layers(sm.load_layers(write_model(tmp_path / "model")), tmp_path / "run")
     chain = sm.Chain.load(tmp_path / "run")
@@ -185,6 +226,11 @@ def test_with_all_pairs_paths_lead_from_layer_to_layer(tmp_path):
     composed = chain[5, 11].perm[chain[4, 5].perm[chain[3, 4].perm]]
     assert chain.compose(3, 11).perm.tolist() == composed.tolist()
     assert chain[3, 11].certified
+    assert chain.steps() == [(3, 4), (4, 5), (5, 11)]
+    assert chain.shape((3, 11)) == (12, 12)
+    assert (
+        sm.Chain.load(tmp_path / "run").planned == chain.planned == [(3, 4), (3, 5), (3, 11), (4, 11), (4, 5), (5, 11)]
+    )
 
 
 @pytest.mark.parametrize("scheme", ["memory", "file"])
