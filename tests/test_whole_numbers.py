@@ -195,7 +195,7 @@ def test_pairs_in_any_kind_of_list(given):
     ids=lambda given: f"{type(given).__name__} {given}"[:40],
 )
 def test_what_is_not_a_list_of_pairs_is_refused(given):
-    with pytest.raises(sm.MatchError, match="are no list of"):
+    with pytest.raises(sm.MatchError, match="are not a list of"):
         plan_pairs([3, 4, 11], None, given)
 
 

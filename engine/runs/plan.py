@@ -1,4 +1,4 @@
-"""Which pairs of layers are matched, and in which order."""
+"""The plan of a run: which pairs of layers are matched, and in which order."""
 
 from __future__ import annotations
 
@@ -10,53 +10,60 @@ from typing import Any, TypeVar
 from saematch.errors import MatchError
 from saematch.numeric.numbers import whole_number
 
-Pair = tuple[int, int]
+Pair = tuple[int, int]  # (source layer, target layer)
 Value = TypeVar("Value")
-
-ADJACENT, ALL, SAME = "adjacent", "all", "same"
 
 
 def plan_pairs(
     sources: Collection[int], targets: Collection[int] | None = None, pairs: str | Iterable[Pair] | None = None
 ) -> list[Pair]:
-    """The pairs to match, neighbours in the list sharing a layer where that can be.
+    """List the pairs to match. Successive pairs share a layer where possible, so that it is read once for both.
 
     Args:
-        sources: the layers there are.
-        targets: those of a second set of SAEs, if the first is matched against one.
-        pairs: "adjacent" (each layer with the next), "all", "same" (each layer with the other set's), or a list of
-            (source layer, target layer), an array `(n, 2)` of these, or text: "0-12,3-5". Without it, adjacent ones, or
-            same ones of two sets.
+        sources: the available layers, or the layers of the first of two sets of SAEs.
+        targets: the layers of the second set of SAEs, if there is one.
+        pairs: "adjacent" (each layer with the next one), "all", "same" (each layer with the same layer of the other
+            set), or a list of (source layer, target layer), an array `(n, 2)` of such pairs, or the text "0-12,3-5".
+            By default "adjacent" with one set of SAEs, and "same" with two.
 
     Raises:
-        MatchError: for layers that are not there, and pairs that make no sense.
+        MatchError: if a layer is missing, the pairs do not suit the number of sets, or there is no pair.
+
+    Examples:
+        >>> plan_pairs([8, 9, 10])
+        [(8, 9), (9, 10)]
+        >>> plan_pairs([8, 9, 10], pairs="all")
+        [(8, 9), (8, 10), (9, 10)]
+        >>> plan_pairs([8, 9, 10], targets=[9, 10, 11])
+        [(9, 9), (10, 10)]
     """
     if pairs is None:
-        pairs = ADJACENT if targets is None else SAME
+        pairs = "adjacent" if targets is None else "same"
     if not isinstance(pairs, str):
-        return _listed(pairs, sources, targets)
-    if pairs == (SAME if targets is None else ADJACENT):
-        one = "one set of SAEs: give a second one (against)" if targets is None else "two sets of SAEs"
-        raise MatchError(f'pairs "{pairs}" make no sense with {one}')
-    if pairs == ADJACENT:
+        return _checked_pairs(pairs, sources, targets)
+    if targets is None and pairs == "same":
+        raise MatchError('pairs="same" needs two sets of SAEs: give the second one as against=')
+    if targets is not None and pairs == "adjacent":
+        raise MatchError('pairs="adjacent" is for one set of SAEs, and there are two; give "same", "all" or a list')
+    if pairs == "adjacent":
         planned = list(pairwise(sorted(sources)))
-    elif pairs == SAME:
+    elif pairs == "same":
         planned = [(layer, layer) for layer in sorted(set(sources) & set(targets or ()))]
-    elif pairs == ALL:
-        planned = _all(sorted(sources), None if targets is None else sorted(targets))
+    elif pairs == "all":
+        planned = _all_pairs(sorted(sources), None if targets is None else sorted(targets))
     else:
-        planned = _listed(_parsed(pairs), sources, targets)
+        planned = _checked_pairs(_parsed_pairs(pairs), sources, targets)
     if not planned:
         raise MatchError(
             f"{len(sources)} layer to match; at least two are needed"
             if targets is None
-            else f"the two sets have no layer in common: {_names(sources)} and {_names(targets)}"
+            else f"the two sets have no layer in common: {_listed(sources)} and {_listed(targets)}"
         )
     return planned
 
 
 def pair_name(pair: Pair) -> str:
-    """The name of a pair in files and messages.
+    """Return the name of a pair in files and messages.
 
     >>> pair_name((3, 4))
     '3-4'
@@ -64,24 +71,31 @@ def pair_name(pair: Pair) -> str:
     return f"{pair[0]}-{pair[1]}"
 
 
-def share_of(planned: list[Pair], number: int, of: int) -> list[Pair]:
-    """Part `number`, from 1, of `of` parts: neighbours in the plan stay together. Raises `MatchError`."""
-    number, of = checked_shard((number, of))
-    return planned[(number - 1) * len(planned) // of : number * len(planned) // of]
+def share_of(planned: list[Pair], number: int, total: int) -> list[Pair]:
+    """Return part `number`, from 1, of a plan that is divided into `total` parts of successive pairs.
+
+    Raises:
+        MatchError: unless `number` is a whole number from 1 to `total`.
+
+    >>> share_of([(8, 9), (9, 10), (10, 11)], 2, 2)
+    [(9, 10), (10, 11)]
+    """
+    number, total = checked_shard((number, total))
+    return planned[(number - 1) * len(planned) // total : number * len(planned) // total]
 
 
 def checked_shard(shard: Any) -> tuple[int, int]:
-    """(i, n), the part i of n, from 1. Raises `MatchError` for anything else."""
-    found = as_pair(shard)
-    if found is None:
-        raise MatchError(f"shard is {shard!r:.100}: give i/n, or (i, n) in Python, the part i of n")
-    if not 1 <= found[0] <= found[1]:
-        raise MatchError(f"shard {found[0]}/{found[1]}: give i/n with i from 1 to n")
-    return found
+    """Return the shard (i, n), part i of n, from 1, in Python's own integers. Raises `MatchError` for anything else."""
+    numbers = as_pair(shard)
+    if numbers is None:
+        raise MatchError(f"shard is {shard!r:.100}: give i/n, or (i, n) in Python, for part i of n")
+    if not 1 <= numbers[0] <= numbers[1]:
+        raise MatchError(f"shard {numbers[0]}/{numbers[1]}: give i/n with i from 1 to n")
+    return numbers
 
 
 def as_pair(given: Any) -> Pair | None:
-    """Two whole numbers, in any sequence, array or tensor; None for anything else, sets and mappings among it."""
+    """Return a sequence, array or tensor of two whole numbers as a pair; None for anything else, sets included."""
     try:
         a, b = map(whole_number, () if isinstance(given, Set | Mapping) else given)
     except (TypeError, ValueError, RuntimeError):
@@ -90,47 +104,51 @@ def as_pair(given: Any) -> Pair | None:
 
 
 def by_pair(given: Mapping[Any, Value]) -> dict[Pair, Value]:
-    """A mapping of pairs of layers, whose numbers are made Python's. Raises `MatchError` for anything else."""
+    """Return a mapping whose keys are pairs, in Python's own integers. Raises `MatchError` if a key is not a pair."""
     pairs = [as_pair(pair) for pair in given]
     if None in pairs:
         raise MatchError(f"the pairs {list(given)!r:.200} are not (source layer, target layer)")
     return {pair: value for pair, value in zip(pairs, given.values(), strict=True) if pair is not None}
 
 
-def _all(sources: list[int], targets: list[int] | None) -> list[Pair]:
-    """Every source with every target, there and back: at each turn a layer is used twice in a row."""
+def _all_pairs(sources: list[int], targets: list[int] | None) -> list[Pair]:
+    """Pair every source with every target, in alternating directions, so that successive pairs share a layer."""
     planned: list[Pair] = []
     for turn, source in enumerate(sources):
-        those = targets if targets is not None else sources[turn + 1 :]
-        planned += [(source, target) for target in (those if turn % 2 == 0 else those[::-1])]
+        partners = targets if targets is not None else sources[turn + 1 :]
+        planned += [(source, target) for target in (partners if turn % 2 == 0 else partners[::-1])]
     return planned
 
 
-def _parsed(pairs: str) -> list[Pair]:
-    matches = [re.fullmatch(r"\s*(\d+)-(\d+)\s*", item) for item in pairs.split(",")]
+def _parsed_pairs(text: str) -> list[Pair]:
+    matches = [re.fullmatch(r"\s*(\d+)-(\d+)\s*", item) for item in text.split(",")]
     if not all(matches):
-        raise MatchError(f'pairs {pairs!r} are neither "adjacent", "all" nor a list like "0-12,3-5"')
+        raise MatchError(f'pairs is {text!r}: give "adjacent", "same", "all" or a list like "0-12,3-5"')
     return [(int(match[1]), int(match[2])) for match in matches if match]
 
 
-def _listed(pairs: Iterable[Any], sources: Collection[int], targets: Collection[int] | None) -> list[Pair]:
+def _checked_pairs(pairs: Iterable[Any], sources: Collection[int], targets: Collection[int] | None) -> list[Pair]:
+    """Sort a caller's list of pairs, without duplicates. Raises `MatchError` if it is not a list of possible pairs."""
     try:
-        found = [as_pair(pair) for pair in pairs]
+        given = [as_pair(pair) for pair in pairs]
     except (TypeError, ValueError, RuntimeError):
-        found = [None]
-    listed = sorted({pair for pair in found if pair is not None})
-    if None in found:
-        raise MatchError(f"pairs {pairs!r:.200} are no list of (source layer, target layer)")
-    if not listed:
-        raise MatchError("pairs is an empty list: give the pairs to match, or leave pairs out for the usual ones")
-    for a, b in listed:
-        for layer, there in ((a, sources), (b, sources if targets is None else targets)):
-            if layer not in there:
-                raise MatchError(f"pair {a}-{b}: there is no layer {layer}; there are {_names(there)}")
-        if targets is None and a >= b:
-            raise MatchError(f"pair {a}-{b}: give the earlier layer first; the inverse follows from {b}-{a}")
-    return listed
+        given = [None]
+    planned = sorted({pair for pair in given if pair is not None})
+    if None in given:
+        raise MatchError(f"pairs {pairs!r:.200} are not a list of (source layer, target layer)")
+    if not planned:
+        raise MatchError("pairs is an empty list: give the pairs to match, or leave pairs out for the default ones")
+    for pair in planned:
+        for layer, available in zip(pair, (sources, sources if targets is None else targets), strict=True):
+            if layer not in available:
+                raise MatchError(f"pair {pair_name(pair)}: there is no layer {layer}; there are {_listed(available)}")
+        if targets is None and pair[0] >= pair[1]:
+            raise MatchError(
+                f"pair {pair_name(pair)}: give the earlier layer first; the matching back is the inverse of "
+                f"{pair_name(pair[::-1])}"
+            )
+    return planned
 
 
-def _names(layers: Collection[int] | None) -> str:
+def _listed(layers: Collection[int] | None) -> str:
     return ", ".join(map(str, sorted(layers or ()))) or "none"
