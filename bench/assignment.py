@@ -1,7 +1,8 @@
-"""One pair, solved and proved, against the bare product of its rows and against other exact solvers.
+"""One pair of layers, solved and proved, compared with the bare product of its rows and with other exact solvers.
 
-Run by `make bench`. Every row is written behind a gate: the answer is certified and, where an exact peer runs, equal in
-cost. Peers get the stored cost matrix for nothing; what they are compared with is everything but the one product.
+`make bench` runs this file. A row is only written if the answer is certified and, for another exact solver, if both
+answers cost the same. The other solvers are given the stored cost matrix and are not charged for it, so they are
+compared with everything but the product of the rows.
 """
 
 from __future__ import annotations
@@ -39,19 +40,19 @@ def hard_pair():
     return layer_pair(16_384, 576, survive=0.1, noise=1.0)
 
 
-WORKLOADS = {"real SAEs": (real_pair, 15), "hard synthetic": (hard_pair, 3)}  # rows of both sides, runs
+WORKLOADS = {"real SAEs": (real_pair, 15), "hard synthetic": (hard_pair, 3)}  # the rows of both sides, and the runs
 
 
 @pytest.fixture(scope="module", params=WORKLOADS)
 def workload(request):
     make, runs = WORKLOADS[request.param]
     x, y = make()
-    sm.assign(x[:256], y[:256])  # compiles the loops
+    sm.assign(x[:256], y[:256])  # compile the loops
     return request.param, x, y, runs
 
 
 def bare_product(x, y, memory):
-    """The float32 products of all pairs, in the tiles of a pass, kept or not."""
+    """Compute the float32 products of all pairs in the tiles of a pass, stored or not."""
     cost = DistanceCost(x, y, CPU, memory=memory)
     return sum(1 for _ in cost._tiles(np.arange(cost.shape[0])))
 
@@ -74,7 +75,7 @@ def test_saematch(benchmark, workload, form):
 def test_dense_peers_on_the_stored_cost(benchmark, workload, peer):
     name, x, y, runs = workload
     if len(x) > 4096:
-        pytest.skip("minutes a run at this size")
+        pytest.skip("takes minutes per run at this size")
     costs = np.stack([((row - y) ** 2).sum(axis=1) for row in x])
     stored = costs if peer == "scipy" else costs.astype(np.float32)
     solve = {"scipy": linear_sum_assignment, "lapjvr": lap.lapjvr, "lapjvh": lap.lapjvh}[peer]
@@ -87,7 +88,7 @@ def test_dense_peers_on_the_stored_cost(benchmark, workload, peer):
 @pytest.mark.parametrize("features", [32, 128, 512])
 @pytest.mark.parametrize("peer", ["saematch", "lapjvr"])
 def test_small_problems(benchmark, features, peer):
-    """Where a dense solver is quick: rows in, matching out; saematch with its proof."""
+    """Measure sizes at which a dense solver is quick: from rows to a matching, for saematch with its proof."""
     x, y = (rows[:features].copy() for rows in real_pair())
     sm.assign(x, y)
 

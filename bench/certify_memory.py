@@ -1,7 +1,7 @@
-"""Peak memory and time of `certify` at 16,384 features, above imports and rows (Linux).
+"""Peak memory and time of `certify` at 16,384 features, without the memory of imports and rows (Linux).
 
-The rows are made in a process of their own, so that making them leaves no peak behind; the loops are compiled and the
-libraries warm before the peak is reset.
+The rows are made by another process, so that making them does not count. The loops are compiled and the libraries are
+loaded before the measurement begins.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""65,536 and 131,072 features without ever storing the matrix, and the sparse problem alone. Many minutes.
+"""65,536 and 131,072 features, without storing the matrix, and the sparse problem alone.
 
-Run by `make bench-large`. The matching is written down only if it is certified.
+`make bench-large` runs this file, which takes many minutes. A row is only written if the matching is certified.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ NAME = "thin synthetic"
 @pytest.fixture(scope="module", params=[65_536, 131_072])
 def rows(request):
     x, y = layer_pair(request.param, 48, survive=0.1, noise=1.0)
-    sm.assign(x[:256], y[:256])  # compiles the loops
+    sm.assign(x[:256], y[:256])  # compile the loops
     return x, y
 
 
 def one_pass(x, y, k):
-    """Product, and the k least of each row and column."""
+    """Compute all products once, and list the k cheapest pairs of each row and column."""
     cost = DistanceCost(x, y, CPU)
     prices, potentials = cost.by_cost()
     return cost, cost.scan(np.arange(len(x)), prices, np.zeros(len(y)), potentials, k, np.inf)
@@ -45,7 +45,7 @@ def test_matrix_free(benchmark, rows):
 
 @pytest.fixture(scope="module")
 def candidates(rows):
-    """The candidate graph of each row's and column's 11 nearest: about 21 edges a row."""
+    """Return the candidate graph of the 11 cheapest pairs of each row and column: about 21 edges per row."""
     cost, scan = one_pass(*rows, 11)
     graph = CandidateGraph(cost, cost.unmatched(np.inf, np.inf), cost.some_matching())
     graph.add(*scan.pairs())
@@ -53,7 +53,7 @@ def candidates(rows):
 
 
 def test_sparse_problem_alone(benchmark, rows, candidates):
-    """Candidate graph in, exact optimum and prices out, on one core."""
+    """Measure the exact optimum and its prices on the candidate graph, on one core."""
     graph, features = candidates, len(rows[0])
     prices = np.zeros(features)
     graph.optimum(prices, np.inf)

@@ -1,4 +1,4 @@
-"""One row a measurement, appended to a JSON-lines file under `bench/results/`."""
+"""Append one row per measurement to a JSON-lines file in `bench/results/`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def commit() -> str:
-    """The commit that was measured, marked if the tree, the results aside, differs from it."""
+    """Return the measured commit, with "-dirty" if any file except the results differs from it."""
     here = RESULTS.parent.parent
 
     def git(*command: str) -> str:
@@ -33,17 +33,17 @@ def commit() -> str:
 
 
 def status(key: str) -> int:
-    """A line of /proc/self/status, in bytes (Linux)."""
+    """Return an entry of /proc/self/status in bytes (Linux)."""
     lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return int(lines[key].split()[0]) * 1024
 
 
 def peak_bytes(run: Callable[[], Any]) -> tuple[Any, int]:
-    """What `run` returns, and the peak of memory during it above what was held before."""
+    """Return the result of `run`, and the peak of its memory above the memory that was in use before."""
     gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)  # what is free but held would hide as much of the peak
+    ctypes.CDLL(None).malloc_trim(0)  # memory that is freed but not returned would hide that much of the peak
     before = status("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
+    Path("/proc/self/clear_refs").write_text("5")  # reset the peak
     answer = run()
     return answer, status("VmHWM") - before
 
@@ -51,7 +51,7 @@ def peak_bytes(run: Callable[[], Any]) -> tuple[Any, int]:
 def append(
     workload: str, sizes: dict[str, int], seconds: list[float], file: str = "cpu.jsonl", **more: Any
 ) -> dict[str, Any]:
-    """Write a row and return it: p20, p50 and p80 of `seconds`, with hardware, versions and commit."""
+    """Append a row and return it: the quantiles p20, p50 and p80 of `seconds`, with machine, versions and commit."""
     p20, p50, p80 = (round(float(value), 6) for value in np.quantile(seconds, (0.2, 0.5, 0.8)))
     row = {"workload": workload, **sizes, "unit": "s", "p20": p20, "p50": p50, "p80": p80, "runs": len(seconds), **more}
     row |= {"versions": versions(), "machine": machine(), "commit": commit()}
@@ -62,9 +62,10 @@ def append(
 
 
 def timed(benchmark: Any, name: str, what: str, x: Any, y: Any, run: Callable[[], Any], runs: int = 1) -> Any:
-    """Time `run`, append the row, and return the last answer; where it runs more than once, once more for warmth first.
+    """Time `run`, append the row, and return the last answer.
 
-    Memory is measured in the first run. The peak is above that of the imports: the rows, made before, are added to it.
+    If `runs` is more than one, there is one more run before, which is not timed. The peak of memory is that of the
+    first run, plus the rows `x` and `y`, which were made before: everything but the imports.
     """
     answer, peak = peak_bytes(lambda: benchmark.pedantic(run, rounds=1) if runs == 1 else run())
     if runs > 1:

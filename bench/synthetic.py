@@ -1,15 +1,16 @@
-"""Synthetic folded feature rows of two neighbouring layers, as used for the measurements in design/assignment.md.
+"""Synthetic folded feature rows of two neighbouring layers.
 
-A share `survive` of the features persists with noise (log-normal in size), the rest is new; directions have a decaying
-spectrum, thresholds are log-normal and grow by 5 % a layer. "60 % persist" is survive=0.6, noise=0.35; "hard, 10 %
-persist" is survive=0.1, noise=1.0. K = 2 d: encoder over threshold beside decoder times threshold.
+A share `survive` of the features persists, with noise of log-normal size; all others are new. Directions have a
+decaying spectrum; thresholds are log-normal and grow by 5 % per layer. The problem "60 % persist" has survive=0.6 and
+noise=0.35; the problem "hard, 10 % persist" has survive=0.1 and noise=1.0. A row has K = 2 d columns: the decoder times
+the threshold, followed by the encoder over the threshold.
 """
 
 import numpy as np
 
 
 def layer_pair(features, d, survive=0.6, noise=0.35, seed=0, growth=1.05):
-    """Two float32 arrays (features, 2 d); row order of the second is permuted."""
+    """Return two float32 arrays `(features, 2 d)`. The rows of the second are in random order."""
     r = np.random.default_rng(seed)
     spectrum = np.arange(1, d + 1, dtype=np.float32) ** -0.5
     spectrum /= np.sqrt((spectrum**2).mean())

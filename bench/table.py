@@ -1,4 +1,4 @@
-"""Print the newest row of every workload in a results file, and how it compares with the bare product of its kind."""
+"""Print the newest row of every workload in a results file, compared with the bare product of the same rows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ newest = {(row["workload"], row["F_A"]): row for row in map(json.loads, file.rea
 
 
 def floor(name, features):
-    """The bare product, kept where the solver keeps it, or the bare pass."""
+    """Return the row of the bare product, stored if the solver stores it, or of the bare pass."""
     group, _, what = name.partition(": ")
     form = "stored" if "stored" in what else "matrix-free"
     for bare in (f"bare product, {form}", "bare product, matrix-free", "bare pass, row and column minimum"):

@@ -1,4 +1,4 @@
-"""The packages straight from the repository, for a machine on which nothing can be installed."""
+"""Import the packages from the repository, on a machine on which nothing can be installed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def importable() -> None:
-    """Make `saematch` and `saematch.kernels` importable by links to their folders."""
+    """Make `saematch` and `saematch.kernels` importable, through links to their folders."""
     root, links = Path(__file__).parent.parent, Path(tempfile.mkdtemp())
     package = links / "saematch"
     package.mkdir()
