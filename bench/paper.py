@@ -3,8 +3,8 @@
     python bench/paper.py --saes DIR --compare DIR --activations DIR --document-length N --model DIR --texts FILE
 
 The SAEs of `--saes` are matched and evaluated with stored activations and, on fewer tokens, with the model itself. The
-SAEs of `--compare` are of the same layers, with another L0. The packaged sample has labels, whose overlap is a proxy for
-meaning. Evaluations are written to `--work`, from where they resume after an interruption; tables and figures are
+SAEs of `--compare` are of the same layers, with another L0. The packaged sample has labels, whose overlap is a proxy
+for meaning. Evaluations are written to `--work`, from where they resume after an interruption; tables and figures are
 copied to `bench/results/paper/`.
 """
 

@@ -61,11 +61,11 @@ class StoredActivations(ActivationSource):
     never unpickled.
 
     Args:
-        folder: The folder.
-        document_length: Tokens of every document. If given, `documents.npy` is not read.
+        folder: the folder.
+        document_length: tokens of every document. If given, `documents.npy` is not read.
 
     Raises:
-        MatchError: If the folder has no activations, if the layers have different numbers of tokens, or if the
+        MatchError: if the folder has no activations, if the layers have different numbers of tokens, or if the
             documents are not known.
 
     Examples:
@@ -156,10 +156,10 @@ class TokenSelection:
     """The tokens of a source that every measurement uses.
 
     Attributes:
-        source: The activations.
-        layers: The layers whose norms decide.
-        selected: Bool `(tokens,)`: False for tokens whose norm in some layer exceeds the limit, see `of`.
-        units: The sampling unit of each token for bootstrap intervals: its document, or a group of documents. int64
+        source: the activations.
+        layers: the layers whose norms decide.
+        selected: bool `(tokens,)`: False for tokens whose norm in some layer exceeds the limit, see `of`.
+        units: the sampling unit of each token for bootstrap intervals: its document, or a group of documents. int64
             `(tokens,)`.
     """
 
@@ -173,13 +173,13 @@ class TokenSelection:
         """Select tokens in one pass over all activations.
 
         Args:
-            source: The activations.
-            layers: The layers.
-            outliers: Leave out a token if its norm in some layer exceeds this many medians of the norms of that layer.
+            source: the activations.
+            layers: the layers.
+            outliers: leave out a token if its norm in some layer exceeds this many medians of the norms of that layer.
                 None leaves out no token.
 
         Raises:
-            MatchError: If there are fewer than two documents, or if the rows of two layers do not belong to the same
+            MatchError: if there are fewer than two documents, or if the rows of two layers do not belong to the same
                 tokens: then they are as far from each other as rows in random order.
         """
         documents = int(source.documents.max(initial=-1)) + 1

@@ -27,11 +27,11 @@ class Evaluation:
     """The result of `evaluate`.
 
     Attributes:
-        folder: The folder that the tables were written to.
-        tables: Name -> table, for everything that could be measured.
-        fold: The fold of the weights that all methods are compared on.
-        not_measured: What was not measured -> the reason.
-        unfinished: The reason why results are missing that the same call would add, for example because the endpoint of
+        folder: the folder that the tables were written to.
+        tables: name -> table, for everything that could be measured.
+        fold: the fold of the weights that all methods are compared on.
+        not_measured: what was not measured -> the reason.
+        unfinished: the reason why results are missing that the same call would add, for example because the endpoint of
             the judge failed; None if the evaluation is finished.
     """
 
@@ -67,29 +67,29 @@ def evaluate(
     threshold, or by decoder norm if an SAE has no thresholds.
 
     Args:
-        chain: A run of one set of SAEs, from `match_layers` or `Chain.load`.
-        out: A folder for the tables and the runs of the baselines.
+        chain: a run of one set of SAEs, from `match_layers` or `Chain.load`.
+        out: a folder for the tables and the runs of the baselines.
         activations: `StoredActivations`, or a `LanguageModel`, whose loss is measured, too. Without activations, only
             weights and meaning are measured.
-        explanations: Layer -> feature -> explanation, see `read_explanations`. By default, the labels that are stored
+        explanations: layer -> feature -> explanation, see `read_explanations`. By default, the labels that are stored
             next to the SAEs.
-        judge: The judge that reads the explanations, for example an `EndpointJudge`. By default, `TokenOverlap`, which
+        judge: the judge that reads the explanations, for example an `EndpointJudge`. By default, `TokenOverlap`, which
             is only a proxy.
-        judged: The number of pairs of features to judge for each pair of layers and method.
-        human: A person's grades, to compare the judge with, see `read_grades`.
-        distance: The largest number of steps of the run between far layers, unlimited by default; 1 leaves out far
+        judged: the number of pairs of features to judge for each pair of layers and method.
+        human: a person's grades, to compare the judge with, see `read_grades`.
+        distance: the largest number of steps of the run between far layers, unlimited by default; 1 leaves out far
             layers.
-        outliers: Leave out a token if its norm in some layer exceeds this many medians of the norms of that layer;
+        outliers: leave out a token if its norm in some layer exceeds this many medians of the norms of that layer;
             None leaves out no token.
-        device: The device on which SAEs encode and decode activations.
-        progress: A function that is called with a description of the current measurement and, if the measurement is a
+        device: the device on which SAEs encode and decode activations.
+        progress: a function that is called with a description of the current measurement and, if the measurement is a
             run of its own, with each progress event of that run, otherwise with None.
 
     Returns:
         The tables, and what is missing.
 
     Raises:
-        MatchError: If the run cannot be evaluated, if the activations do not fit the SAEs, if an argument is not
+        MatchError: if the run cannot be evaluated, if the activations do not fit the SAEs, if an argument is not
             valid, or if the folder cannot be written.
 
     Examples:

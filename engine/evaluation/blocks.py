@@ -23,11 +23,11 @@ class Blocks:
     """The blocks of a causal language model.
 
     Args:
-        model: The model, on its device.
-        name: The name of the model in messages.
+        model: the model, on its device.
+        name: the name of the model in messages.
 
     Raises:
-        MatchError: If the model has no list of blocks.
+        MatchError: if the model has no list of blocks.
     """
 
     def __init__(self, model: PreTrainedModel, name: str) -> None:
@@ -63,7 +63,7 @@ class Blocks:
         """Check that the loss does not change if the hidden states after a block are replaced by themselves.
 
         Raises:
-            MatchError: If the loss changes: then the blocks hand on more than hidden states.
+            MatchError: if the loss changes: then the blocks hand on more than hidden states.
         """
         middle = len(self._blocks) // 2
         outputs: list[BlockOutput] = []

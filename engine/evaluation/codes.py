@@ -64,11 +64,11 @@ class StandIn:
     """A stand-in for the activations of the target layer.
 
     Attributes:
-        kind: The kind, see the column `stand_in`.
-        make: A function that returns the stand-in, `(n, d)`.
-        permutation: The permutation that codes are carried by; None for kinds without one.
-        folded: Whether each code is multiplied by the ratio of the thresholds; None for kinds without a permutation.
-        gate: The quantile of pair costs up to which pairs are carried; None for kinds without a permutation.
+        kind: the kind, see the column `stand_in`.
+        make: a function that returns the stand-in, `(n, d)`.
+        permutation: the permutation that codes are carried by; None for kinds without one.
+        folded: whether each code is multiplied by the ratio of the thresholds; None for kinds without a permutation.
+        gate: the quantile of pair costs up to which pairs are carried; None for kinds without a permutation.
     """
 
     kind: StandInKind
@@ -87,7 +87,7 @@ class CodedPair:
     """Two SAEs in float32 on a device, and every stand-in for the activations of the second layer.
 
     Attributes:
-        folds: Whether codes can be carried unfolded and folded, `(False, True)`, or only unfolded, `(False,)`.
+        folds: whether codes can be carried unfolded and folded, `(False, True)`, or only unfolded, `(False,)`.
     """
 
     def __init__(self, a: SAE, b: SAE, device: torch.device) -> None:

@@ -51,17 +51,17 @@ class EndpointJudge(Judge):
     from the environment variable OPENAI_API_KEY and never written.
 
     Args:
-        address: The address of the endpoint, for example `"http://localhost:8000/v1"`.
-        model: The name of the model at the endpoint.
-        cache: A file of answers, one line of JSON each. The file contains explanations and answers, and no key.
-        calls: The largest number of questions to ask.
-        at_once: The largest number of questions to ask at the same time.
-        retries: The number of attempts after the first.
-        timeout: The time to wait for an answer, in seconds.
-        on_answer: A function that is called after each answer, with the number of questions so far.
+        address: the address of the endpoint, for example `"http://localhost:8000/v1"`.
+        model: the name of the model at the endpoint.
+        cache: a file of answers, one line of JSON each. The file contains explanations and answers, and no key.
+        calls: the largest number of questions to ask.
+        at_once: the largest number of questions to ask at the same time.
+        retries: the number of attempts after the first.
+        timeout: the time to wait for an answer, in seconds.
+        on_answer: a function that is called after each answer, with the number of questions so far.
 
     Raises:
-        MatchError: If the client library is not installed, if a number is not valid, or if the cache is another file.
+        MatchError: if the client library is not installed, if a number is not valid, or if the cache is another file.
 
     Examples:
         >>> judge = EndpointJudge("http://localhost:8000/v1", "my-model", "judge.jsonl")

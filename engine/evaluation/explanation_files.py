@@ -21,11 +21,11 @@ class Explanation(NamedTuple):
     """An explanation of one feature.
 
     Attributes:
-        layer: The layer.
-        source: Neuronpedia's name of the SAE, `"<model>/<layer>-<name>"` or `"<layer>-<name>"`; empty if the line names
+        layer: the layer.
+        source: the name on Neuronpedia of the SAE, `"<model>/<layer>-<name>"` or `"<layer>-<name>"`; empty if the line names
             only a layer.
-        feature: The feature.
-        text: The explanation; may be empty.
+        feature: the feature.
+        text: the explanation; may be empty.
     """
 
     layer: int
@@ -41,14 +41,14 @@ def find_files(root: Path, shown: str) -> tuple[list[Path], int]:
     `.jsonl` and `.jsonl.gz` files.
 
     Args:
-        root: The file or folder.
-        shown: Its name in messages.
+        root: the file or folder.
+        shown: its name in messages.
 
     Returns:
         The files, and the number of other files in exports.
 
     Raises:
-        MatchError: If `root` is neither a file nor a folder that can be read.
+        MatchError: if `root` is neither a file nor a folder that can be read.
     """
     _check_file_or_folder(root, shown)
     if root.is_file():
@@ -65,7 +65,7 @@ def read_file(file: Path, root: Path) -> list[Explanation] | None:
     Returns None for a file in which no line is an explanation, unless an export or the caller names it as one.
 
     Raises:
-        MatchError: If the file cannot be read, or if only some of its lines are explanations.
+        MatchError: if the file cannot be read, or if only some of its lines are explanations.
     """
     explanations, wrong_line = _parsed(file)
     if wrong_line is None:

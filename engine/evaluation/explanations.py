@@ -21,9 +21,9 @@ class Explanations(NamedTuple):
     """Explanations for the features of a run.
 
     Attributes:
-        texts: Layer -> feature -> explanation.
-        sources: Layer -> Neuronpedia's name of the SAE whose features are explained, for lines that name one.
-        skipped: The number of files in which no line is an explanation.
+        texts: layer -> feature -> explanation.
+        sources: layer -> the name on Neuronpedia of the SAE whose features are explained, for lines that name one.
+        skipped: the number of files in which no line is an explanation.
     """
 
     texts: TextsByLayer
@@ -52,16 +52,16 @@ def read_explanations(
     are read; in other folders, files in which no line is an explanation are skipped.
 
     Args:
-        path: The file or folder.
-        source: Neuronpedia's name of the SAEs, if there are explanations for several SAEs of a layer, for example
+        path: the file or folder.
+        source: the name on Neuronpedia of the SAEs, if there are explanations for several SAEs of a layer, for example
             `"gemma-2-2b/{layer}-gemmascope-res-16k"`.
-        layers: The layers to read; all by default.
+        layers: the layers to read; all by default.
 
     Returns:
         Layer -> feature -> explanation.
 
     Raises:
-        MatchError: If there are no explanations, if only some lines of a file are explanations, or if a layer has
+        MatchError: if there are no explanations, if only some lines of a file are explanations, or if a layer has
             explanations of several sources and `source` does not choose one.
 
     Examples:
@@ -77,12 +77,12 @@ def explanations_of(chain: Chain, path: str | os.PathLike[str], source: str | No
     """Read the explanations for the features of a run.
 
     Args:
-        chain: The run.
-        path: The file or folder, see `read_explanations`.
-        source: Neuronpedia's name of the SAEs; by default, the name that an installed sae-lens knows for them.
+        chain: the run.
+        path: the file or folder, see `read_explanations`.
+        source: the name on Neuronpedia of the SAEs; by default, the name that an installed sae-lens knows for them.
 
     Raises:
-        MatchError: As `read_explanations`, and if the explanations are not for the features of the run.
+        MatchError: as `read_explanations`, and if the explanations are not for the features of the run.
     """
     known = _known_sources(chain) if source is None else {}
     explanations = _read(path, features_of(chain), source, known)
@@ -94,7 +94,7 @@ def checked_explanations(given: Mapping[int, Mapping[int, str]], chain: Chain) -
     """Check a mapping layer -> feature -> explanation, and return it with texts that any file can hold.
 
     Raises:
-        MatchError: If `given` is not such a mapping, or is not for the features of the run.
+        MatchError: if `given` is not such a mapping, or is not for the features of the run.
     """
     checked: TextsByLayer = {}
     try:
@@ -136,13 +136,13 @@ def _read(
     """Read the explanations for some layers.
 
     Args:
-        path: The file or folder.
-        layers: The layers; None for all.
-        source: The source to use, with `{layer}`; None for any.
-        known: Layer -> the sources to use if `source` is None; a layer that is missing may have any.
+        path: the file or folder.
+        layers: the layers; None for all.
+        source: the source to use, with `{layer}`; None for any.
+        known: layer -> the sources to use if `source` is None; a layer that is missing may have any.
 
     Raises:
-        MatchError: See `read_explanations`.
+        MatchError: see `read_explanations`.
     """
     all_layers, skipped = _read_all(path)
     wanted_layers = {layer: sources for layer, sources in all_layers.items() if layers is None or layer in layers}
@@ -194,16 +194,16 @@ def _chosen(shown: str, layer: int, names: list[str], wanted: Sequence[str]) -> 
     """Return the source of a layer whose explanations are used.
 
     Args:
-        shown: The file or folder, for messages.
-        layer: The layer.
-        names: The sources of the layer's explanations.
-        wanted: The sources that may be used; any if there are none.
+        shown: the file or folder, for messages.
+        layer: the layer.
+        names: the sources of the layer's explanations.
+        wanted: the sources that may be used; any if there are none.
 
     Returns:
         The name of the source, "" if there are no names, or None if none of the names is wanted.
 
     Raises:
-        MatchError: If several sources may be used.
+        MatchError: if several sources may be used.
     """
     possible = [name for name in names if not wanted or any(_is_same_source(name, other) for other in wanted)]
     if len(possible) > 1:
@@ -239,7 +239,7 @@ def _is_same_source(name: str, other: str) -> bool:
 
 
 def _known_sources(chain: Chain) -> dict[int, Sequence[str]]:
-    """Return Neuronpedia's names of the SAEs of a run, as far as an installed sae-lens knows them."""
+    """Return the names on Neuronpedia of the SAEs of a run, as far as an installed sae-lens knows them."""
     try:
         return {layer: handle.neuronpedia_names() for layer, handle in chain.inputs.handles.items()}
     except (MatchError, OSError):

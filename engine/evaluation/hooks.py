@@ -22,7 +22,7 @@ def hook_block(hook: str | None, layer: int) -> int:
     """Return the number of the block whose output is read at a hook of a layer; without a hook, after the block.
 
     Raises:
-        MatchError: If the hook is not on the residual stream.
+        MatchError: if the hook is not on the residual stream.
 
     Examples:
         >>> hook_block("blocks.4.hook_resid_pre", 4)

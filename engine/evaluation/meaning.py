@@ -39,7 +39,7 @@ class Verdict(NamedTuple):
     """The verdict of a judge on two explanations.
 
     Attributes:
-        grade: The grade, or None without one.
+        grade: the grade, or None without one.
         status: `"graded"`, `"unparsed"` if the answer names no grade, or `"unanswered"`.
     """
 
@@ -155,7 +155,7 @@ def read_grades(path: str | os.PathLike[str]) -> dict[PairOfFeatures, Grade]:
     A grade is a number from 1 to 3 or its name: DIFFERENT, MAYBE or SAME.
 
     Raises:
-        MatchError: If the file cannot be read.
+        MatchError: if the file cannot be read.
 
     Examples:
         >>> from pathlib import Path
@@ -189,11 +189,11 @@ def measure_meaning(
     """Judge some pairs of features of each permutation, evenly spread over their errors.
 
     Args:
-        pair: The pair of layers.
-        permutations: Permutations, each with the mean squared error of every source feature, `(F_A,)`.
-        explanations: Feature -> explanation, of the source and of the target.
-        judge: The judge.
-        judged: The number of pairs of features to judge for each permutation.
+        pair: the pair of layers.
+        permutations: permutations, each with the mean squared error of every source feature, `(F_A,)`.
+        explanations: feature -> explanation, of the source and of the target.
+        judge: the judge.
+        judged: the number of pairs of features to judge for each permutation.
     """
     rows: dict[str, list[Row]] = {JUDGEMENTS.name: [], MEANING.name: []}
     for permutation, errors in permutations:

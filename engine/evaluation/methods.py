@@ -23,9 +23,9 @@ class Baseline:
     """A method that is compared with the evaluated run.
 
     Attributes:
-        name: The name of the method in the tables.
-        about: The definition of the method, for `tables.json`.
-        options: Options of `match_layers` that replace those of the evaluated run.
+        name: the name of the method in the tables.
+        about: the definition of the method, for `tables.json`.
+        options: options of `match_layers` that replace those of the evaluated run.
     """
 
     name: str
@@ -62,9 +62,9 @@ class MethodPermutation:
     """The permutation that a method gives a pair of layers.
 
     Attributes:
-        method: The name of the method.
-        seed: The seed of a random permutation, 0 for all other methods.
-        perm: The target of each source feature, int64 `(F_A,)`; -1 if it is unmatched.
+        method: the name of the method.
+        seed: the seed of a random permutation, 0 for all other methods.
+        perm: the target of each source feature, int64 `(F_A,)`; -1 if it is unmatched.
     """
 
     method: str
@@ -78,10 +78,10 @@ def run_baselines(
     """Match some pairs of layers by every baseline, in a run folder `out / name` for each.
 
     Args:
-        chain: The evaluated run.
-        pairs: The pairs of layers.
-        out: The folder of the runs. Unfinished runs in it are resumed.
-        listener: A function that returns the listener for the progress of a baseline, from its name.
+        chain: the evaluated run.
+        pairs: the pairs of layers.
+        out: the folder of the runs. Unfinished runs in it are resumed.
+        listener: a function that returns the listener for the progress of a baseline, from its name.
 
     Returns:
         Name of the method -> its chain; the evaluated run is the first. A baseline is left out if its options are

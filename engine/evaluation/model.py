@@ -45,10 +45,10 @@ class BatchLosses(NamedTuple):
     """Next-token losses of a batch of contexts, in nats.
 
     Attributes:
-        documents: The document of each context, `(n,)`.
-        counted: Bool `(n, length)`: True for selected tokens that have a next token.
-        clean: The loss at each token, `(n, length)`; 0 at the last position.
-        replaced: For each replacement, the loss at each token, `(n, length)`.
+        documents: the document of each context, `(n,)`.
+        counted: bool `(n, length)`: True for selected tokens that have a next token.
+        clean: the loss at each token, `(n, length)`; 0 at the last position.
+        replaced: for each replacement, the loss at each token, `(n, length)`.
     """
 
     documents: Indices
@@ -64,18 +64,18 @@ class LanguageModel(ActivationSource):
     hidden state when others are replaced.
 
     Args:
-        name: A folder, or the name of the model on the Hugging Face hub.
-        texts: The texts, see `Texts.read`.
-        context: Tokens in a context; longer documents are cut into several contexts.
-        batch: Contexts that the model reads at a time.
-        tokens: Stop after the document that reaches this number of tokens.
-        hooks: The place that an SAE reads: `"resid_post"` (after the block, the default), `"resid_pre"`, or the name
+        name: a folder, or the name of the model on the Hugging Face hub.
+        texts: the texts, see `Texts.read`.
+        context: tokens in a context; longer documents are cut into several contexts.
+        batch: contexts that the model reads at a time.
+        tokens: stop after the document that reaches this number of tokens.
+        hooks: the place that an SAE reads: `"resid_post"` (after the block, the default), `"resid_pre"`, or the name
             of a hook on the residual stream as SAELens writes it. Give one hook for all layers, or a mapping of
             layers to hooks.
-        device: The device of the model.
+        device: the device of the model.
 
     Raises:
-        MatchError: If transformers is not installed, if the model cannot be loaded, if the hidden states of its blocks
+        MatchError: if transformers is not installed, if the model cannot be loaded, if the hidden states of its blocks
             cannot be replaced, or if an argument is not valid.
     """
 
@@ -139,9 +139,9 @@ class LanguageModel(ActivationSource):
         """Yield the next-token losses of every batch: clean, and with hidden states after the second layer replaced.
 
         Args:
-            layers: The pair of layers whose hidden states are given to `replacements`, those of selected tokens only.
-            selected: Bool `(tokens,)`, in the order of `batches`. All other tokens keep their hidden states.
-            replacements: A function that yields replacements for the hidden states of the second layer, `(n, d)` each.
+            layers: the pair of layers whose hidden states are given to `replacements`, those of selected tokens only.
+            selected: bool `(tokens,)`, in the order of `batches`. All other tokens keep their hidden states.
+            replacements: a function that yields replacements for the hidden states of the second layer, `(n, d)` each.
         """
         first = 0
         for contexts in self._batches():

@@ -40,12 +40,12 @@ class Study:
     """An evaluation in progress.
 
     Attributes:
-        folder: The folder of the tables.
-        fold: The fold of the weights that all methods are compared on.
-        not_measured: What was not measured -> the reason.
+        folder: the folder of the tables.
+        fold: the fold of the weights that all methods are compared on.
+        not_measured: what was not measured -> the reason.
 
     Raises:
-        MatchError: If the run cannot be evaluated.
+        MatchError: if the run cannot be evaluated.
     """
 
     def __init__(

@@ -26,8 +26,8 @@ class Texts(NamedTuple):
     r"""Documents for a language model.
 
     Attributes:
-        documents: The text of each document.
-        digest: A hash of the documents, by which a resumed evaluation recognises them.
+        documents: the text of each document.
+        digest: a hash of the documents, by which a resumed evaluation recognises them.
 
     Examples:
         >>> from pathlib import Path
@@ -44,7 +44,7 @@ class Texts(NamedTuple):
         """Read a `.jsonl` file with `{"text": …}` on every line, or plain text with empty lines between documents.
 
         Raises:
-            MatchError: If the file cannot be read, or if it is neither of the two.
+            MatchError: if the file cannot be read, or if it is neither of the two.
         """
         path = local_path(path)
         refuse_pointer_at(path)
@@ -83,9 +83,9 @@ class ContextBatch(NamedTuple):
     """Some contexts, padded at their end.
 
     Attributes:
-        ids: Token ids, int64 `(n, length)`.
-        lengths: The number of tokens of each context, `(n,)`.
-        documents: The document of each context, `(n,)`.
+        ids: token ids, int64 `(n, length)`.
+        lengths: the number of tokens of each context, `(n,)`.
+        documents: the document of each context, `(n,)`.
     """
 
     ids: Tensor

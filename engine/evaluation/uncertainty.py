@@ -44,9 +44,9 @@ def interval(statistic: Callable[..., Floats], *sums: Floats, counts: Floats) ->
     the mean of the resamples is biased.
 
     Args:
-        statistic: A function of sums `(n,)` or `(n, F)`, one row per resample, that returns `(n,)`.
-        sums: The sums over each unit, `(units,)` or `(units, F)`: one array per argument of `statistic`.
-        counts: The result of `bootstrap_counts`.
+        statistic: a function of sums `(n,)` or `(n, F)`, one row per resample, that returns `(n,)`.
+        sums: the sums over each unit, `(units,)` or `(units, F)`: one array per argument of `statistic`.
+        counts: the result of `bootstrap_counts`.
 
     Examples:
         >>> import numpy as np

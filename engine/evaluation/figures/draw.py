@@ -52,16 +52,16 @@ def draw_all(evaluation: Evaluation, chain: Chain, others: Sequence[Tables] = ()
     its own marker and dashes, so that the figures can be read in print and by colour-blind readers.
 
     Args:
-        evaluation: The result of `evaluate`.
-        chain: The evaluated run, from which examples of labels and paths are taken.
-        others: Tables of the evaluations of other SAEs of the same layers with another L0, which the figure `l0`
+        evaluation: the result of `evaluate`.
+        chain: the evaluated run, from which examples of labels and paths are taken.
+        others: tables of the evaluations of other SAEs of the same layers with another L0, which the figure `l0`
             compares.
 
     Returns:
         The reason why a figure was skipped, by the name of the figure.
 
     Raises:
-        MatchError: If matplotlib is not installed, or if the folder cannot be written.
+        MatchError: if matplotlib is not installed, or if the folder cannot be written.
     """
     if find_spec("matplotlib") is None:
         raise MatchError("figures need the package matplotlib: pip install 'saematch[evaluate]'")
