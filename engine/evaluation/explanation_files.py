@@ -22,8 +22,8 @@ class Explanation(NamedTuple):
 
     Attributes:
         layer: the layer.
-        source: the name on Neuronpedia of the SAE, `"<model>/<layer>-<name>"` or `"<layer>-<name>"`; empty if the line names
-            only a layer.
+        source: the name on Neuronpedia of the SAE, `"<model>/<layer>-<name>"` or `"<layer>-<name>"`; empty if the line
+            names only a layer.
         feature: the feature.
         text: the explanation; may be empty.
     """
