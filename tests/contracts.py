@@ -103,3 +103,14 @@ def assert_proved_optimal(matching, x, y, max_cost=None, beyond_float64=False):
         dual = max(dual, without + max_cost / 2 * abs(n - m))
     assert dual <= optimum + rounding
     assert optimum - dual <= OPTIMUM * scale + rounding
+
+
+def smallest_swap(costs, perm):
+    """The permutation with the exchange of two partners that costs least, and what it costs."""
+    matched = costs[:, perm]
+    excess = matched + matched.T - np.diag(matched)[:, None] - np.diag(matched)[None]
+    np.fill_diagonal(excess, np.inf)
+    i, j = np.unravel_index(excess.argmin(), excess.shape)
+    swapped = perm.copy()
+    swapped[[i, j]] = swapped[[j, i]]
+    return swapped, excess[i, j]

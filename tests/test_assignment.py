@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import saematch as sm
-from contracts import assert_proved_optimal, cheapest, costs_of_all_pairs
+from contracts import assert_proved_optimal, cheapest, costs_of_all_pairs, smallest_swap
 from problems import nasty, noisy_copy
 from saematch.assignment.ties import in_order
 
@@ -148,17 +148,6 @@ def test_exchanging_identical_rows_does_not_change_the_representative(n, row_kin
     assert (chosen < 0).sum() == (perm < 0).sum()
     assert len(set(chosen[chosen >= 0])) == (perm >= 0).sum()
     np.testing.assert_array_equal(chosen, in_order(other, rows, columns))
-
-
-def smallest_swap(costs, perm):
-    """The permutation with the exchange of two partners that costs least, and what it costs."""
-    matched = costs[:, perm]
-    excess = matched + matched.T - np.diag(matched)[:, None] - np.diag(matched)[None]
-    np.fill_diagonal(excess, np.inf)
-    i, j = np.unravel_index(excess.argmin(), excess.shape)
-    swapped = perm.copy()
-    swapped[[i, j]] = swapped[[j, i]]
-    return swapped, excess[i, j]
 
 
 @pytest.mark.parametrize("name", ["random", "giant source", "a hub", "far from the origin", "shuffled copy"])

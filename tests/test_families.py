@@ -1,10 +1,8 @@
 """Every family's file beside the family's own formula: `saes.py` writes the one and writes down the other."""
 
-import contextlib
 import io
 import json
 import re
-import resource
 import shutil
 import subprocess
 import sys
@@ -17,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import saematch as sm
+from hostile_files import full_disk, safetensors
 from saematch.sources import search
 from saematch.sources.address import ALLOWABLE
 from saematch.sources.files.tensors import SUFFIXES
@@ -650,17 +649,6 @@ def test_saving_replaces_nothing_unasked(tmp_path, format):
     new.save(tmp_path / "x", format, overwrite=True)
     assert torch.equal(sm.load(tmp_path / "x").W_enc, new.W_enc)
     assert {path.name for path in (tmp_path / "x").iterdir()} == {path.name for path in before}
-
-
-@contextlib.contextmanager
-def full_disk():
-    """No file may grow beyond 1000 bytes, as on a disk that has no more."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_full_disk_leaves_nothing_half_written(tmp_path):

@@ -15,6 +15,21 @@ import pytest
 import torch
 
 import saematch as sm
+from damaged_files import CONTAINERS, write_container, write_list
+from hostile_files import (
+    ARRAYS,
+    HOSTILE,
+    MOST_BYTES,
+    full_disk,
+    npy,
+    npy_claiming,
+    npz,
+    pickled,
+    refused,
+    rewritten,
+    tensors_as_safetensors,
+    topk,
+)
 from saematch.cli.main import main
 from saes import (
     SCALED,
@@ -29,23 +44,6 @@ from saes import (
     saelens,
     sparsify,
 )
-from test_damaged_files import (
-    ARRAYS,
-    CONTAINERS,
-    HOSTILE,
-    MOST_BYTES,
-    npy,
-    npy_claiming,
-    npz,
-    pickled,
-    refused,
-    rewritten,
-    tensors_as_safetensors,
-    topk,
-    write_container,
-    write_list,
-)
-from test_families import full_disk
 
 DIGITS = "9" * 5000
 

@@ -9,11 +9,10 @@ import pytest
 import torch
 
 import saematch as sm
-from contracts import assert_proved_optimal, cheapest, costs_of_all_pairs
+from contracts import assert_proved_optimal, cheapest, costs_of_all_pairs, smallest_swap
 from saematch.cost import DistanceCost
 from saematch.matching import problem
 from saematch.sae.features import feature_rows
-from test_assignment import smallest_swap
 
 
 @pytest.fixture(scope="module")
