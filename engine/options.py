@@ -1,6 +1,6 @@
-"""The names that options and answers can have, as types: a type checker knows them, and so does every check.
+"""The names that options and answers may have, as types: for type checkers, and for the checks of arguments.
 
-`names(Method)` lists the values of a type, so that each list exists once.
+`names(Method)` lists the names of a type, so that every list of names exists once.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Side(IntEnum):
 
 
 def names(options: Any) -> tuple[str, ...]:
-    """The values of one of these types, in the order in which they are written.
+    """Return the names of one of these types, in the order in which they are written.
 
     >>> names(FoldName)
     ('threshold', 'decoder_norm', 'none')

@@ -1,4 +1,4 @@
-"""One sparse autoencoder: its tensors, the folding of its threshold, its feature rows, and files for other tools."""
+"""Sparse autoencoders: one SAE and its fold, its feature rows, and its files for other tools."""
 
 from saematch.sae.autoencoder import SAE, Scale
 

@@ -1,4 +1,4 @@
-"""SAE -> feature rows: the chosen parts of every feature side by side, folded and weighted in float64."""
+"""Feature rows: the chosen parts of every feature of an SAE in one vector, folded and weighted, in float64."""
 
 from __future__ import annotations
 
@@ -27,12 +27,25 @@ PARTS: tuple[Part, ...] = get_args(Part)
 def feature_rows(
     sae: SAE, parts: Sequence[Part] = PARTS, weights: Mapping[Part, float] | None = None, fold: Scale = "threshold"
 ) -> NDArray[np.float64]:
-    """Rows `(F, K)`, `[sqrt(w_enc) enc_i | sqrt(w_b) b_i | sqrt(w_dec) dec_i]` of the folded SAE, on the CPU.
+    """Return the feature rows `(F, K)` of an SAE, on the CPU; `K` is 2 d + 1 with all parts.
 
-    The squared distance of two rows is the weighted sum of squares over the parts. `K` is 2 d + 1 with all parts.
+    Row i of the folded SAE is `[sqrt(w_enc) enc_i | sqrt(w_b) b_i | sqrt(w_dec) dec_i]`, so that the squared distance
+    of two rows is the weighted sum of squared distances over the parts.
+
+    Args:
+        sae: the SAE.
+        parts: the parts that rows consist of; they stand in their fixed order.
+        weights: the weight w of each part, 1 by default.
+        fold: the fold, see `SAE.fold`.
 
     Raises:
         MatchError: for unknown or repeated parts, weights that are not positive, NaN in the SAE, or an impossible fold.
+
+    Examples:
+        >>> import saematch as sm
+        >>> sae = sm.load_layers("sample")[8]
+        >>> feature_rows(sae).shape, feature_rows(sae, ["decoder"]).shape
+        ((1024, 1153), (1024, 576))
     """
     parts, weights = check_parts(parts, weights)
     s = sae.check_finite().scale(fold, torch.float64).detach().cpu().numpy()
@@ -41,18 +54,18 @@ def feature_rows(
     with Team(rows.size) as team:
         left = 0
         for part in parts:
-            values, factor = _array(unfolded[part]), math.sqrt(weights[part])
-            filled = rows[:, left : left + values.shape[1]]
+            values, factor = _compiled_array(unfolded[part]), math.sqrt(weights[part])
+            columns = rows[:, left : left + values.shape[1]]
             team.do(
-                partial(fold_rows, values[share], s[share], part == "decoder", factor, filled[share])
+                partial(fold_rows, values[share], s[share], part == "decoder", factor, columns[share])
                 for share in team.shares(len(rows))
             )
             left += values.shape[1]
     return rows
 
 
-def _array(tensor: Tensor) -> NDArray[Any]:
-    """On the CPU, in one of the two precisions that loops are compiled for."""
+def _compiled_array(tensor: Tensor) -> NDArray[Any]:
+    """Return a tensor as an array on the CPU, in one of the two number types that loops are compiled for."""
     tensor = tensor.detach().cpu()
     return (tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.double()).numpy()
 
@@ -60,7 +73,12 @@ def _array(tensor: Tensor) -> NDArray[Any]:
 def check_parts(
     parts: Sequence[Part], weights: Mapping[Part, float] | None
 ) -> tuple[tuple[Part, ...], dict[Part, float]]:
-    """The parts in their fixed order and a weight for each; 1 unless given. Raises `MatchError`."""
+    """Return the parts in their fixed order, and a weight for each part, 1 by default. Raises `MatchError`.
+
+    >>> check_parts(["decoder", "encoder"], {"decoder": 2})
+    (('encoder', 'decoder'), {'encoder': 1.0, 'decoder': 2.0})
+    """
+    # The parts: a sequence of names, or one name.
     if not isinstance(parts, Sequence) or not all(isinstance(part, str) for part in parts):
         raise MatchError(f"parts {parts!r} must be some of {PARTS}, each once")
     if not isinstance(weights, Mapping | None):
@@ -69,6 +87,7 @@ def check_parts(
     if not given or len(set(given)) < len(given) or not set(given) <= set(PARTS):
         raise MatchError(f"parts {given} must be some of {PARTS}, each once")
     ordered = tuple(part for part in PARTS if part in given)
+    # The weights: at most one for each part.
     extra = set(weights or ()) - set(ordered)
     if extra:
         raise MatchError(f"weights are given for {sorted(extra)}, which is not among the parts {ordered}")

@@ -1,11 +1,10 @@
-"""SAEs in the formats of other tools."""
+"""Writing SAEs in the formats of other tools."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,62 +13,90 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from saematch.errors import MatchError, refusals
+from saematch.options import SaeFormat, names
 from saematch.storage.folders import replacing
 from saematch.storage.jsonfile import as_json
 
-WEIGHTS = {"saelens": "sae_weights.safetensors", "gemma_scope": "params.npz"}
+if TYPE_CHECKING:
+    from saematch.sae.autoencoder import SAE
+
+_WEIGHTS: dict[SaeFormat, str] = {"saelens": "sae_weights.safetensors", "gemma_scope": "params.npz"}
 
 
-def save(
-    folder: Path,
-    format: str,
-    tensors: Mapping[str, Tensor],
-    activation: str,
-    k: int | None,
-    hook: str | None,
-    overwrite: bool,
-) -> None:
-    """Write an SAE in one of the formats of `WEIGHTS` into a folder, which is made. Raises `MatchError`."""
-    if format not in WEIGHTS:
-        raise MatchError(f"format {format!r} is not known; known are {', '.join(WEIGHTS)}")
-    if format == "gemma_scope" and activation == "topk":
+def save_sae(sae: SAE, folder: Path, format: SaeFormat, hook: str | None, overwrite: bool) -> None:
+    """Write an SAE into a folder, which is made if need be.
+
+    Args:
+        sae: an SAE with values.
+        folder: the folder.
+        format: the format of one of the tools in `SaeFormat`.
+        hook: the place in the model that the SAE reads, for a configuration.
+        overwrite: whether to replace files that exist.
+
+    Raises:
+        MatchError: if the format is not known or cannot hold the SAE, or the folder cannot be written.
+    """
+    if format not in names(SaeFormat):
+        raise MatchError(f"format {format!r} is not known; known are {', '.join(names(SaeFormat))}")
+    if format == "gemma_scope" and sae.activation == "topk":
         raise MatchError('the format of Gemma Scope has no TopK; choose format="saelens"')
-    weights, config = folder / WEIGHTS[format], folder / "cfg.json"
-    taken = [path for path in (weights, config) if os.path.exists(path) and (path == weights or format == "saelens")]
-    if taken and not overwrite:
-        raise MatchError(f"{taken[0]}: is there already; choose another folder, or overwrite it (overwrite=True)")
+    weights, config = folder / _WEIGHTS[format], folder / "cfg.json"
+    files = (weights, config) if format == "saelens" else (weights,)
+    existing = [path for path in files if os.path.exists(path)]
+    if existing and not overwrite:
+        raise MatchError(f"{existing[0]}: is there already; choose another folder, or overwrite it (overwrite=True)")
     if not isinstance(hook, str | None):
         raise MatchError(f"hook is {hook!r:.40}; give the name of a place in the model")
-    here = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    if len({tensor.untyped_storage().data_ptr() for tensor in here.values()}) < len(here):  # they share memory
-        here = {name: tensor.clone() for name, tensor in here.items()}
+    tensors = _separate(sae)
     with refusals("cannot be made", folder, OSError, ValueError):
         folder.mkdir(parents=True, exist_ok=True)
-    if format == "saelens":
-        # Both are whole before either takes its place: a configuration never stands beside weights of another SAE.
-        with replacing(weights) as aside, replacing(config) as other:
-            other.write_bytes(as_json(_saelens_config(here, activation, k, hook)))
-            with refusals("cannot be written", weights, SafetensorError):
-                save_file(here, aside)
-        return
-    here.setdefault("threshold", torch.zeros_like(here["b_enc"]))  # of a ReLU
-    arrays = {name: (each.float() if each.dtype == torch.bfloat16 else each).numpy() for name, each in here.items()}
+    if format == "gemma_scope":
+        _write_gemma_scope(tensors, weights)
+    else:
+        _write_saelens(sae, tensors, weights, config, hook)
+
+
+def _separate(sae: SAE) -> dict[str, Tensor]:
+    """Return the tensors of an SAE on the CPU, none of which shares memory with another."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in sae.tensors().items()}
+    if len({tensor.untyped_storage().data_ptr() for tensor in tensors.values()}) < len(tensors):
+        tensors = {name: tensor.clone() for name, tensor in tensors.items()}
+    return tensors
+
+
+def _write_gemma_scope(tensors: dict[str, Tensor], weights: Path) -> None:
+    """Write `params.npz`. Gemma Scope has JumpReLU only: a ReLU is a JumpReLU with a threshold of 0."""
+    tensors.setdefault("threshold", torch.zeros_like(tensors["b_enc"]))
+    arrays = {
+        name: (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy() for name, tensor in tensors.items()
+    }
     with replacing(weights) as aside, aside.open("wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
-def _saelens_config(tensors: Mapping[str, Tensor], activation: str, k: int | None, hook: str | None) -> dict[str, Any]:
-    """As SAELens 6 writes it."""
-    F, d = tensors["W_dec"].shape
+def _write_saelens(sae: SAE, tensors: dict[str, Tensor], weights: Path, config: Path, hook: str | None) -> None:
+    """Write `sae_weights.safetensors` and `cfg.json`.
+
+    Both files are written whole before either takes its place, so that a configuration never lies next to the weights
+    of another SAE.
+    """
+    with replacing(weights) as aside, replacing(config) as other:
+        other.write_bytes(as_json(_saelens_config(sae, hook)))
+        with refusals("cannot be written", weights, SafetensorError):
+            save_file(tensors, aside)
+
+
+def _saelens_config(sae: SAE, hook: str | None) -> dict[str, Any]:
+    """Return the configuration of an SAE as SAELens 6 writes it."""
     return {
-        "architecture": "standard" if activation == "relu" else activation,
-        "d_in": d,
-        "d_sae": F,
-        "dtype": str(tensors["W_dec"].dtype).removeprefix("torch."),
+        "architecture": "standard" if sae.activation == "relu" else sae.activation,
+        "d_in": sae.d,
+        "d_sae": sae.F,
+        "dtype": str(sae.W_dec.dtype).removeprefix("torch."),
         "device": "cpu",
         "apply_b_dec_to_input": False,
         "normalize_activations": "none",
         "reshape_activations": "none",
-        **({"k": k, "rescale_acts_by_decoder_norm": False} if activation == "topk" else {}),
+        **({"k": sae.k, "rescale_acts_by_decoder_norm": False} if sae.activation == "topk" else {}),
         "metadata": {} if hook is None else {"hook_name": hook},
     }

@@ -26,14 +26,14 @@ from saematch.sources.formats.base import Config
 from saematch.sources.formats.site import Site, check_site
 
 NormUse = Literal["gate", "code"]
-Scale = float | Tensor  # a tensor without data where only headers were read
+ActivationScale = float | Tensor  # a tensor without data where only headers were read
 
 
-class Scales(NamedTuple):
+class ActivationScales(NamedTuple):
     """The weights are for activations `x * input`, and reconstruct activations `x_hat * output`."""
 
-    input: Scale
-    output: Scale
+    input: ActivationScale
+    output: ActivationScale
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class StoredWeights:
     threshold: Tensor | None = None
     k: int | None = None
     subtracts_b_dec: bool = False
-    scales: Scales | None = None
+    scales: ActivationScales | None = None
     norm_use: NormUse | None = None
     notes: tuple[str, ...] = ()
 
@@ -99,7 +99,7 @@ def canonical(checkpoint: Checkpoint, weights: StoredWeights, site: Site | None 
     # The options of the address take precedence over the files.
     scale = checkpoint.scale()
     if scale is not None:
-        weights = replace(weights, scales=Scales(scale, scale))
+        weights = replace(weights, scales=ActivationScales(scale, scale))
     if "k" in checkpoint.options and weights.activation != "topk":
         raise checkpoint.error(f"?k= is for TopK SAEs, and this SAE is {weights.activation}")
     # Weights of other shapes are refused by `SAE`, whose message compares the shapes.
@@ -223,7 +223,7 @@ def per_feature(threshold: Tensor, like: Tensor) -> Tensor:
     return threshold.expand(like.shape).contiguous() if threshold.ndim == 0 else threshold
 
 
-def norm_scale(checkpoint: Checkpoint, config: Config, norm: Any, b_dec: Tensor) -> Scale:
+def norm_scale(checkpoint: Checkpoint, config: Config, norm: Any, b_dec: Tensor) -> ActivationScale:
     """Return the scale sqrt(d) / norm of weights for activations that were scaled to a mean norm of sqrt(d).
 
     Raises `MatchError` if the norm is not positive, or the configuration has another d than the weights.

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from saematch.sources.checkpoint import Checkpoint
 from saematch.sources.formats.base import Config, Entry, Family, Tensors, refuse_unless_ones, take
-from saematch.sources.formats.canonical import Scales, StoredWeights, canonical
+from saematch.sources.formats.canonical import ActivationScales, StoredWeights, canonical
 
 KEYS = ("W_enc", "W_dec", "b_enc", "b_dec", "threshold")
 # A file below the folder `embedding` of the suite, or of a folder that is laid out as those of the suite are.
@@ -34,7 +34,7 @@ def _entry(checkpoint: Checkpoint, stored: Tensors, _: Config) -> Entry:
     scale = 1 / math.sqrt(max(1, len(b_dec))) if b_dec.ndim == 1 else None
     embedded = replace(
         weights,
-        scales=None if scale is None else Scales(scale, scale),
+        scales=None if scale is None else ActivationScales(scale, scale),
         notes=("it reads embeddings as they are stored: scaled by sqrt(d), as Gemma scales them",),
     )
     return Entry(canonical(checkpoint, embedded), hook="hook_embed")

@@ -13,7 +13,14 @@ from torch import Tensor
 
 from saematch.sources.checkpoint import Checkpoint
 from saematch.sources.formats.base import Config, Entry, Family, Tensors, take
-from saematch.sources.formats.canonical import Scales, StoredWeights, canonical, in_float64, norm_scale, transposed
+from saematch.sources.formats.canonical import (
+    ActivationScales,
+    StoredWeights,
+    canonical,
+    in_float64,
+    norm_scale,
+    transposed,
+)
 from saematch.sources.formats.site import Site
 
 WEIGHTS = ("encoder.weight", "encoder.bias", "decoder.weight", "decoder.bias")
@@ -44,7 +51,7 @@ def _converted(
     checkpoint: Checkpoint,
     config: Config,
     tensors: tuple[Tensor, Tensor, Tensor, Tensor, Tensor],
-    scales: Scales | None,
+    scales: ActivationScales | None,
 ) -> Entry:
     W_enc, b_enc, W_dec, b_dec, threshold = tensors
     site, layer = hook_points(config)
@@ -69,7 +76,7 @@ def hook_points(config: Config) -> tuple[Site, int | None]:
     return site, int(layer[1]) if layer else None
 
 
-def stored_scales(checkpoint: Checkpoint, config: Config, stored: Tensors, b_dec: Tensor) -> Scales | None:
+def stored_scales(checkpoint: Checkpoint, config: Config, stored: Tensors, b_dec: Tensor) -> ActivationScales | None:
     """Return the scales of the activations that the weights are for; None for raw activations.
 
     They are those of the address, of the configuration, of the tensors `stored`, or of a registry.
@@ -79,7 +86,7 @@ def stored_scales(checkpoint: Checkpoint, config: Config, stored: Tensors, b_dec
     """
     given, normalisation = checkpoint.scale(), config.get("norm_activation", "dataset-wise")
     if given is not None:
-        return Scales(given, given)
+        return ActivationScales(given, given)
     # Only a normalisation by a constant is linear.
     if normalisation == "inference":
         return None
@@ -93,11 +100,11 @@ def stored_scales(checkpoint: Checkpoint, config: Config, stored: Tensors, b_dec
     norms, (site, _) = config.get("dataset_average_activation_norm"), hook_points(config)
     names = [f"{NORMS}{hook}" for hook in (site.reads, site.writes or site.reads)]
     if isinstance(norms, dict) and {"in", "out"} <= set(norms):
-        return Scales(*(norm_scale(checkpoint, config, norms[side], b_dec) for side in ("in", "out")))
+        return ActivationScales(*(norm_scale(checkpoint, config, norms[side], b_dec) for side in ("in", "out")))
     if set(names) <= set(stored):
-        return Scales(*(norm_scale(checkpoint, config, stored[name], b_dec) for name in names))
+        return ActivationScales(*(norm_scale(checkpoint, config, stored[name], b_dec) for name in names))
     scale = checkpoint.missing_scale("its weights are for normalised activations, and its files do not say their norm")
-    return None if scale is None else Scales(scale, scale)
+    return None if scale is None else ActivationScales(scale, scale)
 
 
 def _has(stored: Tensors) -> bool:

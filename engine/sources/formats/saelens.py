@@ -16,7 +16,7 @@ from torch import Tensor
 from saematch.sources.checkpoint import Checkpoint
 from saematch.sources.formats.base import Config, Entry, Family, Tensors, refuse_unless_ones, take
 from saematch.sources.formats.canonical import (
-    Scales,
+    ActivationScales,
     StoredWeights,
     canonical,
     gated_as_jumprelu,
@@ -120,7 +120,7 @@ def _architecture(checkpoint: Checkpoint, config: Config) -> str:
     return architecture
 
 
-def _scales(checkpoint: Checkpoint, config: Config) -> Scales | None:
+def _scales(checkpoint: Checkpoint, config: Config) -> ActivationScales | None:
     """Return the scales of the activations that the weights are for; None for raw activations. Raises `MatchError`."""
     normalisation = config.get("normalize_activations")
     if isinstance(normalisation, bool):
@@ -132,7 +132,7 @@ def _scales(checkpoint: Checkpoint, config: Config) -> Scales | None:
             "normalize_activations is 'expected_average_only_in': its weights are for activations times a scale that "
             "its files do not say"
         )
-        return None if scale is None else Scales(scale, scale)
+        return None if scale is None else ActivationScales(scale, scale)
     if normalisation not in ("layer_norm", "constant_norm_rescale", "covariance_whitening"):
         raise checkpoint.error(f"normalize_activations is {normalisation!r}, which this format does not know")
     why = f"normalize_activations is {normalisation!r}: its input is not a linear map of the raw activations"
