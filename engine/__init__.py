@@ -1,6 +1,6 @@
-"""Match the features of sparse autoencoders across layers: exact, proved, from the weights alone.
+"""Match the features of sparse autoencoders across layers, exactly and with a proof, from their weights alone.
 
-Names are imported when they are first used, so that `import saematch` is quick and touches nothing.
+Names are imported when they are first used, so that `import saematch` is quick and changes no global state.
 """
 
 from __future__ import annotations
@@ -30,7 +30,10 @@ __version__ = "0.1.0"
 
 
 def _is_forked() -> bool:
-    """Whether this process is a fork, which runs no program of its own, of one that had torch; known of Linux alone."""
+    """Whether this process was forked, without running a program of its own, from a process that had imported torch.
+
+    Only Linux tells this; the answer is False on other systems.
+    """
     try:
         with open("/proc/self/stat", "rb") as file:
             flags = int(file.read().rpartition(b")")[2].split()[6])
@@ -39,8 +42,9 @@ def _is_forked() -> bool:
     return "torch" in sys.modules and bool(flags & 0x40)  # PF_FORKNOEXEC
 
 
-_process = os.getpid()  # that imported the package: another one is a fork of it, see `team.py`
-_forked_before = _is_forked()  # before the package was imported
+# See `numeric/threads.py`: a process with another number than this one was forked after the package was imported.
+_process = os.getpid()
+_forked_before = _is_forked()
 
 _HOME = {
     "SAE": "sae", "Chain": "runs.chain", "Layers": "sources", "MatchError": "errors", "Matching": "matching.result",

@@ -1,4 +1,4 @@
-"""`python -m saematch`."""
+"""The command line, as `python -m saematch`."""
 
 from saematch.cli.main import program
 

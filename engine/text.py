@@ -1,4 +1,4 @@
-"""Helpers for text: control characters, long texts, lists of names in messages, and the order of names with numbers."""
+"""Helpers for text: letters that cannot be printed or stored, long texts, lists of names, and names with numbers."""
 
 from __future__ import annotations
 
@@ -13,6 +13,11 @@ def printable(text: str) -> str:
     'red ·[31m'
     """
     return "".join(character if character.isprintable() else "·" for character in text)
+
+
+def well_formed(text: str) -> str:
+    """Return a text that any file can hold: halves of a surrogate pair are joined, and a half alone becomes U+FFFD."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def shorten(text: str, most: int) -> str:

@@ -17,7 +17,8 @@ from saematch.evaluation import evaluate, read_explanations
 from saematch.evaluation.endpoint import EndpointJudge
 from saematch.evaluation.texts import Texts
 from saematch.report import Contents
-from saematch.storage.folders import LocalFolder, well_formed
+from saematch.storage.folders import LocalFolder
+from saematch.text import well_formed
 from saes import write_model
 
 GIVEN = [

@@ -19,7 +19,8 @@ from saematch.errors import MatchError
 from saematch.options import Side, TableFormat, names
 from saematch.runs.chain import Chain
 from saematch.runs.plan import Pair, pair_name
-from saematch.storage.folders import csv_rows, local_path, replacing
+from saematch.storage.csvfile import csv_rows
+from saematch.storage.folders import local_path, replacing
 
 _VERSION = 1  # of the JSON format
 EXPORT_COLUMNS = {

@@ -16,7 +16,8 @@ import numpy as np
 
 from saematch.errors import MatchError
 from saematch.numeric.rounding import Floats
-from saematch.storage.folders import LocalFolder, csv_rows
+from saematch.storage.csvfile import csv_rows
+from saematch.storage.folders import LocalFolder
 from saematch.storage.jsonfile import finite_or_none
 from saematch.storage.reading import refuse_pointer
 

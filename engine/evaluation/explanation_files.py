@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from saematch.errors import MatchError, refusals
-from saematch.storage.folders import well_formed
 from saematch.storage.reading import refuse_pointer_at
+from saematch.text import well_formed
 
 _LONGEST_LINE = 10**6  # characters; no explanation is as long
 

@@ -11,8 +11,8 @@ from saematch.errors import MatchError
 from saematch.evaluation.explanation_files import find_files, read_file
 from saematch.numeric.numbers import checked_count
 from saematch.runs.chain import Chain
-from saematch.storage.folders import local_path, well_formed
-from saematch.text import listing
+from saematch.storage.folders import local_path
+from saematch.text import listing, well_formed
 
 TextsByLayer = dict[int, dict[int, str]]  # layer -> feature -> explanation
 

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from saematch.errors import MatchError, refusals
 from saematch.numeric.rounding import Indices
-from saematch.storage.folders import local_path, well_formed
+from saematch.storage.folders import local_path
 from saematch.storage.reading import refuse_pointer_at
+from saematch.text import well_formed
 
 SHORTEST_CONTEXT = 3  # tokens: the first is left out, and the second must have a next token
 

@@ -30,7 +30,7 @@ from saematch.runs.records import InputRecord, PairRecord, RunRecord
 from saematch.runs.results import Results, RunInMemory
 from saematch.sae.autoencoder import SAE
 from saematch.sources import Layers, as_layers
-from saematch.storage.folders import well_formed
+from saematch.text import well_formed
 
 
 class Step(NamedTuple):

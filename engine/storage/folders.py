@@ -1,8 +1,7 @@
-"""Files of our own: a reader sees the old content of a name or the new, never a part of either."""
+"""Writing files atomically: a reader sees either the old content or the new content of a file, never a mix."""
 
 from __future__ import annotations
 
-import csv
 import os
 import secrets
 import stat
@@ -11,8 +10,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path, PurePosixPath
-from types import SimpleNamespace
-from typing import Any, TextIO
 
 from typing_extensions import override
 
@@ -20,10 +17,16 @@ from saematch.errors import MatchError, refusals
 
 
 def local_path(given: str | os.PathLike[str]) -> Path:
-    """The path of a file or folder of this machine, with `~` and `~user` expanded; of what it returns, itself.
+    """Return the path of a file or folder of this machine, with `~` and `~user` expanded.
 
-    Raises `MatchError` for what names none: an empty text, one of letters that no name has, or another object; and for
-    a name that is not UTF-8, by which the library that reads tensors opens no file.
+    A path that this function returned is returned unchanged.
+
+    Raises:
+        MatchError: for an object that is not a path, an empty path, and a path with letters that no name can have; and
+            for a path that is not UTF-8, because the library that reads tensors cannot open such a file.
+
+    >>> local_path("saes/layer_8").as_posix()
+    'saes/layer_8'
     """
     text = os.fspath(given) if isinstance(given, str | os.PathLike) else None
     if not isinstance(text, str) or not text or "\0" in text or not _is_encodable(text):
@@ -33,7 +36,7 @@ def local_path(given: str | os.PathLike[str]) -> Path:
         os.fsencode(path).decode()
     except UnicodeDecodeError as error:
         raise MatchError(f"{path}: the name is not valid UTF-8, so no tensors can be read there; rename it") from error
-    # Path drops the dot of ./~/x, where ~ is the name of a folder, which is not to be expanded the next time.
+    # In ./~/x, ~ is the name of a folder. Path drops the dot, and the next call would expand the name.
     return path.absolute() if str(path).startswith("~") else path
 
 
@@ -45,29 +48,23 @@ def _is_encodable(name: str) -> bool:
     return True
 
 
-def well_formed(text: str) -> str:
-    """Text that any file can hold: the halves of a surrogate pair are joined, and one alone is U+FFFD."""
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-
-
-def csv_rows(file: TextIO) -> Any:
-    """A `csv.writer` whose rows end with a line feed, and which quotes carriage returns in its fields, too."""
-    # It quotes what its line ends consist of, and before Python 3.13 no other of the two.
-    lines = SimpleNamespace(write=lambda row: file.write(row.removesuffix("\r\n") + "\n"))
-    return csv.writer(lines, lineterminator="\r\n")
-
-
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file, replacing what is there in one step. Raises `MatchError` where it cannot be written."""
+    """Write a file, which replaces an old one in one step. Raises `MatchError` if the file cannot be written."""
     with replacing(path) as aside:
         aside.write_bytes(content)
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Where to write a file that then takes the place of another in one step; nothing is left of it after an error.
+    """Yield the path of a temporary file, which replaces the file at `path` in one step when the block ends.
 
-    A link stays, and what it leads to is replaced. Raises `MatchError` where it cannot be written.
+    After an error, the temporary file is removed, and the file at `path` is as before. If `path` is a link, the file
+    that it leads to is replaced, and the link stays. Raises `MatchError` if the file cannot be written.
+
+    >>> with replacing(Path("table.csv")) as aside:
+    ...     _ = aside.write_text("a,b")
+    >>> Path("table.csv").read_text()
+    'a,b'
     """
     path = regular_file(path)
     aside = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
@@ -82,45 +79,45 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def regular_file(path: Path) -> Path:
-    """The file that is there or would be made, links followed.
+    """Return the path of the file that would be replaced or made at `path`: links are followed.
 
-    Raises `MatchError` for what is there and no regular file, such as a pipe or a device, which no file may replace.
+    Raises `MatchError` if `path` is not a regular file, such as a pipe or a device, which no file may replace.
     """
-    with refusals("cannot be written", path, OSError), suppress(FileNotFoundError):  # so may be what a link leads to
+    with refusals("cannot be written", path, OSError), suppress(FileNotFoundError):  # also for a link to no file
         if not stat.S_ISREG(path.stat().st_mode):
             raise MatchError(f"{path}: cannot be written (it is not a regular file); choose another name")
     return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
 class Folder(ABC):
-    """A folder on a disk of this machine or in somebody's store. Names are relative, with slashes.
+    """A folder on a disk of this machine, or in a remote store. Names of files are relative to it, with slashes.
 
-    Everything raises `MatchError` where the disk or the store refuses.
+    Every method raises `MatchError` if the disk or the store refuses.
     """
 
     @abstractmethod
     def names(self, inside: str = ".") -> set[str]:
-        """The names of the files in the folder itself, or in one of its folders; none where it does not exist."""
+        """Return the names of the files in the folder, or in one of its folders; none if that folder does not exist."""
 
     @abstractmethod
     def read(self, name: str) -> bytes:
-        """The content of a small file."""
+        """Return the content of a file, which should be small."""
 
     @abstractmethod
     def write(self, name: str, content: bytes) -> None:
-        """Write a file in one step, and the folder it lies in."""
+        """Write a file in one step, and make its folder if need be."""
 
     @abstractmethod
     def remove(self, name: str) -> None:
-        """Remove a file that is there."""
+        """Remove a file."""
 
     @abstractmethod
     def local(self, name: str) -> AbstractContextManager[Path]:
-        """A file on this machine with that content, for as long as the context lasts."""
+        """Return a context that yields the path of a file on this machine with the content of `name`."""
 
 
 class LocalFolder(Folder):
-    """A folder of a file system, mounted ones included."""
+    """A folder of a file system of this machine, including mounted file systems."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = local_path(path)
@@ -159,13 +156,13 @@ class LocalFolder(Folder):
 
 
 class RemoteFolder(Folder):
-    """A folder that fsspec reaches: s3://, gs://, memory:// and so on. Stores replace an object in one step."""
+    """A folder in a store that fsspec reaches: s3://, gs://, memory:// and others. Stores replace objects whole."""
 
     def __init__(self, url: str) -> None:
         from fsspec.core import url_to_fs
 
         self.url = url.rstrip("/")
-        with refusals("cannot be reached", url):  # whatever the client of a store may raise, or its absence
+        with refusals("cannot be reached", url):  # the client of a store may raise anything, or be missing
             self._fs, self._root = url_to_fs(self.url)
 
     def __str__(self) -> str:
@@ -213,7 +210,7 @@ class RemoteFolder(Folder):
 
 
 def folder_at(where: str | os.PathLike[str]) -> Folder:
-    """The folder of a path, or of a URL."""
+    """Return the folder at a path or URL. Raises `MatchError` if a store cannot be reached."""
     if isinstance(where, str) and "://" in where and not where.startswith("file://"):
         return RemoteFolder(where)
     return LocalFolder(where.removeprefix("file://") if isinstance(where, str) else where)
