@@ -244,7 +244,7 @@ def test_a_list_of_sources(suite, tmp_path, mapping):
         ("- x?/../../elsewhere/layer_1", "without going up"),
         ("- here\n- nothing-here", r"list.yaml, row 2: .*nothing-here: no such file or folder"),
         ("- ~/nothing", f"{Path.home()}/nothing: no such file or folder"),
-        ("8: a\n9: b\n8: c", "list.yaml: layer 8 is there 2 times"),
+        ("8: a\n9: b\n8: c", "list.yaml: layer 8 is listed 2 times"),
         ("- s3://bucket/saes", "SAEs are read from paths, from hf://organisation/name and saelens://release"),
         ("- other.yaml", "a list may name SAEs, but no other lists"),
         ("- [a]", "expected a list of paths or addresses, or a mapping of layer numbers"),

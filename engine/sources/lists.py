@@ -42,7 +42,7 @@ def read_list(file: Path) -> list[tuple[int | None, str]]:
         layers = Counter(key.value for key, _ in pairs if isinstance(key, yaml.ScalarNode))
         for layer, times in layers.most_common(1):
             if times > 1:
-                raise MatchError(f"{file}: layer {layer} is there {times} times")
+                raise MatchError(f"{file}: layer {layer} is listed {times} times")
     rows = [(layer, str(text)) for layer, text in entries(content, str(file))]
     for _, text in rows:
         if ".." in Path(text).parts:

@@ -80,7 +80,7 @@ class Family:
         """Convert the tensors of a file with `entry` and the configuration next to it. Raises `MatchError`."""
         config = checkpoint.config(self.config_name(checkpoint))
         # Values of an untrusted configuration may be anything, and of any size.
-        with refusals(f"not as {self.name} has it; a value is of another kind", checkpoint.shown):
+        with refusals(f"not as {self.name} writes it: a value is of another kind", checkpoint.shown):
             return self.entry(checkpoint, stored, config)
 
 
