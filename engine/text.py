@@ -49,6 +49,15 @@ def natural_key(text: str) -> list[tuple[int, str]]:
     return [(len(part.lstrip("0")), part.lstrip("0")) if at % 2 else (-1, part) for at, part in enumerate(parts)]
 
 
+def size(number: float) -> str:
+    """Return a number of bytes in MB or GB.
+
+    >>> size(1_450_000_000)
+    '1.4 GB'
+    """
+    return f"{number / 1e9:,.1f} GB" if number >= 1e9 else f"{number / 1e6:,.0f} MB"
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of an exception's message, or the name of its type if it has no message."""
     return str(error).strip().partition("\n")[0] or type(error).__name__

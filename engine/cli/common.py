@@ -17,17 +17,15 @@ from saematch.text import printable
 DONE, DEFECT, BAD_INPUT, UNFINISHED, INTERRUPTED = 0, 1, 2, 3, 130
 INCOMPLETE = "The run is not complete: it was stopped, it is still running, or some of its pairs have failed."
 
-# Python arguments that messages of the library name, and the flags of the command line that give these arguments.
-_FLAGS = {
+# Python arguments that messages of the library name. Most have the name of their flag, with underscores.
+_ARGUMENTS = (
+    "against", "backend", "device", "document_length", "executor", "fold", "inputs", "max_cost", "max_rounds", "memory",
+    "method", "overwrite", "pairs", "parts", "precision", "shard", "time_limit", "verify_inputs", "weights",
+)  # fmt: skip
+_FLAGS = {name: f"--{name.replace('_', '-')}" for name in _ARGUMENTS} | {
     "out": "-o",
-    "overwrite": "--overwrite",
-    "memory": "--memory",
-    "executor": "--executor",
-    "verify_inputs": "--verify-inputs",
-    "inputs": "--inputs",
-    "document_length": "--document-length",
+    "others": "--compare",  # other evaluations that figures show
     "source": "--neuronpedia",  # of explanations
-    "others": "--compare",  # other evaluations, which figures show too
 }
 # `name=`, `name=True` or `name="value"`, but not a part of an address like `hf://owner/repo?name=value`.
 _ARGUMENT = re.compile(rf"""(?<![\w?&])({"|".join(_FLAGS)})=(True\b|"[^"]*"|'[^']*'|(?!\w))""")

@@ -6,7 +6,8 @@ import argparse
 
 from saematch.cli.common import DONE, print_json
 from saematch.cli.groups import add_json
-from saematch.cli.terminal import size, table
+from saematch.cli.terminal import table
+from saematch.text import size
 
 HELP = "print versions, devices, and what would run the passes over all pairs"
 DESCRIPTION = """Print the versions of the packages that matter, the processors, memory and GPUs that this process may

@@ -23,10 +23,10 @@ from saematch.cli.groups import (
 from saematch.cli.info import describe
 from saematch.cli.parser import as_path, as_shard
 from saematch.cli.progress import EventLog, Listener, run_output
-from saematch.cli.terminal import print_saes, size
+from saematch.cli.terminal import print_saes
 from saematch.errors import MatchError
 from saematch.runs.plan import Pair, pair_name, share_of
-from saematch.text import printable
+from saematch.text import listing, printable, size
 
 if TYPE_CHECKING:
     from saematch.runs.chain import Chain
@@ -37,7 +37,6 @@ HELP = "match each layer of a model with the next, or the pairs of layers of you
 DESCRIPTION = """Match each layer of SOURCE with the next, or the pairs of layers of your choice, and write every pair
 to the run folder as soon as it is finished. Rerun the same command to resume a run that was stopped: finished pairs
 are skipped."""
-_LISTED = 12  # pairs that a dry run names
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -176,8 +175,7 @@ def _dry_run(options: argparse.Namespace) -> int:
         print(printable(source if isinstance(source, str) else ", ".join(source.values())))
         print_saes(rows)
         print()
-    more = f" and {len(pairs) - _LISTED:,} more" if len(pairs) > _LISTED else ""
-    listed = ", ".join(map(pair_name, pairs[:_LISTED])) + more
+    listed = listing(map(pair_name, pairs), most=12)
     print(f"{len(pairs):,} pairs: {listed}; at most {size(needed)} of memory. Nothing was matched: this was a dry run.")
     for error in unreadable:
         print(f"warning: {for_terminal(error)}")

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 from typing_extensions import override
 
 from saematch.cli.common import for_terminal
-from saematch.cli.terminal import PROOF_HEAD, describe_pass, proof_cells, row, size
+from saematch.cli.terminal import PROOF_HEAD, describe_pass, proof_cells, row
 from saematch.errors import refusals
+from saematch.text import size
 
 if TYPE_CHECKING:
     from saematch.runs.plan import Pair

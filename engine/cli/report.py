@@ -9,8 +9,9 @@ from pathlib import Path
 from saematch.cli.common import DONE, UNFINISHED, print_json
 from saematch.cli.groups import add_inputs, add_json, add_margins, add_page, add_run, contents_of
 from saematch.cli.parser import as_path
-from saematch.cli.terminal import size, status_line
+from saematch.cli.terminal import status_line
 from saematch.errors import MatchError
+from saematch.text import size
 
 HELP = "write a run as one HTML page that needs no network"
 DESCRIPTION = """Write a run as one self-contained HTML page: an overview, charts, and an explorer in which every

@@ -43,11 +43,6 @@ def decimal(value: str | float | None) -> str:
     return f"{value:.4g}" if isinstance(value, float) else cell(value)
 
 
-def size(number: float) -> str:
-    """Return a number of bytes in MB or GB."""
-    return f"{number / 1e9:,.1f} GB" if number >= 1e9 else f"{number / 1e6:,.0f} MB"
-
-
 # ---- Matchings
 
 PROOF_HEAD = ("cost", "of random", "proof gap", "certified")
