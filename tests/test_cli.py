@@ -180,7 +180,7 @@ def test_pairs_and_shards_from_the_command_line(model, tmp_path):
     assert saematch(*listed, "--shard", "2/2").returncode == 0
     assert sm.Chain.load(run).complete
     assert_refused(saematch(*listed, "--shard", "3/2"), "shard 3/2: give i/n")
-    assert_refused(saematch("layers", model, "-o", tmp_path / "x", "--pairs", "3-4,5"), "'3-4,5' are neither")
+    assert_refused(saematch("layers", model, "-o", tmp_path / "x", "--pairs", "3-4,5"), "pairs is '3-4,5'")
 
 
 def test_one_set_of_saes_against_another(model, tmp_path):
