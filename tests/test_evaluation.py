@@ -281,7 +281,7 @@ def test_runs_that_cannot_be_evaluated_are_refused(world, tmp_path):
     pair = {0: world.a, 1: world.b}
     with pytest.raises(sm.MatchError, match="a run of two sets"):
         evaluate(sm.match_layers(pair, against=pair), tmp_path / "out")
-    with pytest.raises(sm.MatchError, match="put together from matchings"):
+    with pytest.raises(sm.MatchError, match="was made of matchings"):
         evaluate(sm.Chain(dict(sm.match_layers(pair))), tmp_path / "out")
     model = write_model(tmp_path / "model", (0, 1))
     sm.match_layers(sm.load_layers(model), tmp_path / "run")

@@ -230,7 +230,7 @@ def test_options_that_make_no_sense_are_refused(model):
         ({"parts": []}, "must be some of"),
         ({"parts": ["decoder"], "weights": {"bias": 1}}, "weights are given for"),
         ({"weights": {"bias": -1}}, "weight of bias is -1"),
-        ({"fold": np.ones(12)}, "folds by name"),
+        ({"fold": np.ones(12)}, "takes the name of a fold"),
     ):
         with pytest.raises(sm.MatchError, match=message):
             sm.match_layers(model, **options)
@@ -343,7 +343,7 @@ def test_a_set_that_is_matched_with_itself_is_two_sets():
     same = {layer: made_up(seed=layer) for layer in (0, 1)}
     chain = sm.match_layers(same, against=same)
     assert [matching.perm.tolist() for matching in chain.values()] == [list(range(12))] * 2
-    with pytest.raises(sm.MatchError, match="there is no way through them"):
+    with pytest.raises(sm.MatchError, match="no path leads through its layers"):
         chain.path(0, 0)
     assert chain.steps() == []
 
@@ -389,7 +389,9 @@ def test_a_chain_of_matchings_alone_says_what_it_does_not_know():
     assert (chain.complete, chain.record, chain.pair_record((1, 2)), chain.folder) == (True, {}, {}, None)
     assert chain.compose(1, 3).perm.tolist() == made.compose(1, 3).perm.tolist()
     for ask in (lambda: chain.options, lambda: chain.compose(1, 3).cost):
-        with pytest.raises(sm.MatchError, match="was put together from matchings: how they were made is not known"):
+        with pytest.raises(
+            sm.MatchError, match="was made of matchings, and how their features were compared is not known"
+        ):
             ask()
     with pytest.raises(sm.MatchError, match="the SAEs of this chain are not known"):
         sm.Chain(dict(made)).sae(1)

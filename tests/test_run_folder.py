@@ -14,7 +14,8 @@ import pytest
 import torch
 
 import saematch as sm
-from saematch.runs.folder import RunFolder, lock_run
+from saematch.runs.folder import RunFolder
+from saematch.runs.locks import lock_run
 from saematch.storage.folders import folder_at
 from saes import made_up, write_model, write_npz
 
@@ -107,7 +108,7 @@ def test_shards_write_together_but_not_the_same_one_nor_beside_a_whole_run(model
 
 
 def test_the_lock_of_a_process_that_was_killed_is_nobodys(tmp_path):
-    code = f"from saematch.runs.folder import lock_run\nwith lock_run({str(tmp_path)!r}): print(flush=True); input()"
+    code = f"from saematch.runs.locks import lock_run\nwith lock_run({str(tmp_path)!r}): print(flush=True); input()"
     process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     process.stdout.readline()
     with pytest.raises(sm.MatchError, match=f"process {process.pid} on"), lock_run(tmp_path):
@@ -215,7 +216,7 @@ def test_a_path_reads_no_whole_matching_and_a_composition_keeps_none(tmp_path, m
         int(by_hand[5, 11].perm[path[2].feature]),
     ]
     assert chain.compose(3, 11).perm.tolist() == by_hand[5, 11].perm[by_hand[4, 5].perm[by_hand[3, 4].perm]].tolist()
-    assert len(chain._results._read) == 0
+    assert len(chain._results._cache) == 0
 
 
 def test_with_all_pairs_paths_lead_from_layer_to_layer(tmp_path):
@@ -274,7 +275,7 @@ def test_an_answer_that_is_gone_or_cut_short_is_made_again(model, tmp_path):
 def test_a_forked_child_does_not_hold_the_lock_of_a_parent_that_is_gone(tmp_path):
     code = f"""
 import os, time
-from saematch.runs.folder import lock_run
+from saematch.runs.locks import lock_run
 with lock_run({str(tmp_path)!r}):
     if os.fork() == 0:
         print(os.getpid(), flush=True)

@@ -169,7 +169,7 @@ def test_a_layer_of_a_pattern_that_the_configuration_contradicts_is_noted(tmp_pa
     for number in (0, 3):
         saelens(tmp_path / str(number), drawn(16, 8), metadata={"hook_name": "blocks.3.hook_resid_post"})
     layers = sm.load_layers(f"{tmp_path}/{{layer}}")
-    said = "taken for layer 0 as its source says; its files say 3"
+    said = "used as layer 0, as its source says; its files say layer 3"
     assert [said in layers[layer].notes for layer in (0, 3)] == [True, False]
     assert [said in layers.handles[layer].describe().sae.notes for layer in (0, 3)] == [True, False]
 

@@ -72,7 +72,8 @@ def _best_paths(chain: Chain) -> list[list[Step]]:
 
 def _refuse_other_run(output: str) -> None:
     """Raise `MatchError` if the folder holds anything but a run of the sample, which the demo may replace."""
-    from saematch.runs.folder import RunFolder, check_target
+    from saematch.runs.folder import RunFolder
+    from saematch.runs.locks import check_target
 
     check_target(output)
     if (Path(output) / "run.json").is_file() and RunFolder.open(output).record["source"] != "sample":

@@ -1,4 +1,4 @@
-"""A whole model: every pair of the plan, written as it is finished, taken up again where a run was stopped."""
+"""Matching of a whole model: every pair of the plan is matched, and written as soon as it is finished."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from saematch.matching.problem import Comparison
 from saematch.matching.solver import Solver, require_certified
 from saematch.options import BackendName, FoldName, Method, PairsName, Part, PrecisionName
 from saematch.runs.chain import Chain
-from saematch.runs.folder import RunFolder, check_target, lock_run
+from saematch.runs.folder import RunFolder
 from saematch.runs.inputs import is_unchanged
+from saematch.runs.locks import check_target, lock_run
 from saematch.runs.plan import Pair, checked_shard, pair_name, plan_pairs, share_of
 from saematch.runs.records import Outcome, Progress, RunOptions, RunRecord
 from saematch.runs.results import Results, RunInMemory
@@ -51,49 +52,86 @@ def match_layers(
     executor: Executor | str | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Chain:
-    """Match the layers of a model, by default each with the next, and write every pair as it is finished.
+    """Match the layers of a model, by default each layer with the next one.
 
-    A run that was stopped, however that happened, goes on when it is called again in the same way: finished pairs are
-    kept, and the matchings are those of an undisturbed run to the last bit, unless there is a time limit. A pair whose
-    SAE cannot be read or compared is left out, with the reason in `failures` of what is returned, and tried again by
-    the next call. Options that are not named here are those of `saematch.match`; limits are a pair's.
+    With `out`, every pair is written as soon as it is finished. To resume a run that was stopped or killed, call
+    `match_layers` again with the same arguments: finished pairs are skipped, and the matchings are byte-identical to
+    those of an uninterrupted run, unless there is a time limit. If the SAE of a layer cannot be read or compared, its
+    pairs fail: the `failures` of the chain say why, and the next call tries these pairs again.
 
     Args:
-        layers: layer number -> SAE, from `load_layers` or a dictionary.
-        out: the run folder: a path, or a URL that fsspec knows; None keeps the run in memory.
-        against: a second set of SAEs, whose layers are the targets: another seed, width or model of the same space.
-        pairs: "adjacent", "all", "same" (the same layer of both sets), or a list of (source, target) layers.
-        memory: bytes for the products of one pair; half of what is free is shared out among the pairs in work unless
-            given, and a run that goes on keeps to what it began with.
-        device: one for all, or several: each gets a process of its own, so that a script needs its
-            `if __name__ == "__main__":`.
-        overwrite: begin anew, even if `out` holds a run.
-        verify_inputs: hash the inputs of finished pairs again, even where path, size and time are the same.
-        shard: (i, n), this call does the i-th of n parts, from 1; the calls for the others may run anywhere.
-        executor: what runs the pairs instead, one task each: "ray", or anything with the interface of
-            `concurrent.futures`. Workers that see `out` write to it.
-        progress: called with the news of the run, in the caller's thread.
+        layers: layer number -> SAE: what `load_layers` returns, or a dictionary.
+        out: the run folder: a path, or a URL that fsspec knows. By default the run is kept in memory.
+        against: a second set of SAEs, whose layers are the targets, such as SAEs of another seed or width for the same
+            activations.
+        pairs: "adjacent" (the default for one set of SAEs), "same" (the same layer of both sets, the default for two),
+            "all", or a list of (source layer, target layer).
+        parts: the parts of the SAEs that are compared, see `match`.
+        weights: part -> weight, see `match`.
+        fold: the name of the fold, see `match`.
+        max_cost: the cost above which two features are not matched, see `match`.
+        method: how to match, see `match`.
+        max_rounds: the most passes over all pairs of features, for each pair of layers.
+        time_limit: the most seconds for each pair of layers.
+        memory: bytes for the products of one pair. By default, half of the free memory is divided among the pairs that
+            are matched at the same time; a run that resumes keeps its value.
+        device: one device, or a list of several, each of which gets its own process. With several, a script needs the
+            guard `if __name__ == "__main__":`.
+        backend: what runs the passes, see `match`.
+        precision: how products are computed, see `match`.
+        strict: raise an error at the first pair that fails or is not proved optimal.
+        overwrite: start a new run, even if `out` has one.
+        verify_inputs: compare the hashes of the SAEs of finished pairs, even if path, size and time have not changed.
+        shard: (i, n): match only part i of n of the pairs, from 1. Calls for other parts may run at the same time, on
+            other machines, with the same `out`.
+        executor: what runs the pairs instead, one task per pair: "ray", or a `concurrent.futures.Executor`. A worker
+            that can reach `out` writes its matching there; other workers send their matchings back.
+        progress: a function that is called with each progress event, in the thread of the caller. Without one, a
+            warning tells of pairs that have failed.
 
     Raises:
-        MatchError: before the first pair, if headers show layers that cannot be compared, the folder cannot be written,
-            another process is writing it, or it holds another run. Then nothing of it is touched.
-        NotCertified: under `strict`, at the first pair that is not proved optimal; and `MatchError` at one that failed.
+        MatchError: before the first pair is matched, if an option is wrong, if headers show that SAEs cannot be
+            compared, or if `out` cannot be written, has another run, or is being written by another process; in these
+            cases `out` is not changed. Also, if `strict`, at the first pair that fails.
+        NotCertified: if `strict`, at the first pair that is not proved optimal.
+
+    Examples:
+        >>> import saematch as sm
+        >>> layers = sm.load_layers("sample?layer=8-10")
+        >>> chain = sm.match_layers(layers, "run")
+        >>> list(chain), chain.certified
+        ([(8, 9), (9, 10)], True)
+        >>> chain[8, 9].perm[384]  # the feature of layer 9 that feature 384 of layer 8 is matched with
+        tensor(455)
+
+        The same call resumes the run, and finds both pairs finished:
+
+        >>> sm.match_layers(layers, "run").complete
+        True
+
+        Only some pairs, compared by their decoder rows alone, in memory:
+
+        >>> sm.match_layers(layers, pairs=[(8, 10)], parts=["decoder"], fold="decoder_norm").layers
+        [8, 10]
     """
     if not isinstance(fold, str):
-        raise MatchError("match_layers folds by name; for scales of your own call match for each pair")
+        raise MatchError("match_layers takes the name of a fold; to fold by your own scales, call match for each pair")
+    # Everything that can be wrong is checked before the folder of the run is touched.
     sources, targets = as_layers(layers), None if against is None else as_layers(against)
     workers = Workers.checked(device, executor, backend, precision)
     comparison = Comparison.checked(parts, weights, fold, max_cost)
     solver = Solver(method, max_rounds, time_limit, memory, workers.devices[0], backend, precision)
     planned = plan_pairs(sources, targets, pairs)
     if shard is not None and (out is None or overwrite):
-        raise MatchError("a shard is part of a run folder: give out, and overwrite nothing")
+        raise MatchError("a shard is part of a run folder: give out=, and not overwrite=True")
     share = planned if shard is None else share_of(planned, *checked_shard(shard))
     work = Work(sources, targets, comparison, solver)
     check_headers(work, planned)
-    adopted = frozenset({"memory"} if solver.memory is None else ())  # a run that resumes keeps the memory it has
+    # Without memory=, a run that resumes keeps the memory that it started with.
+    adopted = frozenset({"memory"} if solver.memory is None else ())
     if solver.memory is None:
         work = work.with_memory(share_of_memory(workers.devices, backend, precision))
+    # The pairs are matched, in memory or under the lock of the folder.
     call = _Call(workers, strict, (lambda _: None) if progress is None else progress)
     if out is None:
         chain, failures = call.finish(work, share, RunInMemory(planned))
@@ -113,14 +151,18 @@ def match_layers(
 
 @dataclass(frozen=True)
 class _Call:
-    """How one call of `match_layers` works on a run."""
+    """One call of `match_layers`: which workers match the pairs, and how their events are handled."""
 
     workers: Workers
     strict: bool
     notify: Callable[[Progress], None]
 
     def finish(self, work: Work, pairs: list[Pair], results: Results) -> tuple[Chain, dict[Pair, str]]:
-        """Match the pairs that have no matching yet. Returns the chain of the run, and the failures of these pairs."""
+        """Match the pairs that have no matching yet.
+
+        Returns:
+            The chain of the run, and the failures of this call.
+        """
         unfinished = [pair for pair in pairs if not results.has_matching(pair)]
         finished = len(pairs) - len(unfinished)
         failures: dict[Pair, str] = {}
@@ -142,14 +184,14 @@ class _Call:
         return Chain(results, work.sources, work.comparison, work.against, solver=work.solver), failures
 
     def _require_certified(self, pairs: list[Pair], results: Results) -> None:
-        """Raise `NotCertified` for a pair that was finished before and is not proved optimal."""
+        """Raise `NotCertified` if a pair that an earlier call has finished is not proved optimal."""
         for pair in pairs:
             if results.has_matching(pair) and not results.is_certified(pair):
                 require_certified(results.matching(pair))
 
 
 def _taken(outcome: Outcome, results: Results) -> Progress:
-    """Add an outcome to the results. Returns the event that reports it."""
+    """Add an outcome to the results, and return the event that reports it."""
     results.add(outcome)
     if "failure" in outcome.record:
         return Progress("failed", pair=outcome.pair, error=outcome.record["failure"])
@@ -160,10 +202,33 @@ def _taken(outcome: Outcome, results: Results) -> Progress:
 def _start_or_resume(
     work: Work, out: str | os.PathLike[str], planned: list[Pair], adopted: frozenset[str], overwrite: bool, verify: bool
 ) -> RunFolder:
-    """The run in a folder, new or as it was left. Raises `MatchError` if an input of a finished pair has changed."""
-    limits = ("method", "max_rounds", "time_limit", "backend", "precision", "memory")
-    options = {**work.comparison.record(), **{name: getattr(work.solver, name) for name in limits}}
-    record: RunRecord = {
+    """Start a run in a folder, or resume the run that the folder has.
+
+    Raises:
+        MatchError: if the folder has another run, or an SAE has changed since it was matched.
+    """
+    run = RunFolder.start(out, _record_of(work, planned), overwrite, adopted)
+    run.forget_damaged()
+    checked: set[tuple[Key, str]] = set()  # an SAE that is in several pairs is checked once
+    for pair in run.pairs:
+        for key, record in zip(work.keys(pair), run.records[pair]["inputs"], strict=True):
+            hashes = str(record["sha256"])
+            if (key, hashes) in checked:
+                continue
+            checked.add((key, hashes))
+            if key.layer not in work.layers(key.side) or not is_unchanged(work.handle(key), record, verify):
+                raise MatchError(
+                    f"{out}: the SAE of layer {key.layer} ({record['path'] or 'in memory'}) has changed since pair "
+                    f"{pair_name(pair)} was matched; choose another folder, or overwrite it (overwrite=True)"
+                )
+    return run
+
+
+def _record_of(work: Work, planned: list[Pair]) -> RunRecord:
+    """Return the record of a run that starts now."""
+    names = ("method", "max_rounds", "time_limit", "backend", "precision", "memory")
+    options = {**work.comparison.record(), **{name: getattr(work.solver, name) for name in names}}
+    return {
         "source": work.sources.source,
         "against": None if work.against is None else work.against.source,
         "pairs": [list(pair) for pair in planned],
@@ -171,17 +236,3 @@ def _start_or_resume(
         "versions": versions(),
         "machine": machine(),
     }
-    run = RunFolder.start(out, record, overwrite, adopted)
-    run.forget_damaged()
-    checked: set[tuple[Key, str]] = set()
-    for pair in run.pairs:
-        for key, recorded in zip(work.keys(pair), run.records[pair]["inputs"], strict=True):
-            if (key, str(recorded["sha256"])) in checked:
-                continue
-            checked.add((key, str(recorded["sha256"])))
-            if key.layer not in work.layers(key.side) or not is_unchanged(work.handle(key), recorded, verify):
-                raise MatchError(
-                    f"{out}: the SAE of layer {key.layer} ({recorded['path'] or 'in memory'}) has changed since pair "
-                    f"{pair_name(pair)} was matched; choose another folder, or overwrite it (overwrite=True)"
-                )
-    return run

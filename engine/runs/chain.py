@@ -1,15 +1,14 @@
-"""The matchings of a run put together: any layer to any other, and one feature through all of them."""
+"""The matchings of a run as a chain: paths of features through the layers, and matchings between any two layers."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,19 +21,27 @@ from saematch.matching.result import Matching
 from saematch.matching.solver import Solver
 from saematch.numeric.numbers import checked_count, whole_number
 from saematch.options import Side
-from saematch.runs.composed import ComposedMatching
+from saematch.runs.composed import compose, identity
 from saematch.runs.folder import RunFolder
 from saematch.runs.inputs import ChainInputs, read_input
 from saematch.runs.plan import Pair, as_pair, by_pair
 from saematch.runs.records import InputRecord, PairRecord, RunRecord
 from saematch.runs.results import Results, RunInMemory
+from saematch.runs.route import Route
 from saematch.sae.autoencoder import SAE
 from saematch.sources import Layers, as_layers
 from saematch.text import well_formed
 
 
 class Step(NamedTuple):
-    """One stop of a feature's path. `cost` is that of the step which led here, 0.0 at the first."""
+    """One step of the path of a feature.
+
+    Attributes:
+        layer: the layer that the step leads to.
+        feature: the number of the feature in that layer.
+        cost: the cost of the pair of features that the step follows; 0.0 at the start of the path.
+        label: the label of the feature, if labels are known.
+    """
 
     layer: int
     feature: int
@@ -43,15 +50,43 @@ class Step(NamedTuple):
 
 
 class Chain(Mapping[Pair, Matching]):
-    """The matchings of a run by (source layer, target layer).
+    """The matchings of a run, by (source layer, target layer).
 
-    Paths and compositions lead from each layer to the nearest later one that it was matched with. Asking for a pair
+    Paths and compositions lead from each layer to the nearest later layer that it was matched with. Asking for a pair
     that has failed raises `MatchError` with the reason.
 
+    `match_layers` returns a chain, and `Chain.load` opens the chain of a run folder. The constructor makes a chain of
+    matchings that were computed one by one.
+
+    Args:
+        matchings: (source layer, target layer) -> matching.
+        inputs: layer -> SAE. Labels, margins, and the costs of composed matchings need the SAEs.
+        comparison: how the features were compared, if it is known.
+        against: the layers of a second set of SAEs, if the targets are in one.
+        failures: pair -> why the pair has no matching.
+        solver: the device and the memory with which margins are computed.
+
     Attributes:
-        layers: the layer numbers, ascending.
-        comparison: how features are compared; None for a chain that was put together from matchings.
-        of_two_sets: whether its pairs lead from one set of SAEs to another.
+        layers: the numbers of the layers that have a matching, in ascending order.
+        comparison: how the features were compared; None if it is not known.
+        of_two_sets: whether the pairs lead from one set of SAEs to another. Such a chain has no paths.
+
+    Examples:
+        >>> import saematch as sm
+        >>> chain = sm.match_layers(sm.load_layers("sample?layer=8-10"))
+        >>> chain.layers, list(chain), chain.complete
+        ([8, 9, 10], [(8, 9), (9, 10)], True)
+        >>> print(round(chain[8, 9].cost), chain[8, 9].status)
+        15821 optimal
+
+        A chain of your own matchings:
+
+        >>> saes = {layer: sm.load(f"sample?layer={layer}") for layer in (8, 9, 10)}
+        >>> by_decoder = {
+        ...     (a, b): sm.match(saes[a], saes[b], parts=["decoder"], fold="decoder_norm") for a, b in [(8, 9), (9, 10)]
+        ... }
+        >>> sm.Chain(by_decoder, saes).path(8, 384)[1].feature
+        455
     """
 
     def __init__(
@@ -72,11 +107,9 @@ class Chain(Mapping[Pair, Matching]):
         made = solver or Solver()
         self._solver = Solver(memory=made.memory, device=made.device, backend=made.backend, precision=made.precision)
         self.of_two_sets = matchings.two_sets or targets is not None
-        self._held = matchings.new_cache()  # the matchings, able to find their margins
-        self._next: dict[int, int] = {}
-        for a, b in [] if self.of_two_sets else self:
-            self._next[a] = min(b, self._next.get(a, b))
-        self.layers = sorted({layer for pair in self for layer in pair})
+        self._cache = matchings.new_cache()  # matchings that can find their margins
+        self._route = Route(matchings, self.of_two_sets)
+        self.layers = self._route.layers
 
     @classmethod
     def load(
@@ -85,11 +118,23 @@ class Chain(Mapping[Pair, Matching]):
         inputs: Mapping[int, SAE] | None = None,
         against: Mapping[int, SAE] | None = None,
     ) -> Chain:
-        """The chain of a run folder, or of the URL of one, each matching read when it is asked for.
+        """Open the chain of a run folder. Each matching is read when it is asked for.
 
-        The SAEs it was made from, `inputs` and, for a run of two sets, `against`, are looked for where the run found
-        them unless they are given; labels, margins and the costs of composed matchings need them. Raises `MatchError`
-        if there is no run.
+        Args:
+            run: the run folder: a path or a URL.
+            inputs: the SAEs of the run. By default they are located where the run found them, when they are needed:
+                for labels, margins, and the costs of composed matchings.
+            against: the second set of SAEs, for a run of two sets, located in the same way.
+
+        Raises:
+            MatchError: if the folder has no run, or a record of the run is damaged.
+
+        Examples:
+            >>> import saematch as sm
+            >>> _ = sm.match_layers(sm.load_layers("sample?layer=8-10"), "run")
+            >>> chain = sm.Chain.load("run")
+            >>> chain.layers, chain.complete, chain.folder
+            ([8, 9, 10], True, 'run')
         """
         folder = RunFolder.open(run)
         options = folder.record["options"]
@@ -98,11 +143,11 @@ class Chain(Mapping[Pair, Matching]):
 
     def __getitem__(self, pair: Pair) -> Matching:
         pair = as_pair(pair) or pair
-        matching = self._held.get(pair)
+        matching = self._cache.get(pair)
         if matching is None:
             if pair in self.failures:
                 raise MatchError(f"layers {pair[0]} and {pair[1]} have no matching: {self.failures[pair]}")
-            matching = self._held[pair] = self._with_margins(pair, self._results.matching(pair))
+            matching = self._cache[pair] = self._with_margins(pair, self._results.matching(pair))
         return matching
 
     def __contains__(self, pair: object) -> bool:
@@ -122,22 +167,22 @@ class Chain(Mapping[Pair, Matching]):
 
     @property
     def planned(self) -> list[Pair]:
-        """All pairs of the run, those included that have failed or are not finished."""
+        """All pairs that the run is to match, including pairs that have failed or are not finished."""
         return self._results.planned
 
     @property
     def failures(self) -> Mapping[Pair, str]:
-        """Pair -> why it has no matching."""
+        """Pair -> why the pair has no matching."""
         return self._results.failures
 
     @property
     def complete(self) -> bool:
-        """Whether every pair of the run has its matching; False where there is none."""
+        """Whether every pair of the run has a matching; False for a run without pairs."""
         return self._results.complete
 
     @property
     def certified(self) -> bool:
-        """Whether every matching is certified; False where there is none."""
+        """Whether every matching is certified; False if there is no matching."""
         return self._results.certified
 
     @property
@@ -147,147 +192,161 @@ class Chain(Mapping[Pair, Matching]):
 
     @property
     def options(self) -> dict[str, Any]:
-        """Parts, weights, fold and max_cost of the run. Raises `MatchError` for a chain that was put together."""
+        """The options `parts`, `weights`, `fold` and `max_cost` of the run, for `match` or `match_layers`.
+
+        Raises:
+            MatchError: if they are not known, because the chain was made of matchings.
+        """
         return self.known_comparison().record()
 
     @property
     def inputs(self) -> Layers:
-        """The SAEs of the sources, of all layers in a run of one set. Raises `MatchError` if they are gone."""
+        """The SAEs of the source layers; for a run of one set, of all layers.
+
+        Raises:
+            MatchError: if they cannot be located.
+        """
         return self._inputs.layers(Side.SOURCE)
 
     def known_comparison(self) -> Comparison:
-        """How features are compared. Raises `MatchError` for a chain that was put together from matchings."""
+        """Return `comparison`. Raises `MatchError` if it is not known, because the chain was made of matchings."""
         if self.comparison is None:
-            raise MatchError("this chain was put together from matchings: how they were made is not known")
+            raise MatchError("this chain was made of matchings, and how their features were compared is not known")
         return self.comparison
 
     def scalars(self) -> dict[Pair, Scalars]:
-        """The numbers of every matching, by name; of a run folder, without reading a matching."""
+        """Return pair -> the numbers of the matching, by name. In a run folder, no matching is read for this.
+
+        Examples:
+            >>> import saematch as sm
+            >>> chain = sm.match_layers(sm.load_layers("sample?layer=8-9"))
+            >>> chain.scalars()[8, 9]["status"]
+            'optimal'
+        """
         return {pair: self._results.scalars(pair) for pair in self}
 
     def shape(self, pair: Pair) -> tuple[int, int]:
-        """How many features the source and the target of a pair have; of a run folder, without reading a matching."""
+        """Return the numbers of features of the source and of the target, (F_A, F_B), without reading a matching."""
         return self._results.shape(as_pair(pair) or pair)
 
     def pair_record(self, pair: Pair) -> PairRecord:
-        """What the run wrote down of a pair: inputs, numbers, seconds; empty for a chain in memory."""
+        """Return the record of a pair: its inputs, numbers and seconds; empty for a chain in memory."""
         return self._results.pair_record(as_pair(pair) or pair)
 
     def input_record(self, layer: int, side: Side = Side.SOURCE) -> InputRecord | None:
-        """What the run wrote down of the SAE of a layer; None where it wrote nothing."""
+        """Return the record of the SAE of a layer; None for a chain in memory."""
         return self._results.input(_number(layer), side)
 
     def steps(self) -> list[Pair]:
-        """The pairs that paths follow: from each layer to the nearest later one that it was matched with."""
-        return [pair for pair in self if self._next.get(pair[0]) == pair[1]]
+        """Return the pairs that paths follow: from each layer to the nearest later layer that it was matched with.
+
+        Examples:
+            >>> import saematch as sm
+            >>> chain = sm.match_layers(sm.load_layers("sample?layer=8-10"), pairs="all")
+            >>> list(chain), chain.steps()
+            ([(8, 9), (8, 10), (9, 10)], [(8, 9), (9, 10)])
+        """
+        return self._route.steps()
 
     def layers_from(self, layer: int) -> list[int]:
-        """The layers that a path from `layer` goes through, itself the first."""
-        layers = [_number(layer)]
-        while layers[-1] in self._next:
-            layers.append(self._next[layers[-1]])
-        return layers
+        """Return the layers that the paths from `layer` lead through, which is the first of them."""
+        return self._route.layers_from(_number(layer))
 
     def compose(self, source: int, target: int) -> Matching:
-        """The matching between any two layers that follows from the pairs between them.
+        """Compose the matchings between two layers into one matching from `source` to `target`.
 
-        Not optimal as such, hence `"unproved"`, or `"many_to_one"`: `saematch.certify` says how far from the optimum it
-        is. Its `pair_cost` is the direct folded cost between the two layers, computed from the inputs when it is first
-        asked for.
+        A composed matching is not optimal in general, so that its status is "unproved" (or "many_to_one");
+        `saematch.certify` computes how far it is from the optimum. Its `pair_cost` is the folded cost between the two
+        layers themselves, and is computed from the SAEs when it is first read. If `source` is after `target`, the
+        result is the inverse of the composed matching. For two layers that were matched, it is their own matching.
+
+        Raises:
+            MatchError: if the chain does not lead from one layer to the other, or, when `pair_cost` is read, if the
+                SAEs cannot be located or have changed.
+
+        Examples:
+            >>> import saematch as sm
+            >>> chain = sm.match_layers(sm.load_layers("sample?layer=8-10"))
+            >>> composed = chain.compose(8, 10)
+            >>> composed.perm[384], composed.status
+            (tensor(948), 'unproved')
+            >>> exact = sm.match(chain.sae(8), chain.sae(10))
+            >>> bool(composed.cost > exact.cost)
+            True
         """
         source, target = _number(source), _number(target)
         if source > target:
             return self.compose(target, source).inverse()
-        pairs = self._pairs_between(source, target)
+        pairs = self._route.pairs_between(source, target)
         if len(pairs) == 1:
             return self[pairs[0]]
         if not pairs:
-            size = self._features(source)
-            itself, nothing = torch.from_numpy(np.arange(size)), torch.from_numpy(np.zeros(size))
-            return Matching(itself, nothing, target_features=size)
-        perm = self[pairs[0]].perm
-        for pair in pairs[1:]:
-            perm = torch.where(perm >= 0, self[pair].perm[perm.clamp(min=0)], -1)
-        last, taken = self[pairs[-1]], perm[perm >= 0]
-        return ComposedMatching(
-            perm,
-            lambda: self._direct_cost(source, target, perm),
-            target_features=last.target_features,
-            status="unproved" if len(np.unique(taken)) == len(taken) else "many_to_one",
-            options=last.options,
-        )
+            return identity(self._route.features(source))
+        return compose((self[pair] for pair in pairs), partial(self._direct_cost, source, target))
 
     def path(self, layer: int, feature: int) -> list[Step]:
-        """The feature's counterparts in the layers from `layer` on, up to the last or to the first without one."""
+        """Follow a feature through the layers, until the last layer or the first in which it is unmatched.
+
+        Args:
+            layer: the layer to start from.
+            feature: the number of the feature in that layer.
+
+        Raises:
+            MatchError: if the layer or the feature does not exist, or the chain is of two sets of SAEs.
+
+        Examples:
+            >>> import saematch as sm
+            >>> chain = sm.match_layers(sm.load_layers("sample?layer=8-10"))
+            >>> for step in chain.path(8, 384):
+            ...     print(step.layer, step.feature, round(step.cost, 3), step.label)
+            8 384 0.0 Kn, Ex, Module, Dist, Gn
+            9 455 0.837 Module, Syn, Ex, Dist, Gn
+            10 948 1.001 De, Dist, Module, Ex, Syn
+        """
         layer = _number(layer)
-        size = self._features(layer)
+        size = self._route.features(layer)
         wrong = f"feature {feature!r:.40} is not in layer {layer}, whose features are 0 to {size - 1}"
         feature = checked_count(feature, 0, wrong, size - 1)
         steps = [Step(layer, feature, 0.0, self.label(layer, feature))]
-        while layer in self._next:
-            following, cost = self._follow((layer, self._next[layer]), feature)
-            if following < 0:
+        for pair in pairwise(self._route.layers_from(layer)):
+            if feature >= self._route.features(pair[0]):
+                raise MatchError(f"the pairs of this run do not fit: layer {pair[0]} has no feature {feature}")
+            feature, cost = self._results.follow(pair, feature)
+            if feature < 0:
                 break
-            layer, feature = self._next[layer], following
-            steps.append(Step(layer, feature, cost, self.label(layer, feature)))
+            steps.append(Step(pair[1], feature, cost, self.label(pair[1], feature)))
         return steps
 
     def sae(self, layer: int, side: Side = Side.SOURCE) -> SAE:
-        """The SAE of a layer, of the sources or of another set of targets, read again.
+        """Read the SAE of a layer.
 
-        Raises `MatchError` if it is gone or has changed since the run.
+        Args:
+            layer: the number of the layer.
+            side: for a chain of two sets of SAEs, `Side.SOURCE` or `Side.TARGET` (`saematch.options`).
+
+        Raises:
+            MatchError: if the SAE cannot be located, or has changed since the run.
         """
         layer = _number(layer)
         return self._inputs.handle(layer, side, self._results.input(layer, side)).read()
 
     def hashes(self, layer: int) -> dict[str, str]:
-        """What the SAE of a layer is known by: as the run recorded it, else found by reading it."""
+        """Return the hashes of the SAE of a source layer, from the records of the run if there are any."""
         layer = _number(layer)
         record = self._results.input(layer, Side.SOURCE) or read_input(self.inputs.handles[layer])[1]
         return dict(record["sha256"])
 
     def label(self, layer: int, feature: int) -> str | None:
-        """What the feature fires on, if labels lie beside its SAE."""
+        """Return the label of a feature of a source layer, if labels lie next to its SAE."""
         label = self._inputs.labels(_number(layer)).get(_number(feature, "feature"))
         return None if label is None else well_formed(label)
 
     def labels(self, layer: int) -> dict[int, str]:
-        """What the features of a source layer fire on; empty where no labels lie beside its SAE."""
+        """Return feature -> label for a source layer; empty if no labels lie next to its SAE."""
         return {feature: well_formed(text) for feature, text in self._inputs.labels(_number(layer)).items()}
 
-    def _follow(self, pair: Pair, feature: int) -> tuple[int, float]:
-        """The target of a feature, and the cost of the step."""
-        if feature >= self._features(pair[0]):
-            raise MatchError(f"the pairs of this run do not fit: layer {pair[0]} has no feature {feature}")
-        return self._results.follow(pair, feature)
-
-    def _pairs_between(self, source: int, target: int) -> list[Pair]:
-        for layer in (source, target):
-            self._check_on_a_path(layer)
-        layers = self.layers_from(source)
-        if target not in layers:
-            raise MatchError(f"no pair leads from layer {layers[-1]} towards layer {target} in this run")
-        return list(pairwise(layers[: layers.index(target) + 1]))
-
-    def _check_on_a_path(self, layer: int) -> None:
-        if self.of_two_sets:
-            raise MatchError("the pairs of this run lead from one set of SAEs to another: there is no way through them")
-        if layer not in self.layers:
-            layers = f"whose layers are {', '.join(map(str, self.layers))}" if self.layers else "which has no matching"
-            raise MatchError(f"layer {layer} is not in this run, {layers}")
-
-    def _features(self, layer: int) -> int:
-        self._check_on_a_path(layer)
-        return self._sizes[layer]
-
-    @cached_property
-    def _sizes(self) -> dict[int, int]:
-        """Layer -> how many features it has, as the pair says by which a path leaves it, where there is one."""
-        sizes = {pair[1]: self.shape(pair)[1] for pair in self}
-        return sizes | {pair[0]: self.shape(pair)[0] for pair in [*self, *self.steps()]}
-
     def _with_margins(self, pair: Pair, matching: Matching) -> Matching:
-        """The matching, with the SAEs to find its margins by where it came from a file or another process."""
+        """Give a matching that comes from a file or another process what it needs to find its margins."""
         if self.comparison is None or matching.margin_finder is not None or not matching.certified:
             return matching
         return replace(matching, margin_finder=MarginFinder(partial(self._problem, pair), self._solver))

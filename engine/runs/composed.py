@@ -1,11 +1,12 @@
-"""Matchings that follow from others, whose costs are computed when they are first read."""
+"""Matchings that are composed of others. Their costs are computed when they are first read."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cached_property
+from collections.abc import Callable, Iterable
+from functools import cached_property, partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from typing_extensions import override
@@ -15,10 +16,10 @@ from saematch.options import Status
 
 
 class ComposedMatching(Matching):
-    """A matching that follows from the matchings between the layers on the way.
+    """A matching that is composed of the matchings between successive layers.
 
-    `measure` computes `pair_cost` from the SAEs of both layers, which need not be there before it is read. A pickle
-    holds the costs, and is a `Matching` like any other.
+    `measure` computes `pair_cost` from the SAEs of both layers, which are needed only when `pair_cost` is read. A
+    pickle of it has the costs, and is loaded as a `Matching`.
     """
 
     def __init__(
@@ -36,7 +37,7 @@ class ComposedMatching(Matching):
 
     @cached_property
     def pair_cost(self) -> Tensor:
-        """float64 `(F_A,)`: the direct cost of each pair, 0.0 without a partner."""
+        """float64 `(F_A,)`: the cost of each pair between the two layers themselves; 0.0 if a feature is unmatched."""
         cost: Tensor = self.__dict__["_measure"]()
         return cost
 
@@ -49,3 +50,32 @@ class ComposedMatching(Matching):
             status=self.status,
             options=self.options,
         )
+
+
+def identity(features: int) -> Matching:
+    """Return the matching of a layer with itself: each feature is matched with itself at no cost."""
+    perm, pair_cost = torch.from_numpy(np.arange(features)), torch.from_numpy(np.zeros(features))
+    return Matching(perm, pair_cost, target_features=features)
+
+
+def compose(matchings: Iterable[Matching], measure: Callable[[Tensor], Tensor]) -> Matching:
+    """Compose the matchings between successive layers, of which there are at least two.
+
+    Args:
+        matchings: the matchings, in order; only two are held at a time.
+        measure: a function of the composed permutation that computes `pair_cost`, when it is first read.
+    """
+    matchings = iter(matchings)
+    last = next(matchings)
+    perm = last.perm
+    for last in matchings:
+        # A feature that is unmatched in one of the layers stays unmatched in all later ones.
+        perm = torch.where(perm >= 0, last.perm[perm.clamp(min=0)], -1)
+    partners = perm[perm >= 0]
+    return ComposedMatching(
+        perm,
+        partial(measure, perm),
+        target_features=last.target_features,
+        status="unproved" if len(np.unique(partners)) == len(partners) else "many_to_one",
+        options=last.options,
+    )

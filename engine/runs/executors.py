@@ -1,4 +1,4 @@
-"""Pairs in other processes: a worker for each device of this machine, or the tasks of an executor."""
+"""Matching of pairs in other processes: one worker for each device of this machine, or the tasks of an executor."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from saematch.runs.records import Outcome, Progress
 from saematch.runs.results import Results
 from saematch.runs.work import Work
 
-_CONTEXT = multiprocessing.get_context("spawn")  # a forked process cannot use CUDA, nor torch's threads
+_CONTEXT = multiprocessing.get_context("spawn")  # a forked process can use neither CUDA nor torch's threads
 
 
 def on_devices(work: Work, pairs: Sequence[Pair], devices: Sequence[str]) -> Generator[Progress | Outcome, None, None]:
-    """`match_pairs` in one process per device, each with its own share of the pairs.
+    """Match pairs like `match_pairs`, in one process per device, each with its own share of the pairs.
 
-    If a worker dies, the pairs that it had not finished fail.
+    If a worker dies, the pairs that it has not finished fail.
     """
     shares = [share_of(list(pairs), number, len(devices)) for number in range(1, len(devices) + 1)]
     on_cpu = sum(torch.device(device).type == "cpu" for device in devices)
@@ -41,22 +41,23 @@ def on_devices(work: Work, pairs: Sequence[Pair], devices: Sequence[str]) -> Gen
         for device, share in zip(devices, shares, strict=True):
             if share:
                 on_device = replace(work, solver=replace(work.solver, device=device))
-                # A pipe each: a queue's lock would stay locked for all when a worker is killed while it holds it.
-                ours, theirs = _CONTEXT.Pipe(duplex=False)
-                arguments = (on_device, share, threads_each, theirs)
+                # Each worker has its own pipe. A shared queue has a lock, which a worker that is killed while it holds
+                # the lock would leave locked for all.
+                receiver, sender = _CONTEXT.Pipe(duplex=False)
+                arguments = (on_device, share, threads_each, sender)
                 process = _CONTEXT.Process(target=_work_on_device, args=arguments, daemon=True)
                 with _interrupts_ignored():
                     process.start()
-                theirs.close()  # the worker's copy is the only one, so that the pipe ends with it
-                workers[ours] = _Worker(device, process, list(share))
+                sender.close()  # only the worker still has this end, so that the pipe ends when the worker does
+                workers[receiver] = _Worker(device, process, list(share))
         while workers:
-            for ours in [end for end in wait(list(workers)) if isinstance(end, Connection)]:
-                worker = workers[ours]
+            for receiver in [end for end in wait(list(workers)) if isinstance(end, Connection)]:
+                worker = workers[receiver]
                 try:
-                    event = pickle.loads(ours.recv_bytes())
-                except (EOFError, OSError):  # the worker has ended, perhaps in the middle of an event
-                    ours.close()
-                    del workers[ours]
+                    event = pickle.loads(receiver.recv_bytes())
+                except (EOFError, OSError):  # the worker has ended, possibly while it sent an event
+                    receiver.close()
+                    del workers[receiver]
                     worker.process.join()
                     yield from worker.lost_pairs()
                     continue
@@ -66,15 +67,18 @@ def on_devices(work: Work, pairs: Sequence[Pair], devices: Sequence[str]) -> Gen
                     worker.unfinished.remove(event.pair)
                 yield event
     finally:
-        for ours, worker in workers.items():
-            ours.close()
+        for receiver, worker in workers.items():
+            receiver.close()
             worker.process.terminate()
             worker.process.join()
 
 
 @contextmanager
 def _interrupts_ignored() -> Iterator[None]:
-    """Start processes that ignore Ctrl-C: it is for the caller alone, who ends its workers."""
+    """Ignore interrupts, and have the processes that are started meanwhile ignore them.
+
+    Ctrl-C reaches the workers as well as the caller, but it is the caller who ends the workers.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -91,16 +95,16 @@ class _Worker(NamedTuple):
     unfinished: list[Pair]
 
     def lost_pairs(self) -> Iterator[Outcome]:
-        """The outcomes of the pairs that the process, which has ended, had not finished."""
+        """Yield the outcomes of the pairs that the process, which has ended, has not finished."""
         code = self.process.exitcode or 0
-        why = ": killed, perhaps for want of memory" if code < 0 else "; what it printed says why"
+        why = ": it was killed, perhaps because memory ran out" if code < 0 else "; its output says why"
         for pair in self.unfinished:
             yield Outcome.failed(pair, f"the worker on {self.device} ended with exit code {code}{why}")
 
 
 def _work_on_device(work: Work, pairs: Sequence[Pair], thread_count: int, pipe: Connection) -> None:
     def send(event: Progress | Outcome | Exception) -> None:
-        # Plain pickle copies tensors; multiprocessing's own would leave them in memory that goes when the worker does.
+        # Plain pickle copies tensors. That of multiprocessing would leave them in memory that ends with the worker.
         pipe.send_bytes(pickle.dumps(event))
 
     torch.set_num_threads(thread_count)
@@ -116,9 +120,10 @@ def _work_on_device(work: Work, pairs: Sequence[Pair], thread_count: int, pipe: 
 def through_executor(
     executor: Executor, work: Work, pairs: Sequence[Pair], results: Results
 ) -> Generator[Outcome, None, None]:
-    """One task per pair. A worker that sees the run folder writes its answer there; others send it back.
+    """Match pairs as the tasks of an executor, one per pair, and yield their outcomes.
 
-    If a task is lost, and not tried again by its executor, its pair fails.
+    A worker that can reach the run folder writes its matching there; any other worker sends its matching back. If a
+    task is lost, and its executor does not repeat it, its pair fails.
     """
     location, id = results.location, results.record.get("id")
     tasks: dict[Future[Outcome], Pair] = {}
@@ -126,12 +131,12 @@ def through_executor(
         for pair in pairs:
             try:
                 tasks[executor.submit(run_task, work, pair, location, id)] = pair
-            except RuntimeError as error:  # the executor is broken, and takes no more pairs
+            except RuntimeError as error:  # the executor is broken, and takes no more tasks
                 yield _lost(pair, error)
         for task in as_completed(tasks):
             try:
                 outcome = task.result()
-            except Exception as error:  # of the executor, or of the worker: it costs one pair
+            except Exception as error:  # of the executor or of its worker: one pair fails
                 outcome = _lost(tasks[task], error)
             yield outcome
     finally:
@@ -144,13 +149,20 @@ def _lost(pair: Pair, error: Exception) -> Outcome:
 
 
 def run_task(work: Work, pair: Pair, location: str | None, id: str | None) -> Outcome:
-    """Match a pair in a worker, and write it if `location` is the folder of the run from here too."""
+    """Match a pair in a worker of an executor, and write its outcome if the worker can reach the run folder.
+
+    Args:
+        work: the work of the run.
+        pair: (source layer, target layer).
+        location: the run folder as the caller reaches it; None for a run in memory.
+        id: the id of the run, since another folder may be there for this worker.
+    """
     outcome = match_pair(work, pair)
     if location is not None:
         try:
             run = RunFolder.open(location)
         except MatchError:
-            return outcome  # the worker has a disk of its own
+            return outcome  # the disk of the worker has no such folder
         if run.record["id"] == id:
             run.add(outcome)
             return replace(outcome, matching=None)

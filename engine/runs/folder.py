@@ -1,8 +1,10 @@
-"""The folder of a run: `run.json`, and for each pair its answer and a record of it, readable without this package.
+"""The folder of a run: `run.json`, and for each pair its matching and its record, readable without this package.
 
-run.json                    what is matched and how; written once
-pairs/{a}-{b}.safetensors   perm, pair_cost, prices
-pairs/{a}-{b}.json          inputs, numbers, seconds; written last: a pair with this file is finished, or has failed
+run.json                    the record of the run (`RunRecord`): what is matched and how; written once, at the start
+pairs/{a}-{b}.safetensors   the matching of a pair: perm, pair_cost, prices
+pairs/{a}-{b}.json          the record of a pair (`PairRecord`): inputs, numbers, seconds, or why the pair has failed
+
+The record of a pair is written after its matching, so that a pair with a record is complete.
 """
 
 from __future__ import annotations
@@ -11,97 +13,103 @@ import json
 import os
 import secrets
 import weakref
-from collections.abc import Iterator, MutableMapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from pathlib import Path
+from collections.abc import MutableMapping
 from typing import Any, cast
 
 from typing_extensions import override
 
-from saematch.errors import MatchError, refusals
+from saematch.errors import MatchError
 from saematch.matching.files import SCALARS, Scalars, check_matching, matching_bytes, read_pair
 from saematch.matching.result import Matching
 from saematch.options import Side
+from saematch.runs.locks import lock_start
 from saematch.runs.plan import Pair, pair_name
 from saematch.runs.records import SCHEMA, InputRecord, Outcome, PairRecord, RunRecord, read_pair_record, read_run_record
 from saematch.runs.results import Results
 from saematch.storage.folders import Folder, LocalFolder, folder_at
 from saematch.storage.jsonfile import as_json, read_json
-from saematch.storage.lock import locked
 from saematch.text import shorten
 
 
 class RunFolder(Results):
-    """The results of a run in a folder; a matching is read from its file when it is asked for.
+    """The results of a run in a folder. A matching is read from its file when it is asked for.
 
     Attributes:
-        folder: where the files are.
-        records: pair -> the record of the pair, of pairs that are finished or have failed.
+        folder: the folder, or a store that a URL leads to.
+        records: pair -> record, for the pairs that are finished or have failed.
     """
 
     def __init__(self, folder: Folder, record: RunRecord) -> None:
         self.folder, self.record, self.location = folder, record, str(folder)
         self.planned = [(a, b) for a, b in record["pairs"]]
         self.records: dict[Pair, PairRecord] = {}
-        self._read: MutableMapping[Pair, Matching] = self.new_cache()
+        self._cache: MutableMapping[Pair, Matching] = self.new_cache()
 
     @classmethod
     def start(
         cls, where: str | os.PathLike[str], record: RunRecord, overwrite: bool, adopted: frozenset[str]
     ) -> RunFolder:
-        """A new run, or the one that is there if it was started with the same `record`: its pairs are kept.
+        """Start a run in a folder, or resume the run that the folder has. The caller holds the lock of the folder.
 
-        What may differ is where the SAEs lie, the versions, the machine, and the options that are `adopted` from it. To
-        be called while the folder is locked.
+        Args:
+            where: a path or a URL.
+            record: the record of the run, without `schema` and `id`. A run resumes if its pairs and its options are
+                those of the record, and both are runs of one set of SAEs, or both of two. Addresses, versions and the
+                machine may differ.
+            overwrite: whether to remove the pairs of a run that the folder has, and start a new one.
+            adopted: the names of options that need not agree: the run keeps its own.
 
         Raises:
-            MatchError: naming the difference, if another run is there; or if the folder cannot be written.
+            MatchError: if the folder has another run, naming the difference; or if the folder cannot be written.
         """
         folder = folder_at(where)
-        with _starting(folder):
-            there = "run.json" in folder.names()
-            if there and not overwrite:
+        with lock_start(folder):
+            if "run.json" in folder.names() and not overwrite:
                 run = cls.open(where)
                 run._refuse_difference(record, adopted)
                 return run
             run = cls(folder, {"schema": SCHEMA, "id": secrets.token_hex(8), **record})
-            for name in sorted(folder.names("pairs")):  # a record before its answer
+            for name in sorted(folder.names("pairs")):  # the record of a pair before its matching
                 folder.remove(f"pairs/{name}")
             folder.write("run.json", as_json(run.record))
             return run
 
     @classmethod
     def open(cls, where: str | os.PathLike[str]) -> RunFolder:
-        """A run that was written before. Raises `MatchError` if it is none."""
+        """Open a run that was written before.
+
+        Raises:
+            MatchError: if the folder has no run, or one of its records is damaged.
+        """
         folder = folder_at(where)
         if "run.json" not in folder.names():
-            there = not isinstance(folder, LocalFolder) or folder.path.exists()
-            missing = "there is no run.json in it" if there else "there is no such folder"
+            exists = not isinstance(folder, LocalFolder) or folder.path.exists()
+            missing = "there is no run.json in it" if exists else "there is no such folder"
             raise MatchError(f"{where}: not a run of saematch: {missing}")
         run = cls(folder, read_run_record(_json(folder, "run.json"), f"{where}/run.json"))
         run.refresh()
         return run
 
     def refresh(self) -> None:
-        """Read the records of pairs that others have finished meanwhile."""
-        present = self.folder.names("pairs")
+        """Read the records of pairs that other processes have written meanwhile."""
+        present = {f"pairs/{name}" for name in self.folder.names("pairs")}
         for pair in self.planned:
-            if pair not in self.records and f"{pair_name(pair)}.json" in present:
-                name = f"pairs/{pair_name(pair)}.json"
+            name = _record_name(pair)
+            if pair not in self.records and name in present:
                 self.records[pair] = read_pair_record(_json(self.folder, name), pair, f"{self.folder}/{name}")
 
     def forget_damaged(self) -> None:
-        """Drop the records of pairs whose answer is gone or cut short: they are done again."""
-        present = self.folder.names("pairs")
+        """Drop the records of pairs whose matching is missing or truncated, so that these pairs are matched again."""
+        present = {f"pairs/{name}" for name in self.folder.names("pairs")}
         for pair in self.pairs:
-            if f"{pair_name(pair)}.safetensors" not in present or not self._is_whole(pair):
+            if _matching_name(pair) not in present or not self._is_whole(pair):
                 del self.records[pair]
 
     def _is_whole(self, pair: Pair) -> bool:
         if not isinstance(self.folder, LocalFolder):
-            return True  # of a store it shows only once it is fetched
+            return True  # a file in a store would have to be downloaded to check it
         try:
-            check_matching(self.folder.path / "pairs" / f"{pair_name(pair)}.safetensors")
+            check_matching(self.folder.path / _matching_name(pair))
         except MatchError:
             return False
         return True
@@ -124,16 +132,16 @@ class RunFolder(Results):
     def matching(self, pair: Pair) -> Matching:
         if not self.has_matching(pair):
             raise KeyError(pair)
-        matching = self._read.get(pair)
+        matching = self._cache.get(pair)
         if matching is None:
-            with self.folder.local(f"pairs/{pair_name(pair)}.safetensors") as path:
-                matching = self._read[pair] = Matching.load(path)
+            with self.folder.local(_matching_name(pair)) as path:
+                matching = self._cache[pair] = Matching.load(path)
         return matching
 
     @override
     def follow(self, pair: Pair, feature: int) -> tuple[int, float]:
-        """A few bytes of the file of the matching are read."""
-        with self.folder.local(f"pairs/{pair_name(pair)}.safetensors") as path:
+        # Of a file on this machine, only the few bytes of this feature are read.
+        with self.folder.local(_matching_name(pair)) as path:
             return read_pair(path, feature)
 
     @override
@@ -167,18 +175,19 @@ class RunFolder(Results):
 
     @override
     def add(self, outcome: Outcome) -> None:
-        """Write what became of a pair, its answer first; without answer or error, a worker has written it already.
+        """Write the outcome of a pair: first its matching, then its record.
 
-        Raises `MatchError` where the disk refuses.
+        An outcome with neither a matching nor a failure was written by a worker already.
         """
         if outcome.matching is not None:
-            self.folder.write(f"pairs/{pair_name(outcome.pair)}.safetensors", matching_bytes(outcome.matching))
-            self._read[outcome.pair] = outcome.matching
+            self.folder.write(_matching_name(outcome.pair), matching_bytes(outcome.matching))
+            self._cache[outcome.pair] = outcome.matching
         if outcome.matching is not None or "failure" in outcome.record:
-            self.folder.write(f"pairs/{pair_name(outcome.pair)}.json", as_json(outcome.record))
+            self.folder.write(_record_name(outcome.pair), as_json(outcome.record))
         self.records[outcome.pair] = outcome.record
 
     def _refuse_difference(self, record: RunRecord, adopted: frozenset[str]) -> None:
+        """Raise `MatchError`, with every difference, unless this run is the run of the record."""
         differences = []
         if (self.record["against"] is None) != (record["against"] is None):
             differences.append(f"against was {_short(self.record['against'])}, is {_short(record['against'])}")
@@ -195,58 +204,19 @@ class RunFolder(Results):
             )
 
     def remove_leftovers(self) -> None:
-        """Remove what a process that was killed was about to write. Only while no other process writes here."""
+        """Remove the unfinished files of a process that was killed, while no other process writes to the folder."""
         for inside in (".", "pairs"):
             for name in self.folder.names(inside):
                 if name.startswith(".") and (".safetensors." in name or ".json." in name):
                     self.folder.remove(f"{inside}/{name}")
 
 
-def lock_run(where: str | os.PathLike[str], shard: tuple[int, int] | None = None) -> AbstractContextManager[object]:
-    """Keep other processes from writing to a run; the shards of one run keep each other from their own part alone.
-
-    A store that is reached by a URL has no locks. Raises `MatchError` if the run is being written, naming by whom.
-    """
-    folder = folder_at(where)
-    if not isinstance(folder, LocalFolder):
-        return nullcontext()
-    with refusals("cannot be written", where, OSError):
-        folder.path.mkdir(parents=True, exist_ok=True)
-    if shard is None:
-        return locked(folder.path / ".lock", str(where))
-    return _locked_shard(folder.path, shard)
+def _record_name(pair: Pair) -> str:
+    return f"pairs/{pair_name(pair)}.json"
 
 
-def check_target(where: str | os.PathLike[str]) -> None:
-    """Raise `MatchError` unless a run can be written there: in a new or empty folder, or in that of a run."""
-    folder = folder_at(where)
-    if not isinstance(folder, LocalFolder):
-        folder.names()
-        return
-    with refusals("cannot be written", where, OSError):
-        above = next(parent for parent in (folder.path, *folder.path.absolute().parents) if parent.exists())
-        if not above.is_dir() or not os.access(above, os.W_OK):
-            raise MatchError(f"{where}: cannot be written; {above} is {'read-only' if above.is_dir() else 'a file'}")
-        others = [] if not folder.path.exists() else [name for name in os.listdir(folder.path) if name[0] != "."]
-    if others and "run.json" not in others:
-        raise MatchError(f"{where}: the folder holds other files; choose an empty or a new one")
-
-
-def _starting(folder: Folder) -> AbstractContextManager[object]:
-    """Shards that start together: one makes the run, the others find it."""
-    if not isinstance(folder, LocalFolder):
-        return nullcontext()
-    return locked(folder.path / ".lock-start", str(folder), wait=True)
-
-
-@contextmanager
-def _locked_shard(path: Path, shard: tuple[int, int]) -> Iterator[None]:
-    number, of = shard
-    with (
-        locked(path / ".lock", str(path), shared=True),
-        locked(path / f".lock-{number}-of-{of}", f"{path}, shard {number}/{of}"),
-    ):
-        yield
+def _matching_name(pair: Pair) -> str:
+    return f"pairs/{pair_name(pair)}.safetensors"
 
 
 def _json(folder: Folder, name: str) -> Any:

@@ -1,4 +1,4 @@
-"""The SAEs that a run read: their records, by which they are known again, and where a chain finds them."""
+"""The SAEs of a run: their records, and where a chain finds them again."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from saematch.sources import Layers, SAEHandle, SourceLike, load_layers
 
 
 def read_input(handle: SAEHandle) -> tuple[SAE, InputRecord]:
-    """Return the SAE with its weights, and its record.
+    """Read an SAE, and return it with its record.
 
     Raises:
-        MatchError: if its files cannot be read, are damaged, or hold no SAE.
+        MatchError: if a file cannot be read, is damaged, or has no SAE.
     """
-    files = handle.stamps()  # before the files are read: a change while they are read then shows
+    files = handle.stamps()  # taken first, so that a file that changes while it is read differs from its record
     sae, hashes = handle.read_and_hash()
     return sae, {
         "path": handle.path,
@@ -33,9 +33,13 @@ def read_input(handle: SAEHandle) -> tuple[SAE, InputRecord]:
 
 
 def is_unchanged(handle: SAEHandle, record: InputRecord, verify: bool = False) -> bool:
-    """Whether an SAE is the one of the record: by its hashes, or, unless to be verified, by path, size and time.
+    """Whether an SAE is the one that a record describes.
 
-    Raises `MatchError` if its files cannot be read.
+    A file of the recorded path, size and time is trusted without reading it, unless `verify` is true. Otherwise the
+    hashes are compared, so that a file may have moved.
+
+    Raises:
+        MatchError: if a file cannot be read.
     """
     if record["options"] != handle.options:
         return False
@@ -46,14 +50,23 @@ def is_unchanged(handle: SAEHandle, record: InputRecord, verify: bool = False) -
 
 
 class LazyLayers:
-    """Layers that a caller gave, or else those at the address that a run recorded, which are located on first use."""
+    """The layers of one side of a chain.
+
+    Args:
+        given: the layers that the caller of the chain has passed, if any.
+        recorded: the address that the run recorded, where the layers are located on first use if none were given.
+    """
 
     def __init__(self, given: Layers | None, recorded: SourceLike | None) -> None:
         self._located, self._recorded = given, recorded
         self._error: MatchError | None = None
 
     def get(self) -> Layers:
-        """Return the layers, which are located once. Raises `MatchError` if they are unknown, or no longer there."""
+        """Return the layers. A search is made once, whether it succeeds or fails.
+
+        Raises:
+            MatchError: if no layers were given, and the run recorded no address or one where they no longer are.
+        """
         if self._error is not None:
             raise self._error
         if self._located is None:
@@ -65,7 +78,7 @@ class LazyLayers:
         return self._located
 
     def labels(self, layer: int) -> Mapping[int, str]:
-        """Return feature -> what it fires on; empty where no labels are known without asking the network."""
+        """Return the labels of a layer; empty if it has none, or if finding them would take a request to a network."""
         if self._located is None and "://" in str(self._recorded):
             return {}
         try:
@@ -85,7 +98,13 @@ class LazyLayers:
 
 
 class ChainInputs:
-    """The SAEs of a chain, of both sides."""
+    """The SAEs of both sides of a chain.
+
+    Args:
+        sources: the source layers that the caller has passed, if any.
+        targets: the layers of a second set that the caller has passed, if any; by default the source layers.
+        record: the record of the run, with the addresses of layers that were not passed.
+    """
 
     def __init__(self, sources: Layers | None, targets: Layers | None, record: RunRecord) -> None:
         against = record.get("against")
@@ -94,15 +113,19 @@ class ChainInputs:
         self._sides = source, source if one_set else LazyLayers(targets, against)
 
     def layers(self, side: Side) -> Layers:
-        """Return the layers of one side. Raises `MatchError` if they are not known, or no longer where they were."""
+        """Return the layers of one side. Raises `MatchError` if they cannot be located."""
         return self._sides[side].get()
 
     def labels(self, layer: int) -> Mapping[int, str]:
-        """Return what the features of a source layer fire on; empty where no labels are known."""
+        """Return the labels of a source layer; empty if none are known."""
         return self._sides[Side.SOURCE].labels(layer)
 
     def handle(self, layer: int, side: Side, record: InputRecord | None) -> SAEHandle:
-        """Return the SAE of a layer. Raises `MatchError` if it is missing, or is not the one of the record."""
+        """Return the handle of the SAE of a layer.
+
+        Raises:
+            MatchError: if the SAE is missing, or is not the one that the record describes.
+        """
         layers = self.layers(side)
         if layer not in layers:
             raise MatchError(f"the SAE of layer {layer}, which this needs, is not where it was; pass inputs=")

@@ -1,6 +1,6 @@
-"""The pairs of a run in this process, two at a time: SAEs are read ahead, each once, and at most three are held.
+"""Matching of the pairs of a run in this process, two at a time, by two threads that share the rows of the layers.
 
-While the sparse problem of one pair is solved on one core, the passes of the other keep the rest of the machine busy.
+While one pair solves its sparse problem on one core, the passes of the other pair use the rest of the machine.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ _THREAD = "saematch-worker"
 
 
 class _Stopped(Exception):
-    """The caller asks for no more events."""
+    """The caller wants no more events."""
 
 
 def match_pairs(work: Work, pairs: Sequence[Pair]) -> Generator[Progress | Outcome, None, None]:
-    """Yield progress events and the outcome of every pair, as they come.
+    """Match pairs, and yield progress events and the outcome of every pair as they occur.
 
-    If a layer cannot be read, its pairs fail, and the others continue. Closing the generator stops the workers after
-    their current pass.
+    If a layer cannot be read, its pairs fail, and the others continue. Closing the generator stops the workers at the
+    end of their current pass.
     """
     cache = RowCache(work, pairs)
     events: queue.SimpleQueue[Progress | Outcome | BaseException | None] = queue.SimpleQueue()
@@ -40,13 +40,13 @@ def match_pairs(work: Work, pairs: Sequence[Pair]) -> Generator[Progress | Outco
     def work_on_pairs() -> None:
         try:
             while (pair := cache.take()) is not None:
-                events.put(_match(work, cache, pair, partial(_pass_on, events.put, cache)))
+                events.put(_match(work, cache, pair, partial(_notify, events.put, cache)))
                 cache.give_back(pair)
             events.put(None)
-        except BaseException as error:  # whatever it is, it is raised to the caller
+        except BaseException as error:  # of any kind: it is raised in the thread of the caller
             events.put(error)
 
-    # No daemons: compiled code that is left running while the interpreter ends aborts the process.
+    # The threads are not daemons: compiled code that still runs while the interpreter exits aborts the process.
     workers = [threading.Thread(target=work_on_pairs, name=_THREAD) for _ in range(min(WORKERS, len(pairs)))]
     running = 0
     try:
@@ -54,10 +54,10 @@ def match_pairs(work: Work, pairs: Sequence[Pair]) -> Generator[Progress | Outco
             try:
                 worker.start()
                 running += 1
-            except RuntimeError:  # there is no memory for another thread: the workers that run do all pairs
+            except RuntimeError:  # no memory for another thread: the workers that run match all pairs
                 if not running:
                     raise
-        # Each worker ends with None, or with an error, which ends them all.
+        # A worker reports its end with None, or with an error, which ends all workers.
         while running:
             event = events.get()
             if isinstance(event, BaseException):
@@ -71,7 +71,7 @@ def match_pairs(work: Work, pairs: Sequence[Pair]) -> Generator[Progress | Outco
 
 
 def match_pair(work: Work, pair: Pair) -> Outcome:
-    """Match one pair alone, without progress events, as a worker in another process does."""
+    """Match one pair by itself, without progress events, as the tasks of an executor do."""
     return _match(work, RowCache(work, [pair]), pair, lambda _: None)
 
 
@@ -85,12 +85,12 @@ def _match(work: Work, cache: RowCache, pair: Pair, notify: Callable[[Progress],
         problem = RowProblem(x.rows, y.rows, work.comparison.max_cost, work.comparison.record(), remake)
         solver = replace(work.solver, progress=lambda done: notify(Progress("pass", pair=pair, last_pass=done)))
         matching = solver.run(problem)
-    # What an input or a lack of memory is to blame for costs the pair; anything else is a defect, and ends the run.
+    # A bad input or too little memory makes the pair fail. Any other error is a defect of this package, and is raised.
     except MatchError as error:
         return Outcome.failed(pair, str(error))
     except Exception as error:
         if is_out_of_memory(error):
-            reason = f"{about_memory(error)}; give a smaller memory, or match smaller SAEs"
+            reason = f"{about_memory(error)}; give a smaller memory=, or match smaller SAEs"
         elif isinstance(error, OSError):
             reason = f"{error.filename or 'its files'}: {reason_of(error)}"
         else:
@@ -107,7 +107,7 @@ def _match(work: Work, cache: RowCache, pair: Pair, notify: Callable[[Progress],
     return Outcome(pair, cast(PairRecord, record), matching)
 
 
-def _pass_on(put: Callable[[Progress], None], cache: RowCache, event: Progress) -> None:
+def _notify(put: Callable[[Progress], None], cache: RowCache, event: Progress) -> None:
     if cache.closed:
         raise _Stopped
     put(event)

@@ -13,13 +13,20 @@ from saematch.runs.work import Work, memory_needed
 
 
 class RayExecutor(Executor):
-    """Tasks on a Ray cluster, whose address Ray finds in its own environment (`RAY_ADDRESS`), else on this machine.
+    """An executor whose tasks run on a Ray cluster.
 
-    Each task asks for its memory, and for a GPU if its passes run on one; Ray repeats it where a worker or a node dies.
-    Ray's own setting of threads, one a CPU asked for, holds inside of them.
+    The cluster is the one whose address Ray finds in its environment (`RAY_ADDRESS`), or else this machine. Each task
+    requests its memory, and a GPU if its passes run on one. Ray repeats a task if its worker or its node dies, and sets
+    the number of threads of a task to the number of CPUs that the task requests, which is one.
+
+    Args:
+        work: the work of the run, which is sent to the cluster once.
+        pairs: the pairs that will be submitted; the largest decides how much memory is requested.
+        gpu: whether each task requests a GPU.
+        retries: how often Ray repeats a task.
 
     Raises:
-        MatchError: if ray is not installed, or its cluster cannot be reached.
+        MatchError: if ray is not installed, its cluster cannot be reached, or no node has enough memory.
     """
 
     def __init__(self, work: Work, pairs: Sequence[Pair], gpu: bool, retries: int = 3) -> None:
@@ -27,8 +34,8 @@ class RayExecutor(Executor):
             import ray
         except ImportError as error:
             raise MatchError("executor=\"ray\" needs the package ray: pip install 'saematch[ray]'") from error
-        self._mine = not ray.is_initialized()
-        if self._mine:
+        self._joined = not ray.is_initialized()
+        if self._joined:
             try:
                 ray.init(log_to_driver=False, configure_logging=False, include_dashboard=False)
             except (ConnectionError, ValueError, RuntimeError) as error:
@@ -44,18 +51,18 @@ class RayExecutor(Executor):
             )
         resources = {"num_cpus": 1, "num_gpus": 1 if gpu else 0, "memory": memory, "max_retries": retries}
         self._task = ray.remote(run_task).options(**resources)
-        self._work = ray.put(work)  # sent once, however many pairs there are
+        self._work = ray.put(work)
 
     def submit(self, task: Any, /, *arguments: Any, **options: Any) -> Future[Any]:
-        """Start `run_task`, with a work that was given when the executor was made."""
+        """Submit `run_task`. Its first argument, the work, was sent when the executor was made."""
         assert task is run_task
         assert not options
         future: Future[Any] = self._task.remote(self._work, *arguments[1:]).future()
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: ARG002
-        """Leave the cluster, if this executor joined it."""
+        """Leave the cluster if this executor has joined it."""
         import ray
 
-        if self._mine:
+        if self._joined:
             ray.shutdown()

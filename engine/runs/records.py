@@ -1,4 +1,4 @@
-"""Records and events of a run: what is written about its inputs and pairs, and what is reported while it works."""
+"""Records and events of a run: what is written about its SAEs and pairs, and what is reported while it runs."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ SCHEMA = 2
 
 
 class InputRecord(TypedDict):
-    """What is recorded of one SAE, so that it is known again.
+    """The record of one SAE, by which a later call recognises the SAE.
 
     Attributes:
-        path: the absolute path or the URL of its file; None for an SAE in memory.
-        format: the name of the file format; None in memory.
+        path: the absolute path or the URL of the file; None for an SAE in memory.
+        format: the name of the file format; None for an SAE in memory.
         options: the options of the address that change how the file is read.
-        files: for each file its size and time, or its commit; None in memory.
-        sha256: hash of each file by its name, or, in memory, of each tensor.
-        F: number of features.
-        d: width of the activations.
-        activation: name of the activation function.
+        files: file name -> size and time of the last change, or the commit; None for an SAE in memory.
+        sha256: file name -> hash of the file; for an SAE in memory, name of a tensor -> hash of the tensor.
+        F: the number of features.
+        d: the width of the activations that the SAE reads.
+        activation: the name of the activation function.
         notes: what was changed while the SAE was read.
     """
 
@@ -43,7 +43,16 @@ class InputRecord(TypedDict):
 
 
 class PairRecord(Scalars, total=False):
-    """What is recorded of one pair: `failure`, the reason why it has no matching, or else everything but that."""
+    """The record of one pair of layers. A pair without a matching has `source`, `target` and `failure` only.
+
+    Attributes:
+        source: the number of the source layer.
+        target: the number of the target layer.
+        failure: why the pair has no matching.
+        inputs: the records of the source SAE and of the target SAE.
+        seconds: the time from reading the SAEs of the pair to the proof.
+        stats: see `Matching.stats`.
+    """
 
     source: int
     target: int
@@ -54,7 +63,7 @@ class PairRecord(Scalars, total=False):
 
 
 class RunOptions(TypedDict):
-    """The options under which all pairs of a run are matched; a run resumes only under the same ones."""
+    """The options of `match_layers` that all pairs of a run share. A run resumes only under the same options."""
 
     parts: list[Part]
     weights: dict[Part, float]
@@ -69,17 +78,17 @@ class RunOptions(TypedDict):
 
 
 class RunRecord(TypedDict, total=False):
-    """The content of `run.json`. A run that was never written has an empty record.
+    """The content of `run.json`. A run in memory has an empty record.
 
     Attributes:
-        schema: version of this format.
-        id: a random name of the run.
-        source: the address of the layers, or an address for each layer.
+        schema: the version of the format.
+        id: a random name of the run, by which workers recognise its folder.
+        source: the permanent address of the layers, or layer (as text) -> address.
         against: the same for a second set of SAEs; None for a run of one set.
         pairs: all pairs to be matched, as (source layer, target layer).
-        options: how they are matched.
-        versions: of Python and of the packages.
-        machine: where the run began.
+        options: the options that all pairs share.
+        versions: package -> its version; None for an optional package that is not installed.
+        machine: the machine that started the run.
     """
 
     schema: int
@@ -94,7 +103,13 @@ class RunRecord(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result of one pair: its record, and its matching, unless it has none or a worker has written it already."""
+    """The result of matching one pair.
+
+    Attributes:
+        pair: (source layer, target layer).
+        record: the record of the pair.
+        matching: the matching; None if the pair has failed, or if a worker has written its matching already.
+    """
 
     pair: Pair
     record: PairRecord
@@ -102,7 +117,7 @@ class Outcome:
 
     @classmethod
     def failed(cls, pair: Pair, reason: str) -> Outcome:
-        """The outcome of a pair that has no matching."""
+        """Return the outcome of a pair that has no matching."""
         return cls(pair, {"source": pair[0], "target": pair[1], "failure": reason})
 
 
@@ -111,12 +126,24 @@ class Progress:
     """A progress event of a run.
 
     Attributes:
-        stage: "start" of the run, or of a pair "reading" (its SAEs), "pass" (one over all pairs of features is done,
-            see `last_pass`), "done" (see `matching`, `seconds`) or "failed" (see `error`).
-        total: number of pairs to be matched.
-        finished: number of pairs that are done, those of an earlier run included.
-        pair: (source layer, target layer).
-        peak_bytes: at the start, the most memory that the run takes.
+        stage: "start" (of the run), or what a pair has reached: "reading" (its SAEs are read), "pass" (one pass over
+            all pairs of features is complete), "done" or "failed".
+        total: the number of pairs to be matched.
+        finished: the number of pairs that have a matching, including those of an earlier call.
+        pair: (source layer, target layer); None at the start of the run.
+        last_pass: the state of the solver, at stage "pass".
+        matching: the matching, at stage "done".
+        seconds: the time from reading the SAEs to the proof, at stage "done".
+        error: why the pair has no matching, at stage "failed".
+        peak_bytes: the most memory that the run takes in addition to what the process holds already, at the start.
+
+    Examples:
+        >>> import saematch as sm
+        >>> def show(event):
+        ...     if event.stage == "done":
+        ...         print(event.pair, event.matching.status, f"{event.finished} of {event.total}")
+        >>> chain = sm.match_layers(sm.load_layers("sample?layer=8-9"), progress=show)
+        (8, 9) optimal 1 of 1
     """
 
     stage: Stage
@@ -130,7 +157,7 @@ class Progress:
     peak_bytes: int = 0
 
 
-_Kinds = dict[str, tuple[type, ...]]  # name in a JSON object -> the types that its value may have
+_Kinds = dict[str, tuple[type, ...]]  # key of a JSON object -> the types that its value may have
 _NUMBER, _NUMBER_OR_NONE = (int, float), (int, float, NoneType)
 _RUN: _Kinds = {
     "id": (str,), "source": (str, dict), "against": (str, dict, NoneType), "pairs": (list,), "options": (dict,),
@@ -150,7 +177,11 @@ _FINISHED: _Kinds = {"inputs": (list,), **_NUMBERS, "seconds": _NUMBER, "stats":
 
 
 def read_run_record(content: Any, shown: str) -> RunRecord:
-    """Check the content of a `run.json`, which `shown` names. Raises `MatchError` if it is not the record of a run."""
+    """Check the content of a `run.json`, whose name in messages is `shown`, and return it with its type.
+
+    Raises:
+        MatchError: if the content is not the record of a run, or of another version of the format.
+    """
     what = f"{shown}: not the record of a run"
     _check(content, {"schema": (int,)}, what)
     if content["schema"] != SCHEMA:
@@ -165,7 +196,11 @@ def read_run_record(content: Any, shown: str) -> RunRecord:
 
 
 def read_pair_record(content: Any, pair: Pair, shown: str) -> PairRecord:
-    """Check the record of a pair, in a file that `shown` names. Raises `MatchError` if it is not that record."""
+    """Check the content of the record of a pair, whose name in messages is `shown`, and return it with its type.
+
+    Raises:
+        MatchError: if the content is not the record of this pair.
+    """
     what = f"{shown}: not the record of that pair"
     _check(content, {"source": (int,), "target": (int,)}, what)
     if (content["source"], content["target"]) != pair:
@@ -182,7 +217,7 @@ def read_pair_record(content: Any, pair: Pair, shown: str) -> PairRecord:
 
 
 def _check(content: Any, kinds: _Kinds, what: str) -> None:
-    """Raise `MatchError` unless a JSON object has these names, with values of these types."""
-    for name, kind in kinds.items():
-        if not isinstance(content, dict) or not isinstance(content.get(name, ...), kind):
-            raise MatchError(f"{what}: {name} is missing or not as saematch writes it")
+    """Raise `MatchError` unless the content is a JSON object that has these keys, with values of these types."""
+    for key, types in kinds.items():
+        if not isinstance(content, dict) or not isinstance(content.get(key, ...), types):
+            raise MatchError(f"{what}: {key} is missing or not as saematch writes it")

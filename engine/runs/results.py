@@ -1,4 +1,4 @@
-"""The results of a run: one interface for a run that is in a folder and a run that is in memory."""
+"""The results of a run: one interface for a run in a folder and a run in memory."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Results(ABC):
     """The matchings and failures of a run, by pair of layers.
 
     Attributes:
-        record: the content of `run.json`; empty in memory.
-        planned: all pairs that are to be matched.
-        location: the path or the URL of the run folder; None in memory.
+        record: the content of `run.json`; empty for a run in memory.
+        planned: all pairs that the run is to match.
+        location: the path or the URL of the run folder; None for a run in memory.
     """
 
     record: RunRecord
@@ -35,47 +35,52 @@ class Results(ABC):
     @property
     @abstractmethod
     def failures(self) -> dict[Pair, str]:
-        """Pair -> why it has no matching."""
+        """Pair -> why the pair has no matching."""
 
     @abstractmethod
     def has_matching(self, pair: Pair) -> bool:
-        """Return whether there is a matching of this pair."""
+        """Whether a pair has a matching."""
 
     @abstractmethod
     def matching(self, pair: Pair) -> Matching:
-        """Return the matching of a pair. Raises `KeyError` if the pair has none, `MatchError` if it cannot be read."""
+        """Return the matching of a pair.
+
+        Raises:
+            KeyError: if the pair has no matching.
+            MatchError: if the file of the matching cannot be read.
+        """
 
     @abstractmethod
     def follow(self, pair: Pair, feature: int) -> tuple[int, float]:
-        """Return the target of one source feature, -1 for none, and the cost of that pair of features."""
+        """Return the target of one source feature (-1 if it is unmatched), and the cost of this pair of features."""
 
     @abstractmethod
     def shape(self, pair: Pair) -> tuple[int, int]:
-        """Return how many features the source and the target of a pair have."""
+        """Return the numbers of features of the source and of the target, (F_A, F_B)."""
 
     @abstractmethod
     def scalars(self, pair: Pair) -> Scalars:
-        """Return the numbers of a matching by name, see `saematch.matching.files.scalars`."""
+        """Return the numbers of a matching by name."""
 
     @abstractmethod
     def is_certified(self, pair: Pair) -> bool:
-        """Return whether the matching of a pair is certified."""
+        """Whether the matching of a pair is certified."""
 
     @abstractmethod
     def pair_record(self, pair: Pair) -> PairRecord:
-        """Return the record of a pair; empty in memory."""
+        """Return the record of a pair; empty for a run in memory."""
 
     @abstractmethod
     def input(self, layer: int, side: Side) -> InputRecord | None:
-        """Return the record of the SAE of a layer; None where there is none."""
+        """Return the record of the SAE of a layer; None if the run has no such record."""
 
     @abstractmethod
     def add(self, outcome: Outcome) -> None:
-        """Take the outcome of a pair. Raises `MatchError` where it cannot be written."""
+        """Add the outcome of a pair. Raises `MatchError` if it cannot be written."""
 
     @abstractmethod
     def new_cache(self) -> MutableMapping[Pair, Matching]:
-        """Return an empty cache of matchings, which holds them no longer than these results do."""
+        """Return an empty cache, which keeps a matching as long as these results keep it in memory themselves."""
 
     @property
     def two_sets(self) -> bool:
@@ -84,17 +89,17 @@ class Results(ABC):
 
     @property
     def complete(self) -> bool:
-        """Whether every planned pair has its matching; False where no pair is planned."""
+        """Whether every planned pair has a matching; False if no pair is planned."""
         return 0 < len(self.pairs) == len(self.planned) and not self.failures
 
     @property
     def certified(self) -> bool:
-        """Whether every matching is certified; False where there is none."""
+        """Whether every matching is certified; False if there is no matching."""
         return bool(self.pairs) and all(map(self.is_certified, self.pairs))
 
 
 class RunInMemory(Results):
-    """The results of a run that is not written, or of matchings that a caller has put together."""
+    """The results of a run without a folder, or matchings that a caller has put together."""
 
     def __init__(self, planned: Sequence[Pair]) -> None:
         self.record, self.location = {}, None
@@ -104,7 +109,7 @@ class RunInMemory(Results):
 
     @classmethod
     def of(cls, matchings: Mapping[Pair, Matching], failures: Mapping[Pair, str]) -> RunInMemory:
-        """The results that consist of these matchings and failures."""
+        """Return the results that consist of these matchings and failures."""
         results = cls([*matchings, *(pair for pair in failures if pair not in matchings)])
         results._matchings, results._failures = dict(matchings), dict(failures)
         return results

@@ -1,4 +1,4 @@
-"""The feature rows of the layers in use: each layer is read once for all pairs that need it."""
+"""The feature rows of the layers in use. Each layer is read once for all pairs that need it at the time."""
 
 from __future__ import annotations
 
@@ -25,7 +25,11 @@ class CachedRows(NamedTuple):
 
 
 class RowCache:
-    """Gives out pairs, and keeps the rows of their layers, of at most `CACHED_SAES` at a time. It is thread-safe."""
+    """Hands out the pairs of a run to workers, and holds the rows of the layers of these pairs.
+
+    At most `CACHED_SAES` layers are held at a time: a pair is handed out only when its layers fit in. All methods are
+    safe to call from several threads.
+    """
 
     def __init__(self, work: Work, pairs: Sequence[Pair]) -> None:
         self._work = work
@@ -36,30 +40,30 @@ class RowCache:
         self.closed = False
 
     def take(self) -> Pair | None:
-        """Return the next pair, once its layers fit beside those in use; None when no more pairs are to be done."""
+        """Return the next pair, as soon as there is space for its layers; None if no pairs are left."""
         with self._changed:
             self._changed.wait_for(lambda: self.closed or not self._waiting or self._fits(self._waiting[0]))
             if self.closed or not self._waiting:
                 return None
             pair = self._waiting.popleft()
             self._in_work.append(pair)
-            self._changed.notify_all()  # the pair behind it may fit too
+            self._changed.notify_all()  # there may be space for the next pair as well
             return pair
 
     def layer(self, key: Key) -> CachedRows:
-        """Return the rows of a layer of a pair that was taken. An error of reading it is raised to all that ask."""
+        """Return the rows of a layer of a pair that was taken. An error of reading it is raised in every worker."""
         with self._changed:
             is_first = key not in self._layers
             future = self._layers.setdefault(key, Future())
         if is_first:
             try:
                 future.set_result(self._read(key))
-            except BaseException as error:  # for other threads that wait for this layer
+            except BaseException as error:  # which the workers that wait for this layer raise, too
                 future.set_exception(error)
         return future.result()
 
     def give_back(self, pair: Pair) -> None:
-        """Take note that a pair is done, and drop the layers that no pair in work, nor the next, needs."""
+        """Note that a pair is finished, and drop the layers that neither a pair in work nor the next pair needs."""
         with self._changed:
             self._in_work.remove(pair)
             needed = self._keys([*self._in_work, *list(self._waiting)[:1]])
@@ -67,7 +71,7 @@ class RowCache:
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Give out no more pairs."""
+        """Hand out no more pairs."""
         with self._changed:
             self.closed = True
             self._changed.notify_all()

@@ -13,14 +13,14 @@ from saematch.runs.plan import Pair
 from saematch.sae.autoencoder import SAE
 from saematch.sources import Layers, SAEHandle
 
-CACHED_SAES = 3  # SAEs whose rows are in memory at once: those of two neighbouring pairs
-WORKERS = 2  # pairs that are matched at once
-_FIXED_BYTES = 400 * 10**6  # compiled loops and tiles
-_BYTES_PER_FEATURE = 5_000  # lists, edges and prices of one pair, for each feature of both sides
+CACHED_SAES = 3  # SAEs whose rows are in memory at the same time: those of two successive pairs
+WORKERS = 2  # pairs that are matched at the same time
+_FIXED_BYTES = 400 * 10**6  # of compiled loops and tiles
+_BYTES_PER_FEATURE = 5_000  # of the candidate lists, edges and prices of a pair, for each feature of both sides
 
 
 class Key(NamedTuple):
-    """The SAE of a layer. With one set of SAEs, a layer has the same key on both sides of a pair, that of a source."""
+    """The key of the SAE of a layer. With one set of SAEs, a target has the key that it has as a source."""
 
     layer: int
     side: Side
@@ -28,13 +28,13 @@ class Key(NamedTuple):
 
 @dataclass(frozen=True)
 class Work:
-    """What is done with every pair. It can be sent to another process.
+    """What is done with every pair of a run. An instance can be sent to another process.
 
     Attributes:
-        sources: the layers, or the layers of the first set of SAEs.
-        against: the layers of a second set, whose SAEs are the targets; None where the targets are of the same set.
+        sources: the layers of the only set of SAEs, or of the first of two.
+        against: the layers of the second set, whose SAEs are the targets; None for one set of SAEs.
         comparison: how features are compared.
-        solver: how each pair is solved.
+        solver: how each pair is matched.
     """
 
     sources: Layers
@@ -43,29 +43,29 @@ class Work:
     solver: Solver
 
     def layers(self, side: Side) -> Layers:
-        """The layers whose SAEs are on one side of the pairs."""
+        """Return the layers whose SAEs are on one side of the pairs."""
         return self.sources if side == Side.SOURCE or self.against is None else self.against
 
     def with_memory(self, memory: int) -> Work:
-        """The same work with this memory, in bytes, for the products of each pair."""
+        """Return the same work with this memory, in bytes, for the products of each pair."""
         return replace(self, solver=replace(self.solver, memory=memory))
 
     def problem(self, pair: Pair) -> RowProblem:
-        """The rows of a pair, made anew."""
+        """Read both SAEs of a pair, and return their feature rows."""
         source, target = (self.layers(side)[layer] for side, layer in zip(Side, pair, strict=True))
         return self.comparison.problem(source, target)
 
     def keys(self, pair: Pair) -> tuple[Key, Key]:
-        """The keys of the two SAEs of a pair."""
+        """Return the keys of the two SAEs of a pair."""
         return Key(pair[0], Side.SOURCE), Key(pair[1], Side.SOURCE if self.against is None else Side.TARGET)
 
     def handle(self, key: Key) -> SAEHandle:
-        """The SAE that a key stands for."""
+        """Return the handle of the SAE that has a key."""
         return self.layers(key.side).handles[key.layer]
 
 
 def check_headers(work: Work, pairs: Sequence[Pair]) -> None:
-    """Raise `MatchError` for what shows before weights are read: SAEs that cannot be folded or compared."""
+    """Raise `MatchError` if headers show that SAEs cannot be folded or compared, before any weights are read."""
     headers: dict[Key, SAE | None] = {}
     for pair in pairs:
         for key in work.keys(pair):
@@ -80,10 +80,14 @@ def check_headers(work: Work, pairs: Sequence[Pair]) -> None:
 
 
 def memory_needed(work: Work, pairs: Sequence[Pair]) -> int:
-    """The most memory, in bytes, that matching these pairs takes beside what the process holds already.
+    """Estimate the most memory that matching these pairs takes in addition to what the process holds already.
 
-    Three SAEs as rows, two as they are read, and for each pair in work float32 rows, lists and edges, and its products
-    where they are kept. A layer whose header is not legible counts as none. With a GPU, some of it lies there.
+    Counted are the rows of three SAEs, the files of two that are being read, and for each of two pairs float32 rows,
+    lists and edges, and the products if they fit into the memory of the solver. An SAE whose header cannot be read
+    counts as nothing. With a GPU, a part of this memory is on the GPU.
+
+    Returns:
+        Bytes.
     """
     sizes: dict[Key, int] = {}
     features: dict[Key, int] = {}

@@ -1,4 +1,4 @@
-"""The workers of a run: threads of this process, a process for each device, or the tasks of an executor."""
+"""The workers of a run: threads of this process, one process for each device, or the tasks of an executor."""
 
 from __future__ import annotations
 
@@ -26,14 +26,13 @@ Device = str | torch.device | None
 
 @dataclass(frozen=True)
 class Workers:
-    """What matches the pairs of a run.
+    """The workers that match the pairs of a run.
 
     Attributes:
-        devices: the devices of this machine, each of which gets a process of its own if there are several; None stands
-            for the one that is chosen.
-        executor: what runs the pairs instead, one task each: "ray", or anything with the interface of
-            `concurrent.futures`.
-        remote_gpu: whether the workers of the executor have a GPU that this process does not have.
+        devices: the devices of this machine to use, one process for each if there are several; None for a device
+            stands for the default one.
+        executor: what runs the pairs instead, one task per pair: "ray", or a `concurrent.futures.Executor`.
+        remote_gpu: whether only the workers of the executor, and not this process, have a GPU.
     """
 
     devices: tuple[Device, ...] = (None,)
@@ -48,11 +47,16 @@ class Workers:
         backend: BackendName,
         precision: PrecisionName,
     ) -> Workers:
-        """Raises `MatchError` unless these devices and this executor can match pairs."""
+        """Return the workers for the `device=` and `executor=` that a caller gives.
+
+        Raises:
+            MatchError: if a device cannot be used, if the executor is unknown or forks this process, or if there are
+                both several devices and an executor.
+        """
         _check_executor(executor)
         remote_gpu = executor is not None and str(device or "").startswith("cuda") and not torch.cuda.is_available()
         if remote_gpu and backend == "auto":
-            device = None  # the workers find their GPUs; this process has none
+            device = None  # each worker finds its own GPU
         devices = (device,) if device is None or isinstance(device, str | torch.device) else tuple(device)
         if not devices or (len(devices) > 1 and executor is not None):
             raise MatchError("give one device or several, and several without an executor")
@@ -62,7 +66,7 @@ class Workers:
 
     @contextmanager
     def events(self, work: Work, pairs: Sequence[Pair], results: Results) -> Iterator[Iterator[Progress | Outcome]]:
-        """Match pairs, and give their events and outcomes as they come; the workers are stopped on leaving."""
+        """Match pairs: provide an iterator of their events and outcomes. The workers stop when the context ends."""
         if not pairs:
             yield iter(())
         elif self.executor is None:
@@ -81,18 +85,21 @@ class Workers:
 
 
 def share_of_memory(devices: Sequence[Device], backend: BackendName = "auto", precision: PrecisionName = "ieee") -> int:
-    """Bytes for the products of one pair: half of what is free, divided among the pairs that are matched at once."""
+    """Return the bytes for the products of one pair.
+
+    Half of the free memory of the device that has least is divided among the pairs that are matched at the same time.
+    """
     least = min(free_memory(choose_backend(backend, device, precision).device) for device in devices)
     return max(BLOCK_BYTES, least // 2 // (WORKERS * len(devices)))
 
 
 def _check_executor(executor: Executor | str | None) -> None:
-    """Raise `MatchError` for what is no executor, or a pool that forks."""
+    """Raise `MatchError` for an object that is not an executor, and for a pool of forked processes."""
     if not (executor is None or executor == "ray" or isinstance(executor, Executor)):
         raise MatchError(f'executor is {executor!r}; give "ray" or a concurrent.futures.Executor')
-    context = getattr(executor, "_mp_context", None)  # of a ProcessPoolExecutor, which does not say it otherwise
+    context = getattr(executor, "_mp_context", None)  # of a ProcessPoolExecutor; there is no public way to ask for it
     if context is not None and context.get_start_method() == "fork":
         raise MatchError(
-            "the executor forks this process, and a fork does not take threads along, only the locks that they hold; "
+            "the executor forks this process, and a fork has none of its threads, only the locks that they hold; "
             'give ProcessPoolExecutor mp_context=multiprocessing.get_context("spawn")'
         )

@@ -39,7 +39,7 @@ def _nothing_chosen(name: str, wanted: str, values: set[str], address: Address) 
 
 def _value(sae: StoredSAE, name: str) -> str | None:
     """Return the value that the path of an SAE has for an option."""
-    value = sae.said.get(name)
+    value = sae.captured.get(name)
     return value or {"l0": sae.checkpoint.l0, "width": sae.checkpoint.width}.get(name)
 
 

@@ -1,4 +1,4 @@
-"""One SAE of a set of layers: its description now, its weights on request, wherever it is."""
+"""Handles of SAEs: an SAE in a file or in memory, whose weights are read on request."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from saematch.sources.formats.base import Entry
 
 @dataclass(frozen=True)
 class Description(Entry):
-    """What is known of an SAE without its weights; the tensors of `sae` have no data where only headers were read.
+    """What is known of an SAE without its weights. If only headers were read, the tensors of `sae` have no data.
 
     Attributes:
-        dtype: the number type of the largest tensor, in the file where there is one.
-        bytes: the size of all tensors, in the file where there is one.
+        dtype: the number type of the largest tensor, as it is stored.
+        bytes: the size of all tensors, as they are stored.
     """
 
     dtype: str = ""
@@ -30,12 +30,16 @@ class Description(Entry):
 
 
 class SAEHandle(ABC):
-    """One SAE that can be read: in a file (`StoredSAE`), or in a caller's mapping (`SAEInMemory`)."""
+    """A handle of one SAE, in a file (`StoredSAE`) or in a caller's mapping (`SAEInMemory`).
+
+    Every method, and `layer`, `format`, `l0` and `labels`, may raise `MatchError` if a file cannot be read or is
+    damaged.
+    """
 
     @property
     @abstractmethod
     def layer(self) -> int | None:
-        """The number of its layer; None where neither a path nor a file says it."""
+        """The number of the layer; None if neither the path nor the files say it."""
 
     @property
     @abstractmethod
@@ -50,7 +54,7 @@ class SAEHandle(ABC):
     @property
     @abstractmethod
     def format(self) -> str | None:
-        """The name of the file format; None for an SAE in memory. Raises `MatchError` if no format is recognised."""
+        """The name of the file format; None for an SAE in memory."""
 
     @property
     @abstractmethod
@@ -60,42 +64,39 @@ class SAEHandle(ABC):
     @property
     @abstractmethod
     def l0(self) -> float | None:
-        """The mean number of active features, where a path, a registry or a configuration says it."""
+        """The mean number of active features, as the path, a registry or the configuration says it."""
 
     @property
     @abstractmethod
     def labels(self) -> Mapping[int, str]:
-        """Feature -> what the feature fires on; empty where no labels are known. Raises `MatchError`."""
+        """Feature -> the tokens that it fires on; empty if no labels are known."""
 
     @abstractmethod
     def describe(self) -> Description:
-        """Return what is known without reading weights. Raises `MatchError`."""
+        """Return what is known without reading weights."""
 
     @abstractmethod
     def header(self) -> SAE | None:
-        """Return the SAE as far as it is known without reading weights; None if the header of its file is not readable.
+        """Return the SAE as far as it is known without reading weights; None if the header cannot be read.
 
         Raises `MatchError` for an object in memory that is not an SAE.
         """
 
     @abstractmethod
     def read(self) -> SAE:
-        """Return the SAE with its weights. Raises `MatchError`."""
-
-    @abstractmethod
-    def read_and_hash(self) -> tuple[SAE, dict[str, str]]:
-        """Return `read()` and `sha256()`; a file is hashed while it is read, so that it comes from the disk once."""
+        """Return the SAE with its weights."""
 
     @abstractmethod
     def sha256(self) -> dict[str, str]:
-        """Return the hash of each file, by its name, or of each tensor. Raises `MatchError`."""
+        """Return the hash of each file by its name, or of each tensor in memory."""
+
+    @abstractmethod
+    def read_and_hash(self) -> tuple[SAE, dict[str, str]]:
+        """Return `read()` and `sha256()`. Files are hashed while they are read, so that the disk is read once."""
 
     @abstractmethod
     def stamps(self) -> dict[str, list[int] | str] | None:
-        """Return for each file what changes when the file does: size and time, or a commit. None in memory.
-
-        Raises `MatchError`.
-        """
+        """Return file -> its size and time, or its commit: a value that changes when the file does. None in memory."""
 
     @abstractmethod
     def neuronpedia_names(self) -> Sequence[str]:
@@ -104,7 +105,13 @@ class SAEHandle(ABC):
 
 @dataclass(frozen=True)
 class SAEInMemory(SAEHandle):
-    """One SAE of a caller's mapping, which is asked for it each time; `key` is the layer as the mapping has it."""
+    """One SAE of a caller's mapping, which is asked for the SAE whenever it is read.
+
+    Attributes:
+        saes: the mapping.
+        key: the key of the SAE in the mapping, such as the NumPy integer 8.
+        number: the number of the layer, as a Python integer.
+    """
 
     saes: Mapping[Any, SAE]
     key: Any

@@ -1,9 +1,8 @@
-"""One SAE a layer, read when asked for."""
+"""The layers of a model: one SAE for each layer, which is read when it is asked for."""
 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from saematch.errors import MatchError
 from saematch.numeric.numbers import whole_number
 from saematch.sae.autoencoder import SAE
 from saematch.sources.address import SAMPLE, Address
+from saematch.sources.advice import how_to_choose, how_to_number
 from saematch.sources.handle import SAEHandle, SAEInMemory
 from saematch.sources.lists import SourceLike
 from saematch.sources.locations import LocalLocation
@@ -19,20 +19,29 @@ from saematch.sources.search import search
 from saematch.sources.stored import LAYER, StoredSAE
 from saematch.text import listing
 
-IN_MEMORY = "in memory"  # the source of layers that a caller's mapping holds
-_MOST_DIGITS = 4  # of a layer's number
-_TRAINING = re.compile(  # what numbers count that follow these: not layers
-    r"(?:seeds?|train(?:er|ing)?s?|steps?|tokens?|samples?|epochs?|iter(?:ation)?s?|checkpoints?|ckpts?|final)[-_.=]?/?$|"
-    r"(?:run|trial|version|(?<![a-z])[vs])[-_.=]?$|(?:checkpoints?|ckpts?)/.*/$",
-    re.IGNORECASE,
-)
+IN_MEMORY = "in memory"  # the source of layers that are in a caller's mapping
 
 
 class Layers(Mapping[int, SAE]):
-    """The SAEs of a model by layer number, in ascending order; each is read on access and not kept.
+    """The SAEs of a model by layer number, in ascending order.
 
-    `source` says where they are from anywhere, and later: a folder's whole path, a repository at its commit. Of a list
-    it says so for each layer.
+    `layers[8]` reads the SAE of layer 8 and does not keep it. `layers.handles[8]` knows its headers, labels and files
+    without reading its weights.
+
+    Attributes:
+        handles: layer -> the handle of the SAE (`saematch.sources.SAEHandle`).
+        source: a permanent address of the layers, such as the absolute path of a folder or a repository at its commit;
+            for a list of addresses, a dictionary of layer (as text) -> address; "in memory" for a caller's dictionary.
+
+    Examples:
+        >>> import saematch as sm
+        >>> layers = sm.load_layers("sample")
+        >>> layers
+        Layers('sample', [8, 9, 10, 11, 12, 13])
+        >>> layers[8].F, layers[8].d
+        (1024, 576)
+        >>> layers.handles[8].labels[384]
+        'Kn, Ex, Module, Dist, Gn'
     """
 
     def __init__(self, handles: Mapping[int, SAEHandle], source: str | dict[str, str]) -> None:
@@ -57,130 +66,114 @@ class Layers(Mapping[int, SAE]):
 
 
 def load(source: SourceLike) -> SAE:
-    """The one SAE that a source means; sources are those of `load_layers`.
+    """Load the one SAE that a source leads to.
 
-    Weights are on the CPU in float32, or float64 where they were stored so or had to be scaled. Formats are recognised
-    by content; `notes` of the SAE say what was changed.
+    The weights are on the CPU in float32, or in float64 if they were stored in float64 or had to be scaled. The file
+    format is recognised by the content of the file. The `notes` of the SAE say what was changed while it was read.
+
+    Args:
+        source: a source as described in `load_layers`, which leads to one SAE.
 
     Raises:
-        MatchError: if there is no SAE, more than one, or one that is damaged; the message says which and why.
+        MatchError: if the source leads to no SAE, to more than one, or to one that is damaged.
+
+    Examples:
+        >>> import saematch as sm
+        >>> sae = sm.load("sample?layer=8")
+        >>> sae.F, sae.d, sae.activation
+        (1024, 576, 'jumprelu')
     """
-    found, _ = search(source)
-    if len(found) > 1:
-        raise MatchError(f"{source}: {len(found)} SAEs in it, name one of them: {_listing(found)}")
-    return found[0].read()
+    saes, _ = search(source)
+    if len(saes) > 1:
+        raise MatchError(f"{source}: {len(saes)} SAEs in it, name one of them: {_listed(saes)}")
+    return saes[0].read()
 
 
 def load_layers(source: SourceLike) -> Layers:
-    """The SAEs of a source, one a layer; weights are neither read nor fetched yet.
+    """Find the SAEs of a source, one for each layer. Their weights are neither read nor downloaded yet.
+
+    The number of a layer is read from the innermost folder or file name that has one, or else from the configuration
+    of the SAE. `docs/formats.md` describes all sources and file formats.
 
     Args:
-        source: a file or folder, nested as published (`layer_8/width_2k/average_l0_40/`) or flat (`layer_08/`); a
-            pattern with `*`, `**`, `{layer}`, `{l0}`; `hf://organisation/name/path`; `saelens://release`; a list of
-            these or a mapping of layer numbers to them, in Python or a YAML file. `?l0=near:100&layer=8-13&width=16k`
-            after it chooses among several of a layer. `"sample"` names the SAEs that ship with the package. A layer's
-            number is read from the innermost folder or file name that holds one, else from the SAE's configuration.
-            `docs/formats.md` has all of it.
+        source: one of
+
+            - a file or a folder, nested as published (`layer_8/width_2k/average_l0_40/`) or flat (`layer_08/`);
+            - a pattern with `*`, `**`, `{layer}` or `{l0}`;
+            - `hf://organisation/name/path`, a repository of the Hugging Face hub;
+            - `saelens://release`, a release that sae-lens knows;
+            - "sample", the SAEs that are part of this package;
+            - a list of sources, or a mapping of layer numbers to sources, in Python or in a YAML file.
+
+            Options after a question mark choose among several SAEs of a layer, such as
+            `?l0=near:100&layer=8-13&width=16k`.
 
     Raises:
-        MatchError: if there is no SAE, a layer's folder is empty, or two SAEs claim one layer.
+        MatchError: if there is no SAE, the folder of a layer is empty, or two SAEs are of the same layer.
+
+    Examples:
+        >>> import saematch as sm
+        >>> sm.load_layers("sample?layer=8-10")
+        Layers('sample?layer=8-10', [8, 9, 10])
+        >>> sm.load_layers({0: "sample?layer=8", 1: "sample?layer=13"})[1].F
+        1024
     """
-    found, pinned = search(source)
-    stored: dict[int, StoredSAE] = {}
-    for each in found:
-        if each.layer is None:
-            each.describe()  # which may say why it is not known
+    saes, address = search(source)
+    by_layer: dict[int, StoredSAE] = {}
+    for sae in saes:
+        if sae.layer is None:
+            sae.describe()  # a header that cannot be read is the reason why the layer is not known
             raise MatchError(
-                f"{each.shown}: no layer number in its path or configuration; name its folder layer_<number>, or "
-                f"say where the number is by a pattern with {{layer}}{_pattern(each, found)}, or which layer it is by "
-                "a mapping of layers to files (in Python, or a list in YAML), or leave it out with ?layer=…"
+                f"{sae.shown}: no layer number in its path or configuration; name its folder layer_<number>, or "
+                f"say where the number is by a pattern with {{layer}}{how_to_number(sae, saes)}, or which layer it is "
+                "by a mapping of layers to files (in Python, or a list in YAML), or leave it out with ?layer=…"
             )
-        if each.layer in stored:
-            those = [other for other in found if other.layer == each.layer]
+        if sae.layer in by_layer:
+            rivals = [other for other in saes if other.layer == sae.layer]
+            count = "two" if len(rivals) == 2 else len(rivals)
             raise MatchError(
-                f"{source}: {_count(len(those))} SAEs for layer {each.layer}, {_listing(those)}; choose a folder that "
-                f"holds one a layer, or say which, {_choices(those)}"
+                f"{source}: {count} SAEs for layer {sae.layer}, {_listed(rivals)}; choose a folder that holds one SAE "
+                f"per layer, or say which, {how_to_choose(rivals)}"
             )
-        stored[each.layer] = each
-    _check_no_layer_is_empty(source, found)
-    addresses = {str(layer): str(sae.checkpoint.address) for layer, sae in sorted(stored.items())}
-    return Layers(stored, pinned or addresses)
+        by_layer[sae.layer] = sae
+    _check_no_layer_is_empty(source, saes)
+    addresses = {str(layer): str(sae.checkpoint.address) for layer, sae in sorted(by_layer.items())}
+    return Layers(by_layer, address or addresses)
 
 
 def as_layers(given: Mapping[Any, SAE]) -> Layers:
-    """The layers themselves, or those of a caller's mapping of layer numbers to SAEs, which keeps its SAEs.
+    """Return `Layers` as they are, and wrap any other mapping of layer numbers to SAEs.
 
-    Raises `MatchError` for anything else.
+    The SAEs stay in the caller's mapping, which is asked for an SAE whenever the SAE is read.
+
+    Raises:
+        MatchError: if this is not a mapping, or a key is not a layer number.
     """
     if isinstance(given, Layers):
         return given
     if isinstance(given, Mapping):
         numbers = [(key, whole_number(key)) for key in given]
-        layers = {number: SAEInMemory(given, key, number) for key, number in numbers if number is not None}
-        if len(layers) == len(given):
-            return Layers(layers, IN_MEMORY)
+        handles = {number: SAEInMemory(given, key, number) for key, number in numbers if number is not None}
+        if len(handles) == len(given):
+            return Layers(handles, IN_MEMORY)
     shown = list(given) if isinstance(given, Mapping) else given
     raise MatchError(f"{shown!r:.200}: this takes a mapping of layer numbers to SAEs; saematch.load_layers makes one")
 
 
-def _check_no_layer_is_empty(source: SourceLike, found: list[StoredSAE]) -> None:
-    """Of a folder that is meant as a whole. Raises `MatchError`."""
+def _check_no_layer_is_empty(source: SourceLike, saes: list[StoredSAE]) -> None:
+    """Raise `MatchError` if a folder that is named like a layer has no SAE. Patterns and options are not checked."""
     if not isinstance(source, str | os.PathLike):
         return
     address = Address.parse(source)
     if address.where == SAMPLE or address.options or not Path(address.where).is_dir():
         return
-    homes = [Path(each.checkpoint.location.address(each.checkpoint.name)).parent for each in found]
+    homes = [Path(sae.path).parent for sae in saes]
     for folder, _ in LocalLocation(Path(address.where)).folders():
-        whole = Path(os.path.abspath(folder))
-        inside = any(home.is_relative_to(whole) or whole.is_relative_to(home) for home in homes)
-        if LAYER.search(folder.name) and not inside:
+        absolute = Path(os.path.abspath(folder))
+        has_sae = any(home.is_relative_to(absolute) or absolute.is_relative_to(home) for home in homes)
+        if LAYER.search(folder.name) and not has_sae:
             raise MatchError(f"{folder}: the folder of a layer without an SAE; fill it or remove it")
 
 
-def _choices(those: list[StoredSAE]) -> str:
-    """Advice that tells the SAEs of a layer apart, for a message."""
-    l0s, widths = {each.checkpoint.l0 for each in those}, {each.checkpoint.width for each in those}
-    ways = ["?l0=near:100"] * (len(l0s) > 1 and None not in l0s)
-    ways += [f"?width={those[0].checkpoint.width}"] * (len(widths) > 1 and None not in widths)
-    if ways:
-        return f"like {' or '.join(ways)}"
-    pattern = _numbered(those[0])
-    # What tells them apart is no layer: a seed, a step of training.
-    return f"by a pattern{pattern}" if pattern else f"by naming its file, like {those[0].shown}"
-
-
-def _numbered(sae: StoredSAE) -> str:
-    """The pattern of files that are called as this one, by the number of its layer; "" if its name has none."""
-    parts = sae.checkpoint.name.split("/")
-    for number, part in reversed([*enumerate(parts)]):
-        for layer in LAYER.finditer(part):
-            start, end = layer.span(layer.lastindex or 0)
-            return _like(sae, "/".join([*parts[:number], f"{part[:start]}{{layer}}{part[end:]}", *parts[number + 1 :]]))
-    return ""
-
-
-def _pattern(sae: StoredSAE, found: list[StoredSAE]) -> str:
-    """A pattern by what may be the number of a layer where no name says so, for a message; "" if nothing may be."""
-    words = re.split("([0-9]+)", sae.checkpoint.name)
-    for other in found:
-        theirs = re.split("([0-9]+)", other.checkpoint.name)
-        differing = [at for at, (one, two) in enumerate(zip(words, theirs, strict=False)) if one != two]
-        if len(words) == len(theirs) and len(differing) == 1 and differing[0] % 2:
-            at = differing[0]
-            before = "".join(words[:at])
-            if max(len(words[at]), len(theirs[at])) <= _MOST_DIGITS and not _TRAINING.search(before):
-                return _like(sae, "".join([before, "{layer}", *words[at + 1 :]]))
-    return ""
-
-
-def _like(sae: StoredSAE, name: str) -> str:
-    return f", like {sae.checkpoint.location.shown(name).replace('%7Blayer%7D', '{layer}')}"
-
-
-def _listing(found: list[StoredSAE]) -> str:
-    return listing(each.shown for each in found)
-
-
-def _count(number: int) -> str:
-    return "two" if number == 2 else str(number)
+def _listed(saes: list[StoredSAE]) -> str:
+    return listing(sae.shown for sae in saes)

@@ -183,6 +183,6 @@ def _in_list(
         except MatchError as error:
             raise MatchError(f"{shown}, row {number}: {error}") from error
         saes += [
-            sae if layer is None else StoredSAE(sae.checkpoint, {**sae.said, "layer": str(layer)}) for sae in of_row
+            sae if layer is None else StoredSAE(sae.checkpoint, {**sae.captured, "layer": str(layer)}) for sae in of_row
         ]
     return saes

@@ -1,4 +1,4 @@
-"""One writer of a run folder at a time."""
+"""A lock file, which keeps a second process from writing to the same folder."""
 
 from __future__ import annotations
 
@@ -17,14 +17,19 @@ from saematch.errors import MatchError, refusals
 
 @contextlib.contextmanager
 def locked(path: Path, what: str, shared: bool = False, wait: bool = False) -> Iterator[None]:
-    """Hold the lock file `path`, which names this process, or refuse and name the one that does.
+    """Hold a lock file for as long as the `with` block lasts, and write into it which process holds it.
 
-    The lock is the operating system's: it ends with the process that holds it, however that ends, so none is ever
-    stale. `shared` is for several that keep out of each other's way and together keep out everyone else; `wait` waits
-    for the other process instead.
+    The lock is one of the operating system: it ends with the process that holds it, even if the process is killed, so
+    that no lock is ever left behind. A file system without locks causes a warning.
+
+    Args:
+        path: the lock file, which is created if need be.
+        what: the name of what is locked, for the message.
+        shared: whether other processes may hold the lock too, if they also share it.
+        wait: whether to wait for the other process, instead of raising an error.
 
     Raises:
-        MatchError: if another process holds it.
+        MatchError: if another process holds the lock, naming the process; or if the file cannot be written.
     """
     with _opened(path) as file:
         try:
@@ -33,43 +38,42 @@ def locked(path: Path, what: str, shared: bool = False, wait: bool = False) -> I
         except BlockingIOError as error:
             raise MatchError(f"{what}: {_owner(file)} is writing it; wait for it or choose another folder") from error
         except OSError as error:
-            warnings.warn(
-                f"{path}: this file system has no locks ({error.strerror}); see to it that nobody else writes here",
-                stacklevel=2,
-            )
-        me = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S%z")}
+            remedy = "make sure that no other process writes to this folder"
+            warnings.warn(f"{path}: this file system has no locks ({error.strerror}); {remedy}", stacklevel=2)
+        owner = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S%z")}
         os.ftruncate(file, 0)
-        os.pwrite(file, json.dumps(me).encode(), 0)
+        os.pwrite(file, json.dumps(owner).encode(), 0)
         yield
 
 
-_held: set[int] = set()
+_open_files: set[int] = set()  # of the locks that this process holds
 
 
-def _let_go_in_child() -> None:
-    """A forked process shares the lock, and would hold it on when its parent is gone."""
-    for file in _held:
+def _close_in_child() -> None:
+    """Close the lock files in a forked process, which would otherwise hold the locks after its parent has ended."""
+    for file in _open_files:
         os.close(file)
-    _held.clear()
+    _open_files.clear()
 
 
-os.register_at_fork(after_in_child=_let_go_in_child)
+os.register_at_fork(after_in_child=_close_in_child)
 
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[int]:
     with refusals("cannot be written", path, OSError):
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    _held.add(file)
+    _open_files.add(file)
     try:
         yield file
     finally:
-        if file in _held:
-            _held.remove(file)
+        if file in _open_files:  # not in a forked process, which has closed it
+            _open_files.remove(file)
             os.close(file)
 
 
 def _owner(file: int) -> str:
+    """Return the process that a lock file names, for a message."""
     try:
         owner = json.loads(os.pread(file, 4096, 0))
         return f"process {int(owner['pid'])} on {owner['host']!s}, since {owner['since']!s},"
