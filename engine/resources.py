@@ -1,8 +1,8 @@
-"""The memory and the processors that this process may use: the least of all limits that the system sets.
+"""The memory and the processors that this process may use: the smallest of all limits that the system sets.
 
-Batch systems and containers set limits that the machine as a whole does not show: control groups (cgroups, both
-versions, each of whose parents may be tighter), `ulimit`, processor affinity. Every function takes the root of the file
-tree in which `/proc` and the cgroups lie.
+Batch systems and containers set limits that the machine as a whole does not show: control groups (cgroups of both
+versions, each of whose parents may be tighter), `ulimit`, and processor affinity. Every function takes the root of the
+file tree that contains `/proc` and the cgroups.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _KB = 1024
 
 
 def available_memory(root: Path = _ROOT) -> int:
-    """Bytes that this process can still take without swapping.
+    """Return the bytes that this process can still allocate without swapping.
 
-    They are the least of what the machine, every cgroup of the process and `ulimit -v` and `-d` leave; half of the
-    machine's memory where the system says none of these.
+    They are the minimum of what the machine, every cgroup of the process, and `ulimit -v` and `-d` leave, or half of
+    the machine's memory if the system reports none of these.
 
     >>> available_memory() > 0
     True
@@ -36,7 +36,9 @@ def available_memory(root: Path = _ROOT) -> int:
 
 
 def processors(root: Path = _ROOT) -> int:
-    """How many processors this process may use: the least of its affinity and the quotas of its cgroups, rounded up.
+    """Return the number of processors that this process may use.
+
+    It is the minimum of its processor affinity and the quotas of its cgroups, rounded up.
 
     >>> processors() >= 1
     True
@@ -54,7 +56,7 @@ def _of_machine(root: Path) -> Iterator[int]:
 
 
 def _of_cgroups(root: Path) -> Iterator[int]:
-    """The limit of each cgroup less its use. As for the machine, files that are only cached do not count as used."""
+    """Yield the limit of each cgroup less its use. Cached files do not count as used, as for the machine."""
     for folder in _cgroups(root, "memory"):
         stat = _table(folder / "memory.stat")
         names = (
@@ -74,7 +76,7 @@ def _of_cgroups(root: Path) -> Iterator[int]:
 
 
 def _of_process(root: Path) -> Iterator[int]:
-    """`ulimit -v` and `ulimit -d` less what is mapped."""
+    """Yield `ulimit -v` and `ulimit -d`, less the memory that the process has mapped."""
     status = _table(root / "proc/self/status")
     for limit, used in ((resource.RLIMIT_AS, "VmSize"), (resource.RLIMIT_DATA, "VmData")):
         most, _ = resource.getrlimit(limit)
@@ -83,43 +85,45 @@ def _of_process(root: Path) -> Iterator[int]:
 
 
 def refuse_little_room(least: int) -> None:
-    """Raise `NotEnoughMemory` where `ulimit -v` or `-d` leaves fewer bytes than `least`."""
-    room = min(_of_process(_ROOT), default=least)
-    if room < least:
-        raise NotEnoughMemory(f"not enough memory for the compiled loops: {max(0, room):,} bytes are left of {least:,}")
+    """Raise `NotEnoughMemory` if `ulimit -v` or `-d` leaves fewer bytes than `least`."""
+    left = min(_of_process(_ROOT), default=least)
+    if left < least:
+        raise NotEnoughMemory(f"not enough memory for the compiled loops: {max(0, left):,} bytes are left of {least:,}")
 
 
 @cache
 def _quotas(root: Path) -> tuple[int, ...]:
-    """Processors that each cgroup with a quota grants, rounded up. They are read once."""
+    """Return the processors that each cgroup with a quota grants, rounded up. The quotas are read once."""
     granted = []
     for folder in _cgroups(root, "cpu"):
         quota, _, period = _text(folder / "cpu.max").partition(" ")  # version 2: "150000 100000" or "max 100000"
         if not quota:
-            quota, period = _text(folder / "cpu.cfs_quota_us"), _text(folder / "cpu.cfs_period_us")  # -1 is none
+            quota, period = _text(folder / "cpu.cfs_quota_us"), _text(folder / "cpu.cfs_period_us")  # -1 means no quota
         if quota.isdecimal() and period.isdecimal() and int(period):
             granted.append(math.ceil(int(quota) / int(period)))
     return tuple(granted)
 
 
 def _cgroups(root: Path, controller: str) -> Iterator[Path]:
-    """The folders of all cgroups of this process that may limit it by `controller`, from the innermost outwards.
+    """Yield the folders of all cgroups that may limit this process by `controller`, from the innermost outwards.
 
-    A container sees its own cgroup as the root of a mount, whatever `/proc/self/cgroup` calls it.
+    A container sees its own cgroup as the root of a mount, whatever name `/proc/self/cgroup` gives it.
     """
+    # The path of this process in the tree of each controller.
     own: dict[str, str] = {}
     for line in _text(root / "proc/self/cgroup").splitlines():
         _, _, rest = line.partition(":")
         names, _, path = rest.partition(":")
-        own |= dict.fromkeys(names.split(","), path)  # version 2 has no names
+        own |= dict.fromkeys(names.split(","), path)  # version 2 has no names of controllers
+    # The mounts of these trees, and in each mount the folders from the process's own cgroup up to the root.
     for line in _text(root / "proc/self/mountinfo").splitlines():
         before, _, after = line.partition(" - ")
         kind, *_, options = after.split(" ") if after else ("", "")
-        of = "" if kind == "cgroup2" else controller if controller in options.split(",") else None
-        if not kind.startswith("cgroup") or of is None or of not in own:
+        name = "" if kind == "cgroup2" else controller if controller in options.split(",") else None
+        if not kind.startswith("cgroup") or name is None or name not in own:
             continue
         inner, mounted = (_unescaped(field) for field in before.split(" ")[3:5])
-        below = posixpath.relpath(own[of], posixpath.normpath(inner))
+        below = posixpath.relpath(own[name], posixpath.normpath(inner))
         folder = root / mounted.lstrip("/")
         levels = () if below.startswith("..") or below == "." else Path(below).parts
         for depth in range(len(levels), -1, -1):
@@ -127,11 +131,11 @@ def _cgroups(root: Path, controller: str) -> Iterator[Path]:
 
 
 def _unescaped(field: str) -> str:
-    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), field)
+    return re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), field)
 
 
 def _text(path: Path) -> str:
-    """The content of a file of the system; empty where there is none, or it may not be read."""
+    """Return the content of a system file, or an empty text if the file is missing or may not be read."""
     try:
         return path.read_text(encoding="utf-8", errors="replace").strip()
     except OSError:
@@ -139,12 +143,12 @@ def _text(path: Path) -> str:
 
 
 def _number(path: Path) -> int | None:
-    """The number in a file of the system; None for none, and for "max"."""
+    """Return the number in a system file, or None if there is none, as in "max"."""
     text = _text(path)
     return int(text) if text.isdecimal() else None
 
 
 def _table(path: Path) -> dict[str, int]:
-    """Lines such as `MemAvailable:  123 kB` or `inactive_file 123`, by name."""
-    found = re.findall(r"^(\w+):?\s+(\d+)", _text(path), re.MULTILINE)
-    return {name: int(number) for name, number in found}
+    """Return the numbers of lines such as `MemAvailable:  123 kB` or `inactive_file 123` by name."""
+    lines = re.findall(r"^(\w+):?\s+(\d+)", _text(path), re.MULTILINE)
+    return {name: int(number) for name, number in lines}

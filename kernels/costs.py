@@ -85,7 +85,14 @@ def launch(kernel: Any, grid: tuple[int, ...], device: torch.device, **arguments
 def stored(matrix: Tensor) -> Costs:
     """Describe the costs M that are given as a float32 `matrix (F_A, F_B)` of any strides, without NaN and -inf.
 
-    The entries are not checked. Raises `MatchError` for an argument that is not such a matrix.
+    The entries are not checked. Raises `MatchError` for an argument that is not such a matrix, or that a kernel cannot
+    read.
+
+    Examples:
+        >>> import torch
+        >>> from saematch import kernels
+        >>> kernels.stored(torch.ones(3, 5)).is_stored
+        True
     """
     check_matrix(matrix, "matrix", torch.float32)
     check_device(matrix.device)

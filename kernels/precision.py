@@ -1,9 +1,9 @@
 """How float32 rows become operands of a product, and how far that product can be from the truth.
 
-A row is split into parts that the arithmetic of the product holds exactly, each the rounding of what those before it
-leave. With P parts, the products of parts whose numbers, from 0, add up to less than P are summed: 1, 3 or 6 of them.
-They lie side by side, so that one ordinary product of longer rows is the whole sum, and a split is made once for all
-passes.
+A row is split into P parts that the arithmetic of the product represents exactly: each part is the rounding of what
+the parts before it leave of the row. Parts are numbered from 0, and the products of two parts are summed if their
+numbers add up to less than P. These are 1, 3 or 6 products. The parts are stored side by side, so that the sum is one
+ordinary product of longer rows. Rows are split once for all passes.
 """
 
 from __future__ import annotations
@@ -30,31 +30,35 @@ class Precision:
 
     @property
     def pairs(self) -> list[tuple[int, int]]:
-        """Which part of the left row meets which of the right one; small products first, so that they are not lost."""
+        """The parts of the left and the right row that are multiplied; small products first, so that none is lost."""
         pairs = [(a, b) for a in range(self.parts) for b in range(self.parts) if a + b < self.parts]
         return sorted(pairs, key=lambda pair: (-sum(pair), pair))
 
     @property
     def is_proved(self) -> bool:
-        """Whether `error` is a theorem about the arithmetic (`ieee`), and not a model of tensor cores."""
+        """Whether `error` is a theorem about the arithmetic (`ieee`) rather than a model of tensor cores."""
         return self.bits == 24
 
     @property
     def dot(self) -> str:
-        """What Triton calls the arithmetic of the product."""
+        """Triton's name for the arithmetic of the product."""
         return "ieee" if self.is_proved else "tf32"
 
     def error(self, width: int) -> float:
-        """Bound on |product - <x, y>| / (|x| |y|) for float32 rows of `width` columns, of numbers between 2^-100 and
-        2^100 in size or 0; inf where there are too many columns for one.
+        """Return a bound on |product - <x, y>| / (|x| |y|) for float32 rows of `width` columns.
 
-        `ieee` rounds by the standard: gamma(width) in 2^-24, in any order.
-        Splitting, with u = 2^-bits: P parts leave u^P of each row, and the P - 1 pairs left out whose numbers add up to
-        P are u^P each; in all (P + 1) u^P (1 + 4 u). Part a of a row is at most (1 + u) u^a of it.
-        Summing in float32, small products first: those of parts a and b, u^(a + b) of the whole, pass through as many
-        additions as there are columns in them and in all that come behind them, and in the blocks at their ends. Tensor
-        cores truncate while they sum: twice the unit, 2^-23, for blocks in the order of their columns is a model of
-        them, not proved; the gate of `bench/gpu.py` tests it on the chip at hand.
+        The numbers of the rows must be 0 or between 2^-100 and 2^100 in size. The bound is inf if there are too many
+        columns for any bound.
+
+        - `ieee`: every operation rounds by the IEEE standard, so that the error is at most gamma(width) in units of
+          2^-24, in any order of summation.
+        - Splitting, with u = 2^-bits: P parts leave at most u^P of each row. The P - 1 omitted products whose numbers
+          add up to P are at most u^P each. The sum of both is (P + 1) u^P (1 + 4 u). Part a of a row is at most
+          (1 + u) u^a of the row.
+        - Summing in float32, small products first: the products of parts a and b are u^(a + b) of the whole. They pass
+          through as many additions as there are columns in them, in all products after them, and in the blocks at
+          their ends. Tensor cores truncate while they sum. Twice the unit, 2^-23, for blocks in the order of their
+          columns is a model of this truncation and is not proved; `bench/gpu.py` tests the model on the GPU at hand.
         """
         if self.is_proved:
             return _gamma((width + 8) * 2.0**-24)
@@ -65,7 +69,7 @@ class Precision:
         return (self.parts + 1) * unit**self.parts * (1 + 4 * unit) + summed * (1 + unit) ** 2
 
     def round(self, values: Tensor) -> Tensor:
-        """Float32 values with no more significant bits than a part holds, rounded to nearest even."""
+        """Round float32 values to the significant bits of a part, to nearest even."""
         if self.dtype == torch.bfloat16:
             return values.to(torch.bfloat16).float()
         dropped = 24 - self.bits
@@ -95,14 +99,29 @@ def _gamma(terms: float) -> float:
 
 
 def precision_named(name: str) -> Precision:
-    """Raises `MatchError` for one that is not known."""
+    """Return the precision of this name. Raises `MatchError` for an unknown name.
+
+    Examples:
+        >>> from saematch import kernels
+        >>> kernels.precision_named("ieee").is_proved
+        True
+    """
     if name not in PRECISIONS:
         raise MatchError(f"precision {name!r} is not known; choose one of {', '.join(PRECISIONS)}")
     return PRECISIONS[name]
 
 
 def split(rows: Tensor, precision: Precision, side: int) -> Tensor:
-    """The operand `(F, pairs * K, padded with zeros)` of float32 `rows (F, K)`, as left (0) or right (1) factor."""
+    """Return the operand of float32 `rows (F, K)` as the left (`side` 0) or right (1) factor of a product.
+
+    The operand is `(F, pairs * K)`, padded with columns of zeros to a multiple of 64 columns.
+
+    Examples:
+        >>> import torch
+        >>> from saematch import kernels
+        >>> kernels.split(torch.ones(2, 100), kernels.precision_named("bf16x3"), 0).shape
+        torch.Size([2, 320])
+    """
     rows, width = rows.detach(), rows.shape[1]
     length = -(-width * len(precision.pairs) // ALIGNED) * ALIGNED
     operand = torch.zeros((len(rows), length), dtype=precision.dtype, device=rows.device)

@@ -1,4 +1,4 @@
-"""Arrays of callers, made plain ones of numpy or torch; what would lose values on the way is refused by name."""
+"""Conversion of a caller's arrays to plain arrays of numpy or torch, which refuses what would lose values."""
 
 from __future__ import annotations
 
@@ -15,11 +15,14 @@ from saematch.text import first_line
 
 
 def dense_array(given: Any, name: str, expected: str) -> NDArray[Any]:
-    """What was given as an array on the CPU: an array, a tensor, or a list of numbers or of these.
+    """Return an array, a tensor, or a list of numbers, arrays or tensors as a numpy array on the CPU.
 
-    The number type is kept where numpy has it, else it is float64, as for bfloat16. `name` and `expected` are for
-    messages. Raises `MatchError` for masked values, for sparse arrays, whose missing entries may mean anything, and
-    for what is not an array.
+    The number type is kept if numpy has it; otherwise it becomes float64, as for bfloat16. `name` and `expected` appear
+    in messages.
+
+    Raises:
+        MatchError: for masked values, for sparse arrays, whose missing entries may mean anything, and for objects that
+            are not arrays.
     """
     if isinstance(given, Tensor):
         return _values(given, name)
@@ -27,23 +30,24 @@ def dense_array(given: Any, name: str, expected: str) -> NDArray[Any]:
         raise MatchError(f"{name} is a sparse {type(given).__name__}; make it dense first")
     try:
         if isinstance(given, list | tuple):
-            given = [dense_array(each, name, expected) if _holds_arrays(each) else each for each in given]
-        array = np.asanyarray(given)  # with its mask, which an object may first show as an array
-        for each in (given, array):
-            if hides_values(each):
-                count = np.count_nonzero(np.broadcast_to(each.mask, array.shape))
+            given = [dense_array(item, name, expected) if _holds_arrays(item) else item for item in given]
+        array = np.asanyarray(given)  # keeps a mask, which some objects show only once they are arrays
+        for candidate in (given, array):
+            if hides_values(candidate):
+                count = np.count_nonzero(np.broadcast_to(candidate.mask, array.shape))
                 raise MatchError(f"{name} masks {count} of its values; fill them, or leave them out")
         return np.asarray(array)
     except MatchError:
         raise
-    except Exception as error:  # whatever the array of another library may raise
+    except Exception as error:  # the arrays of other libraries may raise anything
         raise MatchError(f"{name} is not an array ({first_line(error)}); expected {expected}") from error
 
 
 def dense_tensor(given: Tensor, name: str) -> Tensor:
-    """What was given as a tensor of floats or integers in one block: itself, unless it is sparse, quantised or negated.
+    """Return a plain tensor with the values of `given`: itself, unless it is sparse, quantised or negated.
 
-    Raises `MatchError` for tensors that hold more or less than their values: masked, nested, not yet initialised.
+    Raises:
+        MatchError: for tensors that are not just their values: masked, nested, or not yet initialised ones.
     """
     if given.is_nested or isinstance(given, nn.UninitializedParameter | nn.UninitializedBuffer) or _is_wrapper(given):
         kind = "nested" if given.is_nested else type(given).__name__
@@ -57,13 +61,13 @@ def dense_tensor(given: Tensor, name: str) -> Tensor:
 
 
 def refuse_meta(given: Tensor, name: str) -> None:
-    """Raise `MatchError` for a tensor on torch's meta device, which has a shape and no values."""
+    """Raise `MatchError` for a tensor on torch's meta device, which has a shape but no values."""
     if given.is_meta:
         raise MatchError(f"{name} is a {given.dtype} tensor on meta, torch's device without values; load them first")
 
 
 def checked_last(given: Any, size: int, what: str) -> Tensor:
-    """Real values `(…, size)`, dense. Raises `MatchError` for what is not a tensor of that shape."""
+    """Return a dense tensor of real values `(…, size)`. Raises `MatchError` for anything else."""
     if not isinstance(given, Tensor):
         raise MatchError(f"{what} must be a tensor (…, {size}), got {type(given).__name__}")
     refuse_meta(given, what)
@@ -90,7 +94,7 @@ def _values(given: Tensor, name: str) -> NDArray[Any]:
 
 
 def _holds_arrays(given: Any) -> bool:
-    """Whether it is an array, or a list with some in it, however deep, from which numpy would drop masks."""
+    """Whether an object is an array or contains one, however deep: numpy would drop the masks of these arrays."""
     if isinstance(given, list | tuple):
         return any(map(_holds_arrays, given))
     return _is_array(given)
@@ -101,5 +105,5 @@ def _is_array(given: Any) -> bool:
 
 
 def _is_wrapper(given: Tensor) -> bool:
-    """Whether a tensor of another class has its own idea of what its values are, as a masked one does."""
+    """Whether a tensor belongs to a class that defines its values in its own way, as masked tensors do."""
     return bool(type(given).__torch_dispatch__ is not Tensor.__torch_dispatch__)

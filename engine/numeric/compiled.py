@@ -1,4 +1,4 @@
-"""Numba as this package uses it: compiled on first use, cached on disk where a disk allows it, free of the GIL."""
+"""Numba as this package uses it: compiled on first use, cached on disk if possible, and without the GIL."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from saematch.errors import is_out_of_memory
 from saematch.resources import refuse_little_room
 from saematch.text import first_line
 
-# The first loop that is compiled makes numba load SciPy's BLAS, where SciPy is installed. Its start takes some buffers
-# of 33 MB, and where it gets none tries for ever: it is loaded before memory is taken for anything else.
+# If SciPy is installed, the first compiled loop makes numba load SciPy's BLAS. That library allocates some buffers of
+# 33 MB when it starts, and tries for ever if it gets none. It is therefore loaded here, before other memory is used.
 refuse_little_room(2**27)
 from numba.np import arraymath  # noqa: E402, F401
 
@@ -31,9 +31,10 @@ _LLVM_LOCK = ffi.lib._lock._lock
 
 
 def _hold() -> None:
-    """Wait until no thread compiles: a forked child inherits locks without the threads that release them.
+    """Wait until no thread compiles, and keep others from compiling while this process forks.
 
-    A thread may wait for either lock while it holds the other.
+    A forked child inherits locks without the threads that would release them. A thread may wait for either of the two
+    locks while it holds the other, so that this function never waits for the second lock without releasing the first.
     """
     while True:
         global_compiler_lock.acquire()
@@ -51,27 +52,27 @@ os.register_at_fork(before=_hold, after_in_parent=_release, after_in_child=_rele
 
 
 def compiled(function: Function) -> Function:
-    """Compile a loop with IEEE arithmetic in the order written."""
+    """Compile a loop with IEEE arithmetic, in the order in which operations are written."""
     return _compiled(function, fastmath=False)
 
 
 def compiled_sums(function: Function) -> Function:
     """Compile a loop whose floating-point sums may be reordered, so that they vectorise.
 
-    The order is fixed for a machine, whatever the number of threads; rounding bounds must hold for any order.
+    The order is fixed for a machine, whatever the number of threads. Rounding bounds must hold for any order.
     """
     return _compiled(function, fastmath={"reassoc", "contract"})
 
 
 def _compiled(function: Function, **options: Any) -> Function:
     dispatcher = numba.njit(nogil=True, **options)(function)
-    with suppress(RuntimeError, OSError):  # no folder to cache in: neither the package's nor the user's can be written
+    with suppress(RuntimeError, OSError):  # neither the package's folder nor the user's cache folder can be written
         dispatcher._cache = _Cache(function)
     return cast(Function, dispatcher)
 
 
 class _Cache(FunctionCache):
-    """Numba's cache, which is never an obstacle: if it cannot be read or written, functions are compiled again."""
+    """Numba's cache, except that functions are compiled again if it cannot be read or written."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__(function)
@@ -81,9 +82,10 @@ class _Cache(FunctionCache):
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         try:
             return super().load_overload(sig, target_context)
-        except Exception as error:  # whatever unpickling damaged bytes may raise
+        except Exception as error:  # unpickling damaged bytes may raise anything
             _log.info("%s: cannot be read (%s)", self.cache_path, first_line(error))
-            if not isinstance(error, OSError | SystemError) and not is_out_of_memory(error):  # else the files are whole
+            # Damaged files are removed. After errors of the system, or if memory ran out, the files may be intact.
+            if not isinstance(error, OSError | SystemError) and not is_out_of_memory(error):
                 with suppress(Exception):
                     self.flush()
         return None
@@ -91,15 +93,15 @@ class _Cache(FunctionCache):
     def save_overload(self, sig: Any, data: Any) -> None:
         try:
             super().save_overload(sig, data)
-        except Exception as error:  # a full disk, a quota, a folder that has become read-only
+        except Exception as error:  # such as a full disk, a quota, or a folder that has become read-only
             _log.info("%s: cannot be written (%s)", self.cache_path, first_line(error))
 
 
 class _CheckedFile(IndexDataCacheFile):
-    """Numba's files, whose code is known by a hash: it may be cut short, zeros after a power cut, or of another key.
+    """Numba's cache files, with a hash of each function's machine code and key.
 
-    Machine code that is not what was saved would end the process instead of raising an error. It is of another key
-    where two processes have written one index.
+    Running damaged machine code would end the process instead of raising an error. Code can be truncated, be zeros
+    after a power cut, or belong to another key if two processes have written one index.
     """
 
     def save(self, key: Any, data: Any) -> None:
@@ -107,10 +109,10 @@ class _CheckedFile(IndexDataCacheFile):
         super().save(key, (_hash(key, content), content))
 
     def load(self, key: Any) -> Any:
-        found = super().load(key)
-        if found is None:
+        entry = super().load(key)
+        if entry is None:
             return None
-        expected, content = found
+        expected, content = entry
         if expected != _hash(key, content):
             raise ValueError("its content is not what was saved")
         return pickle.loads(content)

@@ -1,4 +1,4 @@
-"""The loops that are ours: over the entries of rows, in float64, and over the pairs of a tile."""
+"""Compiled loops: over the entries of rows in float64, and over the pairs of a tile in float32."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ import numpy as np
 
 from saematch.numeric.compiled import compiled, compiled_sums
 
-_SQUARE = 64  # entries a side; both the source and its transpose stay in the cache
+_SQUARE = 64  # entries per side of a square of which both the source and its transpose fit into the cache
 
 
 @compiled
 def fold_rows(values: Any, scale: Any, up: Any, factor: Any, out: Any) -> None:
-    """Fills out = values_i * scale_i * factor, or values_i / scale_i * factor, in float64, in squares: either may be a
-    transposed view.
+    """Fill out_i = values_i * scale_i * factor if `up`, or values_i / scale_i * factor, in float64.
+
+    The loop goes through squares of entries, because `values` or `out` may be a transposed view.
     """
     for top in range(0, values.shape[0], _SQUARE):
         for left in range(0, values.shape[1], _SQUARE):
@@ -26,7 +27,7 @@ def fold_rows(values: Any, scale: Any, up: Any, factor: Any, out: Any) -> None:
 
 @compiled_sums
 def centred_products(x: Any, y: Any, rows: Any, columns: Any, a: Any, b: Any, out: Any) -> None:
-    """Fills out_e = <x_i - a, y_j - b> for the pairs e = (i, j), in float64."""
+    """Fill out_e = <x_i - a, y_j - b> for the pairs e = (i, j), in float64."""
     for e in range(len(rows)):
         i, j = rows[e], columns[e]
         total = 0.0
@@ -37,7 +38,7 @@ def centred_products(x: Any, y: Any, rows: Any, columns: Any, a: Any, b: Any, ou
 
 @compiled_sums
 def squared_differences(x: Any, y: Any, rows: Any, columns: Any, out: Any) -> None:
-    """Fills out_e = |x_i - y_j|^2 for the pairs e = (i, j), in float64."""
+    """Fill out_e = |x_i - y_j|^2 for the pairs e = (i, j), in float64."""
     for e in range(len(rows)):
         i, j = rows[e], columns[e]
         total = 0.0
@@ -48,7 +49,7 @@ def squared_differences(x: Any, y: Any, rows: Any, columns: Any, out: Any) -> No
 
 @compiled
 def _two_sum(a: Any, b: Any) -> Any:
-    """The rounded sum and what rounding took from it, exactly (Knuth)."""
+    """Return the rounded sum a + b and its exact rounding error (Knuth)."""
     total = a + b
     share = total - a
     return total, (a - (total - share)) + (b - share)
@@ -58,44 +59,48 @@ def _two_sum(a: Any, b: Any) -> Any:
 def squared_distances_less(
     x: Any, y: Any, rows: Any, columns: Any, potentials: Any, prices: Any, out: Any, error: Any
 ) -> None:
-    """Fills out_e = |x_i - y_j|^2 - sum_n u_ni - sum_n v_nj for the pairs e = (i, j), and bounds for the errors.
+    """Fill out_e = |x_i - y_j|^2 - sum_n u_ni - sum_n v_nj for the pairs e = (i, j), and bounds on the errors.
 
-    What rounding takes from differences, squares and sums is known exactly and added up in a second number (Dekker's
-    product; Ogita, Rump and Oishi, *Accurate sum and dot product*, 2005); what it takes from that number is the error.
+    The rounding errors of all differences, squares and sums are computed exactly (Dekker's product; Knuth's sum) and
+    added up in a second number, `rest`. The rounding errors of that second sum are added up in `lost`, which bounds the
+    error of the result.
+    Source: Ogita, Rump and Oishi, *Accurate sum and dot product* (2005).
     """
     for e in range(len(rows)):
         i, j = rows[e], columns[e]
         total, rest, lost = 0.0, 0.0, 0.0
+        # Minus the potentials of the row and the prices of the column.
         for n in range(len(potentials) + len(prices)):
             dual = potentials[n, i] if n < len(potentials) else prices[n - len(potentials), j]
             total, low = _two_sum(total, -dual)
             rest, lower = _two_sum(rest, low)
             lost += abs(lower)
+        # Plus the squares. Splitting d into two halves (high + tail) makes the rounding error of d * d computable.
         for k in range(x.shape[1]):
             d, d_low = _two_sum(np.float64(x[i, k]), -np.float64(y[j, k]))
             if d == 0:
                 continue
             square = d * d
-            cut = 134217729.0 * d  # 2^27 + 1 halves the digits
+            cut = 134217729.0 * d  # 2^27 + 1 leaves half of the digits in `high`
             high = cut - (cut - d)
             tail = d - high
             square_low = ((high * high - square) + 2.0 * high * tail) + tail * tail
             total, low = _two_sum(total, square)
             low, lower = _two_sum(low, square_low)
-            lost += abs(lower) + (2.0**-1060 if square < 2.0**-900 else 0.0)  # and underflow
+            lost += abs(lower) + (2.0**-1060 if square < 2.0**-900 else 0.0)  # for underflow
             if d_low != 0:
                 mixed = 2.0 * d * d_low
                 low, lower = _two_sum(low, mixed)
-                lost += abs(lower) + 2.0**-50 * abs(mixed) + 2.0**-1060  # the product's rounding, and d_low squared
+                lost += abs(lower) + 2.0**-50 * abs(mixed) + 2.0**-1060  # for the rounding of `mixed`, and for d_low^2
             rest, lower = _two_sum(rest, low)
             lost += abs(lower)
         out[e], low = _two_sum(total, rest)
-        error[e] = (abs(low) + lost) * (1 + 2.0**-30)  # the sum of what was lost is rounded itself
+        error[e] = (abs(low) + lost) * (1 + 2.0**-30)  # `lost` is itself a rounded sum
 
 
 @compiled_sums
 def centred_dots(rows: Any, centre: Any, vector: Any) -> Any:
-    """<rows_i - centre, vector>, in float64."""
+    """Return <rows_i - centre, vector> for every row, in float64."""
     out = np.empty(len(rows))
     for i in range(len(rows)):
         total = 0.0
@@ -107,7 +112,7 @@ def centred_dots(rows: Any, centre: Any, vector: Any) -> Any:
 
 @compiled_sums
 def square_norms(rows: Any, centre: Any) -> Any:
-    """|rows_i - centre|^2, in float64."""
+    """Return |rows_i - centre|^2 for every row, in float64."""
     out = np.empty(len(rows))
     for i in range(len(rows)):
         total = 0.0
@@ -119,7 +124,7 @@ def square_norms(rows: Any, centre: Any) -> Any:
 
 @compiled
 def column_sums(rows: Any, centre: Any) -> Any:
-    """Sum over rows of rows_i - centre, in float64."""
+    """Return the sum of rows_i - centre over all rows, in float64."""
     out = np.zeros(rows.shape[1])
     for i in range(len(rows)):
         for k in range(rows.shape[1]):
@@ -129,7 +134,7 @@ def column_sums(rows: Any, centre: Any) -> Any:
 
 @compiled
 def centre_rows(rows: Any, centre: Any, scale: Any, out: Any) -> None:
-    """Fills out = (rows - centre) * scale, computed in float64 and rounded once."""
+    """Fill out = (rows - centre) * scale, computed in float64 and rounded once to float32."""
     for i in range(len(rows)):
         for k in range(rows.shape[1]):
             out[i, k] = np.float32((rows[i, k] - centre[k]) * scale)
@@ -137,7 +142,7 @@ def centre_rows(rows: Any, centre: Any, scale: Any, out: Any) -> None:
 
 @compiled
 def _keep(values: Any, partners: Any, value: Any, partner: Any) -> None:
-    """Insert into a short ascending list, dropping its last entry."""
+    """Insert a value into a short ascending list, and drop the last entry of the list."""
     place = len(values) - 1
     while place > 0 and values[place - 1] > value:
         values[place], partners[place] = values[place - 1], partners[place - 1]
@@ -147,29 +152,29 @@ def _keep(values: Any, partners: Any, value: Any, partner: Any) -> None:
 
 @compiled
 def _any_below(values: Any, others: Any, limit: Any) -> Any:
-    """Whether a sum is below the limit anywhere: branch-free and over slices, so that it vectorises."""
-    found = np.int32(0)
+    """Return whether any sum is below the limit. The loop has no branches, so that it vectorises."""
+    below = np.int32(0)
     for j in range(len(values)):
-        found |= np.int32(values[j] + others[j] < limit)
-    return found != 0
+        below |= np.int32(values[j] + others[j] < limit)
+    return below != 0
 
 
 @compiled
 def _any_below_own(values: Any, limits: Any, offset: Any) -> Any:
-    """The same, each entry less one offset against a limit of its own."""
-    found = np.int32(0)
+    """Return whether any value less the offset is below its own limit. The loop has no branches."""
+    below = np.int32(0)
     for j in range(len(values)):
-        found |= np.int32(values[j] - offset < limits[j])
-    return found != 0
+        below |= np.int32(values[j] - offset < limits[j])
+    return below != 0
 
 
-# Almost no pair enters a list once the first tiles are through, so a stretch of a row is first asked whether any does.
+# After the first tiles, almost no pair enters a list. A stretch of a row is therefore first tested as a whole.
 _STRETCH = 32
 
 
 @compiled
 def scan_rows(values: Any, constant: Any, least: Any, partners: Any, first: Any) -> None:
-    """Update each row's ascending list of the least `values[i, j] + constant[j]` and their places, first + j."""
+    """Update the ascending list of each row with its least `values[i, j] + constant[j]` and their places, first + j."""
     last = least.shape[1] - 1
     for i in range(len(values)):
         row = values[i]
@@ -186,7 +191,7 @@ def scan_rows(values: Any, constant: Any, least: Any, partners: Any, first: Any)
 
 @compiled
 def scan_columns(values: Any, left: Any, offset: Any, least: Any, partners: Any, first: Any) -> None:
-    """Update each column's ascending list of the least `values[i, left + j] - offset[i]`, at first + i."""
+    """Update the ascending list of each column with its least `values[i, left + j] - offset[i]`, at first + i."""
     last = least.shape[1] - 1
     limits = least[:, last].copy()
     for i in range(len(values)):
@@ -202,10 +207,15 @@ def scan_columns(values: Any, left: Any, offset: Any, least: Any, partners: Any,
 
 
 @compiled
-def choose_tied(reduced: Any, rows: Any, found: Any) -> None:
-    """Fill each row of `found` with places at which `reduced` is as small as anywhere in the row, within rounding."""
+def choose_tied(reduced: Any, rows: Any, chosen: Any) -> None:
+    """Fill each row of `chosen` with places at which `reduced` equals the minimum of the row within rounding.
+
+    The places are spread over the row, and begin at a place that depends on the row: rows with the same minima then
+    choose different places.
+    """
     width = reduced.shape[1]
     for r in range(len(rows)):
+        # The minimum of the row, and the number of entries that equal it within rounding.
         least, most = np.inf, 0.0
         for j in range(width):
             least = min(least, reduced[r, j])
@@ -214,11 +224,12 @@ def choose_tied(reduced: Any, rows: Any, found: Any) -> None:
         limit, count = least + 1e-12 * most, 0
         for j in range(width):
             count += reduced[r, j] <= limit
-        each, seen, start, kept = max(1, count // found.shape[1]), 0, rows[r] * 40503 % width, 0
+        # Every `interval`-th of them, from a start that a multiplicative hash of the row number gives.
+        interval, seen, start, filled = max(1, count // chosen.shape[1]), 0, rows[r] * 40503 % width, 0
         for step in range(width):
             j = (start + step) % width
             if reduced[r, j] <= limit:
-                if seen % each == 0 and kept < found.shape[1]:
-                    found[r, kept] = j
-                    kept += 1
+                if seen % interval == 0 and filled < chosen.shape[1]:
+                    chosen[r, filled] = j
+                    filled += 1
                 seen += 1
