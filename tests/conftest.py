@@ -33,7 +33,10 @@ def poison(monkeypatch):
 
     for module in (
         "cost.base",
+        "cost.bottleneck",
         "cost.distances",
+        "cost.products",
+        "cost.sides",
         "assignment.ties",
     ):  # a compiled loop keeps the numpy that it was compiled with
         monkeypatch.setattr(f"saematch.{module}.np", _Numpy(poisoned))

@@ -7,7 +7,7 @@ import torch
 import saematch as sm
 from problems import R, nasty, noisy_copy
 from saematch import kernels
-from saematch.cost import DistanceCost, KernelCost
+from saematch.cost import DistanceCost
 from saematch.kernels import PRECISIONS
 from saematch.matching.backend import choose_backend
 
@@ -46,8 +46,8 @@ def test_every_precision_finds_the_planted_optimum_and_says_what_it_rests_on(pre
 def test_matrix_free_is_the_stored_answer(monkeypatch):
     monkeypatch.setattr("saematch.cost.gpu.ROW_BLOCK_BYTES", 4 * 90 * 33)
     x, y = R(0).standard_normal((2, 90, 10))
-    stored = KernelCost(x, y, CPU, memory=2**20)
-    free = KernelCost(x, y, CPU, memory=0)
+    stored = DistanceCost(x, y, CPU, memory=2**20, precision="ieee")
+    free = DistanceCost(x, y, CPU, memory=0, precision="ieee")
     assert (stored.form, free.form) == ("stored", "matrix-free")
     for cost in (free, DistanceCost(x, y, CPU)):
         scans = [
@@ -73,7 +73,7 @@ def test_floors_hold_for_rows_that_are_built_to_be_bad(precision):
     x = 1 + 2.0 ** -r.integers(1, 24, (40, 30)) * r.choice([-1, 1], (40, 30))
     y = 1 + 2.0 ** -r.integers(1, 24, (50, 30)) * r.choice([-1, 1], (50, 30))
     x[3] *= 1e3
-    cost = KernelCost(x, y, CPU, precision=precision)
+    cost = DistanceCost(x, y, CPU, precision=precision)
     M = cost.block(np.arange(40), np.arange(50))
     prices = M.min(axis=0) + r.standard_normal(50) * 1e-6
     scan = cost.scan(np.arange(40), prices, np.zeros(50), np.zeros(40), 3, np.inf)
@@ -145,7 +145,7 @@ def test_a_device_without_room_is_an_error_with_numbers(monkeypatch):
     def full(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB\nand more")
 
-    monkeypatch.setattr("saematch.cost.distances.float32_product", full)
+    monkeypatch.setattr("saematch.cost.products.float32_product", full)
     with pytest.raises(sm.MatchError, match=r"not enough memory on .* for 40 x 40 features: CUDA out of memory"):
         sm.assign(np.eye(40), np.eye(40))
 

@@ -5,7 +5,7 @@ import torch
 from contracts import costs_of_all_pairs
 from problems import nasty
 from saematch.cost import DistanceCost, MatrixCost
-from saematch.cost.distances import float32_product
+from saematch.cost.products import float32_product
 
 CPU = torch.device("cpu")
 

@@ -155,13 +155,13 @@ os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
 torch.set_num_threads(6)
 import numpy as np, saematch as sm
 from saematch.matching.backend import machine
-from saematch.numeric.threads import Team, torch_threads
+from saematch.numeric.threads import ThreadPool, torch_threads
 with torch_threads():
     inside = torch.get_num_threads()
 x = np.random.default_rng(0).random((1500, 4))
 status = sm.assign(x, x[::-1]).status
 here = machine()
-print(json.dumps([status, Team(2**30).members, inside, torch.get_num_threads(), here["cores"], here["threads"]]))
+print(json.dumps([status, ThreadPool(2**30).size, inside, torch.get_num_threads(), here["cores"], here["threads"]]))
 """
 
 

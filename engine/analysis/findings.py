@@ -163,7 +163,7 @@ def _runners_up(solver: Solver, x: Rows, y: Rows, perm: Indices) -> Columns:
     prices = -cost.scale * cost.column_constant  # under these prices the pairs of a row rank by their cost
     price_error, potentials = np.zeros(len(y)), np.zeros(len(x))
     scan = partial(cost.scan, np.arange(len(x)), prices, price_error, potentials, 2, -math.inf)
-    listed = cost.with_room(scan).row_partners
+    listed = cost.retry_if_out_of_memory(scan).row_partners
     best, least = np.full(len(perm), -1), np.full(len(perm), np.inf)
     for candidates in listed.T:
         others = np.where(candidates == perm, -1, candidates)

@@ -229,7 +229,8 @@ class _Frame:
 
         def whole(rows: Indices) -> Floats:
             every = np.arange(cost.shape[1])
-            return cost.block(rows, every) - prices - has[rows][:, None] - cost.block_error(rows, every, price_error)
+            values, error = cost.block_with_error(rows, every, price_error)
+            return values - prices - has[rows][:, None] - error
 
         return cls(
             cost.scale,

@@ -10,15 +10,15 @@ one-to-one matching p and q are constants, so optimality is a statement about M 
 row from drowning the others.
 """
 
-from saematch.cost.base import BLOCK_BYTES, Cost
+from saematch.cost.base import Cost
 from saematch.cost.distances import DistanceCost, squared_distances
-from saematch.cost.gpu import KernelCost
 from saematch.cost.matrix import MatrixCost
+from saematch.cost.passes import BLOCK_BYTES
 from saematch.cost.scan import Scan
 from saematch.cost.unmatched import Unmatched, UnmatchedCost, checked_max_cost
 from saematch.numeric.rounding import UNIT_64, Floats, Indices, Rows, at_least, at_most, exact_sum, gamma
 
 __all__ = [
-    "BLOCK_BYTES", "UNIT_64", "Cost", "DistanceCost", "Floats", "Indices", "KernelCost", "MatrixCost", "Rows", "Scan",
+    "BLOCK_BYTES", "UNIT_64", "Cost", "DistanceCost", "Floats", "Indices", "MatrixCost", "Rows", "Scan",
     "Unmatched", "UnmatchedCost", "at_least", "at_most", "checked_max_cost", "exact_sum", "gamma", "squared_distances",
 ]  # fmt: skip

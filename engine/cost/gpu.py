@@ -1,10 +1,10 @@
-"""Squared distances whose passes run in Triton kernels, on the GPU where the rows then lie."""
+"""Products of all rows of one side with all rows of the other side, made in Triton kernels on a GPU."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,124 +12,138 @@ from numpy.typing import NDArray
 from torch import Tensor
 from typing_extensions import override
 
-from saematch.cost.base import Lists, T
-from saematch.cost.distances import DistanceCost
+from saematch.cost.passes import Passes, ShortLists, T
+from saematch.cost.sides import Side
 from saematch.errors import MatchError
-from saematch.numeric.rounding import Floats, Indices, Rows
+from saematch.numeric.rounding import Floats, Indices
 
 if TYPE_CHECKING:
     from saematch.kernels import Costs
 
-ROW_BLOCK_BYTES = 2**30  # of products at a time, where they are not kept
+ROW_BLOCK_BYTES = 2**30  # of products at a time, if they are not stored
 
 
-class KernelCost(DistanceCost):
-    """`DistanceCost` on a GPU: products in a precision of choice, lists and exact values made where they are."""
+class KernelProducts(Passes):
+    """M_ij = -2 <x'_i, y'_j> on a GPU: products in a chosen precision, lists, and float64 values are all made there.
 
-    def __init__(self, x: Rows, y: Rows, device: torch.device, *, memory: int = 0, precision: str = "ieee") -> None:
-        from saematch import kernels  # not before it is needed: it imports triton
+    `sides` are the source and the target; x' and y' are their centred and scaled rows. Raises `MatchError` if the rows
+    and their parts do not fit into the memory of the GPU.
+    """
 
+    def __init__(self, sides: tuple[Side, Side], device: torch.device, memory: int, precision: str) -> None:
+        # Kernels are imported where they are needed: they import triton.
+        from saematch import kernels
+
+        super().__init__((len(sides[0].rows), len(sides[1].rows)), memory)
         self._kernels, self._precision = kernels, kernels.precision_named(precision)
-        super().__init__(x, y, torch.device("cpu"), memory=memory)
-        self.device, self._block_bytes = device, ROW_BLOCK_BYTES
+        self.device, self._sides = device, sides
+        self._row_block_bytes = ROW_BLOCK_BYTES
         model = "" if self._precision.is_proved else ", trusting a model of how tensor cores round"
         self.precision = f"{precision} chooses, float64 proves{model}"
         self.backend = "triton, interpreted" if kernels.is_interpreted() else "triton"
-        self._centres = self._tensor(self._x.centre), self._tensor(self._y.centre)
-        self._on_device = self._or_refuse(lambda: (self._tensor(self._x.rows), self._tensor(self._y.rows)))
-        self._costs = self._or_refuse(self._products)
+
+        self._centres = [self._on_device(side.centre) for side in sides]
+        self._rows = self._or_refuse(lambda: [self._on_device(side.rows) for side in sides])
+        self._costs = self._or_refuse(self._split_rows)
         if self.stored:
             try:
                 self._costs = kernels.stored(kernels.pairwise_cost(self._costs))
             except torch.OutOfMemoryError:
-                super()._let_go()
+                super().drop_stored()
 
-    def _product_error(self, width: int) -> float:
-        """The rows are rounded to float32 before they are split: 2^-24 each, and eight roundings to spare."""
+    def relative_error(self, width: int) -> float:
+        """Return a bound for the error of float32 products and of their sum with a price, relative to |x'_i| |y'_j|.
+
+        The rows are rounded to float32 before they are split: 2^-24 each, and eight roundings are counted to be safe.
+        """
         return self._precision.error(width) + 8 * 2.0**-24
 
-    def _products(self) -> Costs:
-        """One side after the other: from here on there are parts, and no working copies."""
-        parts = []
-        for number, side in enumerate((self._x, self._y)):
-            parts.append(self._kernels.split(side.working.to(self.device), self._precision, number))
-            del side.working
-        return self._kernels.Costs(parts[0], parts[1], self._precision)
-
-    @override
-    def _let_go(self) -> None:
-        """Rows take the place of products."""
-        super()._let_go()
-        del self._costs
-        self._x.prepare(self._x.scale, -2.0, torch.device("cpu"))
-        self._y.prepare(self._y.scale, 1.0, torch.device("cpu"))
-        self._costs = self._or_refuse(self._products)
-
-    @override
-    def with_room(self, run: Callable[[], T]) -> T:
-        """After the products, the row blocks become smaller."""
-        remedies = [self._let_go] * self.stored + [self._narrow] * (self._block_bytes == ROW_BLOCK_BYTES)
-        for remedy in remedies:
-            # The remedy comes after the exception, which holds on to what did not fit.
-            with suppress(torch.OutOfMemoryError):
-                return run()
-            remedy()
-        return self._or_refuse(run)
-
-    def _narrow(self) -> None:
-        self._block_bytes //= 8
-        self._notes += " (in smaller row blocks: the device has little memory)"
-
-    def _or_refuse(self, run: Callable[[], T]) -> T:
-        try:
-            return run()
-        except torch.OutOfMemoryError as error:
-            K = self._x.rows.shape[1]
-            parts = self._precision.dtype.itemsize * len(self._precision.pairs)
-            rows = sum(self.shape) * K * (self._x.rows.itemsize + parts)
-            raise MatchError(
-                f"not enough memory on {self.device}: rows and their parts in {self._precision.name} take "
-                f'{rows / 1e9:.1f} GB, passes about {4 * self._block_bytes / 1e9:.1f} GB more; give backend="torch", a '
-                "precision of fewer parts, or a larger GPU"
-            ) from error
-
-    @override
     def exact(self, rows: Indices, columns: Indices) -> Floats:
+        """Return <x_i - a, y_j - b> of the listed pairs in float64, with the centres a and b."""
 
         def run() -> Tensor:
-            listed = self._tensor(rows), self._tensor(columns)
-            products: Tensor = self._kernels.exact_products(*self._on_device, *listed, *self._centres)
+            pairs = self._on_device(rows), self._on_device(columns)
+            products: Tensor = self._kernels.exact_products(*self._rows, *pairs, *self._centres)
             return products.cpu()
 
-        exact: Floats = self.with_room(run).numpy() * (-2 * self.scale)
-        return exact
+        products: Floats = self.retry_if_out_of_memory(run).numpy()
+        return products
+
+    def block(self, rows: Indices, columns: Indices) -> Floats:
+        """Return <x'_i, y'_j> of all pairs of the listed rows and columns in float64."""
+        x, y = self._sides
+
+        def run() -> Tensor:
+            return (x.float64(rows).to(self.device) @ y.float64(columns).to(self.device).T).cpu()
+
+        product: Floats = self.retry_if_out_of_memory(run).numpy()
+        return product
 
     @override
-    def block(self, rows: Indices, columns: Indices) -> Floats:
-        return self.with_room(lambda: super(KernelCost, self).block(rows, columns))
-
-    def _cheapest(
+    def cheapest(
         self,
         rows: Indices,
         constant: NDArray[np.float32],
         offset: NDArray[np.float32],
         limit: NDArray[np.float32],
         k: int,
-    ) -> tuple[Lists, Lists]:
-        def run() -> list[NDArray[Any]]:
-            found = self._kernels.candidates(
+    ) -> tuple[ShortLists, ShortLists]:
+        def run() -> list[ShortLists]:
+            lists = self._kernels.candidates(
                 self._costs,
-                self._tensor(-offset),
-                self._tensor(constant),
+                self._on_device(-offset),
+                self._on_device(constant),
                 k,
-                self._tensor(limit),
-                self._tensor(rows),
-                self._block_bytes,
+                self._on_device(limit),
+                self._on_device(rows),
+                self._row_block_bytes,
             )
-            return [each.cpu().numpy() for lists in found for each in lists]
+            return [ShortLists(one.values.cpu().numpy(), one.indices.cpu().numpy()) for one in lists]
 
-        row_values, row_partners, column_values, column_partners = self.with_room(run)
-        return Lists(row_values, row_partners), Lists(column_values, column_partners)
+        by_row, by_column = self.retry_if_out_of_memory(run)
+        return by_row, by_column
 
-    def _tensor(self, values: NDArray[np.generic]) -> Tensor:
+    @override
+    def retry_if_out_of_memory(self, run: Callable[[], T]) -> T:
+        # Each remedy comes outside the handler: the exception holds on to what did not fit.
+        if self.stored:
+            with suppress(torch.OutOfMemoryError):
+                return run()
+            self.drop_stored()
+        if self._row_block_bytes == ROW_BLOCK_BYTES:
+            with suppress(torch.OutOfMemoryError):
+                return run()
+            self._row_block_bytes //= 8
+            self.notes.append("(in smaller row blocks: the device has little memory)")
+        return self._or_refuse(run)
+
+    @override
+    def drop_stored(self) -> None:
+        super().drop_stored()
+        del self._costs
+        self._costs = self._or_refuse(self._split_rows)
+
+    def _split_rows(self) -> Costs:
+        """Return the products as parts of rows, whose working copies are on the device only while they are split."""
+        parts = []
+        for number, (side, factor) in enumerate(zip(self._sides, (-2.0, 1.0), strict=True)):
+            copy = side.working_copy(factor).to(self.device)
+            parts.append(self._kernels.split(copy, self._precision, number))
+        return self._kernels.Costs(parts[0], parts[1], self._precision)
+
+    def _or_refuse(self, run: Callable[[], T]) -> T:
+        """Return `run()`; raise `MatchError` if the device has too little memory for it."""
+        try:
+            return run()
+        except torch.OutOfMemoryError as error:
+            width, itemsize = self._sides[0].rows.shape[1], self._sides[0].rows.itemsize
+            parts = self._precision.dtype.itemsize * len(self._precision.pairs)
+            row_bytes = sum(self.shape) * width * (itemsize + parts)
+            raise MatchError(
+                f"not enough memory on {self.device}: rows and their parts in {self._precision.name} take "
+                f"{row_bytes / 1e9:.1f} GB, passes about {4 * self._row_block_bytes / 1e9:.1f} GB more; give "
+                'backend="torch", a precision of fewer parts, or a larger GPU'
+            ) from error
+
+    def _on_device(self, values: NDArray[np.generic]) -> Tensor:
         return torch.from_numpy(np.require(values, requirements=("C", "W"))).to(self.device)

@@ -1,4 +1,4 @@
-"""What one pass over all pairs found."""
+"""The result of one pass over all pairs."""
 
 from __future__ import annotations
 
@@ -11,12 +11,17 @@ from saematch.numeric.rounding import Floats, Indices
 
 @dataclass(frozen=True)
 class Scan:
-    """The `k` cheapest partners of every row looked at and, among those rows, of every column; -1 where unused.
+    """The `k` cheapest partners of every row of the pass and, among these rows, of every column.
 
-    `rows (R,)` were looked at, ascending; `row_partners (R, k)` and `column_partners (F_B, k)` are cheapest first,
-    columns list only what may be below the ceiling. `floors (R, k)` are proved lower bounds for M_ij - v_j: entry n
-    holds for every pair of the row that is not among the first n of its list. `column_floors (F_B, k)` are the same of
-    columns for M_ij - u_i - v_j, among the rows looked at.
+    Attributes:
+        rows: the rows of the pass, ascending, `(R,)`.
+        row_partners: columns, cheapest first, `(R, k)`; -1 where a list is not full.
+        column_partners: rows, cheapest first, `(F_B, k)`; -1 where a list is not full. Columns list only pairs that may
+            be below the ceiling of the pass.
+        floors: lower bounds for M_ij - v_j, `(R, k)`. Entry n of a row holds for every pair of the row that is not
+            among the first n of its list.
+        column_floors: lower bounds for M_ij - u_i - v_j, `(F_B, k)`, in the same way for columns, among the rows of the
+            pass.
     """
 
     rows: Indices
@@ -26,10 +31,10 @@ class Scan:
     column_floors: Floats
 
     def pairs(self) -> tuple[Indices, Indices]:
-        """All listed pairs as rows and columns, some twice."""
-        by_row, place = np.nonzero(self.row_partners >= 0)
-        by_column, other = np.nonzero(self.column_partners >= 0)
+        """Return all listed pairs as rows and columns; some pairs are listed twice."""
+        by_row, row_place = np.nonzero(self.row_partners >= 0)
+        by_column, column_place = np.nonzero(self.column_partners >= 0)
         return (
-            np.concatenate([self.rows[by_row], self.column_partners[by_column, other]]),
-            np.concatenate([self.row_partners[by_row, place], by_column]),
+            np.concatenate([self.rows[by_row], self.column_partners[by_column, column_place]]),
+            np.concatenate([self.row_partners[by_row, row_place], by_column]),
         )

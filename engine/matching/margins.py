@@ -86,5 +86,5 @@ class MarginFinder:
         perm, cost = matching.perm.numpy(), self.solver.make_cost(problem)
         unmatched = UnmatchedCost(cost, problem.max_cost).for_margins()
         if unmatched.costs != matching.unmatched_cost:  # then the prices are those of another problem
-            prices = cost.with_room(lambda: solve(cost, unmatched, start=perm)).prices / cost.scale
-        return cost.with_room(lambda: MarginSearch(cost, unmatched, perm, prices * cost.scale))
+            prices = cost.retry_if_out_of_memory(lambda: solve(cost, unmatched, start=perm)).prices / cost.scale
+        return cost.retry_if_out_of_memory(lambda: MarginSearch(cost, unmatched, perm, prices * cost.scale))

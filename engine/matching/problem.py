@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import override
 
-from saematch.cost import Cost, DistanceCost, KernelCost, MatrixCost, checked_max_cost, squared_distances
+from saematch.cost import Cost, DistanceCost, MatrixCost, checked_max_cost, squared_distances
 from saematch.errors import MatchError, memory_for
 from saematch.matching.backend import Backend
 from saematch.numeric.arrays import dense_array
@@ -107,9 +107,8 @@ class RowProblem(Problem):
 
     @override
     def cost(self, backend: Backend, memory: int) -> Cost:
-        if backend.name == "triton":
-            return KernelCost(self.x, self.y, backend.device, memory=memory, precision=backend.precision)
-        return DistanceCost(self.x, self.y, backend.device, memory=memory)
+        precision = backend.precision if backend.name == "triton" else None
+        return DistanceCost(self.x, self.y, backend.device, memory=memory, precision=precision)
 
     @override
     def pair_cost(self, permutation: Indices) -> Floats:

@@ -70,7 +70,7 @@ class Solver:
         began, size = time.perf_counter(), "{:,} x {:,} features".format(*problem.shape)
         try:
             cost = self.make_cost(problem)
-            matching = cost.with_room(lambda: self._run(problem, cost, perm, began))
+            matching = cost.retry_if_out_of_memory(lambda: self._run(problem, cost, perm, began))
         except torch.OutOfMemoryError as error:
             raise MatchError(
                 f"not enough memory on {self.device or 'the GPU'} for {size}: {first_line(error)}; give a smaller "

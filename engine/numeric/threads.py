@@ -1,4 +1,4 @@
-"""Loops that share their work among threads, and how many threads there are."""
+"""The number of threads, and loops that share their work among threads."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import pairwise
 from types import TracebackType
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -15,68 +16,76 @@ import torch
 import saematch
 from saematch.resources import processors
 
-_ALONE = 2**18  # entries; below, starting threads takes longer than the work
+_SMALL = 2**18  # entries; with fewer, starting threads takes longer than the work
+T = TypeVar("T")
 
 
-def _one_thread() -> None:
-    """Keep torch to one thread in a forked process: it would wait for ever for the threads of its parent."""
+def _use_one_thread() -> None:
+    """Keep torch to one thread in a forked process, where it would wait forever for the threads of its parent."""
     torch.set_num_threads(1)
 
 
-def _forked() -> bool:
+def _is_forked() -> bool:
     return os.getpid() != saematch._process or saematch._forked_before
 
 
-os.register_at_fork(after_in_child=_one_thread)
-if _forked():  # before this module was imported
-    _one_thread()
+os.register_at_fork(after_in_child=_use_one_thread)
+if _is_forked():  # before this module was imported
+    _use_one_thread()
 
 
 def threads() -> int:
-    """The number of torch's threads, at most the number of processors that this process may use; 1 after a fork."""
-    return 1 if _forked() else min(torch.get_num_threads(), processors())
+    """Return the number of torch's threads, at most the number of processors that this process may use; 1 after a fork.
+
+    >>> threads() >= 1
+    True
+    """
+    return 1 if _is_forked() else min(torch.get_num_threads(), processors())
 
 
 @contextmanager
 def torch_threads() -> Iterator[None]:
-    """Hold torch's own operations to `threads()`: torch itself knows of no quota. It is a decorator too."""
-    given, fewer = torch.get_num_threads(), threads()
-    if fewer == given:
+    """Hold torch's own operations to `threads()`, because torch itself does not know quotas. It is a decorator too."""
+    before, fewer = torch.get_num_threads(), threads()
+    if fewer == before:
         yield
         return
     torch.set_num_threads(fewer)
     try:
         yield
     finally:
-        torch.set_num_threads(given)
+        torch.set_num_threads(before)
 
 
-class Team:
-    """`threads()` threads, or the calling one alone where there is little `work` to do."""
+class ThreadPool:
+    """A pool of `threads()` threads, or only the calling thread if there is little `work` (a number of entries).
+
+    >>> with ThreadPool(work=4) as pool:
+    ...     pool.run([lambda: 1, lambda: 2])
+    [1, 2]
+    """
 
     def __init__(self, work: int) -> None:
-        self.members = threads() if work > _ALONE else 1
-        self._pool = ThreadPoolExecutor(self.members) if self.members > 1 else None
+        self.size = threads() if work > _SMALL else 1
+        self._executor = ThreadPoolExecutor(self.size) if self.size > 1 else None
 
-    def __enter__(self) -> Team:
+    def __enter__(self) -> ThreadPool:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._pool is not None:
-            self._pool.shutdown()
+        if self._executor is not None:
+            self._executor.shutdown()
 
-    def shares(self, length: int) -> list[slice]:
-        """A part of the whole for each member."""
-        cuts = np.linspace(0, length, self.members + 1).astype(int)
+    def split(self, length: int) -> list[slice]:
+        """Split a length into one part per thread."""
+        cuts = np.linspace(0, length, self.size + 1).astype(int)
         return [slice(start, stop) for start, stop in pairwise(cuts.tolist())]
 
-    def do(self, jobs: Iterable[Callable[[], object]]) -> None:
-        """Do the jobs at the same time, and wait for all of them."""
-        if self._pool is None:
-            for job in jobs:
-                job()
-        else:
-            for done in [self._pool.submit(job) for job in jobs]:
-                done.result()
+    def run(self, jobs: Iterable[Callable[[], T]]) -> list[T]:
+        """Run the jobs at the same time, wait for all of them, and return their results."""
+        if self._executor is None:
+            return [job() for job in jobs]
+        futures = [self._executor.submit(job) for job in jobs]
+        return [future.result() for future in futures]

@@ -16,7 +16,7 @@ from torch import Tensor
 from saematch.errors import MatchError
 from saematch.numeric.loops import fold_rows
 from saematch.numeric.numbers import checked_number
-from saematch.numeric.threads import Team, torch_threads
+from saematch.numeric.threads import ThreadPool, torch_threads
 from saematch.options import Part
 from saematch.sae.autoencoder import SAE, Scale
 
@@ -51,14 +51,14 @@ def feature_rows(
     s = sae.check_finite().scale(fold, torch.float64).detach().cpu().numpy()
     rows = np.empty((sae.F, sum(1 if part == "bias" else sae.d for part in parts)))
     unfolded = {"encoder": sae.W_enc.T, "bias": sae.b_enc[:, None], "decoder": sae.W_dec}
-    with Team(rows.size) as team:
+    with ThreadPool(rows.size) as pool:
         left = 0
         for part in parts:
             values, factor = _compiled_array(unfolded[part]), math.sqrt(weights[part])
             columns = rows[:, left : left + values.shape[1]]
-            team.do(
+            pool.run(
                 partial(fold_rows, values[share], s[share], part == "decoder", factor, columns[share])
-                for share in team.shares(len(rows))
+                for share in pool.split(len(rows))
             )
             left += values.shape[1]
     return rows

@@ -1,0 +1,48 @@
+"""A robust measure of how much the costs of pairs differ."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from saematch.numeric.rounding import UNIT_64, Floats
+
+if TYPE_CHECKING:
+    from saematch.cost.base import Cost
+
+_SAMPLE = 128  # rows and columns
+
+
+def typical_difference(cost: Cost) -> float:
+    """Return how much the costs of pairs typically differ, in the units of M; 0.0 if all pairs are equal.
+
+    The value is computed from a sample of pairs, as the smaller of two medians:
+
+    1. The median of |M|. It is not affected by what the costs of a row or of a column have in common.
+    2. The median distance of C from the median of C. It is not affected by an outlier in every row and column.
+
+    Values that are no larger than rounding are left out of both: equal costs need not be equal to the last bit.
+    """
+    # The sample: M, p and q, and bounds for the errors of M and of C * scale.
+    rows, columns = (np.unique(np.linspace(0, size - 1, min(size, _SAMPLE)).astype(np.int64)) for size in cost.shape)
+    M, error = cost.block_with_error(rows, columns, np.zeros(cost.shape[1]))
+    p, q = cost.row_constant[rows][:, None] * cost.scale, cost.column_constant[columns] * cost.scale
+    costs, rounding = M + p + q, error + 4 * UNIT_64 * (np.abs(M) + np.abs(p) + np.abs(q))
+
+    # Forbidden pairs do not count.
+    allowed = np.isfinite(costs)
+    error = np.broadcast_to(error, allowed.shape)
+    M, error, costs, rounding = M[allowed], error[allowed], costs[allowed], rounding[allowed]
+    if not len(costs):
+        return 0.0
+
+    sizes, distances = np.abs(M), np.abs(costs - np.median(costs))
+    sizes = sizes[sizes > 2 * error]
+    distances = distances[distances > 2 * (rounding + np.median(rounding))]
+    return min((_median(values) for values in (sizes, distances) if len(values)), default=0.0)
+
+
+def _median(values: Floats) -> float:
+    """Return the lower of the two middle values, if there are two."""
+    return float(np.quantile(values, 0.5, method="lower"))
