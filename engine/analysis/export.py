@@ -75,6 +75,7 @@ def export(
         >>> export(chain, "alike.graphml", "graphml", min_cosine=0.9)
         19
     """
+    # Refuse what can be refused before any pair is read.
     if format not in names(TableFormat):
         raise MatchError(f"format {format!r} is not known; choose one of {', '.join(names(TableFormat))}")
     if format == "parquet" and find_spec("pyarrow") is None:
@@ -83,6 +84,7 @@ def export(
         raise MatchError("the run has no finished pair to export")
     findings = Findings(chain, margins)
 
+    # Tables are made one at a time, while they are written, so that a large run is never in memory as a whole.
     def tables() -> Iterator[tuple[Pair, PairTable]]:
         for pair in chain:
             progress(f"pair {pair_name(pair)}")
@@ -148,7 +150,6 @@ def _write_parquet(path: Path, chain: Chain, tables: Iterator[tuple[Pair, PairTa
 
 
 def _write_json(path: Path, chain: Chain, tables: Iterator[tuple[Pair, PairTable]]) -> int:
-    """Write one pair of layers at a time, so that a large run is never in memory as a whole."""
     written = 0
     with path.open("w", encoding="ascii") as file:
         head = {"schema": _VERSION, "columns": EXPORT_COLUMNS, **_provenance(chain)}
@@ -163,6 +164,7 @@ def _write_json(path: Path, chain: Chain, tables: Iterator[tuple[Pair, PairTable
 
 def _write_graphml(path: Path, chain: Chain, tables: Iterator[tuple[Pair, PairTable]]) -> int:
     """Write all nodes before all edges, as some readers expect; the edges are held as text until then."""
+    # Collect the edges as text, and the label of every node that an edge leads to.
     edges = io.StringIO()
     written = 0
     labels: dict[str, str | None] = {}  # by node, which is called set:layer:feature
@@ -176,6 +178,7 @@ def _write_graphml(path: Path, chain: Chain, tables: Iterator[tuple[Pair, PairTa
             labels[ends["source"]], labels[ends["target"]] = label, partner_label
             edges.write(_element("edge", _data({name: table[name][number] for name in _EDGE_COLUMNS}), **ends) + "\n")
             written += 1
+    # Write the head, which declares the keys of all data, then the nodes, then the edges.
     with path.open("w", encoding="utf-8") as file:
         file.write('<?xml version="1.0" encoding="UTF-8"?>\n<graphml xmlns="http://graphml.graphdrawing.org/xmlns">\n')
         file.write(_element("desc", _escaped(json.dumps(_provenance(chain)))) + "\n")

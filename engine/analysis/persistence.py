@@ -71,7 +71,7 @@ def lifetimes(chain: Chain, cosines: Mapping[Pair, Floats]) -> list[Lifetime]:
         chain: the run.
         cosines: the decoder cosines of every pair of layers that is a step of a path, see `row_cosines`.
     """
-    found = []
+    lived = []
     for least in LEAST_COSINES:
         # By number of layers: features that live for this many layers, those in the first layer, those in the last.
         counts: dict[int, Indices] = {}
@@ -88,8 +88,8 @@ def lifetimes(chain: Chain, cosines: Mapping[Pair, Floats]) -> list[Lifetime]:
                 next_ages[targets], next_from_first[targets] = ages[persists] + 1, from_first[persists]
                 ages, from_first = next_ages, next_from_first
             _count(counts, ages, from_first, at_the_last=True)
-        found += [Lifetime(least, layers, *map(int, numbers)) for layers, numbers in sorted(counts.items())]
-    return found
+        lived += [Lifetime(least, layers, *map(int, numbers)) for layers, numbers in sorted(counts.items())]
+    return lived
 
 
 def quantities(sae: SAE) -> dict[str, dict[str, float]]:

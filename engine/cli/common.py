@@ -39,7 +39,7 @@ def in_flags(message: str) -> str:
     >>> in_flags('executor="ray" needs more memory; give a smaller memory=')
     '--executor "ray" needs more memory; give a smaller --memory'
     """
-    return _ARGUMENT.sub(lambda found: f"{_FLAGS[found[1]]} {found[2].removeprefix('True')}".rstrip(), message)
+    return _ARGUMENT.sub(lambda match: f"{_FLAGS[match[1]]} {match[2].removeprefix('True')}".rstrip(), message)
 
 
 def for_terminal(message: str) -> str:

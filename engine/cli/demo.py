@@ -17,7 +17,7 @@ from saematch.errors import MatchError
 if TYPE_CHECKING:
     from saematch.runs.chain import Chain, Step
 
-HELP = "match the sample that ships with the package, and show what came out"
+HELP = "match the sample that ships with the package, and show the result"
 DESCRIPTION = """Match the sample that ships with the package, print the paths of some features through its layers,
 and write the page of the run. No network is needed."""
 _PATHS = 4

@@ -1,4 +1,4 @@
-"""`saematch env`: print versions, devices, and what would run the passes."""
+"""`saematch env`: print versions, devices, and the backend of the passes."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from saematch.cli.groups import add_json
 from saematch.cli.terminal import table
 from saematch.text import size
 
-HELP = "print versions, devices, and what would run the passes over all pairs"
+HELP = "print versions, devices, and the backend that passes over all pairs would run on"
 DESCRIPTION = """Print the versions of the packages that matter, the processors, memory and GPUs that this process may
-use, and what would run the passes over all pairs of features."""
+use, and the backend that passes over all pairs of features would run on."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -60,12 +60,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_activations(parser: argparse.ArgumentParser) -> None:
+    # The activations come from files or from a model, not from both.
     group = parser.add_argument_group("activations or a language model")
     either = group.add_mutually_exclusive_group()
     either.add_argument(
         "--activations", metavar="DIR", type=as_path, help="folder of layer_<n>.npy, (tokens, d), to measure codes with"
     )
     either.add_argument("--model", metavar="NAME", help="a causal language model, for its activations and its loss")
+    # Options of the one, options of the other, and an option of both.
     group.add_argument(
         "--document-length", type=int, metavar="N", help="for --activations without documents.npy: tokens per document"
     )
@@ -135,10 +137,12 @@ def _evaluate(options: argparse.Namespace, notify: Callable[[str, Progress | Non
     from saematch.evaluation.meaning import read_grades
     from saematch.matching.backend import choose_backend
 
+    # Find the run, and the folder of the evaluation.
     chain = chain_of(options)
     if options.out is None and "://" in options.run_folder:
         raise MatchError(f"{options.run_folder}: an evaluation is written to a folder of this machine; give -o DIR")
     out = Path(options.run_folder) / "evaluation" if options.out is None else Path(options.out)
+    # Read what is cheap to read, so that bad input is refused before any measurement.
     device = choose_backend("torch", options.device).device
     judge = _judge(options, out, notify)
     explained = None

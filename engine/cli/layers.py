@@ -41,6 +41,7 @@ are skipped."""
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
+    # What is matched, and where the run is written.
     add_source(parser)
     parser.add_argument(
         "-o", "--output", metavar="RUN", type=as_path, help="the run folder, new or to be resumed: a path or a URL"
@@ -53,12 +54,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--pairs", help="adjacent (default), same (default with --against), all, or a list of pairs like 0-12,3-5"
     )
     parser.add_argument("--against", metavar="SOURCE", help="match with the layers of another set of SAEs")
+    # How the run is done.
     add_method(parser)
     parser.add_argument("--shard", type=as_shard, metavar="I/N", help="match only part I of N of the pairs, from 1")
     parser.add_argument("--executor", metavar="ray", help="run each pair as a task of a Ray cluster")
     parser.add_argument(
         "--verify-inputs", action="store_true", help="hash the inputs of finished pairs again before resuming"
     )
+    # What is printed.
     add_quiet(parser)
     parser.add_argument(
         "--log-json",
@@ -67,6 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="append the progress of the run to FILE, one JSON object per line",
     )
     add_json(parser)
+    # How features are compared, and what the solver may use.
     add_comparison(parser)
     add_solver(parser)
 
@@ -97,6 +101,7 @@ def _match(options: argparse.Namespace, failures: dict[Pair, str]) -> Chain:
     from saematch.runs.api import match_layers
     from saematch.sources import load_layers
 
+    # Every progress event goes to all listeners.
     def note_failure(event: Progress) -> None:
         if event.pair is not None and event.error is not None:
             failures[event.pair] = event.error
@@ -107,6 +112,7 @@ def _match(options: argparse.Namespace, failures: dict[Pair, str]) -> Chain:
         for listener in listeners:
             listener(event)
 
+    # Displays and logs are closed when the run ends, also after an error.
     with ExitStack() as stack:
         if not (options.quiet or options.json):
             listeners.append(stack.enter_context(run_output()))

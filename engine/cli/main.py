@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except MatchError as error:
         return complain(str(error), BAD_INPUT)
     except KeyboardInterrupt:
-        return complain("interrupted; what was finished is kept, and the same command resumes from there", INTERRUPTED)
+        return complain("interrupted; finished work is kept, and the same command resumes it", INTERRUPTED)
     except BrokenPipeError:  # the reader of the output has left, for example `head`
         return UNFINISHED
     except Exception as error:

@@ -43,6 +43,7 @@ def run(options: argparse.Namespace) -> int:
     from saematch.matching.api import match
     from saematch.sources import load
 
+    # Refuse an output that cannot be written before any work.
     check_output(options.output, options.overwrite)
     name = Path(options.output or ".safetensors").name
     if not name.endswith(".safetensors") or name == "sae_weights.safetensors":
@@ -59,6 +60,7 @@ def run(options: argparse.Namespace) -> int:
             **solver_of(options),
             progress=lambda event: show(describe_pass(event)),
         )
+    # Write the matching, and print its numbers.
     if options.output:
         matching.save(options.output)
     if options.json:

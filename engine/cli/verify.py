@@ -36,6 +36,7 @@ def run(options: argparse.Namespace) -> int:
     from saematch.matching.files import read_permutation
     from saematch.sources import load
 
+    # Features are compared as the file records, unless the options say otherwise.
     perm, recorded = read_permutation(options.matching)
     comparison: dict[str, Any] = {
         name: recorded[name] for name in ("parts", "weights", "fold", "max_cost") if name in recorded
@@ -52,6 +53,7 @@ def run(options: argparse.Namespace) -> int:
             **solver_of(options),
             progress=lambda event: show(describe_pass(event)),
         )
+    # Print the verdict.
     if options.json:
         print_json(matching_as_json(matching))
     else:
