@@ -49,6 +49,7 @@ def feature_rows(
     """
     parts, weights = check_parts(parts, weights)
     s = sae.check_finite().scale(fold, torch.float64).detach().cpu().numpy()
+    # Each part fills its columns of all rows; threads share the rows.
     rows = np.empty((sae.F, sum(1 if part == "bias" else sae.d for part in parts)))
     unfolded = {"encoder": sae.W_enc.T, "bias": sae.b_enc[:, None], "decoder": sae.W_dec}
     with ThreadPool(rows.size) as pool:

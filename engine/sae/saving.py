@@ -36,6 +36,7 @@ def save_sae(sae: SAE, folder: Path, format: SaeFormat, hook: str | None, overwr
     Raises:
         MatchError: if the format is not known or cannot hold the SAE, or the folder cannot be written.
     """
+    # The format, the files that would be replaced, and the hook.
     if format not in names(SaeFormat):
         raise MatchError(f"format {format!r} is not known; known are {', '.join(names(SaeFormat))}")
     if format == "gemma_scope" and sae.activation == "topk":
@@ -47,6 +48,7 @@ def save_sae(sae: SAE, folder: Path, format: SaeFormat, hook: str | None, overwr
         raise MatchError(f"{existing[0]}: is there already; choose another folder, or overwrite it (overwrite=True)")
     if not isinstance(hook, str | None):
         raise MatchError(f"hook is {hook!r:.40}; give the name of a place in the model")
+    # The folder, and the files in it.
     tensors = _separate(sae)
     with refusals("cannot be made", folder, OSError, ValueError):
         folder.mkdir(parents=True, exist_ok=True)

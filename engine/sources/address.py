@@ -189,9 +189,11 @@ def matcher(pattern: str, plain: Callable[[str], str] = str) -> re.Pattern[str]:
     Raises:
         MatchError: for more wildcards than can be matched in reasonable time.
     """
+    # A regular expression with many wildcards tries all ways to share the letters among them.
     wild = max(len(_SPECIAL.findall(part)) for part in pattern.split("/"))
     if wild > _MOST_WILD or pattern.count("**") > _MOST_DEEP:
         raise MatchError(f"{pattern}: at most {_MOST_WILD} of * and {{…}} in one name, and {_MOST_DEEP} ** in all")
+    # Each wildcard and placeholder becomes a group; a placeholder that comes again refers to its first group.
     expression, seen = "", set()
     for part in _SPECIAL.split(pattern):
         placeholder = _PLACEHOLDER.fullmatch(part)

@@ -53,6 +53,7 @@ def release(name: str) -> tuple[str, tuple[Registered, ...]]:
         raise MatchError(
             f"saelens://{name}: sae-lens knows no such release; names like it: {', '.join(similar) or 'none'}"
         )
+    # The registry of another version may have other keys, or values of other types.
     kinds = (KeyError, TypeError, ValueError, AttributeError)
     remedy = "it may be newer than the versions that are understood here"
     with refusals("what sae-lens says of it is not understood", f"saelens://{name}", *kinds, remedy=remedy):

@@ -54,6 +54,7 @@ def search(source: SourceLike) -> tuple[list[StoredSAE], str | None]:
 def _search(address: Address, open_repository: OpenRepository) -> tuple[list[StoredSAE], str | None]:
     """Search for the SAEs of one address, and return them with a permanent address. Raises `MatchError`."""
     permanent: str | None
+    # A registry or a repository; a permanent address has its commit.
     if address.where.startswith(REGISTRY):
         saes, permanent = _in_registry(address, open_repository)
     elif address.where.startswith(HUB):
@@ -63,6 +64,7 @@ def _search(address: Address, open_repository: OpenRepository) -> tuple[list[Sto
         options = {name: value for name, value in address.options.items() if name != "revision"}
         permanent = str(Address(f"{HUB}{repo}@{repository.commit}/{pattern}", options))
     else:
+        # A path of this machine: a folder with a pattern, a list, or one file.
         packaged = address.where == SAMPLE
         permanent = str(Address(SAMPLE if packaged else os.path.abspath(address.where), address.options))
         path, pattern = (_SAMPLE_FOLDER, "") if packaged else address.split()
@@ -89,6 +91,7 @@ def _in_location(location: Location, pattern: str, address: Address) -> list[Sto
     matcher, names = address.matcher(pattern), location.names()
     if names and not any(map(matcher.fullmatch, names)):
         raise _nothing_matches(names, pattern, address)
+    # The name is enough if the pattern means the file itself, or if SAEs are published under that name.
     saes, unusable = list[StoredSAE](), list[Unusable]()
     for name in names:
         match = matcher.fullmatch(name)
@@ -173,6 +176,7 @@ def _in_list(
     Raises:
         MatchError: with the number of the row, if an address means no SAE.
     """
+    # Options of a row take precedence over those of the list, and the layer of a row over that of the file.
     saes: list[StoredSAE] = []
     for number, (layer, text) in enumerate(rows, 1):
         try:

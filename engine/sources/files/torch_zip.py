@@ -98,6 +98,7 @@ def _check_records(archive: zipfile.ZipFile, shown: str, size: int) -> tuple[Cou
     pickles = [member.filename for member in members if member.filename.lower().rpartition("/")[2] == "data.pkl"]
     if len(pickles) != 1 or not pickles[0].endswith("/data.pkl"):
         raise MatchError(f"{shown}: does not have the one data.pkl that torch.save writes; it is not opened")
+    # Torch never compresses, and a storage of at most 8 bytes is read at once: it may be a number.
     for member in members:
         if member.compress_type != zipfile.ZIP_STORED or member.file_size > size:
             raise MatchError(f"{shown}: {member.filename} is compressed, or larger than the file, unlike torch's")

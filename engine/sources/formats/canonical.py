@@ -160,12 +160,14 @@ def _fold_norms(weights: StoredWeights) -> StoredWeights:
     c_out = 1.0 if weights.scales is None else weights.scales.output
     n = in_float64(lambda _, W: W.norm(dim=1).clamp(min=1e-30), weights.b_enc, weights.W_dec)
     threshold = weights.threshold
+    # A gate with a threshold: only the threshold changes.
     if weights.norm_use == "gate" and weights.activation != "topk":
         if threshold is None:
             return weights
         note = "the threshold is compared with code x decoder norm: divided by it"
         limit = in_float64(lambda t: t / (n * c_out), threshold)
         return replace(weights, threshold=limit, notes=(*weights.notes, note))
+    # All others: the codes are in units of n.
     if threshold is not None and weights.scales is not None:
         threshold = in_float64(lambda t: t / c_out, threshold)
     return replace(

@@ -45,11 +45,13 @@ def _entry(checkpoint: Checkpoint, stored: Tensors, config: Config) -> Entry:
 
 def _weights(checkpoint: Checkpoint, kind: str, stored: Tensors, trainer: Config) -> StoredWeights:
     """Return the weights of a dictionary of the class `kind`. Raises `MatchError` for a class that is not supported."""
+    # Classes with a threshold for each feature, or one for all.
     if kind in ("JumpReluAutoEncoder", "MatryoshkaBatchTopKSAE"):
         subtracts = kind != "JumpReluAutoEncoder"
         optional = _STORED if subtracts else ()
         W_enc, W_dec, b_enc, b_dec, limit = take(checkpoint, stored, *PLAIN, "threshold", optional=optional)
         return _with_threshold(StoredWeights(W_enc, b_enc, W_dec, b_dec, subtracts_b_dec=subtracts), limit)
+    # Classes with linear layers, whose weights are transposed.
     if kind == "GatedAutoEncoder":
         names = ("decoder_bias", "gate_bias", "mag_bias", "r_mag")
         W_enc, W_dec, b_dec, b_gate, b_mag, r_mag = take(checkpoint, stored, *LINEAR, *names)
