@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import saematch as sm
-from hostile_files import full_disk, safetensors
+from hostile_files import full_disk
 from saematch.sources import search
 from saematch.sources.address import ALLOWABLE
 from saematch.sources.files.tensors import SUFFIXES
