@@ -598,13 +598,16 @@ def check(given: Given, number: int, same_verdict: bool = True) -> Findings:
 
     Every other number is solved as large problems are, by passes over all pairs that choose some: one or several a row.
     """
-    dense, listed = column_generation.DENSE, column_generation.LISTED
-    column_generation.DENSE = dense if number % 2 else 0
-    column_generation.LISTED = listed if number % 4 else {True: 1, False: 1}
+    names = "DENSE", "LISTED_STORED", "LISTED_MATRIX_FREE"
+    before = {name: getattr(column_generation, name) for name in names}
+    if number % 2 == 0:
+        column_generation.DENSE = 0
+    if number % 4 == 0:
+        column_generation.LISTED_STORED = column_generation.LISTED_MATRIX_FREE = 1
     try:
         return _checked(given, np.random.default_rng(number), same_verdict)
     finally:
-        column_generation.DENSE, column_generation.LISTED = dense, listed
+        vars(column_generation).update(before)
 
 
 def _checked(given: Given, r: np.random.Generator, same_verdict: bool) -> Findings:

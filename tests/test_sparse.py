@@ -7,7 +7,7 @@ import pytest
 from scipy.optimize import linear_sum_assignment
 
 from saematch.assignment.auction import auction
-from saematch.assignment.sparse import _settle, solve_sparse
+from saematch.assignment.sparse import _make_feasible, solve_sparse
 
 
 def sparse_problem(n, seed, degree=4, size=0.0):
@@ -43,7 +43,7 @@ def test_settling_a_wrong_permutation_finds_the_optimum(seed):
     dense, starts, columns, costs = sparse_problem(30, seed, degree=30)
     wrong = linear_sum_assignment(np.where(np.isfinite(dense), -dense, 1e9))[1]  # the dearest of all
     prices, matched = np.zeros(30), dense[np.arange(30), wrong].copy()
-    _settle(starts, columns, costs, matched, wrong, prices)
+    _make_feasible(starts, columns, costs, matched, wrong, prices)
     best = linear_sum_assignment(np.where(np.isfinite(dense), dense, 1e9))[1]
     np.testing.assert_array_equal(wrong, best)
     np.testing.assert_array_equal(matched, dense[np.arange(30), best])

@@ -1,4 +1,7 @@
-"""Good prices for a sparse assignment problem: a forward auction with falling stakes."""
+"""Good prices for a sparse assignment problem: a forward auction with epsilon scaling.
+
+Source: Bertsekas, *The auction algorithm: a distributed relaxation method for the assignment problem* (1988).
+"""
 
 from __future__ import annotations
 
@@ -9,40 +12,55 @@ import numpy as np
 from saematch.numeric.compiled import compiled
 from saematch.numeric.rounding import Floats, Indices
 
-FIRST_STAKE, LAST_STAKE, FALL = 64.0, 2e-5, 5.0  # in standard deviations of the costs
-_MOST_BIDS = 16  # a row and a stake, on average
+# Epsilon is the least increment of a bid. Its first and last value are in standard deviations of the costs; from one
+# round to the next it is divided by the last of these numbers.
+FIRST_EPSILON, LAST_EPSILON, DIVISOR = 64.0, 2e-5, 5.0
+_MOST_BIDS = 16  # bids of a row in one round, on average
 
 
-def auction(starts: Indices, columns: Indices, costs: Floats, prices: Floats, off: float = np.inf) -> Floats:
-    """Prices under which a complete matching is within LAST_STAKE standard deviations of the optimum a row.
+def auction(starts: Indices, columns: Indices, costs: Floats, prices: Floats, price_error: float = np.inf) -> Floats:
+    """Return prices under which a complete matching is near the optimum.
 
-    `prices` are up to `off` away from such ones, as far as is known. Stakes of that order to start with make it fast:
-    small ones end in price wars. The prices are good, not exact; whoever needs the optimum solves on reduced costs
-    afterwards, which then takes a fraction of the time.
-    Source: Bertsekas, *The auction algorithm: a distributed relaxation method for the assignment problem* (1988).
+    The matching is within LAST_EPSILON standard deviations of the costs per row. The prices are good, not exact.
+    Solving on the reduced costs afterwards takes a fraction of the time that it takes
+    without an auction.
+
+    Args:
+        starts: `(n + 1,)`, the first edge of each row, and the number of edges.
+        columns: the column of each edge.
+        costs: the cost of each edge.
+        prices: `(n,)`, prices to start with.
+        price_error: the estimated error of `prices`. It limits the first epsilon: a large epsilon would spoil good
+            prices, and a small one leads to price wars among rows that want the same columns.
     """
-    asked = -prices
+    asked = -prices  # what a row pays for a column, in the auction's sign: bids raise it
     deviation = float(costs.std())
-    stake = min(FIRST_STAKE * deviation, off / 4)
-    while deviation > 0 and stake >= LAST_STAKE * deviation:
-        if not _bid(starts, columns, costs, asked, stake, _MOST_BIDS * len(prices)):
+    epsilon = min(FIRST_EPSILON * deviation, price_error / 4)
+    while deviation > 0 and epsilon >= LAST_EPSILON * deviation:
+        if not _bid(starts, columns, costs, asked, epsilon, _MOST_BIDS * len(prices)):
             break
-        stake /= FALL
-    return -asked + np.median(asked + prices)  # bids only rise: what all prices have in common means nothing
+        epsilon /= DIVISOR
+    # Bids only raise prices. A constant that all prices share means nothing, so the median change is taken off again.
+    return -asked + np.median(asked + prices)
 
 
 @compiled
-def _bid(starts: Any, columns: Any, costs: Any, asked: Any, stake: float, most_bids: int) -> bool:
-    """Rows without a column bid for the one that suits them best, up to what makes the second best as good."""
+def _bid(starts: Any, columns: Any, costs: Any, asked: Any, epsilon: float, most_bids: int) -> bool:
+    """Let rows bid until each has a column; return False if that takes more than `most_bids` bids.
+
+    A row bids for its cheapest column. It raises the price by so much that its second cheapest column is as good, plus
+    epsilon. The row that had the column before is without a column again.
+    """
     n = len(asked)
     owner = np.full(n, -1)
-    queue = np.arange(n)
+    queue = np.arange(n)  # a ring of the rows without a column
     head, length = 0, n
     for _ in range(most_bids):
         if length == 0:
             return True
         i = queue[head]
         head, length = (head + 1) % n, length - 1
+        # The cheapest and the second cheapest column at the present prices.
         best, second, wanted = np.inf, np.inf, -1
         for e in range(starts[i], starts[i + 1]):
             value = costs[e] + asked[columns[e]]
@@ -50,7 +68,8 @@ def _bid(starts: Any, columns: Any, costs: Any, asked: Any, stake: float, most_b
                 best, second, wanted = value, best, columns[e]
             elif value < second:
                 second = value
-        asked[wanted] += stake if second == np.inf else second - best + stake
+        # The bid. A row with only one edge has no second cheapest column.
+        asked[wanted] += epsilon if second == np.inf else second - best + epsilon
         if owner[wanted] >= 0:
             queue[(head + length) % n] = owner[wanted]
             length += 1

@@ -1,10 +1,11 @@
-"""What prices prove about a matching."""
+"""Certificates: what column prices prove about a matching."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,28 +13,29 @@ from saematch.cost import Cost, Unmatched
 from saematch.numeric.rounding import UNIT_64, Floats, Indices, at_least, at_most
 from saematch.options import Limit
 
-LEAST = 2.0**-1074  # above 0
-BLUR = 1e-6  # certified: most features are rounded by no more than this share of what ordinary pairs differ by
-TOLERANCE = (
-    1e-9  # certified: no further from the optimum than this share of what the answer costs, and of what it gains
-)
+SMALLEST = 2.0**-1074  # the smallest float64 above 0
+# A certified matching is proved to be within this share of the optimum, relative to what it costs and to its gain.
+TOLERANCE = 1e-9
+# In a certified matching, no term of the gap is rounded by more than this share of what ordinary pairs differ by.
+BLUR = 1e-6
 
 
 @dataclass(frozen=True)
 class Certificate:
-    """How far a matching can be from the optimum, in units of the cost.
+    """A proof of how far the objective of a matching can be above the optimum, in units of the cost.
 
-    `gap` is its excess over what the prices prove and `rounding_error` bounds the rounding of `gap`. `gain` is R -
-    lower bound, R the cost of a random pairing, or of none if that is less: what matching can gain at all, 0.0 where
-    that is no more than rounding.
-    `within_rounding` says that the search was finished, that the gap and its rounding are a trace of what the answer
-    costs, that no feature's share of the gap is more than its rounding, that this is at most `BLUR` of what ordinary
-    pairs differ by, and, where the gain is 0.0, the gap a trace of it: next to an outlier, or an outsized `max_cost`,
-    the gain alone would hide the losses of all other features.
+    A matching is certified if rounding explains its gap, and if gap and rounding error together are at most `TOLERANCE`
+    of the gain. A gap that rounding does not explain is a gap, however small it is. If gap and rounding error are both
+    0, every other pair was proved to cost more than rounding can explain: then the matching is optimal, whatever the
+    gain is.
 
-    A matching is proved optimal where its gap is no more than its own rounding, and both together are no more than
-    `TOLERANCE` of the gain: a gap that rounding does not explain is one, however small. Where both are 0, every other
-    pair was found to cost more than rounding can explain, and the matching is the optimum whatever the gain.
+    Attributes:
+        gap: the objective of the matching minus the lower bound that the prices prove for every matching.
+        rounding_error: a bound on the rounding error of `gap`.
+        gain: the most that matching can gain: the objective of a random pairing, or of leaving all features unmatched
+            if that is less, minus the lower bound. It is 0.0 if this difference is no more than rounding.
+        within_rounding: whether the search was finished and rounding explains the gap, in total and for every feature
+            separately; `Solution.grade` lists the conditions.
     """
 
     gap: float
@@ -43,18 +45,23 @@ class Certificate:
 
     @property
     def certified(self) -> bool:
-        """Whether the matching is proved optimal."""
+        """Whether the matching is proved to be optimal."""
         small = self.gap + self.rounding_error <= TOLERANCE * self.gain or self.gain == 0
         return self.within_rounding and small and self.gap <= self.rounding_error
 
 
 @dataclass(frozen=True)
 class Reduced:
-    """Reduced costs at some prices, in units of the cost times `scale`.
+    """Reduced costs at some prices, in units of the cost times `scale`, with bounds on their rounding errors.
 
-    `pairs` gives C_ij - v_j of listed pairs, less a number for each row, and a bound for the error. `rows (F_A,)` is
-    what it costs each row to stay free, less the same number, infinite for those that must not; `columns (F_B,)` is
-    what it costs each column to stay free, less its price. Their errors are bounds, too.
+    Attributes:
+        scale: the factor between the cost and these numbers.
+        pairs: a function of rows and columns that returns C_ij - v_j of the listed pairs, minus a number that depends
+            on the row alone, and the error bounds.
+        rows: `(F_A,)`, the unmatched cost of each row minus the same number; inf for a row that must be matched.
+        row_error: the error bounds of `rows`.
+        columns: `(F_B,)`, the unmatched cost of each column minus its price.
+        column_error: the error bounds of `columns`.
     """
 
     scale: float
@@ -66,7 +73,10 @@ class Reduced:
 
     @classmethod
     def in_float64(cls, cost: Cost, unmatched: Unmatched, prices: Floats) -> Reduced:
-        """M_ij - v_j, whose error is known from the `Cost`. A column whose price is as high as it may be pays none."""
+        """Return M_ij - v_j in float64, with the errors that the `Cost` states.
+
+        The reduced unmatched cost of a column is exactly 0 if the price of the column is as high as it may be.
+        """
         price_error = unmatched.bound_price_error(prices)
 
         def pairs(rows: Indices, columns: Indices) -> tuple[Floats, Floats]:
@@ -85,12 +95,22 @@ class Reduced:
 
 @dataclass(frozen=True)
 class Solution:
-    """A matching and prices, with what a pass over all pairs proved about them.
+    """A matching and column prices, with the bounds that a pass over all pairs proved at these prices.
 
-    In the units of `reduced`, which are the reduced units of the `Cost` M unless another is given: `minima (F_A,)` is
-    min_j M_ij - v_j in float64, `proved (F_A,)` a lower bound for it that no rounding can break, and `others (F_A,)` a
-    lower bound over all j but the partner of row i. No price is above what its column pays to stay free. `settled` says
-    that the last pass found nothing to gain: without it nothing is certified, however small the gap.
+    No price is above the unmatched cost of its column. All numbers are in the units of `reduced`.
+
+    Attributes:
+        permutation: the partner of each row, -1 if it has none.
+        prices: `(F_B,)`, the column prices v.
+        minima: `(F_A,)`, min_j M_ij - v_j in float64.
+        proved: `(F_A,)`, a lower bound for the minimum that no rounding can break.
+        others: `(F_A,)`, a lower bound for the minimum over all columns but the partner of row i; None if unknown.
+        finished: whether the last pass found nothing to gain. Otherwise nothing is certified, however small the gap.
+        rounds: the number of passes.
+        edges: the number of candidate pairs.
+        stopped_by: the limit that ended the search, if one did.
+        seconds: seconds by stage.
+        reduced: the reduced costs of the proof; None for those of the `Cost` in float64.
     """
 
     permutation: Indices
@@ -98,7 +118,7 @@ class Solution:
     minima: Floats
     proved: Floats
     others: Floats | None = None
-    settled: bool = True
+    finished: bool = True
     rounds: int = 0
     edges: int = 0
     stopped_by: Limit | None = None
@@ -107,110 +127,166 @@ class Solution:
 
     def exchanged(self, permutation: Indices) -> Solution:
         """Return the solution with another matching of the same cost, and the same proof."""
-        if self.others is None:
-            return replace(self, permutation=permutation)
-        others = np.where(permutation == self.permutation, self.others, self.proved)
+        others = None if self.others is None else self._others(permutation)
         return replace(self, permutation=permutation, others=others)
 
     def bound(self, unmatched: Unmatched) -> float:
-        """A lower bound for the cost of every matching, less sum(p) + sum(q): sum u + sum v."""
+        """Return sum(u) + sum(v), a lower bound for the cost of every matching minus sum(p) + sum(q)."""
         return math.fsum(np.minimum(self.proved, unmatched.rows)) + math.fsum(self.prices)
 
     def grade(self, cost: Cost, unmatched: Unmatched, permutation: Indices) -> Certificate:
-        """What the prices prove about any matching that the problem allows.
+        """Return the certificate of a matching that the problem allows.
 
-        Its cost less the bound is a sum of terms of which none is negative, and in which the large constants of the
-        cost never appear: with u_i the smaller of min_j M_ij - v_j and what it costs row i to stay free, M_i,perm(i) -
-        v_perm(i) - u_i for a matched row, the cost of staying free less u_i for another, and the cost of staying free
-        less v_j for an unmatched column. The error of each is that of the float64 values it compares. A row whose other
-        pairs are all above its own by more than rounding adds neither, nor does a row that is free by as much, nor a
-        column whose price stands for the cost of staying free.
+        The cost of the matching minus the lower bound is a sum of terms, none of which is negative, in which the large
+        constants p and q of the cost never appear. Let a_i be the unmatched cost of row i, b_j that of column j, and
+        u_i = min(min_j M_ij - v_j, a_i). The terms are
+
+            M_ij - v_j - u_i   for each matched pair i, j = perm(i),
+            a_i - u_i          for each unmatched row i,
+            b_j - v_j          for each unmatched column j.
+
+        The error of a term is the error of the float64 values that it compares. There is neither excess nor error for
+        a row whose other pairs, and whose unmatched cost, are above its own pair by more than rounding; for an
+        unmatched row whose pairs are above its unmatched cost by more than rounding; and for a column whose price
+        stands for its unmatched cost.
         """
+        # The terms of the gap, and an upper bound for each of them: their sums give the gap and its rounding error.
         reduced = Reduced.in_float64(cost, unmatched, self.prices) if self.reduced is None else self.reduced
-        rows, alone = np.nonzero(permutation >= 0)[0], np.nonzero(permutation < 0)[0]
-        columns = permutation[rows]
-        left = np.setdiff1d(np.arange(cost.shape[1]), columns)
-        values, value_error = reduced.pairs(rows, columns)
-        others = self.proved
-        if self.others is not None:
-            others = np.where(permutation == self.permutation, self.others, self.proved)
-        least = np.minimum(self.minima, reduced.rows)
-        lower = np.minimum(others, at_least(reduced.rows, reduced.row_error))
-        most = np.concatenate(
-            [
-                np.maximum(at_most(values, value_error) - lower[rows], 0.0),
-                np.maximum(at_most(reduced.rows[alone], reduced.row_error[alone]) - self.proved[alone], 0.0),
-                at_most(reduced.columns[left], reduced.column_error[left]),
-            ]
-        )
-        excess = np.concatenate([values - least[rows], reduced.rows[alone] - least[alone], reduced.columns[left]])
-        excess = np.clip(excess, 0.0, most)
+        excess, most = self._excess(reduced, permutation)
         gap = math.fsum(excess) / reduced.scale
         error = max(math.fsum(most) / reduced.scale * (1 + 2.0**-50) - gap, 0.0)
-        error += LEAST * bool(gap or error)  # of quotients that underflow
+        error += SMALLEST * bool(gap or error)  # the quotients may underflow
         if _is_constant(cost, unmatched):
             return Certificate(gap, error, 0.0, True)
-        paid, simple_gap, simple_error = _simple_proof(cost, unmatched, permutation, gap + error)
+        # The numbers that gap and error are compared with.
         gain = self._gain(cost, unmatched, permutation, gap, error)
-        # Settled prices may leave an edge cheaper than its row's by a few roundings of other numbers on its path.
-        errors = (most - excess) * (cost.scale / reduced.scale)
+        trivial = _trivial_proof(cost, unmatched, permutation, gap + error)
+        # Rounding must explain the gap. It need not if gap and error are both 0: then the proof is exact.
+        in_m = cost.scale / reduced.scale
+        explained = self.finished and self._is_rounding(cost, excess * in_m, (most - excess) * in_m)
+        explained = explained and not self._is_hidden(cost, gap + error, gain, trivial.paid)
+        certificate = Certificate(gap, error, gain, explained or gap + error == 0)
+        # The trivial bound may prove more than the prices: for instance if every row has its cheapest column.
+        if trivial.gap + trivial.error < gap + error and not certificate.certified:
+            return Certificate(trivial.gap, trivial.error, gain, trivial.gap + trivial.error == 0)
+        return certificate
+
+    def _others(self, permutation: Indices) -> Floats:
+        """Return lower bounds over all columns but the partners in `permutation`, in units of `reduced`."""
+        if self.others is None:
+            return self.proved
+        return np.where(permutation == self.permutation, self.others, self.proved)
+
+    def _excess(self, reduced: Reduced, permutation: Indices) -> tuple[Floats, Floats]:
+        """Return the terms of the gap, see `grade`, and an upper bound for each term that no rounding can break."""
+        rows, unpaired_rows = np.nonzero(permutation >= 0)[0], np.nonzero(permutation < 0)[0]
+        columns = permutation[rows]
+        unpaired_columns = np.setdiff1d(np.arange(len(self.prices)), columns)
+        values, value_error = reduced.pairs(rows, columns)
+        # The upper bounds compare the highest that a value can be with the lowest that its competitors can be. A pair
+        # does not compete with itself: this is why a row whose other pairs are well above its own has no error.
+        lowest = np.minimum(self._others(permutation), at_least(reduced.rows, reduced.row_error))
+        most = np.concatenate(
+            [
+                np.maximum(at_most(values, value_error) - lowest[rows], 0.0),
+                np.maximum(
+                    at_most(reduced.rows[unpaired_rows], reduced.row_error[unpaired_rows]) - self.proved[unpaired_rows],
+                    0.0,
+                ),
+                at_most(reduced.columns[unpaired_columns], reduced.column_error[unpaired_columns]),
+            ]
+        )
+        # The terms themselves, in float64, never outside the bounds.
+        potentials = np.minimum(self.minima, reduced.rows)
+        terms = [
+            values - potentials[rows],
+            reduced.rows[unpaired_rows] - potentials[unpaired_rows],
+            reduced.columns[unpaired_columns],
+        ]
+        return np.clip(np.concatenate(terms), 0.0, most), most
+
+    def _is_rounding(self, cost: Cost, excess: Floats, errors: Floats) -> bool:
+        """Whether rounding explains each term of the gap, and no term is rounded too much; in the units of M."""
+        # The prices that the sparse solver settles may leave an edge below its row's own pair by a few roundings of
+        # other numbers on its path: hence four times the error, or a trace of what ordinary pairs differ by.
         slack = np.maximum(4 * errors, TOLERANCE * cost.typical_difference)
+        # If the rounding of a term were as large as the differences between ordinary pairs, it would explain any
+        # partner of that feature. This happens next to an outlier.
+        blurred = cost.typical_difference > 0 and float(errors.max(initial=0.0)) > BLUR * cost.typical_difference
+        return bool((excess <= slack).all()) and not blurred
+
+    def _is_hidden(self, cost: Cost, proof_gap: float, gain: float, paid: float) -> bool:
+        """Whether the tolerance relative to the gain alone, in `Certificate.certified`, would hide a loss."""
+        # With an outlier, or an outsized `max_cost`, the gain can be many orders of magnitude above what all other
+        # features cost. So the gap and its error must be a trace of what the matching pays, too.
+        if proof_gap > TOLERANCE * paid:
+            return True
+        # Without a gain there is nothing to compare the gap with. Then the gap and its error must be a trace of what
+        # ordinary pairs differ by, summed over all pairs, or of the largest price if ordinary pairs do not differ.
         size = cost.typical_difference * min(cost.shape) or float(np.abs(self.prices).max(initial=0.0))
-        hidden = gain == 0 and gap + error > TOLERANCE * size / cost.scale
-        hidden |= cost.typical_difference > 0 and float(errors.max(initial=0.0)) > BLUR * cost.typical_difference
-        hidden |= gap + error > TOLERANCE * paid
-        shares = excess * (cost.scale / reduced.scale)
-        within = self.settled and bool((shares <= slack).all()) and not hidden
-        found = Certificate(gap, error, gain, within or gap + error == 0)
-        if simple_gap + simple_error < gap + error and not found.certified:
-            return Certificate(simple_gap, simple_error, gain, simple_gap + simple_error == 0)
-        return found
+        return gain == 0 and proof_gap > TOLERANCE * size / cost.scale
 
     def _gain(self, cost: Cost, unmatched: Unmatched, permutation: Indices, gap: float, error: float) -> float:
-        """What matching can gain at all, 0.0 where that is no more than rounding."""
+        """Return `Certificate.gain`, 0.0 if it is no more than rounding."""
         rows = np.nonzero(permutation >= 0)[0]
         columns = permutation[rows]
+        # Objectives in units of M, without sum(p) + sum(q), which they all have in common: of the matching, of a random
+        # pairing of the whole smaller side, and of no pairs at all. A random pairing may be forbidden.
         matched = math.fsum(cost.exact(rows, columns))
-        unmatched_costs = math.fsum(unmatched.rows[permutation < 0]) + math.fsum(np.delete(unmatched.columns, columns))
-        nothing = math.fsum(unmatched.rows) + math.fsum(unmatched.columns)
-        pairing = cost.random_total + _left_over(unmatched)
-        reference = nothing if cost.forbids and math.isfinite(nothing) else min(pairing, nothing)
-        gain = (reference - matched - unmatched_costs) / cost.scale
+        unpaired = math.fsum(unmatched.rows[permutation < 0]) + math.fsum(np.delete(unmatched.columns, columns))
+        no_pairs = math.fsum(unmatched.rows) + math.fsum(unmatched.columns)
+        random_pairs = cost.random_total + _left_over(unmatched)
+        reference = no_pairs if cost.forbids and math.isfinite(no_pairs) else min(random_pairs, no_pairs)
+        # The reference minus the objective, plus the gap, is the reference minus the lower bound.
+        gain = (reference - matched - unpaired) / cost.scale
         rounding = cost.exact_error(rows, columns, unmatched.bound_price_error(self.prices))
-        errors = [cost.random_error, *rounding, *unmatched.row_error, *unmatched.column_error]
-        gain_error = math.fsum(errors) / cost.scale
-        return gain + gap + error if gain + gap > gain_error + error else 0.0
+        gain_error = math.fsum([cost.random_error, *rounding, *unmatched.row_error, *unmatched.column_error])
+        return gain + gap + error if gain + gap > gain_error / cost.scale + error else 0.0
 
 
-def _simple_proof(cost: Cost, unmatched: Unmatched, permutation: Indices, short: float) -> tuple[float, float, float]:
-    """The size of what a matching costs, what it costs above the trivial bound, and the rounding of that.
+class _TrivialProof(NamedTuple):
+    """The excess of a matching over a bound that needs no prices, with its rounding error, in units of the cost.
 
-    The latter two are infinite where a matching is `short` of the optimum at most and the trivial bound proves less.
+    `paid` is the sum of all costs that the matching pays, in absolute values.
+    """
+
+    paid: float
+    gap: float
+    error: float
+
+
+def _trivial_proof(cost: Cost, unmatched: Unmatched, permutation: Indices, proof_gap: float) -> _TrivialProof:
+    """Compare a matching with `Cost.trivial_bound`, such as the sum of the least costs of all rows.
+
+    Gap and error are inf if the trivial bound proves clearly less than the prices, which prove `proof_gap`.
     """
     rows = np.nonzero(permutation >= 0)[0]
     columns = permutation[rows]
-    alone = len(permutation) - len(rows), cost.shape[1] - len(rows)
-    unmatched_costs = [price for count, price in zip(alone, unmatched.costs, strict=True) for _ in range(count)]
+    unpaired = len(permutation) - len(rows), cost.shape[1] - len(rows)
+    unpaired_costs = [price for count, price in zip(unpaired, unmatched.costs, strict=True) for _ in range(count)]
     bound = cost.trivial_bound(complete=not all(np.isfinite(unmatched.costs)))
     costs = cost.pair_cost(rows, columns)
-    paid = math.fsum([*np.abs(costs), *unmatched_costs])
-    if math.fsum([*costs, *unmatched_costs, *-bound]) > 2 * short:
-        return paid, math.inf, math.inf
+    paid = math.fsum([*np.abs(costs), *unpaired_costs])
+    if math.fsum([*costs, *unpaired_costs, *-bound]) > 2 * proof_gap:
+        return _TrivialProof(paid, math.inf, math.inf)
+    # The bound is within reach: compute the costs again, in twice the precision of float64.
     costs, error = cost.less(rows, columns, *cost.no_duals)
-    gap = math.fsum([*costs, *unmatched_costs, *-bound])
-    return paid, max(gap, 0.0), math.fsum(error) + 2 * UNIT_64 * abs(gap)
+    gap = math.fsum([*costs, *unpaired_costs, *-bound])
+    return _TrivialProof(paid, max(gap, 0.0), math.fsum(error) + 2 * UNIT_64 * abs(gap))
 
 
 def _is_constant(cost: Cost, unmatched: Unmatched) -> bool:
-    """Whether the larger side is one row again and again: then it does not matter who gets which of them."""
+    """Whether all rows of the larger side are identical: then every complete matching costs the same."""
     partial = np.isfinite(unmatched.rows).any() and np.isfinite(unmatched.columns).any()
     rows, columns = (bool((first == 0).all()) for first in cost.identical_rows)
-    sources, targets = cost.shape
-    larger_alike = (rows and sources >= targets) or (columns and targets >= sources)
+    more_rows = len(unmatched.rows) - len(unmatched.columns)
+    larger_alike = (rows and more_rows >= 0) or (columns and more_rows <= 0)
     return larger_alike and not partial
 
 
 def _left_over(unmatched: Unmatched) -> float:
-    """What the rest of the larger side pays to stay free where a random part of it is matched, on average."""
-    more = len(unmatched.rows) - len(unmatched.columns)
-    return float(more * unmatched.rows.mean() if more > 0 else -more * unmatched.columns.mean() if more < 0 else 0.0)
+    """Return the mean unmatched cost of the rest of the larger side, if a random part of that side is matched."""
+    more_rows = len(unmatched.rows) - len(unmatched.columns)
+    if more_rows == 0:
+        return 0.0
+    return float(more_rows * unmatched.rows.mean() if more_rows > 0 else -more_rows * unmatched.columns.mean())

@@ -1,4 +1,9 @@
-"""The exact optimum by column generation: solve on few pairs, let a pass over all pairs say which ones were missing."""
+"""The exact optimum by column generation: solve on few pairs, and add the missing ones by passes over all pairs.
+
+One round solves the sparse problem of the candidate pairs, which gives a matching and prices v. Then a pass over all
+pairs compares M_ij - v_j with the potential u_i of each row. Where no pair is below the potential, the matching is
+optimal among all pairs. Where some are, they become candidates, and the next round follows.
+"""
 
 from __future__ import annotations
 
@@ -9,25 +14,35 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
 from saematch.assignment.certificate import Certificate, Solution
+from saematch.assignment.duals import PassBounds
 from saematch.assignment.graph import CandidateGraph
-from saematch.assignment.refinement import PassBounds, refined
+from saematch.assignment.refinement import refined
 from saematch.assignment.ties import in_order, spread, spread_ties
-from saematch.cost import Cost, Scan, Unmatched
+from saematch.cost import Cost, Unmatched, Scan
 from saematch.numeric.rounding import UNIT_64, Floats, Indices, at_least
 
-# Cheapest partners of a row and of a column that a pass adds to the graph, where costs are stored and where they are
-# made again. More of them settle more rows for good, at the price of more edges: worth it where a pass is a product.
-LISTED = {True: 8, False: 16}
-DENSE = 2**14  # pairs; with no more, all are candidates, and no pass is needed
+# The number of cheapest partners of each row and column that a pass adds to the graph: if the products of all pairs are
+# stored, and if each pass computes them again. A longer list settles more rows for good, at the price of more edges:
+# that pays where a pass is expensive.
+LISTED_STORED = 8
+LISTED_MATRIX_FREE = 16
+DENSE = 2**14  # a problem of no more pairs has all of them as candidates, and needs no pass
 
 
 @dataclass(frozen=True)
 class Round:
-    """What is known after one pass over all pairs."""
+    """The state of the search after one pass over all pairs.
+
+    Attributes:
+        number: the number of passes so far.
+        edges: the number of candidate pairs.
+        certificate: what is proved of the best matching so far.
+    """
 
     number: int
     edges: int
@@ -43,45 +58,44 @@ def solve(
     time_limit: float | None = None,
     progress: Callable[[Round], None] | None = None,
 ) -> Solution:
-    """The optimal matching and prices that prove it, unless a limit stops the rounds first.
+    """Return the optimal matching and prices that prove it, or the best so far if a limit stops the search first.
 
-    `start`, a matching that the problem allows, is among the candidates from the first round on. Limits are looked at
-    after each round, so that there always is an answer with a bound.
+    Args:
+        cost: the costs of all pairs.
+        unmatched: the costs of leaving features unmatched.
+        start: a matching that the problem allows; its pairs are candidates from the first round on.
+        max_rounds: the most passes over all pairs.
+        time_limit: seconds. Both limits are checked after each round, so that there always is an answer with a bound.
+        progress: called after each round.
     """
     deadline = math.inf if time_limit is None else time.monotonic() + time_limit
     seconds: dict[str, float] = defaultdict(float)
     if 0 in cost.shape:
-        prices = unmatched.columns.copy()
         nothing = np.full(cost.shape[0], math.inf)
-        return Solution(np.full(cost.shape[0], -1), prices, nothing, nothing)
-    graph = CandidateGraph(cost, unmatched, _anything_allowed(cost, unmatched) if start is None else start)
+        return Solution(np.full(cost.shape[0], -1), unmatched.columns.copy(), nothing, nothing)
+    # The candidates, prices to start with, and a lower bound, for each row, on all pairs that are not candidates.
+    graph = CandidateGraph(cost, unmatched, _allowed_matching(cost, unmatched) if start is None else start)
     prices = np.where(np.isfinite(unmatched.columns), unmatched.columns, 0.0)
     with _timed(seconds, "candidates"):
         rest = np.full(cost.shape[0], _add_candidates(cost, graph))
-    off = math.inf
+    gain = math.inf  # the most by which a pair is below the potential of its row: an estimate of the error of prices
     best: Solution | None = None
     for number in itertools.count(1):
         edges, before = len(graph), prices
+        # The optimum among the candidates.
         with _timed(seconds, "sparse optimum"):
-            permutation, prices = graph.optimum(prices, off)
-        rose = float((prices - before).max())  # what was bounded has come nearer by as much; rounded down
-        at_limit_now = unmatched.at_limit(prices) & ~unmatched.at_limit(before)
-        rose += 2 * float(unmatched.column_error[at_limit_now].max(initial=0.0))
-        known = np.isfinite(rest)
-        rest[known] -= rose + 8 * UNIT_64 * (np.abs(rest[known]) + abs(rose))
+            permutation, prices = graph.optimum(prices, gain)
+        _follow_prices(rest, unmatched, before, prices)
+        # The proof, or the pairs that were missing, by a pass over all pairs.
         with _timed(seconds, "passes"):
-            minima, others, off = _price(cost, unmatched, graph, permutation, prices, rest)
-        improvable = off > 0
-        now = Solution(permutation, prices, *minima, others, not improvable, number, len(graph), None, seconds)
-        # Without new edges or another answer there is only rounding left to argue about.
+            minima, proved, others, gain = _price(cost, unmatched, graph, permutation, prices, rest)
+        now = Solution(permutation, prices, minima, proved, others, gain == 0, number, len(graph), None, seconds)
+        # Without new candidates or another matching, further rounds would only argue about rounding.
         stalled = best is not None and len(graph) == edges and bool((permutation == best.permutation).all())
-        if best is None or not improvable or now.bound(unmatched) >= best.bound(unmatched):
-            best = now
-        else:
-            best = replace(now, prices=best.prices, minima=best.minima, proved=best.proved, others=None)
+        best = now if best is None else _better(best, now, unmatched)
         if progress is not None:
             progress(Round(number, len(graph), best.grade(cost, unmatched, permutation)))
-        if not improvable or stalled:
+        if gain == 0 or stalled:
             break
         if time.monotonic() >= deadline:
             best = replace(best, stopped_by="time_limit")
@@ -90,6 +104,7 @@ def solve(
             best = replace(best, stopped_by="round_limit")
             break
     assert best is not None
+    # Where float64 leaves the proof open, refine the matching and its prices in twice the precision.
     certificate = best.grade(cost, unmatched, best.permutation)
     if best.stopped_by is None and not certificate.certified:
         with _timed(seconds, "refinement"):
@@ -98,51 +113,89 @@ def solve(
     return best.exchanged(in_order(best.permutation, *cost.identical_rows))
 
 
+def _better(best: Solution, now: Solution, unmatched: Unmatched) -> Solution:
+    """Return the matching of the last round with the prices of whichever round has proved more."""
+    if now.finished or now.bound(unmatched) >= best.bound(unmatched):
+        return now
+    return replace(now, prices=best.prices, minima=best.minima, proved=best.proved, others=None)
+
+
+def _follow_prices(rest: Floats, unmatched: Unmatched, before: Floats, prices: Floats) -> None:
+    """Update `rest`, the lower bounds on M_ij - v_j of pairs that are not candidates, for new prices.
+
+    If no price rises by more than r, no M_ij - v_j falls by more than r. (If all prices fall, r is negative, and the
+    bounds rise.) A price that stands for the unmatched cost of
+    its column (see `Unmatched.at_limit`) may be too low by the error of that cost: twice that error is added to r for prices
+    that stand for it now and did not before. The last term covers the rounding of r and of the difference.
+    """
+    rise = float((prices - before).max())
+    rise += 2 * float(unmatched.column_error[unmatched.at_limit(prices) & ~unmatched.at_limit(before)].max(initial=0.0))
+    known = np.isfinite(rest)
+    rest[known] -= rise + 8 * UNIT_64 * (np.abs(rest[known]) + abs(rise))
+
+
 def _add_candidates(cost: Cost, graph: CandidateGraph) -> float:
-    """All pairs of a small problem, else the cheapest of each row and column; returns a bound for all others."""
+    """Add all pairs of a small problem, else the cheapest of each row and column; return a bound for all others."""
     if cost.shape[0] * cost.shape[1] <= DENSE:
         graph.add(*(index.ravel() for index in np.indices(cost.shape)))
         return math.inf
     prices, potentials = cost.by_cost()
-    every, nothing = np.arange(cost.shape[0]), np.zeros(cost.shape[1])
-    scan = cost.scan(every, prices, nothing, potentials, LISTED[cost.stored], math.inf)
+    rows, price_error = np.arange(cost.shape[0]), np.zeros(cost.shape[1])
+    scan = cost.scan(rows, prices, price_error, potentials, _list_length(cost), math.inf)
     _add_listed(cost, graph, scan, prices)
     return -math.inf
 
 
 def _add_listed(cost: Cost, graph: CandidateGraph, scan: Scan, prices: Floats) -> None:
-    """All pairs that a pass listed, and as many like them that lead elsewhere where rows or costs are equal."""
+    """Add all pairs that a pass listed, and as many like them where identical rows or equal costs make ties."""
     pairs = scan.pairs()
     graph.add(*pairs)
     graph.add(*spread(*pairs, *cost.identical_rows))
     graph.add(*spread_ties(cost, scan, prices))
 
 
+class _Priced(NamedTuple):
+    """What a pass has proved at some prices: `minima`, `proved` and `others` of a `Solution`, and the `gain`.
+
+    The gain is the most by which a candidate is below the potential of its row, 0.0 if that is no more than rounding.
+    """
+
+    minima: Floats
+    proved: Floats
+    others: Floats
+    gain: float
+
+
 def _price(
     cost: Cost, unmatched: Unmatched, graph: CandidateGraph, permutation: Indices, prices: Floats, rest: Floats
-) -> tuple[tuple[Floats, Floats], Floats, float]:
-    """One pass: adds what was missing; returns the row minima and their proof, the latter without each row's own
-    partner, and what a row can gain at most.
+) -> _Priced:
+    """Add the pairs that were missing, and return what is proved of each row; one pass over the rows that need it.
 
-    `rest (F_A,)`, which is updated, bounds M_ij - v_j from below over the pairs of row i that are not in the graph. It
-    stays true while prices fall, so only rows that it does not settle are looked at: all at first, few later. That is
-    why a row gets its cheapest pairs even where nothing is gained by them: the bound for the others is higher.
+    `rest (F_A,)` is a lower bound for M_ij - v_j over the pairs of row i that are not candidates, and is updated. It
+    stays true while prices fall, so only those rows are scanned that it does not settle: all at first, few later. This
+    is why a scan adds the cheapest pairs of a row even if they gain nothing: the bound for all others is higher then.
     """
+    # `rest` settles a row if all pairs that are not candidates are above its potential, with a margin for rounding.
     potentials, rounding = graph.potentials(permutation, prices)
     wanted = potentials + 2 * rounding
     rows = np.nonzero(rest < wanted)[0]
     if len(rows):
-        scan = cost.scan(rows, prices, unmatched.bound_price_error(prices), wanted, LISTED[cost.stored])
+        scan = cost.scan(rows, prices, unmatched.bound_price_error(prices), wanted, _list_length(cost))
         _add_listed(cost, graph, scan, prices)
         rest[rows] = scan.floors[:, -1]
-    minima, others, gain = graph.settle(permutation, prices, potentials, rounding, wanted, rest)
+    # The bounds over all pairs: over the candidates, over the rest, and for each row's own pair.
+    minima, others, gain = graph.settle_row_minima(permutation, prices, potentials, rounding, wanted, rest)
     others = np.minimum(others, rest)
     own = np.where(permutation >= 0, at_least(potentials, rounding), np.inf)
-    return (minima, np.minimum(others, own)), others, gain
+    return _Priced(minima, np.minimum(others, own), others, gain)
 
 
-def _anything_allowed(cost: Cost, unmatched: Unmatched) -> Indices:
-    """A matching to start from: nobody's where all may stay free."""
+def _list_length(cost: Cost) -> int:
+    return LISTED_STORED if cost.stored else LISTED_MATRIX_FREE
+
+
+def _allowed_matching(cost: Cost, unmatched: Unmatched) -> Indices:
+    """Return a matching to start from: without any pair, if all features may be unmatched."""
     if np.isfinite(unmatched.rows).all() and np.isfinite(unmatched.columns).all():
         return np.full(cost.shape[0], -1)
     return cost.some_matching()

@@ -1,25 +1,41 @@
-"""The pairs under consideration, with their exact costs, and the optimum among them."""
+"""The graph of candidate pairs with their exact costs, and the optimum among them."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 
 from saematch.assignment.auction import auction
-from saematch.assignment.sparse import SETTLED, solve_sparse
+from saematch.assignment.sparse import FEASIBILITY, solve_sparse
 from saematch.cost import Cost, Unmatched
+from saematch.numeric.gather import take_or
 from saematch.numeric.rounding import Floats, Indices, at_least
 
 
-class CandidateGraph:
-    """Edges (i, j) sorted by row and column, each with its float64 cost M, and what staying free costs.
+class RowMinima(NamedTuple):
+    """What the edges of a graph offer to each row at some prices.
 
-    It always holds a matching that is allowed, so that it can be solved.
+    `minima (F_A,)` is min_j M_ij - v_j over the edges of each row, inf for a row without edges. `others (F_A,)` is a
+    lower bound, which no rounding can break, for the minimum over all edges but the pair of the matching. `gain` is the
+    most by which an edge undercuts the potential of its row, and 0.0 if that is no more than rounding.
+    """
+
+    minima: Floats
+    others: Floats
+    gain: float
+
+
+class CandidateGraph:
+    """Candidate pairs (i, j), sorted by row and column, each with its float64 cost M; and all unmatched costs.
+
+    The graph always holds a matching that the problem allows, so that an optimum exists.
     """
 
     def __init__(self, cost: Cost, unmatched: Unmatched, permutation: Indices) -> None:
         self._cost, self._unmatched = cost, unmatched
         self.shape = cost.shape
-        self._keys = np.empty(0, dtype=np.int64)
+        self._keys = np.empty(0, dtype=np.int64)  # i F_B + j
         self.costs = np.empty(0)
         matched = np.nonzero(permutation >= 0)[0]
         self.add(matched, permutation[matched])
@@ -29,120 +45,138 @@ class CandidateGraph:
 
     @property
     def rows(self) -> Indices:
-        """The i of every edge."""
+        """The row of each edge."""
         return self._keys // self.shape[1]
 
     @property
     def columns(self) -> Indices:
-        """The j of every edge."""
+        """The column of each edge."""
         return self._keys % self.shape[1]
 
     @property
     def starts(self) -> Indices:
-        """Where each row's edges begin, and the end: `(F_A + 1,)`."""
+        """The first edge of each row, and the number of edges: `(F_A + 1,)`."""
         return np.searchsorted(self._keys, np.arange(self.shape[0] + 1) * self.shape[1])
 
     def add(self, rows: Indices, columns: Indices) -> None:
-        """Add edges; those already there are left alone, and forbidden pairs, whose cost is infinite, left out."""
+        """Add edges. Edges that the graph has already, and forbidden pairs, whose cost is inf, are skipped."""
+        # The keys that are new, each once.
         new = np.sort(rows * self.shape[1] + columns)
         new = new[np.append(True, new[1:] != new[:-1])] if len(new) else new
-        new = new[np.append(self._keys, -1)[np.searchsorted(self._keys, new)] != new]
+        new = new[take_or(self._keys, np.searchsorted(self._keys, new), -1) != new]
+        # Their costs, without forbidden pairs.
         new_costs = self._cost.below_ceiling(self._cost.exact(new // self.shape[1], new % self.shape[1]))
         allowed = np.isfinite(new_costs)
+        # Merge them into the sorted edges.
         keys = np.concatenate([self._keys, new[allowed]])
         costs = np.concatenate([self.costs, new_costs[allowed]])
         order = np.argsort(keys, kind="stable")
         self._keys, self.costs = keys[order], costs[order]
 
-    def find(self, rows: Indices, columns: Indices) -> Floats:
-        """M of the listed edges, all of which must be in the graph."""
+    def costs_of(self, rows: Indices, columns: Indices) -> Floats:
+        """Return M of the listed pairs, all of which must be edges of the graph."""
         return self.costs[np.searchsorted(self._keys, rows * self.shape[1] + columns)]
 
     def potentials(self, permutation: Indices, prices: Floats) -> tuple[Floats, Floats]:
-        """What each row has under a matching of the graph, M_i,perm(i) - v_perm(i) or staying free; its rounding."""
+        """Return the potential u of each row under a matching of the graph, and a bound on its rounding error.
+
+        The potential is M_i,perm(i) - v_perm(i) for a matched row, and the unmatched cost for another.
+        """
         rows = np.nonzero(permutation >= 0)[0]
         columns = permutation[rows]
         potentials, rounding = self._unmatched.rows.copy(), self._unmatched.row_error.copy()
-        potentials[rows] = self.find(rows, columns) - prices[columns]
+        potentials[rows] = self.costs_of(rows, columns) - prices[columns]
         rounding[rows] = self._cost.exact_error(rows, columns, self._unmatched.bound_price_error(prices))
         return potentials, rounding
 
-    def price(
-        self, permutation: Indices, prices: Floats, potentials: Floats, rounding: Floats
-    ) -> tuple[Floats, Floats, float]:
-        """What the edges offer at these prices: each row's least, a lower bound for the others, and what can be gained.
-
-        min_j M_ij - v_j over the edges of each row, infinite without any; the same over all but the partner of the row,
-        covering rounding; and how far an edge undercuts its row's potential, 0.0 where it is no more than rounding and
-        what settled prices leave.
-        """
+    def row_minima(self, permutation: Indices, prices: Floats, potentials: Floats, rounding: Floats) -> RowMinima:
+        """Return what the edges offer to each row; potentials and rounding are those of `potentials`."""
         starts, rows, columns = self.starts, self.rows, self.columns
         reduced = self.costs - prices[columns]
         error = self._cost.exact_error(rows, columns, self._unmatched.bound_price_error(prices))
-        value = least_of_rows(reduced, starts)
+        minima = least_of_rows(reduced, starts)
         others = least_of_rows(np.where(permutation[rows] == columns, np.inf, at_least(reduced, error)), starts)
-        left = 2 * SETTLED * (np.abs(self.costs) + np.abs(potentials)[rows] + np.abs(prices)[columns])
+        # An edge may undercut the potential by rounding, and by the tolerance within which prices are feasible.
+        tolerance = 2 * FEASIBILITY * (np.abs(self.costs) + np.abs(potentials)[rows] + np.abs(prices)[columns])
         undercut = potentials[rows] - reduced
-        undercut[undercut <= error + rounding[rows] + left] = 0.0
-        return value, others, float(undercut.max(initial=0.0))
+        undercut[undercut <= error + rounding[rows] + tolerance] = 0.0
+        return RowMinima(minima, others, float(undercut.max(initial=0.0)))
 
-    def settle(
+    def settle_row_minima(
         self, permutation: Indices, prices: Floats, potentials: Floats, rounding: Floats, wanted: Floats, rest: Floats
-    ) -> tuple[Floats, Floats, float]:
-        """`price`, where `rest (F_A,)` bounds M_ij - v_j over the pairs of each row that are no edges.
+    ) -> RowMinima:
+        """Return `row_minima` after adding the cheapest pairs of those rows that only a float64 pass can decide.
 
-        A list that is full within rounding of its row's minimum proves nothing about the pairs it had no place for.
-        Once no edge shows a gain, rows that `rest` leaves open below `wanted` are priced in float64; it is updated.
+        If all entries of a row's candidate list are within rounding of the row's minimum, pairs that did not fit into
+        the list may be as cheap. Once no edge shows a gain, each row for which `rest` leaves this open is compared with
+        all columns in float64.
+
+        Args:
+            permutation: a matching of the graph.
+            prices: the column prices v.
+            potentials: the potentials of the rows.
+            rounding: the rounding errors of the potentials.
+            wanted: `(F_A,)`, the bound that each row needs at most.
+            rest: `(F_A,)`, a lower bound for M_ij - v_j over the pairs of each row that are not edges. It is updated.
         """
-        minima, others, gain = self.price(permutation, prices, potentials, rounding)
-        doubtful = np.nonzero(rest < np.minimum(np.minimum(others, potentials - rounding), wanted))[0]
-        if gain == 0 and len(doubtful):
+        found = self.row_minima(permutation, prices, potentials, rounding)
+        doubtful = np.nonzero(rest < np.minimum(np.minimum(found.others, potentials - rounding), wanted))[0]
+        if found.gain == 0 and len(doubtful):
             price_error = self._unmatched.bound_price_error(prices)
             cheapest, rest[doubtful] = self._cost.row_minima(doubtful, prices, price_error)
             self.add(doubtful, cheapest)
-            minima, others, gain = self.price(permutation, prices, potentials, rounding)
-        return minima, others, gain
+            found = self.row_minima(permutation, prices, potentials, rounding)
+        return found
 
-    def optimum(self, prices: Floats, off: float) -> tuple[Indices, Floats]:
-        """The optimal matching of the graph, -1 where a row stays free, and prices that prove it.
+    def optimum(self, prices: Floats, price_error: float) -> tuple[Indices, Floats]:
+        """Return the optimal matching of the graph, -1 for an unmatched row, and prices that prove it.
 
-        `prices` to begin with are about `off` away from such ones.
+        The search starts at `prices`, whose estimated error is `price_error`, in the units of M.
         """
         if self._unmatched.none_allowed:
-            prices = auction(self.starts, self.columns, self.costs, prices, off)
+            prices = auction(self.starts, self.columns, self.costs, prices, price_error)
         return self.optimum_of(self.costs, self._unmatched.rows, self._unmatched.columns, prices=prices)
 
     def optimum_of(
-        self, costs: Floats, unmatched_rows: Floats, unmatched_columns: Floats, *, prices: Floats
+        self, costs: Floats, row_costs: Floats, column_costs: Floats, *, prices: Floats
     ) -> tuple[Indices, Floats]:
-        """Return the optimum of the graph, and its prices, for other costs of its edges and of staying free.
+        """Return the optimum of the graph, and its prices, for other costs of the edges and other unmatched costs.
 
-        A problem in which a feature may stay free is solved as one of F_A + F_B rows and columns: each row gets a
-        column of its own to stay free on, each column a row, and these meet at no cost where row and column of an edge
-        do. The prices of column j and of its row add up to the price of j. No auction goes before: among so many edges
-        of no cost it takes longer than it saves.
+        A problem in which features may be unmatched is solved as a complete one of F_A + F_B rows and columns:
+
+        - row i gets a column of its own, which it takes at its unmatched cost;
+        - column j gets a row of its own, which takes it at its unmatched cost;
+        - if i and j are matched, their own column and row are left over. They may be matched at cost 0 if (i, j) is an
+          edge.
+
+        Let v_j be the price of column j, and w_j the potential of its own row. The price of column j in the original
+        problem is v_j + w_j. There is no auction first: among so many edges of cost 0 it takes longer than it saves.
         """
         if self._unmatched.none_allowed:
             return solve_sparse(self.starts, self.columns, costs, prices)
+        # The edges of the doubled problem: those of the graph, rows and columns with their own partner, and these own
+        # partners with each other.
         F_A, F_B = self.shape
         rows, columns = self.rows, self.columns
-        may_rows, may_columns = (np.nonzero(np.isfinite(each))[0] for each in (unmatched_rows, unmatched_columns))
+        may_rows, may_columns = (np.nonzero(np.isfinite(values))[0] for values in (row_costs, column_costs))
         edge_rows = np.concatenate([rows, may_rows, F_A + may_columns, F_A + columns])
         edge_columns = np.concatenate([columns, F_B + may_rows, may_columns, F_B + rows])
-        costs = np.concatenate([costs, unmatched_rows[may_rows], unmatched_columns[may_columns], np.zeros(len(rows))])
+        costs = np.concatenate([costs, row_costs[may_rows], column_costs[may_columns], np.zeros(len(rows))])
+        # In CSR form: sorted by row, then by column.
         order = np.lexsort((edge_columns, edge_rows))
         edge_columns, costs = edge_columns[order], costs[order]
         starts = np.searchsorted(edge_rows[order], np.arange(F_A + F_B + 1))
-        doubled, settled = solve_sparse(starts, edge_columns, costs, np.concatenate([prices, np.zeros(F_A)]))
-        potentials = np.minimum.reduceat(costs - settled[edge_columns], starts[:-1])
+        # The matching and the prices of the doubled problem, and from them those of the original one.
+        doubled, feasible = solve_sparse(starts, edge_columns, costs, np.concatenate([prices, np.zeros(F_A)]))
+        potentials = np.minimum.reduceat(costs - feasible[edge_columns], starts[:-1])
         permutation = np.where(doubled[:F_A] < F_B, doubled[:F_A], -1)
-        return permutation, np.minimum(settled[:F_B] + potentials[F_A:], unmatched_columns)
+        return permutation, np.minimum(feasible[:F_B] + potentials[F_A:], column_costs)
 
 
 def least_of_rows(values: Floats, starts: Indices) -> Floats:
-    """The least of the values of each row's edges, infinite for a row without any."""
+    """Return the least of the values of each row's edges, inf for a row without edges."""
     least = np.full(len(starts) - 1, np.inf)
-    some = np.nonzero(np.diff(starts))[0]
-    if len(some):
-        least[some] = np.minimum.reduceat(values, starts[some])
+    nonempty = np.nonzero(np.diff(starts))[0]
+    if len(nonempty):
+        least[nonempty] = np.minimum.reduceat(values, starts[nonempty])
     return least

@@ -1,4 +1,4 @@
-"""Shortest paths in a sparse graph."""
+"""Exchanges of partners as a graph: how far prices can move while they prove an optimum, by shortest paths."""
 
 from __future__ import annotations
 
@@ -11,15 +11,24 @@ import numpy as np
 from saematch.numeric.compiled import compiled
 from saematch.numeric.rounding import Floats, Indices
 
-SWEEPS = 8
+SWEEPS = 8  # of `Exchanges.balanced`
 
 
 @dataclass(frozen=True)
-class Ways:
-    """Exchanges of partners as edges between columns: from the one that a row leaves to the one that it takes.
+class Exchanges:
+    """Exchanges of partners as edges between columns: from the column that a row leaves to the one that it takes.
 
-    A last node, the hub, stands for staying free. The `lengths` are reduced costs, at prices that prove the optimum
-    `permutation`; those that rounding leaves below 0 are 0.
+    The length of an edge is the reduced cost of the pair that is taken. Under prices that prove the optimum
+    `permutation`, no length is negative; lengths that rounding leaves below 0 are set to 0. A last node, the hub,
+    stands for being unmatched. An alternating cycle of a matching is a cycle of this graph.
+
+    Attributes:
+        permutation: the partner of each row, -1 if it has none.
+        sources: the node at which each edge starts.
+        targets: the node at which each edge ends.
+        lengths: the length of each edge.
+        nodes: the number of nodes, F_B + 1.
+        root: the node whose price is fixed.
     """
 
     permutation: Indices
@@ -40,49 +49,66 @@ class Ways:
         column_exit: Floats,
         *,
         through_shortest: bool = False,
-    ) -> Ways:
-        """By the reduced costs of pairs, and of staying free for rows and columns, infinite for those that must not.
+    ) -> Exchanges:
+        """Return the exchanges along some pairs.
 
-        Those of the pairs of the matching are 0, and not used. Where no feature may stay free, one price stays put:
-        that of the first row's column, or one at the shortest edge, whose neighbours keep the most digits.
+        Args:
+            permutation: the optimum.
+            rows: the row of each pair. The pairs of the matching are skipped.
+            columns: the column of each pair.
+            reduced: the reduced cost of each pair.
+            row_exit: `(F_A,)`, the reduced unmatched costs of the rows, inf for rows that must be matched.
+            column_exit: `(F_B,)`, those of the columns.
+            through_shortest: which price is fixed if no feature may be unmatched. False fixes the price of the first
+                row's column; True that of a column at the shortest edge, whose neighbours then keep the most digits.
         """
         hub = len(column_exit)
         owner = np.full(hub, -1)
         matched = np.nonzero(permutation >= 0)[0]
         owner[permutation[matched]] = matched
+        # A row takes another column: from its own column, or from the hub if it is unmatched.
         other = permutation[rows] != columns
         leaves = permutation[rows[other]]
         sources, targets, lengths = [np.where(leaves >= 0, leaves, hub)], [columns[other]], [reduced[other]]
+        # A row becomes unmatched: from its own column to the hub.
         if np.isfinite(row_exit).all():
             sources.append(permutation[matched])
             targets.append(np.full(len(matched), hub))
             lengths.append(row_exit[matched])
+        # A column becomes unmatched: from the hub to the column that its row has left. A column that is unmatched, and
+        # is taken, ends the exchange: from the column to the hub, at no cost.
         if np.isfinite(column_exit).all():
-            every, alone = np.arange(hub), np.nonzero(owner < 0)[0]
-            sources += [np.full(hub, hub), alone]
-            targets += [every, np.full(len(alone), hub)]
-            lengths += [column_exit, np.zeros(len(alone))]
-        some_unmatched = np.isfinite(row_exit).any() or np.isfinite(column_exit).any()
-        start, end, length = (np.concatenate(each) for each in (sources, targets, lengths))
-        root = hub if some_unmatched else int(permutation[0])
-        if not some_unmatched and through_shortest and (length > 0).any():
+            every, unpaired = np.arange(hub), np.nonzero(owner < 0)[0]
+            sources += [np.full(hub, hub), unpaired]
+            targets += [every, np.full(len(unpaired), hub)]
+            lengths += [column_exit, np.zeros(len(unpaired))]
+        # The node whose price is fixed: the hub, or a column if no feature may be unmatched.
+        partial = np.isfinite(row_exit).any() or np.isfinite(column_exit).any()
+        start, end, length = (np.concatenate(parts) for parts in (sources, targets, lengths))
+        root = hub if partial else int(permutation[0])
+        if not partial and through_shortest and (length > 0).any():
             root = int(start[np.where(length > 0, length, np.inf).argmin()])
         return cls(permutation, start, end, np.maximum(length, 0.0), hub + 1, root)
 
     def extremes(self) -> tuple[Floats, Floats]:
-        """How far each price can rise, and fall, while the prices prove the optimum.
+        """Return how far each price can rise, and how far it can fall, while the prices prove the optimum.
 
-        Column j can rise by the shortest way to it, and fall by the shortest way back: from the node that stands for
-        staying free, or, where no feature may, from the first row's column, whose price stays put.
+        An edge from j to k of length l requires that the change of v_k is at most the change of v_j plus l. The price
+        of the root is fixed, so v_j can rise by the length of the shortest path from the root to j, and fall by that of
+        the shortest path from j to the root.
         """
         rise = _shortest(self.sources, self.targets, self.lengths, self.root, self.nodes)
         fall = _shortest(self.targets, self.sources, self.lengths, self.root, self.nodes)
         return rise[:-1], fall[:-1]
 
     def balanced(self, prices: Floats) -> Floats:
-        """Return prices each midway between its row's cheapest edge out and its column's cheapest edge in."""
+        """Return prices that are each midway between the limits that the prices of their neighbours leave.
+
+        One limit is the shortest edge out of the column, the other the shortest edge into it. The columns are visited
+        one after the other, in some sweeps.
+        """
         ends = (self.sources, self.targets), (self.targets, self.sources)
-        out, into = (_by(start, self.nodes, end, self.lengths) for start, end in ends)
+        out, into = (_sorted_edges(start, self.nodes, end, self.lengths) for start, end in ends)
         moved = np.zeros(self.nodes)
         for _ in range(SWEEPS):
             _balance(*out, *into, self.permutation[self.permutation >= 0], moved)
@@ -90,14 +116,14 @@ class Ways:
 
 
 def _shortest(sources: Indices, targets: Indices, lengths: Floats, root: int, nodes: int) -> Floats:
-    """Distance from `root` to every node over edges of lengths >= 0; where there is no way, that of the farthest."""
-    distance: Floats = _dijkstra(*_by(sources, nodes, targets, lengths), root)
+    """Return the distance from `root` to every node; for a node without a path, the distance of the farthest."""
+    distance: Floats = _dijkstra(*_sorted_edges(sources, nodes, targets, lengths), root)
     distance[np.isinf(distance)] = distance[np.isfinite(distance)].max()
     return distance
 
 
-def _by(ends: Indices, nodes: int, others: Indices, lengths: Floats) -> tuple[Indices, Indices, Floats]:
-    """Edges sorted by one end: where each node's begin, their other ends, their lengths."""
+def _sorted_edges(ends: Indices, nodes: int, others: Indices, lengths: Floats) -> tuple[Indices, Indices, Floats]:
+    """Sort edges by one end; return the first edge of each node, the other end of each edge, and its length."""
     order = np.argsort(ends, kind="stable")
     return np.searchsorted(ends[order], np.arange(nodes + 1)), others[order], lengths[order]
 
@@ -133,8 +159,8 @@ def _dijkstra(starts: Any, targets: Any, lengths: Any, root: Any) -> Any:
         if so_far > distance[node]:
             continue
         for e in range(starts[node], starts[node + 1]):
-            there = so_far + lengths[e]
-            if there < distance[targets[e]]:
-                distance[targets[e]] = there
-                heappush(heap, (there, np.int64(targets[e])))
+            length = so_far + lengths[e]
+            if length < distance[targets[e]]:
+                distance[targets[e]] = length
+                heappush(heap, (length, np.int64(targets[e])))
     return distance
