@@ -1,4 +1,4 @@
-"""Candidates, sparse optimum, prices and their proof: from the costs of all pairs to a certified permutation."""
+"""From the costs of all pairs to a certified permutation: candidates, the sparse optimum, prices and their proof."""
 
 from saematch.assignment.baselines import BASELINES
 from saematch.assignment.certificate import TOLERANCE, Certificate, Solution

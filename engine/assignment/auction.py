@@ -22,8 +22,7 @@ def auction(starts: Indices, columns: Indices, costs: Floats, prices: Floats, pr
     """Return prices under which a complete matching is near the optimum.
 
     The matching is within LAST_EPSILON standard deviations of the costs per row. The prices are good, not exact.
-    Solving on the reduced costs afterwards takes a fraction of the time that it takes
-    without an auction.
+    Solving on the reduced costs afterwards takes a fraction of the time that it takes without an auction.
 
     Args:
         starts: `(n + 1,)`, the first edge of each row, and the number of edges.

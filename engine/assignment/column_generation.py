@@ -23,7 +23,7 @@ from saematch.assignment.duals import PassBounds
 from saematch.assignment.graph import CandidateGraph
 from saematch.assignment.refinement import refined
 from saematch.assignment.ties import in_order, spread, spread_ties
-from saematch.cost import Cost, Unmatched, Scan
+from saematch.cost import Cost, Scan, Unmatched
 from saematch.numeric.rounding import UNIT_64, Floats, Indices, at_least
 
 # The number of cheapest partners of each row and column that a pass adds to the graph: if the products of all pairs are
@@ -124,9 +124,9 @@ def _follow_prices(rest: Floats, unmatched: Unmatched, before: Floats, prices: F
     """Update `rest`, the lower bounds on M_ij - v_j of pairs that are not candidates, for new prices.
 
     If no price rises by more than r, no M_ij - v_j falls by more than r. (If all prices fall, r is negative, and the
-    bounds rise.) A price that stands for the unmatched cost of
-    its column (see `Unmatched.at_limit`) may be too low by the error of that cost: twice that error is added to r for prices
-    that stand for it now and did not before. The last term covers the rounding of r and of the difference.
+    bounds rise.) A price that stands for the unmatched cost of its column (see `Unmatched.at_limit`) may be too
+    low by the error of that cost: twice that error is added to r for prices that stand for it now and did not before.
+    The last term covers the rounding of r and of the difference.
     """
     rise = float((prices - before).max())
     rise += 2 * float(unmatched.column_error[unmatched.at_limit(prices) & ~unmatched.at_limit(before)].max(initial=0.0))

@@ -2,9 +2,9 @@
 
 Let v be prices that nearly prove the optimum. Under them the reduced costs of the pairs that decide are near zero. If
 these residual costs are computed in twice the precision of float64 and then rounded, they keep all their digits, even
-if the costs themselves are very large: next to an outlier, with an offset of a whole side, with costs over thirty decades.
-The optimum of the small residual costs is the optimum of the costs, and its prices correct the prices v, as a residual
-corrects the solution of linear equations.
+if the costs themselves are very large: next to an outlier, with an offset of a whole side, with costs over thirty
+decades. The optimum of the small residual costs is the optimum of the costs, and its prices correct the prices v, as a
+residual corrects the solution of linear equations.
 """
 
 from __future__ import annotations

@@ -1,23 +1,29 @@
-"""Identical rows: which of several equal answers is given, and how all of them come to be candidates."""
+"""Ties between identical rows: which of several equal matchings is returned, and which tied pairs are candidates."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from saematch.cost import Cost, Scan
+from saematch.numeric.gather import take_or
 from saematch.numeric.loops import choose_tied
 from saematch.numeric.rounding import Floats, Indices
 
-_TIED = 16  # partners of a row that are added where more than a list holds cost the same
-_SAME = 2.0**-18  # share of the numbers involved below which a float32 pass cannot tell listed values apart
+_TIED = 16  # partners that are added for a row, if more pairs than its list holds cost the same
+_SAME = 2.0**-18  # a float32 pass cannot tell listed values apart within this share of the numbers involved
 
 
 def in_order(permutation: Indices, row_group: Indices, column_group: Indices) -> Indices:
-    """The representative, among the matchings that differ by exchanging identical rows, that every run returns.
+    """Return the representative of all matchings that differ only by exchanges of identical rows or columns.
 
-    What a matching decides is how often which group of rows goes to which group of columns. Here the rows of a group
-    take their columns in the order of the columns' groups, rows without a partner (-1) last, and the columns of a group
-    then take their rows in ascending order.
+    A matching decides how many rows of each group go to each group of columns. In the representative, the rows of a
+    group take their columns in the order of the columns' groups, with unmatched rows (-1) last; and the columns of a
+    group take their rows in ascending order. So every run returns the same matching.
+
+    Args:
+        permutation: the partner of each row, -1 if it has none.
+        row_group: `(F_A,)`, the first identical row of each row.
+        column_group: `(F_B,)`, the first identical column of each column.
     """
     rows, columns = len(row_group), len(column_group)
     takers = _inverse(_share_out(permutation, row_group, column_group), columns)
@@ -25,10 +31,11 @@ def in_order(permutation: Indices, row_group: Indices, column_group: Indices) ->
 
 
 def spread(rows: Indices, columns: Indices, row_group: Indices, column_group: Indices) -> tuple[Indices, Indices]:
-    """Pairs of the same costs as those listed, for the rows and columns that have others identical to them.
+    """Return more pairs that cost the same as the listed ones, for rows and columns that are identical to others.
 
-    Lists break ties by index: all columns name the same few of a group's rows, though all of the group need partners.
-    Here every column names others of them, and so does every row of a group's columns.
+    Candidate lists break ties by index, so every column would list the same few rows of a group of identical rows,
+    though all rows of the group need partners. Here every column names other rows of the group, and every row names
+    other columns.
     """
     other_rows = _another(rows, columns, row_group)
     other_columns = _another(columns, rows, column_group)
@@ -37,27 +44,30 @@ def spread(rows: Indices, columns: Indices, row_group: Indices, column_group: In
 
 
 def spread_ties(cost: Cost, scan: Scan, prices: Floats) -> tuple[Indices, Indices]:
-    """Pairs that cost their rows as little as the cheapest, where a pass found more of these than its lists hold.
+    """Return pairs that are as cheap as the cheapest of their rows, for rows with more such pairs than a list holds.
 
-    Lists break ties by index, so that rows with many cheapest partners name the same few. Here each of them names some
-    from everywhere in its row, starting at a place of its own.
+    Candidate lists break ties by index, so rows with many cheapest partners would all name the same few. Here each row
+    names partners from everywhere, starting at a place of its own.
     """
+    # Rows whose lists are full, and whose first and last entry are the same within the rounding of float32.
     full = np.isfinite(scan.floors[:, -1])
     first, last = scan.floors[full, 0], scan.floors[full, -1]
     tied = scan.rows[full][last - first <= _SAME * (np.abs(first) + np.abs(last))]
+    # A few such rows find partners without help.
     if len(tied) < len(scan.rows) / 8 or cost.shape[1] <= _TIED:
         return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
-    found, columns = np.full((len(tied), _TIED), -1), np.arange(cost.shape[1])
+    # Choose partners among all columns, by blocks of rows.
+    partners, columns = np.full((len(tied), _TIED), -1), np.arange(cost.shape[1])
     step = max(1, cost.tile[0] * cost.tile[1] // len(columns))
     for start in range(0, len(tied), step):
         rows = tied[start : start + step]
-        choose_tied(cost.block(rows, columns) - prices, rows, found[start : start + step])
-    at, place = np.nonzero(found >= 0)
-    return tied[at], found[at, place]
+        choose_tied(cost.block(rows, columns) - prices, rows, partners[start : start + step])
+    row, place = np.nonzero(partners >= 0)
+    return tied[row], partners[row, place]
 
 
 def _another(indices: Indices, turn: Indices, group: Indices) -> Indices:
-    """For each index a member of its group, `turn` places further in the circle."""
+    """Return, for each index, the member of its group that is `turn` places further in a circle."""
     members = np.argsort(group, kind="stable")
     place = np.empty_like(members)
     place[members] = np.arange(len(members))
@@ -68,12 +78,12 @@ def _another(indices: Indices, turn: Indices, group: Indices) -> Indices:
 
 
 def _share_out(partners: Indices, group: Indices, partner_group: Indices) -> Indices:
-    """Within each group, give the partners, sorted by their group and index, to the members in ascending order."""
-    nobody = len(partner_group)
-    key = np.where(partners >= 0, partners, nobody)
+    """Give the partners of each group, sorted by their own group and index, to its members in ascending order."""
+    last = len(partner_group)  # sorts after all partners
+    key = np.where(partners >= 0, partners, last)
     members = np.lexsort((np.arange(len(group)), group))
     shared = np.empty_like(partners)
-    shared[members] = partners[np.lexsort((key, np.append(partner_group, nobody)[key], group))]
+    shared[members] = partners[np.lexsort((key, take_or(partner_group, key, last), group))]
     return shared
 
 
