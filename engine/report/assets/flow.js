@@ -38,7 +38,7 @@ async function showFlow() {
     element("div", { class: "tools" },
       button("Clear", () => { set({ chosen: "" }); results.draw(); showFlow(); }),
       list ? outsideLink(list, "As a quick list on Neuronpedia") : element("span", { class: "soft" },
-        "There is no quick list, because the address of these SAEs on Neuronpedia is not known. The option --neuronpedia gives it.")));
+        "There is no quick list, because the address of these SAEs on Neuronpedia is not known; give it with the option --neuronpedia.")));
   charts.draw("flow");
 }
 
