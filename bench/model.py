@@ -98,14 +98,14 @@ def throughput(layers: sm.Layers, scratch: Path, name: str) -> None:
     answers, alone = timed(bare)
     with lanes(1):
         _, one_lane = timed(lambda: sm.match_layers(layers, scratch / "one"))
-    told: list[sm.Progress] = []
+    events: list[sm.Progress] = []
     (chain, peak), seconds = timed(
-        lambda: peak_bytes(lambda: sm.match_layers(layers, scratch / "run", progress=told.append))
+        lambda: peak_bytes(lambda: sm.match_layers(layers, scratch / "run", progress=events.append))
     )
     assert chain.certified
     S = sum(matching.stats["stages"]["sparse optimum"] for matching in answers)
     P = alone - S
-    share, overhead, stated = (P + S / 2) / seconds, one_lane / alone - 1, told[0].bytes
+    share, overhead, stated = (P + S / 2) / seconds, one_lane / alone - 1, events[0].peak_bytes
     parts = {"passes": round(P, 2), "sparse": round(S, 2)}
     append(f"{name}: pairs one after the other, nothing written", sizes, [alone], **parts)
     append(f"{name}: streamed and written, one at a time", sizes, [one_lane], overhead=round(overhead, 3))

@@ -33,23 +33,17 @@ def on_devices(work: Work, pairs: Sequence[Pair], devices: Sequence[str]) -> Gen
 
     If a worker dies, the pairs that it has not finished fail.
     """
-    shares = [share_of(list(pairs), number, len(devices)) for number in range(1, len(devices) + 1)]
     on_cpu = sum(torch.device(device).type == "cpu" for device in devices)
     threads_each = max(1, threads() // max(1, on_cpu))
     workers: dict[Connection, _Worker] = {}
     try:
-        for device, share in zip(devices, shares, strict=True):
+        # Start one worker for each device that has a share of the pairs.
+        for number, device in enumerate(devices, 1):
+            share = share_of(list(pairs), number, len(devices))
             if share:
-                on_device = replace(work, solver=replace(work.solver, device=device))
-                # Each worker has its own pipe. A shared queue has a lock, which a worker that is killed while it holds
-                # the lock would leave locked for all.
-                receiver, sender = _CONTEXT.Pipe(duplex=False)
-                arguments = (on_device, share, threads_each, sender)
-                process = _CONTEXT.Process(target=_work_on_device, args=arguments, daemon=True)
-                with _interrupts_ignored():
-                    process.start()
-                sender.close()  # only the worker still has this end, so that the pipe ends when the worker does
-                workers[receiver] = _Worker(device, process, list(share))
+                receiver, worker = _start_worker(work, share, device, threads_each)
+                workers[receiver] = worker
+        # Pass on what the workers send, until all of them have ended.
         while workers:
             for receiver in [end for end in wait(list(workers)) if isinstance(end, Connection)]:
                 worker = workers[receiver]
@@ -71,6 +65,20 @@ def on_devices(work: Work, pairs: Sequence[Pair], devices: Sequence[str]) -> Gen
             receiver.close()
             worker.process.terminate()
             worker.process.join()
+
+
+def _start_worker(work: Work, share: list[Pair], device: str, thread_count: int) -> tuple[Connection, _Worker]:
+    """Start the worker of a device, and return the end of the pipe that its events arrive at."""
+    on_device = replace(work, solver=replace(work.solver, device=device))
+    # Each worker has its own pipe. A shared queue has a lock, which a worker that is killed while it holds the lock
+    # would leave locked for all.
+    receiver, sender = _CONTEXT.Pipe(duplex=False)
+    arguments = (on_device, share, thread_count, sender)
+    process = _CONTEXT.Process(target=_work_on_device, args=arguments, daemon=True)
+    with _interrupts_ignored():
+        process.start()
+    sender.close()  # only the worker still has this end, so that the pipe ends when the worker does
+    return receiver, _Worker(device, process, list(share))
 
 
 @contextmanager

@@ -46,7 +46,8 @@ def match_pairs(work: Work, pairs: Sequence[Pair]) -> Generator[Progress | Outco
         except BaseException as error:  # of any kind: it is raised in the thread of the caller
             events.put(error)
 
-    # The threads are not daemons: compiled code that still runs while the interpreter exits aborts the process.
+    # Start the workers. They are not daemon threads: compiled code that still runs while the interpreter exits aborts
+    # the process.
     workers = [threading.Thread(target=work_on_pairs, name=_THREAD) for _ in range(min(WORKERS, len(pairs)))]
     running = 0
     try:
@@ -57,7 +58,7 @@ def match_pairs(work: Work, pairs: Sequence[Pair]) -> Generator[Progress | Outco
             except RuntimeError:  # no memory for another thread: the workers that run match all pairs
                 if not running:
                     raise
-        # A worker reports its end with None, or with an error, which ends all workers.
+        # Pass on their events. A worker reports its end with None, or with an error, which ends all workers.
         while running:
             event = events.get()
             if isinstance(event, BaseException):
@@ -78,6 +79,7 @@ def match_pair(work: Work, pair: Pair) -> Outcome:
 def _match(work: Work, cache: RowCache, pair: Pair, notify: Callable[[Progress], None]) -> Outcome:
     notify(Progress("reading", pair=pair))
     began = time.perf_counter()
+    # Match the pair, with the rows of its layers from the cache.
     try:
         x, y = (cache.layer(key) for key in work.keys(pair))
         check_widths(x.d, x.source, y.d, y.source, "d")
@@ -96,6 +98,7 @@ def _match(work: Work, cache: RowCache, pair: Pair, notify: Callable[[Progress],
         else:
             raise
         return Outcome.failed(pair, reason)
+    # Record what was matched, and how.
     record = {
         "source": pair[0],
         "target": pair[1],

@@ -28,7 +28,7 @@ class Key(NamedTuple):
 
 @dataclass(frozen=True)
 class Work:
-    """What is done with every pair of a run. An instance can be sent to another process.
+    """The work of a run, which is the same for every pair. An instance can be sent to another process.
 
     Attributes:
         sources: the layers of the only set of SAEs, or of the first of two.

@@ -18,7 +18,7 @@ from saematch.sources.formats.base import Entry
 
 @dataclass(frozen=True)
 class Description(Entry):
-    """What is known of an SAE without its weights. If only headers were read, the tensors of `sae` have no data.
+    """The description of an SAE without its weights. If only headers were read, the tensors of `sae` have no data.
 
     Attributes:
         dtype: the number type of the largest tensor, as it is stored.
