@@ -1,4 +1,4 @@
-"""Where SAEs come from: one file a family, and the way from an address to one SAE a layer."""
+"""The sources of SAEs: from an address to one SAE for each layer, in any of the known file formats."""
 
 from saematch.sources.handle import SAEHandle
 from saematch.sources.layers import Layers, as_layers, load, load_layers
