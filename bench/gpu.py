@@ -1,12 +1,13 @@
-"""The kernels and whole pairs on a GPU: gate, then timings, in one command of under ten minutes.
+"""Check and time the kernels and whole pairs on a GPU, in one command of under ten minutes.
 
     python bench/gpu.py                 everything; rows are appended to bench/results/gpu.jsonl
     python bench/gpu.py --gate          only the correctness gate (TRITON_INTERPRET=1 runs it without a GPU)
-    python bench/gpu.py --minutes 5     what does not fit into the time is named and left out
+    python bench/gpu.py --minutes 5     workloads that do not fit into the time are named and skipped
 
-Needs torch, triton, numba and the repository, nothing else; whole pairs need lapx too, peers SciPy and torch-lap-cuda
-where they are installed. Rates are of 2 F_A F_B K operations or of the bytes that must move, shares of what cuBLAS and
-a copy reach in the same run. Whole pairs start from rows in main memory: weights are folded there.
+The script needs torch, triton, numba and the repository, and nothing else. Whole pairs need lapx too, and peers SciPy
+and torch-lap-cuda, if they are installed. Rates count 2 F_A F_B K operations, or the bytes that must move. Shares
+compare them with the rates of cuBLAS and of a copy in the same run. Whole pairs start from rows in main memory, where
+weights are folded.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ import torch
 import triton
 
 sys.path.insert(0, str(Path(__file__).parent))
-if importlib.util.find_spec("saematch") is None:  # a machine with the repository and no installation of it
+if importlib.util.find_spec("saematch") is None:  # the machine has the repository, without an installation
     from tree import importable
 
     importable()
@@ -49,18 +51,18 @@ BEGAN = time.monotonic()
 
 
 class Bench:
-    """Times, writes rows, and remembers them for the table; leaves out what there is no time for."""
+    """Time workloads, and write and show a row for each; skip workloads that there is no time for."""
 
     def __init__(self, minutes: float) -> None:
         self.until = BEGAN + 60 * minutes
         self.lines: list[list[str]] = []
-        self.left_out: list[str] = []
+        self.skipped: list[str] = []
 
     def has(self, seconds: float, what: str) -> bool:
-        """Whether there is time for it."""
+        """Return whether there is time for a workload, and note it as skipped if there is none."""
         fits = time.monotonic() + seconds < self.until
         if not fits:
-            self.left_out.append(what)
+            self.skipped.append(what)
         return fits
 
     def kernel(
@@ -73,10 +75,11 @@ class Bench:
         moved: float = 0.0,
         ceiling: float = 0.0,
     ) -> float:
-        """Median seconds of `run`, as a rate in TFLOP/s or GB/s and as a share of `ceiling`, in the same unit."""
+        """Time a kernel, and return its rate in TFLOP/s or GB/s. Its share of `ceiling`, in the same unit, is noted."""
         torch.cuda.reset_peak_memory_stats()
         held = torch.cuda.memory_allocated()
-        run()  # alone: what times it takes memory of its own
+        # The first run is not timed, because the timer takes memory of its own.
+        run()
         torch.cuda.synchronize()
         peak = torch.cuda.max_memory_allocated() - held
         seconds = [each / 1e3 for each in triton.testing.do_bench(run, warmup=100, rep=400, return_mode="all")]
@@ -89,7 +92,7 @@ class Bench:
         return rate
 
     def whole(self, name: str, sizes: dict[str, int], run: Callable[[], Any], runs: int = 1, **more: Any) -> Any:
-        """Seconds of what takes long, of few runs."""
+        """Time a long workload in few runs, and return its answer."""
         torch.cuda.reset_peak_memory_stats()
         measured = []
         for _ in range(runs):
@@ -107,13 +110,13 @@ class Bench:
         return answer
 
     def note(self, name: str, sizes: dict[str, int], seconds: float, rate: str, share: str) -> None:
-        """A line of the table, printed at once too: a run that is cut off has shown what it has."""
+        """Add a line to the table, and print it at once, so that an interrupted run has shown its results."""
         self.lines.append([name, f"{sizes['F_A']:,}", str(sizes["K"]), f"{seconds:.4g}", rate, share])
         print("  " + "  ".join(self.lines[-1]), flush=True)
 
 
 def ceilings(bench: Bench, F: int, K: int) -> tuple[dict[str, float], float]:
-    """What cuBLAS reaches for each precision's parts, on K padded to a multiple of 128, and what a copy reaches."""
+    """Measure the rate of cuBLAS for the parts of each precision, on K padded to a multiple of 128, and of a copy."""
     sizes, padded = {"F_A": F, "F_B": F, "K": K}, -(-K // 128) * 128
     x, y = torch.randn(2, F, padded, device=DEVICE)
     flops = 2.0 * F * F * padded
@@ -133,7 +136,7 @@ def ceilings(bench: Bench, F: int, K: int) -> tuple[dict[str, float], float]:
 
 
 def hard_pair(F: int, survive: float = 0.1, noise: float = 1.0) -> list[np.ndarray]:
-    """The generator's rows, with a column for the bias."""
+    """Return rows of the generator, with a column for the bias."""
     r = np.random.default_rng(1)
     return [
         np.concatenate([rows, r.standard_normal((F, 1), dtype=np.float32)], axis=1)
@@ -152,11 +155,8 @@ def passes(bench: Bench, F: int, rates: dict[str, float], copy: float) -> None:
         ceiling = rates[parts] / len(chosen.pairs)
         costs = kernels.products(x, y, name)
         if bench.has(5, f"pairwise cost, {name}"):
-
-            def multiply(costs: kernels.Costs = costs) -> torch.Tensor:
-                return kernels.pairwise_cost(costs)
-
-            bench.kernel(f"pairwise cost, {name}", sizes, multiply, flops=flops, ceiling=ceiling)
+            run = partial(kernels.pairwise_cost, costs)
+            bench.kernel(f"pairwise cost, {name}", sizes, run, flops=flops, ceiling=ceiling)
     matrix = kernels.pairwise_cost(kernels.products(x, y))
     costs, moved = kernels.stored(matrix), 4.0 * F * F
     every = torch.arange(F, dtype=torch.int32, device=DEVICE)
@@ -181,13 +181,14 @@ def passes(bench: Bench, F: int, rates: dict[str, float], copy: float) -> None:
 
 
 def whole_pairs(bench: Bench) -> None:
-    """Rows in main memory to a certified permutation, and peers on the copied matrix."""
+    """Time whole pairs, from rows in main memory to a certified permutation."""
     if importlib.util.find_spec("lap") is None:
-        bench.left_out.append("whole pairs (lapx is not installed)")
+        bench.skipped.append("whole pairs (lapx is not installed)")
         return
     import saematch as sm
 
-    warm = hard_pair(512)  # compiles what is timed below
+    # This compiles the kernels that are timed below.
+    warm = hard_pair(512)
     for memory in (2**40, 2**23):
         for precision in ("ieee", "tf32x3"):
             sm.assign(*warm, backend="triton", precision=precision, memory=memory)
@@ -212,7 +213,7 @@ def _one_size(bench: Bench, F: int, seconds: float) -> None:
 
                 answer = bench.whole(case, sizes, solve, runs=3 if F == 16_384 else 1)
                 if answer.stats["costs"] != form:
-                    bench.left_out.append(f"{case}, F = {F:,}: it ran {answer.stats['costs']}")
+                    bench.skipped.append(f"{case}, F = {F:,}: it ran {answer.stats['costs']}")
                 assert answer.certified or answer.status == "time_limit", case
     if F == 16_384:
         planted = hard_pair(F, survive=1.0, noise=0.1)
@@ -223,7 +224,7 @@ def _one_size(bench: Bench, F: int, seconds: float) -> None:
 
 
 def peers(bench: Bench, F: int) -> None:
-    """Exact solvers on the matrix, copied to where they want it; last, since they take longest."""
+    """Time other exact solvers on the matrix of costs. They run last, because they take longest."""
     x, y = (torch.from_numpy(rows).to(DEVICE) for rows in hard_pair(F))
     M = kernels.pairwise_cost(kernels.products(-2 * x, y))
     M -= M.min()
@@ -236,14 +237,14 @@ def peers(bench: Bench, F: int) -> None:
     for package, (what, solve) in solvers.items():
         name = f"peer: {what}"
         if importlib.util.find_spec(package.partition(".")[0]) is None:
-            bench.left_out.append(f"{name} ({package.partition('.')[0]} is not installed)")
+            bench.skipped.append(f"{name} ({package.partition('.')[0]} is not installed)")
         else:
             module = importlib.import_module(package)
             bench.whole(name, sizes, lambda solve=solve, module=module: solve(module))
 
 
 def run_aside(arguments: list[str], seconds: float) -> bool:
-    """Run this script with other arguments, in a process that is ended after so many seconds: whether it was."""
+    """Run this script with other arguments in another process; return whether that was ended after `seconds`."""
     try:
         subprocess.run([sys.executable, __file__, *arguments], check=False, timeout=max(1.0, seconds))
     except subprocess.TimeoutExpired:
@@ -252,10 +253,12 @@ def run_aside(arguments: list[str], seconds: float) -> bool:
 
 
 def main() -> int:
-    """Run, print the table, and say what was left out."""
+    """Run the workloads, print the table, and name the skipped workloads."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gate", action="store_true", help="only the correctness gate")
-    parser.add_argument("--minutes", type=float, default=9.0, help="leave out what does not fit (default: 9)")
+    parser.add_argument(
+        "--minutes", type=float, default=9.0, help="skip workloads that do not fit into this time (default: 9)"
+    )
     parser.add_argument("--peers", action="store_true", help="only the peers, however long they take")
     options = parser.parse_args()
     if DEVICE.type != "cuda" and not (options.gate and kernels.is_interpreted()):
@@ -264,7 +267,7 @@ def main() -> int:
     if options.peers:
         bench = Bench(60)
         peers(bench, 16_384)
-        print("\n".join(f"left out: {what}" for what in bench.left_out))
+        print("\n".join(f"skipped: {what}" for what in bench.skipped))
         return 0
     print("gate:", torch.cuda.get_device_name() if DEVICE.type == "cuda" else "interpreted", flush=True)
     gate(DEVICE)
@@ -278,11 +281,11 @@ def main() -> int:
         whole_pairs(bench)
         if bench.has(120, "peers"):
             timed_out = run_aside(["--peers"], bench.until - time.monotonic())
-            bench.left_out += ["peers that did not end in time"] * timed_out
-    finally:  # of a run that is cut off, what there is
+            bench.skipped += ["peers that did not end in time"] * timed_out
+    finally:  # an interrupted run prints the table as well
         print("\n" + table(("workload", "F", "K", "median s", "rate or peak", "share"), bench.lines))
-        for what in bench.left_out:
-            print(f"left out: {what}")
+        for what in bench.skipped:
+            print(f"skipped: {what}")
     return 0
 
 

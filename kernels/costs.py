@@ -155,6 +155,11 @@ def is_interpreted() -> bool:
     """Return whether kernels run in Triton's interpreter.
 
     The interpreter multiplies bfloat16 wrongly: kernels get the operands as float32 there.
+
+    Examples:
+        >>> from saematch import kernels
+        >>> kernels.is_interpreted() in (True, False)
+        True
     """
     from saematch.kernels.cost_tile import locate_tile
 

@@ -19,7 +19,9 @@ COMPARISON = Comparison.checked(("encoder", "bias", "decoder"), None, "threshold
 
 
 def work_on(layers, against=None, **options):
-    return Work(as_layers(layers), None if against is None else as_layers(against), COMPARISON, Solver(**options))
+    return Work(
+        as_layers(layers), None if against is None else as_layers(against), COMPARISON, Solver.checked(**options)
+    )
 
 
 @pytest.fixture

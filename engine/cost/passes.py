@@ -16,9 +16,9 @@ from saematch.errors import is_out_of_memory
 from saematch.numeric.loops import scan_columns, scan_rows
 from saematch.numeric.rounding import Indices
 from saematch.numeric.threads import ThreadPool
+from saematch.resources import BLOCK_BYTES
 
-TILE = (1024, 2048)  # 8 MiB of float32: a tile is still in the cache of a CPU when it is searched
-BLOCK_BYTES = 4 * TILE[0] * TILE[1]
+TILE = (1024, BLOCK_BYTES // 4 // 1024)
 T = TypeVar("T")
 
 

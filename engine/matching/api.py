@@ -10,9 +10,8 @@ import numpy as np
 import torch
 
 from saematch.assignment import Round
-from saematch.cost import BLOCK_BYTES
 from saematch.errors import MatchError
-from saematch.matching.backend import choose_device, free_memory
+from saematch.matching.backend import choose_device, memory_for_products
 from saematch.matching.permutation import check_permutation
 from saematch.matching.problem import Comparison, Fold, MatrixProblem, Problem, RowProblem
 from saematch.matching.result import Matching
@@ -77,7 +76,7 @@ def match(
     for sae in (a, b):
         if not isinstance(sae, SAE):
             raise MatchError(f"match takes two SAEs, got {type(sae).__name__}; saematch.load reads one")
-    solver = Solver(method, max_rounds, time_limit, memory, device, backend, precision, strict, progress)
+    solver = Solver.checked(method, max_rounds, time_limit, memory, device, backend, precision, strict, progress)
     comparison = Comparison.checked(parts, weights, fold, max_cost)
     return solver.run(comparison.problem(a, b, remake=partial(comparison.problem, a, b)))
 
@@ -108,7 +107,7 @@ def assign(
             -inf, or that forbid so many pairs that a feature, which is named, cannot be matched.
         NotCertified: under `strict`.
     """
-    solver = Solver(method, max_rounds, time_limit, memory, device, backend, precision, strict, progress)
+    solver = Solver.checked(method, max_rounds, time_limit, memory, device, backend, precision, strict, progress)
     return solver.run(_plain_problem(x, y, cost, max_cost))
 
 
@@ -162,8 +161,8 @@ def certify(
             f"perm matches {matched} of {smaller} features; without max_cost, -1 is for what cannot have a partner"
         )
     if memory is None:
-        memory = max(BLOCK_BYTES, min(CERTIFY_MEMORY, free_memory(choose_device(device)[0]) // 2))
-    solver = Solver("optimal", max_rounds, time_limit, memory, device, backend, precision, strict, progress)
+        memory = min(CERTIFY_MEMORY, memory_for_products([choose_device(device)[0]]))
+    solver = Solver.checked("optimal", max_rounds, time_limit, memory, device, backend, precision, strict, progress)
     return solver.run(problem, checked)
 
 

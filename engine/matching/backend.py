@@ -1,4 +1,4 @@
-"""What runs the passes, chosen openly, and what is installed."""
+"""The library and the device of the passes, the memory for their products, and the versions of what is installed."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import importlib.util
 import os
 import platform
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,17 +16,19 @@ import torch
 from saematch.errors import MatchError
 from saematch.numeric.threads import threads
 from saematch.options import BackendName, PrecisionName, names
-from saematch.resources import available_memory, processors
+from saematch.resources import BLOCK_BYTES, available_memory, processors
 
-_TRUE = ("1", "true", "yes", "on", "y")  # as Triton reads its environment
+_TRUE = ("1", "true", "yes", "on", "y")  # the values that Triton takes for true in its environment
 PACKAGES = ("saematch", "torch", "numpy", "lapx", "numba", "safetensors", "triton")
 
 
 def choose_device(device: str | torch.device | None) -> tuple[torch.device, str]:
-    """The device of the passes and the reason: the one asked for, else a CUDA GPU if torch sees one, else the CPU.
+    """Return the device of the passes, and the reason for it.
+
+    This is the requested `device`, or else a CUDA GPU if torch sees one, or else the CPU.
 
     Raises:
-        MatchError: for a device that is not there, or that has no float64.
+        MatchError: for a device that does not exist, or that has no float64.
     """
     if device is None:
         if torch.cuda.is_available():
@@ -46,7 +49,14 @@ def choose_device(device: str | torch.device | None) -> tuple[torch.device, str]
 
 @dataclass(frozen=True)
 class Backend:
-    """What runs the passes, where, how rows are multiplied there, and why this was chosen."""
+    """The choice of what runs the passes.
+
+    Attributes:
+        name: the library, "triton" or "torch".
+        device: the device on which it runs.
+        precision: how rows are multiplied there, see `saematch.kernels.Precision`.
+        reason: why this library and device were chosen.
+    """
 
     name: str
     device: torch.device
@@ -57,28 +67,36 @@ class Backend:
 def choose_backend(
     name: BackendName = "auto", device: str | torch.device | None = None, precision: PrecisionName = "ieee"
 ) -> Backend:
-    """Triton's kernels on a GPU and torch everywhere else, unless one of them is asked for.
+    """Choose Triton's kernels on a GPU and torch everywhere else, unless the caller names one of them.
+
+    A requested backend is never replaced by another one.
+
+    >>> choose_backend("torch", "cpu").name
+    'torch'
 
     Raises:
-        MatchError: for a device that is not there, or a backend that cannot run on it: none stands in for another.
+        MatchError: for a device that does not exist, or a backend that cannot run on it.
     """
     if name not in names(BackendName):
         raise MatchError(f"backend is {name!r}; choose one of {', '.join(names(BackendName))}")
-    chosen, why_there = choose_device(device)
+    chosen, reason = choose_device(device)
     obstacle = _why_not_triton(chosen)
     if name == "triton" and obstacle:
         raise MatchError(f'backend "triton" cannot run: {obstacle}')
     if name == "triton" or (name == "auto" and not obstacle and chosen.type == "cuda"):
         from saematch.kernels.precision import precision_named
 
-        return Backend("triton", chosen, precision_named(precision).name, why_there)
+        return Backend("triton", chosen, precision_named(precision).name, reason)
     if precision != "ieee":
         wanted = f"precision {precision!r} needs Triton's kernels, torch computes in ieee float32"
         raise MatchError(wanted + (f"; {obstacle}" if obstacle else ""))
-    return Backend("torch", chosen, precision, f"{why_there}; {obstacle}" if name == "auto" and obstacle else why_there)
+    if name == "auto" and obstacle:
+        reason = f"{reason}; {obstacle}"
+    return Backend("torch", chosen, precision, reason)
 
 
 def _why_not_triton(device: torch.device) -> str | None:
+    """Return why Triton's kernels cannot run on a device; None if they can."""
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed"
     if device.type != "cuda" and os.environ.get("TRITON_INTERPRET", "").lower() not in _TRUE:
@@ -87,23 +105,37 @@ def _why_not_triton(device: torch.device) -> str | None:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes of the device's memory that this process can take; of the CPU's, see `available_memory`."""
+    """Return how many bytes of the device's memory this process can take; for the CPU, see `available_memory`.
+
+    >>> free_memory(torch.device("cpu")) > 0
+    True
+    """
     return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else available_memory()
 
 
+def memory_for_products(devices: Iterable[torch.device], pairs: int = 1) -> int:
+    """Return how many bytes the products of one pair may take, if the caller does not say it.
+
+    Half of the free memory of the device that has least is divided among the `pairs` that are matched at the same time.
+    One block of products is always allowed.
+    """
+    least = min(free_memory(device) for device in devices)
+    return max(BLOCK_BYTES, least // 2 // pairs)
+
+
 def versions() -> dict[str, str | None]:
-    """Version of Python and of each package that matters; None where one is not installed."""
-    found: dict[str, str | None] = {"python": platform.python_version()}
+    """Return the version of Python and of each package that matters; None for a package that is not installed."""
+    versions: dict[str, str | None] = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = importlib.metadata.version(package)
+            versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
-            found[package] = None
-    return found
+            versions[package] = None
+    return versions
 
 
 def machine() -> dict[str, Any]:
-    """What the figures of a run depend on: cores, threads and bytes of memory are those that this process may use."""
+    """Describe the machine, for the figures of a run: cores, threads and bytes of memory that this process may use."""
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "system": sys.platform,

@@ -1,4 +1,4 @@
-"""What is to be solved: the costs of all pairs, from rows, from two SAEs, or as somebody's matrix."""
+"""The problem to be solved: costs of all pairs, from feature rows, from two SAEs, or from a given matrix."""
 
 from __future__ import annotations
 
@@ -21,19 +21,22 @@ from saematch.options import Part, Side
 from saematch.sae.autoencoder import SAE, Scale
 from saematch.sae.features import check_parts, feature_rows
 
-LARGEST, SMALLEST = 1e140, 1e-140  # of the largest entry: squares stay in float64's range
-LARGEST_SQUARE = 1e299  # and so does what all features together pay
-_WHOLE = 2**53  # whole numbers up to here are float64's own
-MOST_COLUMNS = 2**20  # the bound for float32 products loses its meaning beyond
+LARGEST, SMALLEST = 1e140, 1e-140  # limits of the largest entry: its square stays in the range of float64
+LARGEST_SQUARE = 1e299  # a limit of max_cost: the sum over all features stays in the range of float64
+MOST_COLUMNS = 2**20  # with more columns, the error bound of float32 products says nothing
+_WHOLE = 2**53  # all whole numbers up to this one are float64 numbers
 Fold = Scale | tuple[Scale, Scale]
 
 
 class Problem(ABC):
-    """Sources to be matched with targets.
+    """Source features that are to be matched with target features.
 
-    Without `max_cost` the smaller side is fully matched; with it, a feature stays free rather than take part in a pair
-    that costs more. `options` says how the problem came about. `remake` makes the problem again, for margins, so that a
-    matching need not hold on to its rows; None for a problem that may be held.
+    Attributes:
+        max_cost: None if all features of the smaller side must be matched. Otherwise a feature stays unmatched rather
+            than being part of a pair that costs more, see `saematch.cost.unmatched`.
+        options: how the problem was made from the inputs, for the record of a matching.
+        remake: a function that makes the problem again, for margins, so that a matching does not keep its rows in
+            memory; None if the problem itself may be kept.
     """
 
     max_cost: float | None
@@ -48,22 +51,22 @@ class Problem(ABC):
     @property
     @abstractmethod
     def evaluation_error(self) -> float:
-        """Bound on the relative rounding of `pair_cost`."""
+        """A bound for the relative rounding error of `pair_cost`."""
 
     @abstractmethod
     def cost(self, backend: Backend, memory: int) -> Cost:
-        """The costs of all pairs, whose float32 values are kept if they fit into `memory`, in bytes."""
+        """Return the costs of all pairs. Their float32 values are stored if they fit into `memory`, in bytes."""
 
     @abstractmethod
     def pair_cost(self, permutation: Indices) -> Floats:
-        """What each pair costs, `(F_A,)`, in float64; 0.0 where `permutation` is -1."""
+        """Return the cost of each pair in float64, `(F_A,)`; 0.0 where `permutation` is -1."""
 
 
 @dataclass(frozen=True)
 class RowProblem(Problem):
-    """Rows `x (F_A, K)` and `y (F_B, K)`: a pair costs their squared distance.
+    """A problem of rows `x (F_A, K)` and `y (F_B, K)`: the cost of a pair is the squared distance of its rows.
 
-    Raises `MatchError` for a `max_cost` or rows that no float64 arithmetic can handle.
+    Raises `MatchError` for rows whose squared distances leave the range of float64.
     """
 
     x: Rows
@@ -89,7 +92,10 @@ class RowProblem(Problem):
 
     @classmethod
     def checked(cls, x: Any, y: Any, max_cost: float | None) -> RowProblem:
-        """Raises `MatchError` unless these are two finite matrices of the same width."""
+        """Make a problem from the arguments of a caller.
+
+        Raises `MatchError` unless `x` and `y` are finite matrices of one width, and `max_cost` is valid.
+        """
         x, y = _rows(x, "the first matrix"), _rows(y, "the second matrix")
         check_widths(x.shape[1], "the first matrix", y.shape[1], "the second matrix", "K")
         max_cost = checked_max_cost(max_cost, LARGEST_SQUARE)
@@ -117,9 +123,9 @@ class RowProblem(Problem):
 
 @dataclass(frozen=True)
 class MatrixProblem(Problem):
-    """Somebody's `matrix (F_A, F_B)` of costs, of any sign; inf forbids a pair.
+    """A problem whose costs are given as a `matrix (F_A, F_B)`, of any sign; inf forbids a pair.
 
-    Raises `MatchError` for NaN, -inf, and numbers that no float64 arithmetic can handle.
+    Raises `MatchError` for NaN, -inf, and numbers whose sums leave the range of float64.
     """
 
     matrix: NDArray[Any]
@@ -133,7 +139,7 @@ class MatrixProblem(Problem):
 
     @classmethod
     def checked(cls, cost: Any, max_cost: float | None) -> MatrixProblem:
-        """Raises `MatchError` unless this is a matrix of numbers."""
+        """Make a problem from the arguments of a caller. Raises `MatchError` unless `cost` is a matrix of numbers."""
         matrix = _matrix(cost, "cost", "(sources, targets)")
         max_cost = checked_max_cost(max_cost, LARGEST)
         return cls(matrix, max_cost, {"max_cost": max_cost})
@@ -162,7 +168,14 @@ class MatrixProblem(Problem):
 
 @dataclass(frozen=True)
 class Comparison:
-    """What of two SAEs is compared: parts, their weights, and the fold of the source and of the target."""
+    """How two SAEs are compared.
+
+    Attributes:
+        parts: the parts of the weights that are compared.
+        weights: the factor of the squared distance of each part.
+        folds: the scale of the features of the source, and of the target, see `SAE.scale`.
+        max_cost: the most expensive pair, or None, see `Problem`.
+    """
 
     parts: tuple[Part, ...]
     weights: dict[Part, float]
@@ -173,27 +186,27 @@ class Comparison:
     def checked(
         cls, parts: Sequence[Part], weights: Mapping[Part, float] | None, fold: Fold, max_cost: float | None = None
     ) -> Comparison:
-        """Raises `MatchError` for parts or weights that make no sense."""
+        """Make a comparison from the arguments of a caller. Raises `MatchError` for options that are not valid."""
         is_pair = isinstance(fold, tuple) and len(fold) == 2 and all(real_number(one) is None for one in fold)
         folds = cast(tuple[Scale, Scale], fold if is_pair else (fold, fold))
         return cls(*check_parts(parts, weights), folds, checked_max_cost(max_cost, LARGEST_SQUARE))
 
     def width(self, sae: SAE) -> int:
-        """K, the number of columns of the feature rows."""
+        """Return K, the number of columns of the feature rows."""
         return sum(1 if part == "bias" else sae.d for part in self.parts)
 
     def rows(self, sae: SAE, side: Side = Side.SOURCE) -> Rows:
-        """Feature rows of an SAE on one side of a pair."""
+        """Return the feature rows of an SAE on one side of a pair, `(F, K)`."""
         with memory_for(f"the feature rows of {sae.source}"):
             return feature_rows(sae, self.parts, self.weights, self.folds[side])
 
     def problem(self, a: SAE, b: SAE, remake: Callable[[], Problem] | None = None) -> RowProblem:
-        """The rows of both sides. Raises `MatchError` if they cannot be compared."""
+        """Return the problem of two SAEs. Raises `MatchError` if the SAEs cannot be compared."""
         check_widths(a.d, a.source, b.d, b.source, "d")
         return RowProblem(self.rows(a, Side.SOURCE), self.rows(b, Side.TARGET), self.max_cost, self.record(), remake)
 
     def record(self) -> dict[str, Any]:
-        """For JSON; a scale of the caller's own is recorded as "own"."""
+        """Return the comparison for JSON. A scale that is an array of the caller is recorded as "own"."""
         names = [fold if isinstance(fold, str) else "own" for fold in self.folds]
         fold = names[0] if names[0] == names[1] else names
         return {"parts": list(self.parts), "weights": self.weights, "fold": fold, "max_cost": self.max_cost}
@@ -209,13 +222,13 @@ def check_widths(width: int, source: str, other: int, target: str, letter: str) 
 
 
 def _rows(given: Any, name: str) -> Rows:
-    rows = _matrix(given, name, "(features, K), one feature a row")
+    rows = _matrix(given, name, "(features, K), one row per feature")
     _refuse(~np.isfinite(rows), f"{name} holds", "NaN or infinite")
     return rows
 
 
 def _matrix(given: Any, name: str, expected: str) -> NDArray[Any]:
-    """A matrix on the CPU, in float32 or float64 as it is, else upcast."""
+    """Return a matrix on the CPU: float32 and float64 are kept, other number types become float64."""
     given = dense_array(given, name, expected)
     if given.dtype.kind not in "fiu":
         raise MatchError(f"{name} holds {given.dtype}; expected numbers of numpy's own real types, like float64")
@@ -231,6 +244,7 @@ def _matrix(given: Any, name: str, expected: str) -> NDArray[Any]:
 
 
 def _refuse(bad: NDArray[np.bool_], what: str, which: str) -> None:
+    """Raise `MatchError` if any entry is bad, with the number of such entries and the place of the first one."""
     if bad.any():
         i, k = np.argwhere(bad)[0]
         raise MatchError(f"{what} {bad.sum()} values that are {which}, the first at row {i}, column {k}")

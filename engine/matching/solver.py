@@ -1,4 +1,4 @@
-"""How a problem is solved, and how an answer is graded."""
+"""The solution of one problem, and the grading of a given permutation."""
 
 from __future__ import annotations
 
@@ -6,31 +6,34 @@ import math
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from saematch.assignment import BASELINES, Certificate, Round, Solution, solve
-from saematch.cost import BLOCK_BYTES, Cost, Unmatched, UnmatchedCost
+from saematch.assignment import BASELINES, Round, Solution, solve
+from saematch.cost import Cost, UnmatchedCost
 from saematch.errors import MatchError, refuse_out_of_memory
-from saematch.matching.backend import choose_backend, free_memory
+from saematch.matching.backend import choose_backend, memory_for_products
+from saematch.matching.grading import Grader
 from saematch.matching.margins import MarginFinder
 from saematch.matching.problem import Problem
 from saematch.matching.result import Matching, NotCertified
 from saematch.numeric.numbers import checked_count, checked_number
-from saematch.numeric.rounding import UNIT_64, Indices, numpy_warnings
+from saematch.numeric.rounding import Indices, numpy_warnings
 from saematch.numeric.threads import torch_threads
-from saematch.options import BackendName, Method, PrecisionName, Status, names
+from saematch.options import BackendName, Method, PrecisionName, names
+from saematch.resources import BLOCK_BYTES
 from saematch.text import first_line
 
 
 @dataclass(frozen=True)
 class Solver:
-    """Method, limits, what runs the passes, and what becomes of an answer that is not proved."""
+    """How problems are solved: the method and its limits, and what runs the passes.
+
+    The fields are the options of `saematch.match`. `Solver.checked` makes a solver from the options of a caller.
+    """
 
     method: Method = "optimal"
     max_rounds: int | None = None
@@ -42,30 +45,50 @@ class Solver:
     strict: bool = False
     progress: Callable[[Round], None] | None = None
 
-    def __post_init__(self) -> None:
-        choose_backend(self.backend, self.device, self.precision)
-        if self.method not in names(Method):
-            raise MatchError(f"method is {self.method!r}; choose one of {', '.join(names(Method))}")
-        # Plain numbers, whatever was given: they are written down.
-        if self.max_rounds is not None:
-            wrong = f"max_rounds is {self.max_rounds!r}; give a whole number, at least 1, or none"
-            object.__setattr__(self, "max_rounds", checked_count(self.max_rounds, 1, wrong))
-        if self.time_limit is not None:
-            wrong = f"time_limit is {self.time_limit!r}; give seconds above 0, or none"
-            object.__setattr__(
-                self, "time_limit", checked_number(self.time_limit, 0, sys.float_info.max, wrong, above=True)
-            )
-        if self.memory is not None:
-            wrong = f"memory is {self.memory!r}; give bytes, at least {BLOCK_BYTES} for one block of products"
-            object.__setattr__(self, "memory", checked_count(self.memory, BLOCK_BYTES, wrong))
+    @classmethod
+    def checked(
+        cls,
+        method: Method = "optimal",
+        max_rounds: int | None = None,
+        time_limit: float | None = None,
+        memory: int | None = None,
+        device: str | torch.device | None = None,
+        backend: BackendName = "auto",
+        precision: PrecisionName = "ieee",
+        strict: bool = False,
+        progress: Callable[[Round], None] | None = None,
+    ) -> Solver:
+        """Return a solver with plain numbers, whatever number types are given, because the numbers are written to JSON.
+
+        Raises `MatchError` for an option that is not valid, and for a backend that cannot run.
+
+        >>> Solver.checked(max_rounds=0)
+        Traceback (most recent call last):
+        saematch.errors.MatchError: max_rounds is 0; give a whole number, at least 1, or none
+        """
+        choose_backend(backend, device, precision)
+        if method not in names(Method):
+            raise MatchError(f"method is {method!r}; choose one of {', '.join(names(Method))}")
+        if max_rounds is not None:
+            wrong = f"max_rounds is {max_rounds!r}; give a whole number, at least 1, or none"
+            max_rounds = checked_count(max_rounds, 1, wrong)
+        if time_limit is not None:
+            wrong = f"time_limit is {time_limit!r}; give seconds above 0, or none"
+            time_limit = checked_number(time_limit, 0, sys.float_info.max, wrong, above=True)
+        if memory is not None:
+            wrong = f"memory is {memory!r}; give bytes, at least {BLOCK_BYTES} for one block of products"
+            memory = checked_count(memory, BLOCK_BYTES, wrong)
+        return cls(method, max_rounds, time_limit, memory, device, backend, precision, strict, progress)
 
     @torch_threads()
     @numpy_warnings
     def run(self, problem: Problem, perm: Tensor | None = None) -> Matching:
-        """The answer of the method, or `perm`, with the proof of how far it is from the optimum.
+        """Return the matching of the method, or `perm`, with the proof of how far it is from the optimum.
 
-        Raises `NotCertified` under `strict`, `MatchError` if there is no matching that the problem allows, or a GPU has
-        too little memory, and `MemoryError` if this process has.
+        Raises:
+            NotCertified: under `strict`, if the matching is not proved optimal.
+            MatchError: if there is no matching that the problem allows, or the memory of a GPU is too small.
+            NotEnoughMemory: if the memory of this process is too small.
         """
         began, size = time.perf_counter(), "{:,} x {:,} features".format(*problem.shape)
         try:
@@ -86,12 +109,16 @@ class Solver:
     def _run(self, problem: Problem, cost: Cost, perm: Tensor | None, began: float) -> Matching:
         policy = UnmatchedCost(cost, problem.max_cost)
         unmatched = policy.for_search()
+
+        # The permutation to be graded, if it is not the optimum: the caller's, or that of a baseline.
         given = None if perm is None else perm.numpy()
         if given is None and self.method != "optimal":
             given = BASELINES[self.method](cost, unmatched)
         graded_by = None if given is None else policy.for_grading(given, unmatched)
         if graded_by is not None:
             unmatched = graded_by
+
+        # The optimum, whose prices prove the bound.
         solution = solve(
             cost,
             unmatched,
@@ -100,36 +127,31 @@ class Solver:
             time_limit=self.time_limit,
             progress=self.progress,
         )
-        stats = {
-            "backend": cost.backend,
-            "device": str(cost.device),
-            "costs": cost.form,
-            # Where all pairs were in the graph, no pass has chosen among them.
-            "precision": "float64" if solution.edges == math.prod(problem.shape) else cost.precision,
-            "rounds": solution.rounds,
-            "edges": solution.edges,
-            "seconds": time.perf_counter() - began,
-            "stages": dict(solution.seconds),
-        }
         finder = MarginFinder(problem.remake or (lambda: problem), self, solution.prices / cost.scale)
-        graded = partial(_graded, problem, cost, policy, unmatched, solution, stats=stats, finder=finder)
-        if given is not None and graded_by is None:
-            return _beside(problem, cost, graded(solution.permutation), given, stats)
-        return graded(solution.permutation if given is None else given)
+        stats = _stats(cost, solution, time.perf_counter() - began)
+        grader = Grader(problem, cost, policy, unmatched, solution, stats, finder)
+
+        if given is None:
+            return grader.grade(solution.permutation)
+        return grader.compare(given) if graded_by is None else grader.grade(given)
 
     @numpy_warnings
     def is_optimum(self, problem: Problem, perm: Indices) -> bool:
-        """Whether a matching is the optimum, where margins meet pairs that float64 cannot tell from its own."""
+        """Return whether a permutation is proved to be the optimum of a problem.
+
+        This decides where margins meet pairs that float64 cannot tell from the pairs of the matching.
+        """
         cost = self.make_cost(problem)
         unmatched = UnmatchedCost(cost, problem.max_cost).for_search()
         return solve(cost, unmatched, start=perm).grade(cost, unmatched, perm).certified
 
     def make_cost(self, problem: Problem) -> Cost:
-        """The costs of all pairs on the chosen backend, within the memory that there is."""
+        """Return the costs of all pairs on the chosen backend, within the memory of the solver."""
         backend = choose_backend(self.backend, self.device, self.precision)
-        cost = problem.cost(backend, free_memory(backend.device) // 2 if self.memory is None else self.memory)
+        memory = memory_for_products([backend.device]) if self.memory is None else self.memory
+        cost = problem.cost(backend, memory)
         if self.backend == "triton" and cost.backend == "torch":
-            raise MatchError('backend "triton" is for rows: costs of your own are looked at where they lie, on the CPU')
+            raise MatchError('backend "triton" is for rows: a given matrix of costs is searched on the CPU')
         return cost
 
 
@@ -143,73 +165,17 @@ def require_certified(matching: Matching) -> None:
         )
 
 
-def _graded(
-    problem: Problem,
-    cost: Cost,
-    policy: UnmatchedCost,
-    unmatched: Unmatched,
-    solution: Solution,
-    permutation: Indices,
-    stats: dict[str, Any],
-    finder: MarginFinder,
-) -> Matching:
-    """A matching that the problem allows, with what the prices prove about it."""
-    certificate = solution.grade(cost, unmatched, permutation)
-    own = permutation is solution.permutation
-    best = certificate if own else solution.grade(cost, unmatched, solution.permutation)
-    if certificate.certified:
-        status: Status = "optimal"
-    elif solution.stopped_by is not None:
-        status = solution.stopped_by
-    else:
-        worse = certificate.gap - certificate.rounding_error > best.gap + best.rounding_error
-        status = "suboptimal" if best.certified or worse else "unproved"
-    more = policy.gap_of_clamp(unmatched, permutation, solution.permutation if best.certified else None)
-    gap = certificate.gap + more
-    rounding_error = certificate.rounding_error + (4 * UNIT_64 * gap if more > 0 else 0.0)
-    certificate = replace(certificate, gap=gap, rounding_error=rounding_error)
-    return Matching(
-        torch.from_numpy(permutation),
-        torch.from_numpy(problem.pair_cost(permutation)),
-        target_features=problem.shape[1],
-        prices=torch.from_numpy(cost.column_constant + unmatched.price_shift + solution.prices / cost.scale),
-        unmatched_cost=unmatched.costs,
-        random_cost=_random_cost(cost, permutation),
-        certificate=certificate,
-        # The objective is a float64 sum of float64 costs: in the lower bound its own rounding counts as well.
-        evaluation_error=problem.evaluation_error,
-        status=status,
-        options=problem.options,
-        stats=stats,
-        margin_finder=finder,
-    )
-
-
-def _random_cost(cost: Cost, permutation: Indices) -> float:
-    return int((permutation >= 0).sum()) * cost.mean_cost
-
-
-def _beside(problem: Problem, cost: Cost, best: Matching, permutation: Indices, stats: dict[str, Any]) -> Matching:
-    """An answer that is no matching as asked for, beside the bound for all that are: its gap may be negative."""
-    answer = Matching(
-        torch.from_numpy(permutation),
-        torch.from_numpy(problem.pair_cost(permutation)),
-        target_features=problem.shape[1],
-        options=problem.options,
-    )
-    one_to_one = len(np.unique(permutation[permutation >= 0])) == (permutation >= 0).sum()
-    rounding = problem.evaluation_error * (abs(answer.objective) + abs(best.objective))
-    return Matching(
-        answer.perm,
-        answer.pair_cost,
-        target_features=problem.shape[1],
-        prices=best.prices,
-        unmatched_cost=best.unmatched_cost,
-        random_cost=_random_cost(cost, permutation),
-        certificate=Certificate(
-            answer.objective - best.objective + best.gap, best.rounding_error + rounding, best.gain, False
-        ),
-        status="incomplete" if one_to_one else "many_to_one",
-        options=problem.options,
-        stats=stats,
-    )
+def _stats(cost: Cost, solution: Solution, seconds: float) -> dict[str, Any]:
+    """Return what the search did, for the user."""
+    # If all pairs were in the graph, no float32 pass has chosen among them.
+    precision = "float64" if solution.edges == math.prod(cost.shape) else cost.precision
+    return {
+        "backend": cost.backend,
+        "device": str(cost.device),
+        "costs": cost.form,
+        "precision": precision,
+        "rounds": solution.rounds,
+        "edges": solution.edges,
+        "seconds": seconds,
+        "stages": dict(solution.seconds),
+    }

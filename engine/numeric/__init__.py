@@ -1,1 +1,1 @@
-"""Arithmetic below everything else: checked arrays, compiled loops, threads, and what rounding can do."""
+"""Arithmetic for all other packages: checked arrays, compiled loops, threads, and bounds for rounding errors."""

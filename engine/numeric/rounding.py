@@ -1,4 +1,4 @@
-"""Number types, what rounding can do to them, and which are equal to the last bit."""
+"""Number types, bounds for rounding errors, and rows that are equal bit for bit."""
 
 from __future__ import annotations
 
@@ -12,36 +12,46 @@ Indices = NDArray[np.int64]
 Rows = NDArray[Any]  # (F, K), float32 or float64
 
 UNIT_32, UNIT_64 = 2.0**-24, 2.0**-53  # unit roundoff
-LEAST_NORMAL = 2.0**-1022  # of float64; below, there is underflow
-TINY = 2.0**-1070  # what underflow can take from a float64 operation, and to spare
+LEAST_NORMAL = 2.0**-1022  # the smallest normal float64: smaller results underflow
+TINY = 2.0**-1070  # a bound for what underflow takes from a float64 operation
 
-# What numpy says of numbers out of range, whatever the host program made of that. It is a decorator.
+# A decorator that restores the warnings of numpy about numbers out of range, whatever the host program has set.
 numpy_warnings = np.errstate(divide="warn", over="warn", under="ignore", invalid="warn")
 
 
 def gamma(terms: int, unit: float) -> float:
-    """Relative error of a float sum of `terms` terms in any order (Higham, *Accuracy and Stability*, section 3.1)."""
+    """Return a bound for the relative error of a float sum of `terms` terms in any order.
+
+    `unit` is the unit roundoff (Higham, *Accuracy and Stability of Numerical Algorithms*, section 3.1).
+
+    >>> gamma(1_000, UNIT_64) < 2e-13
+    True
+    """
     return terms * unit / (1 - terms * unit)
 
 
 def rounded_down(values: Floats) -> NDArray[np.float32]:
-    """The largest float32 not above each value."""
-    with np.errstate(over="ignore"):  # inf, and then the largest that there is
+    """Return the largest float32 that is not above each value."""
+    with np.errstate(over="ignore"):  # to inf, which is then lowered to the largest float32
         nearest = values.astype(np.float32)
     return np.where(nearest > values, np.nextafter(nearest, np.float32(-np.inf)), nearest)
 
 
 def two_sum(a: Floats, b: Floats) -> tuple[Floats, Floats]:
-    """The rounded sum a + b and what rounding took from it, exactly (Knuth); `loops._two_sum` is its compiled twin."""
+    """Return the rounded sum a + b, and its rounding error exactly (Knuth). `loops._two_sum` is its compiled form."""
     total = a + b
     share = total - a
     return total, (a - (total - share)) + (b - share)
 
 
 def exact_sum(first: Floats, *others: Floats) -> tuple[Floats, Floats]:
-    """The sum of finite numbers as if twice the precision were at hand, and a bound for its error.
+    """Return the sum of finite numbers, computed in twice the precision of float64, and a bound for its error.
 
-    The error is 0 where the sum is a float64 number that needed no rounding on the way, as for small whole numbers.
+    The error is 0 if no operation was rounded and the sum is a float64 number, as for small whole numbers.
+
+    >>> value, error = exact_sum(np.array([1e16]), np.array([1.0]), np.array([-1e16]))
+    >>> value.tolist(), error.tolist()
+    ([1.0], [0.0])
     """
     total, rest, lost = first, np.zeros_like(first), np.zeros_like(first)
     for other in others:
@@ -54,18 +64,21 @@ def exact_sum(first: Floats, *others: Floats) -> tuple[Floats, Floats]:
 
 
 def at_most(values: Floats, error: Floats) -> Floats:
-    """Upper bounds of what is within `error` of the values: the sum, rounded up. No error leaves them as they are."""
+    """Return upper bounds for numbers that are within `error` of the values: values + error, rounded up.
+
+    A value whose error is 0 is its own bound.
+    """
     bound: Floats = np.where(error > 0, np.nextafter(values + error, np.inf), values)
     return bound
 
 
 def at_least(values: Floats, error: Floats) -> Floats:
-    """Lower bounds, likewise."""
+    """Return lower bounds for numbers that are within `error` of the values: values - error, rounded down."""
     return -at_most(-values, error)
 
 
 def first_alike(rows: Rows, marks: Floats) -> Indices:
-    """For each row the first one that equals it bit for bit; equal rows have equal marks, `(F,)`."""
+    """Return for each row the first row that equals it bit for bit. Equal rows must have equal `marks`, `(F,)`."""
     first = np.arange(len(rows))
     _, group, count = np.unique(marks, return_inverse=True, return_counts=True)
     seen: dict[bytes, int] = {}

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 
 import torch
 
-from saematch.cost import BLOCK_BYTES
 from saematch.errors import MatchError
-from saematch.matching.backend import choose_backend, free_memory
+from saematch.matching.backend import choose_backend, memory_for_products
 from saematch.options import BackendName, PrecisionName
 from saematch.runs.executors import on_devices, through_executor
 from saematch.runs.pipeline import match_pairs
@@ -89,8 +88,8 @@ def share_of_memory(devices: Sequence[Device], backend: BackendName = "auto", pr
 
     Half of the free memory of the device that has least is divided among the pairs that are matched at the same time.
     """
-    least = min(free_memory(choose_backend(backend, device, precision).device) for device in devices)
-    return max(BLOCK_BYTES, least // 2 // (WORKERS * len(devices)))
+    chosen = [choose_backend(backend, device, precision).device for device in devices]
+    return memory_for_products(chosen, pairs=WORKERS * len(devices))
 
 
 def _check_executor(executor: Executor | str | None) -> None:

@@ -64,6 +64,15 @@ def candidates(
 
     Raises:
         MatchError: for another k, and for arguments of another shape, type or device.
+
+    Examples:
+        >>> import torch
+        >>> from saematch import kernels
+        >>> costs = kernels.stored(torch.tensor([[3.0, 1.0, 2.0], [0.0, 5.0, 4.0]]))
+        >>> by_row, by_column = kernels.candidates(costs, torch.zeros(2), torch.zeros(3), k=2)
+        >>> by_row.indices
+        tensor([[1, 2],
+                [0, 2]])
     """
     k = checked_count(k, 1, f"k is {k!r}; lists hold 1 to {MOST}", MOST)
     rows = check_rows(rows, costs)

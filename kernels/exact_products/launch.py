@@ -31,6 +31,13 @@ def exact_products(
 
     Raises:
         MatchError: for arguments of another shape, type or device, or for indices out of range.
+
+    Examples:
+        >>> import torch
+        >>> from saematch import kernels
+        >>> x, zero, first = torch.tensor([[1.0, 2.0]]), torch.zeros(2).double(), torch.tensor([0])
+        >>> kernels.exact_products(x, x, first, first, zero, zero)
+        tensor([5.], dtype=torch.float64)
     """
     check_matrix(x, "x", *FLOATS)
     check_matrix(y, "y", *FLOATS)

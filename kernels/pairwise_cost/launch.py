@@ -35,6 +35,15 @@ def pairwise_cost(
 
     Raises:
         MatchError: for arguments of another shape, type or device.
+
+    Examples:
+        >>> import torch
+        >>> from saematch import kernels
+        >>> x, y = torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+        >>> costs = kernels.products(-2 * x, y)
+        >>> kernels.pairwise_cost(costs, None, (x**2).sum(1), (y**2).sum(1))
+        tensor([[0., 2.],
+                [5., 1.]])
     """
     rows = check_rows(rows, costs)
     size = (len(rows), costs.shape[1])
