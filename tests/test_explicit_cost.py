@@ -152,7 +152,7 @@ def test_forbidden_pairs_are_refused_and_inverses_keep_the_proof():
     assert (back.certified, back.lower_bound) == (True, pytest.approx(gain.lower_bound))
     assert torch.equal(back.perm, sm.assign(cost=-costs.T).perm)
     costs[0, 0] = np.inf
-    with pytest.raises(sm.MatchError, match=r"perm\[0\] is 0: that pair is forbidden"):
+    with pytest.raises(sm.MatchError, match=r"perm\[0\] is 0, but this pair is forbidden"):
         sm.certify(cost=costs, perm=np.arange(4))
 
 

@@ -148,7 +148,7 @@ def test_margins_notice_that_other_costs_changed(max_cost):
     matching = sm.assign(cost=costs, max_cost=max_cost)
     perm = matching.perm.numpy()
     costs[7, perm[11]] = costs[11, perm[7]] = -1.0  # no pair that was made costs less, and two others do
-    with pytest.raises(sm.MatchError, match="is no optimum of the inputs as they are now: they have changed"):
+    with pytest.raises(sm.MatchError, match="is not an optimum of the inputs as they are now: they have changed"):
         _ = matching.margins().bound
 
 

@@ -181,11 +181,11 @@ def test_verdicts_on_negative_costs_survive(tmp_path):
 @pytest.mark.parametrize(
     ("perm", "message"),
     [
-        ([0, 1], r"perm has shape \(2,\), expected one target a source feature, \(3,\)"),
+        ([0, 1], r"perm has shape \(2,\), expected one target per source feature, \(3,\)"),
         ([0.0, 1.0, 2.0], "perm holds float64, expected integers"),
-        ([0, 1, 3], r"perm\[2\] is 3, outside -1 to 2: perm is no permutation"),
+        ([0, 1, 3], r"perm\[2\] is 3, outside -1 to 2: perm is not a permutation"),
         ([0, -2, 1], r"perm\[1\] is -2, outside"),
-        ([0, 1, 0], r"perm\[2\] is 0, which is taken already: perm is no permutation"),
+        ([0, 1, 0], r"perm\[2\] is 0, which is taken already: perm is not a permutation"),
     ],
 )
 def test_what_is_no_permutation_is_refused(perm, message):
@@ -194,7 +194,9 @@ def test_what_is_no_permutation_is_refused(perm, message):
 
 
 def test_permutations_are_complete_unless_features_may_be_left_out():
-    with pytest.raises(sm.MatchError, match="perm matches 2 of 3 features; without max_cost"):
+    with pytest.raises(
+        sm.MatchError, match="perm matches 2 of 3 features; without max_cost, all of them must be matched"
+    ):
         sm.certify(np.eye(3), np.eye(3), [0, -1, 2])
 
 

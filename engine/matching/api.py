@@ -1,10 +1,10 @@
-"""The doors for one pair: match two SAEs, assign rows to rows or by costs, certify anybody's permutation."""
+"""The entry points for one pair: match two SAEs, assign rows or a cost matrix, certify a given permutation."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import TypedDict, Unpack, overload
 
 import numpy as np
 import torch
@@ -16,11 +16,30 @@ from saematch.matching.permutation import check_permutation
 from saematch.matching.problem import Comparison, Fold, MatrixProblem, Problem, RowProblem
 from saematch.matching.result import Matching
 from saematch.matching.solver import Solver
+from saematch.numeric.arrays import ArrayLike
 from saematch.options import BackendName, Method, Part, PrecisionName
 from saematch.sae.autoencoder import SAE
 from saematch.sae.features import PARTS
 
-CERTIFY_MEMORY = 2**28
+CERTIFY_MEMORY = 2**28  # bytes
+
+
+class _Limits(TypedDict, total=False):
+    """The options that `match`, `assign` and `certify` share, for the overloads. `match` describes them."""
+
+    max_cost: float | None
+    max_rounds: int | None
+    time_limit: float | None
+    memory: int | None
+    device: str | torch.device | None
+    backend: BackendName
+    precision: PrecisionName
+    strict: bool
+    progress: Callable[[Round], None] | None
+
+
+class _Options(_Limits, total=False):
+    method: Method
 
 
 def match(
@@ -41,37 +60,63 @@ def match(
     strict: bool = False,
     progress: Callable[[Round], None] | None = None,
 ) -> Matching:
-    """The cheapest one-to-one matching of the features of two SAEs, proved optimal (SAE Match, arXiv 2410.07656).
+    """Match the features of two SAEs one-to-one at the least total cost, with a proof that it is the least.
 
-    The cost of a pair is the squared distance of its folded weights, summed over the parts, in float64. Where one SAE
-    has fewer features, all of them are matched. With `max_cost` a feature of either side may stay without a partner:
-    what is minimised is then the cost of the pairs plus max_cost / 2 for every feature left out, so that no pair dearer
-    than `max_cost` is made. The matching holds on to both SAEs, for its margins; one from a file or a pickle does not.
+    The cost of a pair is the squared distance between the folded weights of its features, summed over the parts, in
+    float64 (SAE Match, arXiv 2410.07656). If one SAE has fewer features, all of them are matched.
+
+    Under `max_cost`, features of both SAEs may be unmatched. Then the sum of the costs of all pairs plus `max_cost / 2`
+    for each unmatched feature is minimised, so that no pair that costs more than `max_cost` is made. MATLAB's
+    `matchpairs(Cost, costUnmatched)` minimises the same, with `costUnmatched = max_cost / 2`.
 
     Args:
-        a: the source, with `F` features on activations of width `d`.
-        b: the target, on activations of the same width.
-        parts: any of "encoder", "bias", "decoder".
-        weights: factor of each part's squared distance; 1 unless given.
-        fold: what each feature is scaled by, see `SAE.fold`; a pair gives A's and B's own.
-        max_cost: the dearest pair to be made; None matches the whole smaller side.
-        method: "optimal", or a baseline to compare with, graded by the same proof: "greedy" (the cheapest pair first),
-            "mutual_nearest" (pairs in which each is the other's cheapest; the rest stays without a partner), "nearest"
-            (each source's cheapest target, many to one).
-        max_rounds: stop after so many passes over all pairs, with the best matching so far and its true gap.
-        time_limit: the same after so many seconds, at the end of the pass that is running then.
-        memory: bytes for the products of all pairs, which are kept if they fit and made again in each pass if not; half
-            of what is free unless given. The answer is the same.
-        device: where the passes run; a CUDA GPU if there is one, else the CPU.
-        backend: what runs them: "triton" (kernels on a GPU), "torch", or "auto", the first where it can run.
-        precision: with Triton, how rows are multiplied to choose pairs: "ieee", whose rounding bound is proved, or on
-            tensor cores "tf32x3", "bf16x6", "bf16x3", "tf32", "bf16", whose bounds trust a model. Claims are float64's.
-        strict: raise `NotCertified` instead of returning a matching that is not proved optimal.
+        a: the source SAE, with F_A features on activations of width d.
+        b: the target SAE, with F_B features on activations of the same width.
+        parts: the weights to compare: any of "encoder", "bias" and "decoder".
+        weights: part -> factor of its squared distance; 1 by default.
+        fold: the scale that each feature is divided by before the comparison, see `SAE.fold`; a tuple gives the scales
+            of `a` and of `b`.
+        max_cost: the most that a pair may cost. What is paid for an unmatched feature is `max_cost / 2`. By default all
+            features of the smaller side are matched, at any cost.
+        method: "optimal", or a baseline that is graded by the same proof: "greedy" takes the cheapest pair first;
+            "mutual_nearest" takes the pairs in which each feature is the cheapest partner of the other, and leaves all
+            others unmatched; "nearest" takes the cheapest target of each source, so that many sources may share one.
+        max_rounds: the most passes over all pairs. The best matching so far is returned, with its gap.
+        time_limit: seconds. The search stops in the same way, at the end of the pass that runs then.
+        memory: bytes for the products of all pairs. They are kept if they fit, and computed again in each pass if they
+            do not: the result is the same. By default half of the free memory.
+        device: the device that runs the passes, such as "cuda:1". By default a CUDA GPU if there is one, else the CPU.
+        backend: "triton" runs the passes by kernels on a GPU, "torch" by torch on any device; "auto" chooses Triton if
+            it can run.
+        precision: how Triton multiplies rows when a pass chooses pairs. The rounding bound of "ieee" is proved. The
+            bounds of "tf32x3", "bf16x6", "bf16x3", "tf32" and "bf16", which run on tensor cores, rely on a model of the
+            hardware. What is claimed of the matching is computed in float64 in any case.
+        strict: whether to raise `NotCertified` instead of returning a matching that is not proved to be optimal.
         progress: called after each pass over all pairs.
 
+    Returns:
+        The matching with its certificate. It refers to both SAEs, for `Matching.margins`; a matching from a file or a
+        pickle does not.
+
     Raises:
-        MatchError: for SAEs that cannot be compared, or options that make no sense.
+        MatchError: for SAEs that cannot be compared, or options that are not valid.
         NotCertified: under `strict`.
+
+    Examples:
+        >>> import saematch as sm
+        >>> a, b = sm.load("sample?layer=8"), sm.load("sample?layer=9")
+        >>> m = sm.match(a, b)
+        >>> m.perm[:3]  # features 0, 1, 2 of layer 8 are these features of layer 9
+        tensor([374, 202, 682])
+        >>> print(f"{m.cost:.1f}, {m.cost / m.random_cost:.1%} of the cost of random pairs; {m.status}")
+        15820.8, 57.5% of the cost of random pairs; optimal
+
+        Only the decoders, scaled to norm 1. Then `max_cost=1` leaves features unmatched rather than make a pair whose
+        cosine is below 0.5, since the squared distance of unit vectors is 2 - 2 cos:
+
+        >>> m = sm.match(a, b, parts=["decoder"], fold="decoder_norm", max_cost=1)
+        >>> int((m.perm >= 0).sum()), round(float(m.pair_cost.max()), 3)
+        (304, 0.999)
     """
     for sae in (a, b):
         if not isinstance(sae, SAE):
@@ -81,11 +126,15 @@ def match(
     return solver.run(comparison.problem(a, b, remake=partial(comparison.problem, a, b)))
 
 
+@overload
+def assign(x: ArrayLike, y: ArrayLike, **options: Unpack[_Options]) -> Matching: ...
+@overload
+def assign(*, cost: ArrayLike, **options: Unpack[_Options]) -> Matching: ...
 def assign(
-    x: Any = None,
-    y: Any = None,
+    x: ArrayLike | None = None,
+    y: ArrayLike | None = None,
     *,
-    cost: Any = None,
+    cost: ArrayLike | None = None,
     max_cost: float | None = None,
     method: Method = "optimal",
     max_rounds: int | None = None,
@@ -97,26 +146,68 @@ def assign(
     strict: bool = False,
     progress: Callable[[Round], None] | None = None,
 ) -> Matching:
-    """`match` on plain rows `x (F_A, K)` and `y (F_B, K)`, or on a matrix `cost (F_A, F_B)` of your own.
+    """Match rows with rows, or by a cost matrix, one-to-one at the least total cost, with a proof that it is the least.
 
-    numpy or torch, any device and number type, or lists, left untouched; masked and sparse ones are refused. Costs may
-    be negative; inf forbids a pair.
+    Give either `x` and `y`, or `cost`. Arrays of numpy or torch, on any device and of any number type, and lists are
+    accepted, and are not changed. Masked and sparse arrays are refused.
+
+    Args:
+        x: feature rows `(F_A, K)`. The cost of a pair is the squared distance of its rows.
+        y: feature rows `(F_B, K)`.
+        cost: a matrix `(F_A, F_B)` of costs. They may be negative; inf forbids a pair.
+        max_cost: see `match`, as for all other options.
+        method: see `match`.
+        max_rounds: see `match`.
+        time_limit: see `match`.
+        memory: see `match`.
+        device: see `match`.
+        backend: see `match`.
+        precision: see `match`.
+        strict: see `match`.
+        progress: see `match`.
 
     Raises:
-        MatchError: for rows that are not finite, not two-dimensional, or of different widths; for costs that are NaN or
-            -inf, or that forbid so many pairs that a feature, which is named, cannot be matched.
+        MatchError: for rows that are not finite, are not two-dimensional, or have different widths; for costs that are
+            NaN or -inf; and for costs that forbid so many pairs that some feature, which is named, cannot be matched.
         NotCertified: under `strict`.
+
+    Examples:
+        >>> import saematch as sm
+        >>> sm.assign([[0.0, 0.0], [3.0, 0.0]], [[3.0, 1.0], [0.0, 0.0]]).perm
+        tensor([1, 0])
+
+        A cost matrix with a forbidden pair:
+
+        >>> inf = float("inf")
+        >>> m = sm.assign(cost=[[4.0, inf, 3.0], [1.0, 2.0, 1.0]])
+        >>> m.perm, m.cost
+        (tensor([2, 0]), 4.0)
     """
     solver = Solver.checked(method, max_rounds, time_limit, memory, device, backend, precision, strict, progress)
     return solver.run(_plain_problem(x, y, cost, max_cost))
 
 
+@overload
 def certify(
-    a: Any = None,
-    b: Any = None,
-    perm: Any = None,
+    a: SAE,
+    b: SAE,
+    perm: Matching | ArrayLike,
     *,
-    cost: Any = None,
+    parts: Sequence[Part] | None = None,
+    weights: Mapping[Part, float] | None = None,
+    fold: Fold | None = None,
+    **options: Unpack[_Limits],
+) -> Matching: ...
+@overload
+def certify(a: ArrayLike, b: ArrayLike, perm: Matching | ArrayLike, **options: Unpack[_Limits]) -> Matching: ...
+@overload
+def certify(*, perm: Matching | ArrayLike, cost: ArrayLike, **options: Unpack[_Limits]) -> Matching: ...
+def certify(
+    a: SAE | ArrayLike | None = None,
+    b: SAE | ArrayLike | None = None,
+    perm: Matching | ArrayLike | None = None,
+    *,
+    cost: ArrayLike | None = None,
     parts: Sequence[Part] | None = None,
     weights: Mapping[Part, float] | None = None,
     fold: Fold | None = None,
@@ -130,16 +221,44 @@ def certify(
     strict: bool = False,
     progress: Callable[[Round], None] | None = None,
 ) -> Matching:
-    """Anybody's permutation, graded: certified if it is optimal, else with its true excess over the optimum as `gap`.
+    """Grade a given permutation: certify that it is optimal, or return how far it is from the optimum, as `gap`.
 
-    `a` and `b` are SAEs, with the options of `match`, or feature rows as in `assign`, or `cost` is a matrix. The
-    optimum is found and proved on the way, in memory that does not grow with the number of pairs: 256 MB for their
-    products unless `memory` says otherwise.
+    Give two SAEs, two matrices of feature rows, or a cost matrix. The optimum is computed and proved on the way. The
+    memory for this does not grow with the number of pairs: it is 256 MB for the products, unless `memory` is given.
+
+    Args:
+        a: the source SAE, or feature rows `(F_A, K)`.
+        b: the target SAE, or feature rows `(F_B, K)`.
+        perm: `(F_A,)`: the target of each source feature, -1 for an unmatched feature; or a `Matching`.
+        cost: a matrix `(F_A, F_B)` of costs, instead of `a` and `b`.
+        parts: see `match`, as for all other options. `parts`, `weights` and `fold` apply to SAEs only.
+        weights: see `match`.
+        fold: see `match`.
+        max_cost: see `match`. Without it, all features of the smaller side must be matched.
+        max_rounds: see `match`.
+        time_limit: see `match`.
+        memory: see `match`.
+        device: see `match`.
+        backend: see `match`.
+        precision: see `match`.
+        strict: see `match`.
+        progress: see `match`.
 
     Raises:
-        MatchError: if `perm` is no permutation, or not complete without `max_cost`, or as `match` and `assign` do.
-        NotCertified: under `strict`, if it is not optimal.
+        MatchError: if `perm` is not a permutation, makes a forbidden pair, or is incomplete without `max_cost`; and for
+            inputs and options that `match` and `assign` refuse.
+        NotCertified: under `strict`, if the permutation is not proved to be optimal.
+
+    Examples:
+        >>> import saematch as sm
+        >>> cost = [[5.0, 1.0], [2.0, 6.0]]
+        >>> sm.certify(cost=cost, perm=[1, 0]).status
+        'optimal'
+        >>> m = sm.certify(cost=cost, perm=[0, 1])
+        >>> m.status, m.gap
+        ('suboptimal', 8.0)
     """
+    # The problem: from SAEs, from rows, or from a cost matrix.
     if isinstance(a, SAE) and isinstance(b, SAE):
         comparison = Comparison.checked(
             PARTS if parts is None else parts, weights, "threshold" if fold is None else fold, max_cost
@@ -151,22 +270,23 @@ def certify(
         raise MatchError("parts, weights and fold apply to SAEs; feature rows are compared as they are")
     else:
         problem = _plain_problem(a, b, cost, max_cost)
+    # The permutation, which may make no forbidden pair, and must be complete unless features may be unmatched.
     checked = check_permutation(perm.perm if isinstance(perm, Matching) else perm, *problem.shape)
-    refused = np.nonzero(np.isinf(problem.pair_cost(checked.numpy())))[0]
-    if len(refused):
-        raise MatchError(f"perm[{refused[0]}] is {int(checked[refused[0]])}: that pair is forbidden, its cost is inf")
+    forbidden = np.nonzero(np.isinf(problem.pair_cost(checked.numpy())))[0]
+    if len(forbidden):
+        i = forbidden[0]
+        raise MatchError(f"perm[{i}] is {int(checked[i])}, but this pair is forbidden: its cost is inf")
     matched, smaller = int((checked >= 0).sum()), min(problem.shape)
     if max_cost is None and matched < smaller:
-        raise MatchError(
-            f"perm matches {matched} of {smaller} features; without max_cost, -1 is for what cannot have a partner"
-        )
+        raise MatchError(f"perm matches {matched} of {smaller} features; without max_cost, all of them must be matched")
+    # The solution, in little memory.
     if memory is None:
         memory = min(CERTIFY_MEMORY, memory_for_products([choose_device(device)[0]]))
     solver = Solver.checked("optimal", max_rounds, time_limit, memory, device, backend, precision, strict, progress)
     return solver.run(problem, checked)
 
 
-def _plain_problem(x: Any, y: Any, cost: Any, max_cost: float | None) -> Problem:
+def _plain_problem(x: ArrayLike | None, y: ArrayLike | None, cost: ArrayLike | None, max_cost: float | None) -> Problem:
     if (x is None) != (y is None) or (x is None) == (cost is None):
         raise MatchError("give two matrices of feature rows, or one matrix as cost=")
     return RowProblem.checked(x, y, max_cost) if cost is None else MatrixProblem.checked(cost, max_cost)

@@ -1,4 +1,4 @@
-"""Files of matchings: written whole, read without trust, and single pairs or permutations read from them."""
+"""Files of matchings: they are written in one step, and checked when they are read."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _DAMAGED = (
 
 
 class Scalars(TypedDict, total=False):
-    """The numbers of a matching that its file and its record hold, None where they are not finite."""
+    """The numbers of a matching that its file and its record hold; None stands for a number that is not finite."""
 
     cost: float | None
     objective: float | None
@@ -52,12 +52,12 @@ SCALARS = tuple(Scalars.__annotations__)
 
 
 def save_matching(matching: Matching, path: str | os.PathLike[str]) -> None:
-    """Write the file of a matching. A file that is there is replaced in one step. Raises `MatchError`."""
+    """Write the file of a matching, in one step. Raises `MatchError` if it cannot be written."""
     write_whole(local_path(path), matching_bytes(matching))
 
 
 def matching_bytes(matching: Matching) -> bytes:
-    """The content of the file of a matching: three tensors, and all numbers as JSON under the key "saematch"."""
+    """Return the content of the file of a matching: three tensors, and all numbers as JSON under the key "saematch"."""
     tensors = {name: getattr(matching, name).contiguous() for name in TENSORS}
     record = {
         "schema": SCHEMA,
@@ -71,15 +71,15 @@ def matching_bytes(matching: Matching) -> bytes:
 
 
 def scalars(matching: Matching) -> Scalars:
-    """The numbers of a matching by name, ready for JSON: None for those that are not finite."""
+    """Return the numbers of a matching by name, for JSON."""
     return cast(Scalars, {name: finite_or_none(getattr(matching, name)) for name in SCALARS})
 
 
 def read_matching(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The fields of the matching that a file holds, by name.
+    """Return the fields of the matching that a file holds, by name.
 
     Raises:
-        MatchError: if the file is damaged, not a matching, or its parts do not fit each other.
+        MatchError: if the file is damaged, is not a matching, or its parts do not fit each other.
     """
     path = local_path(path)
     refuse_pointer_at(path)
@@ -93,11 +93,13 @@ def read_matching(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _checked_fields(path: Path, record: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Any]:
+    # The tensors, whose sizes must fit.
     targets, status = record["target_features"], str(record["status"])
     perm = check_permutation(tensors["perm"], len(tensors["perm"]), targets, many_to_one=status == "many_to_one")
     pair_cost, prices = tensors["pair_cost"].double(), tensors["prices"].double()
     if pair_cost.shape != perm.shape or prices.shape != (targets,):
-        raise MatchError(f"{path}: pair_cost or prices do not have the size of perm")
+        raise MatchError(f"{path}: the sizes of pair_cost or prices do not fit that of perm")
+    # The numbers: without a gap nothing was proved. Those that may be infinite or NaN are null in JSON.
     proved = record["gap"] is not None
     names = ("gap", "rounding_error", "gain", "evaluation_error")
     gap, rounding_error, gain, evaluation_error = (float(record[name]) if proved else 0.0 for name in names)
@@ -121,7 +123,7 @@ def _checked_fields(path: Path, record: dict[str, Any], tensors: dict[str, Tenso
 
 
 def check_matching(path: Path) -> None:
-    """Raise `MatchError` unless the file is whole, and holds the tensors of a matching: its header says so."""
+    """Raise `MatchError` unless the file is complete and has the tensors of a matching. Only its header is read."""
     refuse_pointer_at(path)
     with refusals(_NOT_OURS, path, OSError, SafetensorError), safe_open(path, framework="pt", device="cpu") as file:
         missing = set(TENSORS) - set(file.keys())
@@ -130,22 +132,23 @@ def check_matching(path: Path) -> None:
 
 
 def read_pair(path: Path, feature: int) -> tuple[int, float]:
-    """The target of one source feature, -1 for none, and their cost, from the file of a matching: no more is read.
+    """Return the target of one source feature, -1 if it is unmatched, and the cost of the pair.
 
-    Raises `MatchError` if the file is damaged.
+    No other parts of the file of the matching are read. Raises `MatchError` if the file is damaged.
     """
     refuse_pointer_at(path)
     with refusals(_NOT_OURS, path, OSError, SafetensorError, TypeError, ValueError, RuntimeError):
-        # Safetensors makes slices on the default device of the host program.
+        # Safetensors would make slices on the default device that the program of the caller has set.
         with torch.device("cpu"), safe_open(path, framework="pt", device="cpu") as file:
             target, cost = (file.get_slice(name)[feature : feature + 1] for name in ("perm", "pair_cost"))
         return int(target.item()), float(cost.item())
 
 
 def read_permutation(path: str | os.PathLike[str]) -> tuple[Any, dict[str, Any]]:
-    """A permutation from anybody's file, unchecked, and the options recorded with it, if any.
+    """Return the permutation that any file holds, and the options that are recorded with it, if there are any.
 
-    `.npy` holds the array itself, `.safetensors` holds it as `perm`. Raises `MatchError`.
+    A `.npy` file holds the array itself, a `.safetensors` file holds it as the tensor `perm`. The permutation is not
+    checked. Raises `MatchError` if the file cannot be read.
     """
     path = local_path(path)
     refuse_pointer_at(path)

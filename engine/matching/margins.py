@@ -1,4 +1,4 @@
-"""The margins of a matching, found from its inputs when they are asked for."""
+"""The margins of a matching, computed from its inputs when they are asked for."""
 
 from __future__ import annotations
 
@@ -24,13 +24,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Margins:
-    """How firmly each source feature is matched: what its cost may rise by before another matching wins.
+    """The margins of a certified matching: how much the cost of a pair may rise before another matching is cheaper.
 
-    For a feature without a partner it is what staying so may rise by.
+    The margin of a source feature is the least that any matching without its pair costs more. For an unmatched feature,
+    it is the least that any matching costs more in which the feature has a partner. A margin is in units of the cost.
+    It is inf if there is no such matching. `Matching.margins` returns this object.
 
     Attributes:
-        bound: float64 `(F_A,)`: proved lower bounds for the margins.
-        tied: bool `(F_A,)`: the features that could have another partner at the same cost, within rounding.
+        bound: float64 `(F_A,)`: a proved lower bound for the margin of each source feature.
+        tied: bool `(F_A,)`: whether the margin is 0 within rounding, so that the feature could have another partner at
+            the same cost.
     """
 
     bound: Tensor
@@ -38,9 +41,26 @@ class Margins:
     _search: MarginSearch = field(repr=False)
 
     def exact(self, features: Sequence[int] | Tensor) -> Tensor:
-        """float64: the margins themselves of source features, listed or masked; a search each. Raises `MatchError`.
+        """Return the margins of some source features themselves, by one shortest path each.
 
-        Where pairs are forbidden, one that only a matching of fewer pairs could replace is given as at least.
+        If pairs are forbidden and every other matching has fewer pairs, the value is a lower bound.
+
+        Args:
+            features: the indices of source features, or a mask `(F_A,)` of bools.
+
+        Returns:
+            float64, one margin per feature.
+
+        Raises:
+            MatchError: for features that do not exist.
+
+        Examples:
+            >>> import saematch as sm
+            >>> margins = sm.assign(cost=[[5.0, 1.0, 9.0], [2.0, 6.0, 9.0]]).margins()
+            >>> margins.exact([1, 0]).round(decimals=9)
+            tensor([7., 8.], dtype=torch.float64)
+            >>> margins.exact(margins.bound < 7.2).round(decimals=9)
+            tensor([7.], dtype=torch.float64)
         """
         count = len(self.bound)
         given = dense_array(features, "features", "the indices of features, or a mask of all source features")
@@ -57,10 +77,13 @@ class Margins:
 
 @dataclass(frozen=True, eq=False)
 class MarginFinder:
-    """What finds the margins of a matching: how to make its problem again, the solver, and the prices that prove it.
+    """The means to compute the margins of a matching.
 
-    `prices` are reduced ones, in units of the cost; None where they are not known, as for a matching from a file, which
-    is then proved again first.
+    Attributes:
+        make_problem: makes the problem again that the matching solves.
+        solver: the solver, whose device and memory are used.
+        prices: the reduced prices that prove the matching, in units of the cost; None if they are not known, as for a
+            matching from a file. Then the matching is proved again first.
     """
 
     make_problem: Callable[[], Problem]
@@ -69,22 +92,26 @@ class MarginFinder:
 
     @numpy_warnings
     def find(self, matching: Matching) -> Margins:
-        """The margins of all features. Raises `MatchError` if the inputs have changed since they were matched."""
+        """Return the margins. Raises `MatchError` if the inputs have changed since they were matched."""
         problem = self.make_problem()
         if not np.array_equal(problem.pair_cost(matching.perm.numpy()), matching.pair_cost.numpy()):
-            raise MatchError("the inputs have changed since they were matched: margins are those of the old ones")
+            raise MatchError("the inputs have changed since they were matched, so their margins are not known")
         if self.prices is None:
             return self.solver.run(problem, matching.perm).margins()
         search = self._search(problem, matching, self.prices)
+        # Costs may have changed of pairs that are not in the matching. Then another matching is cheaper, by more than
+        # the tolerance of a certificate.
         if search.short > TOLERANCE * matching.gain and not self.solver.is_optimum(problem, matching.perm.numpy()):
             raise MatchError(
-                "the matching is no optimum of the inputs as they are now: they have changed since they were matched"
+                "the matching is not an optimum of the inputs as they are now: they have changed since they were "
+                "matched"
             )
         return Margins(torch.from_numpy(search.bound), torch.from_numpy(search.tied), search)
 
     def _search(self, problem: Problem, matching: Matching, prices: Floats) -> MarginSearch:
         perm, cost = matching.perm.numpy(), self.solver.make_cost(problem)
         unmatched = UnmatchedCost(cost, problem.max_cost).for_margins()
-        if unmatched.costs != matching.unmatched_cost:  # then the prices are those of another problem
+        # Margins may need other unmatched costs than the search. Then the prices are those of another problem.
+        if unmatched.costs != matching.unmatched_cost:
             prices = cost.retry_if_out_of_memory(lambda: solve(cost, unmatched, start=perm)).prices / cost.scale
         return cost.retry_if_out_of_memory(lambda: MarginSearch(cost, unmatched, perm, prices * cost.scale))

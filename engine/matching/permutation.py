@@ -1,4 +1,4 @@
-"""What a permutation of features must be."""
+"""The check of a permutation of features."""
 
 from __future__ import annotations
 
@@ -13,19 +13,23 @@ from saematch.numeric.arrays import dense_array
 
 
 def check_permutation(perm: Any, source_features: int, target_features: int, many_to_one: bool = False) -> Tensor:
-    """`perm` as int64 `(F_A,)` on the CPU, -1 allowed. Raises `MatchError` if it is no map, one-to-one unless said."""
+    """Return a permutation as int64 `(F_A,)` on the CPU; -1 stands for an unmatched feature.
+
+    Raises `MatchError` if it does not map source features to target features, or, unless `many_to_one`, if it maps two
+    source features to the same target feature.
+    """
     array = dense_array(perm, "perm", "a list of indices")
     if array.shape != (source_features,):
-        raise MatchError(f"perm has shape {array.shape}, expected one target a source feature, ({source_features},)")
+        raise MatchError(f"perm has shape {array.shape}, expected one target per source feature, ({source_features},)")
     if array.dtype.kind not in "iu":
         raise MatchError(f"perm holds {array.dtype}, expected integers")
     outside = np.nonzero((array < -1) | (array >= target_features))[0]
     if len(outside):
         i = outside[0]
-        raise MatchError(f"perm[{i}] is {array[i]}, outside -1 to {target_features - 1}: perm is no permutation")
+        raise MatchError(f"perm[{i}] is {array[i]}, outside -1 to {target_features - 1}: perm is not a permutation")
     array = array.astype(np.int64)
     targets, first = np.unique(array, return_index=True)
     if not many_to_one and len(targets[targets >= 0]) < (array >= 0).sum():
         i = np.setdiff1d(np.nonzero(array >= 0)[0], first)[0]
-        raise MatchError(f"perm[{i}] is {array[i]}, which is taken already: perm is no permutation")
+        raise MatchError(f"perm[{i}] is {array[i]}, which is taken already: perm is not a permutation")
     return torch.from_numpy(array)

@@ -29,27 +29,56 @@ _ZEROS: Any = None  # the default of `prices`, whose size `__post_init__` knows
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Matching:
-    """Which target feature each source feature is, what that costs, and how near to the optimum it is proved to be.
+    """A matching of source features with target features, its cost, and the proof of how near it is to the optimum.
+
+    `match`, `assign` and `certify` return matchings; they are not changed afterwards.
 
     Attributes:
-        perm: int64 `(F_A,)` on the CPU; `perm[i]` is the target feature of source feature `i`, -1 for none.
-        pair_cost: float64 `(F_A,)`: what each pair costs, a squared distance unless costs were given; 0.0 without a
-            partner.
-        target_features: `F_B`.
-        prices: float64 `(F_B,)`, the column prices of the proof; 0 where nothing was proved.
-        unmatched_cost: what the proof has a source, and a target, pay to stay without a partner: half of `max_cost`,
-            or, where there is none or no pair exceeds it, 0 on the larger side; inf for who must have a partner. It may
-            be less than half of `max_cost` where that is enough to say the same: as many pairs as can be.
-        random_cost: what as many pairs would cost if they were random, on average; NaN where that is not known.
-        certificate: what is proved; None where nothing was.
-        evaluation_error: bound on the relative rounding of `pair_cost`.
-        status: `"optimal"` (certified); `"time_limit"` or `"round_limit"` (stopped early); `"suboptimal"` (somebody's,
-            and proved to be `gap` above the optimum); `"many_to_one"` or `"incomplete"` (a baseline's, not what the
-            optimum must be, so that its gap may be negative); `"unproved"` (composed, or beyond what rounding lets be
-            proved).
-        options: parts, weights and fold, as they were used.
-        stats: what ran: backend, device, form and precision of the costs, rounds, edges, seconds in all and by stage.
-        margin_finder: how `margins` makes the problem again; None for what came from a file or a pickle.
+        perm: int64 `(F_A,)` on the CPU: `perm[i]` is the target feature of source feature `i`, or -1 if `i` is
+            unmatched.
+        pair_cost: float64 `(F_A,)`: the cost of each pair, which is a squared distance unless costs were given; 0.0 for
+            an unmatched feature.
+        target_features: the number of target features, F_B.
+        prices: float64 `(F_B,)`: the prices of the target features, which prove the lower bound. They are 0 if nothing
+            was proved.
+        unmatched_cost: the cost of an unmatched source feature and of an unmatched target feature that the proof used.
+            Usually both are `max_cost / 2`. If `max_cost` is not given, or plays no role, the cost is 0 on the larger
+            side, and inf for features that must be matched. It is less than `max_cost / 2` if a smaller number gives
+            the same optimum.
+        random_cost: the cost of as many random pairs, on average; NaN if it is not known.
+        certificate: what is proved about the matching; None if nothing is. `gap`, `rounding_error`, `gain` and
+            `certified` are read from it.
+        evaluation_error: a bound on the relative rounding error of `pair_cost`.
+        status: how good the matching is:
+
+            - `"optimal"`: it is proved to be optimal;
+            - `"time_limit"`, `"round_limit"`: the search was stopped early;
+            - `"suboptimal"`: it was given, or is a baseline, and is proved to be above the optimum, by `gap`;
+            - `"many_to_one"`, `"incomplete"`: it is a baseline that is not a matching as asked for. Its gap may be
+              negative, because it may cost less than every such matching;
+            - `"unproved"`: it is composed of other matchings, or rounding is too large for a proof.
+        options: the parts, weights, fold and `max_cost` that were used.
+        stats: how the matching was computed: backend, device, form and precision of the costs, number of rounds and
+            candidates, and seconds, in total and by stage.
+        margin_finder: how `margins` makes the problem again; None for a matching from a file or a pickle.
+
+    Examples:
+        >>> import saematch as sm
+        >>> m = sm.assign(cost=[[5.0, 1.0, 9.0], [2.0, 6.0, 9.0]])
+        >>> m
+        Matching(2 -> 3 features, status='optimal')
+        >>> m.perm, m.cost, m.unmatched_targets
+        (tensor([1, 0]), 3.0, tensor([2]))
+        >>> m.certified, round(m.lower_bound, 9)
+        (True, 3.0)
+
+        What each feature's margin is, and where the matching is stored:
+
+        >>> m.margins().exact([0, 1]).round(decimals=9)
+        tensor([8., 7.], dtype=torch.float64)
+        >>> m.save("m.safetensors")
+        >>> sm.Matching.load("m.safetensors").status
+        'optimal'
     """
 
     perm: Tensor
@@ -64,7 +93,7 @@ class Matching:
     status: Status = "unproved"
     options: dict[str, Any] = field(default_factory=dict)
     stats: dict[str, Any] = field(default_factory=dict)
-    margin_finder: MarginFinder | None = None
+    margin_finder: MarginFinder | None = None  # opaque to users
 
     def __post_init__(self) -> None:
         wrong = f"target_features is {self.target_features!r:.40}; give how many features the target has"
@@ -75,19 +104,19 @@ class Matching:
 
     @cached_property
     def cost(self) -> float:
-        """Sum of `pair_cost`, correctly rounded."""
+        """The sum of `pair_cost`, correctly rounded."""
         return math.fsum(self.pair_cost.tolist())
 
     @property
     def unmatched_targets(self) -> Tensor:
-        """int64: the target features that no source feature has as its partner, ascending."""
+        """int64: the target features that are unmatched, in ascending order."""
         taken = torch.zeros(self.target_features, dtype=torch.bool, device="cpu")
         taken[self.perm[self.perm >= 0]] = True
         return (~taken).nonzero()[:, 0]
 
     @property
     def objective(self) -> float:
-        """What was minimised: `cost`, and under `max_cost` half of it for every feature without a partner."""
+        """What was minimised: `cost`, plus `max_cost / 2` for each unmatched feature if `max_cost` is given."""
         if self.options.get("max_cost") is None:
             return self.cost
         unmatched = int((self.perm < 0).sum()) + len(self.unmatched_targets)
@@ -95,57 +124,83 @@ class Matching:
 
     @property
     def lower_bound(self) -> float:
-        """No matching costs less: objective - gap - rounding_error, less what the sum of the objective itself may have
-        been rounded up by; -inf where nothing was proved.
+        """A proved lower bound on the objective of every matching; -inf if nothing was proved.
+
+        It is `objective - gap - rounding_error`, minus the rounding error of the objective itself.
         """
         if self.certificate is None:
             return -math.inf
+        # The objective is rounded relative to the size of its terms, and so is a large gap.
         size = self.objective - self.cost + math.fsum(self.pair_cost.abs().tolist())
-        rounding = size * self.evaluation_error + 4 * UNIT_64 * abs(self.gap)  # of the objective, and of a large gap
+        rounding = size * self.evaluation_error + 4 * UNIT_64 * abs(self.gap)
         if rounding > 0:
-            rounding += len(self.perm) * 2.0**-1050  # of squares that underflow
+            rounding += len(self.perm) * 2.0**-1050  # squares that underflow
+        # Rounded down, unless everything was exact.
         bound = math.fsum([self.objective, -self.gap, -self.rounding_error, -rounding])
         return bound if rounding + self.gap + self.rounding_error == 0 else math.nextafter(bound, -math.inf)
 
     @property
     def gap(self) -> float:
-        """Excess of the objective over what is proved of every matching; inf where nothing was proved."""
+        """The objective minus the lower bound that the prices prove for every matching; inf if nothing was proved."""
         return self.certificate.gap if self.certificate else math.inf
 
     @property
     def rounding_error(self) -> float:
-        """Bound on the rounding of `gap`; `lower_bound` has it subtracted."""
+        """A bound on the rounding error of `gap`. `lower_bound` allows for it."""
         return self.certificate.rounding_error if self.certificate else 0.0
 
     @property
     def proof_gap(self) -> float:
-        """`gap` + `rounding_error`, the most that the objective can be above the optimum; NaN for a baseline that is no
-        matching as asked for, whose gap compares it with those that are.
+        """The most that the objective can be above the optimum: `gap + rounding_error`.
+
+        It is NaN for a baseline that is not a matching as asked for. The gap of such a baseline compares it with
+        matchings of another kind.
         """
         return math.nan if self.status in ("many_to_one", "incomplete") else self.gap + self.rounding_error
 
     @property
     def gain(self) -> float:
-        """What matching can gain at all: the objective of a random pairing, or of none at all if that is less, less
-        `lower_bound`. 0 where nothing was proved.
+        """The most that matching can gain; 0 if nothing was proved.
+
+        It is the objective of a random pairing, or of leaving all features unmatched if that is less, minus the lower
+        bound. Gaps are measured against it.
         """
         return self.certificate.gain if self.certificate else 0.0
 
     @property
     def certified(self) -> bool:
-        """Whether the matching is proved optimal.
+        """Whether the matching is proved to be optimal.
 
-        Then gap <= rounding_error; gap + rounding_error is at most 1e-9 of the gain, and of what the matching costs; no
-        feature's share of the gap is more than rounding; and no feature's rounding is more than a millionth of what
-        ordinary pairs differ by. Where gap and rounding_error are both 0, exact arithmetic finds no better matching.
+        It is true if
+
+        - `gap <= rounding_error`, in total and, within a few roundings, for the share of every feature;
+        - `gap + rounding_error` is at most 1e-9 of the gain, and of what the matching costs;
+        - the rounding of each feature's share is at most 1e-6 of the typical difference between two pairs.
+
+        If `gap` and `rounding_error` are both 0, exact arithmetic finds no better matching either.
         """
         return self.certificate is not None and self.certificate.certified
 
     def margins(self) -> Margins:
-        """How firmly each feature is matched: what its cost may rise by before another matching wins, see `Margins`.
+        """Return the margins: how much the cost of each feature's pair may rise before another matching is cheaper.
 
-        Found when first asked for, in some passes over all pairs, from the inputs, which must not have changed. Raises
-        `MatchError` where there is no proof, or for a matching that came from a file, a copy or an inverse.
+        The first call makes some passes over all pairs of the inputs, which must not have changed since they were
+        matched. Later calls return the same object.
+
+        Raises:
+            MatchError: if the matching is not certified; if it is from a file or a pickle, a copy, or the inverse of
+                another; or if the inputs have changed.
+
+        Examples:
+            >>> import saematch as sm
+            >>> m = sm.assign(cost=[[5.0, 1.0, 9.0], [2.0, 6.0, 9.0]])
+            >>> margins = m.margins()
+            >>> margins.bound  # the margins are at least
+            tensor([7.5000, 7.0000], dtype=torch.float64)
+            >>> margins.exact([0]).round(decimals=9)  # the margin of source feature 0
+            tensor([8.], dtype=torch.float64)
+            >>> margins.tied.any()
+            tensor(False)
         """
         return self._margins
 
@@ -153,19 +208,34 @@ class Matching:
     def _margins(self) -> Margins:
         if not self.certified:
             raise MatchError(
-                f"margins are those of an optimum, and this matching is not proved optimal ({self.status})"
+                f"only an optimum has margins, and this matching is not proved optimal (its status is {self.status})"
             )
         if self.margin_finder is None:
             raise MatchError(
-                "margins need the inputs: ask what match, assign, match_layers or certify returned, not a file's, a "
-                "copy or an inverse; saematch.certify(a, b, matching) makes one of any"
+                "margins need the inputs, and this matching is from a file, or is a copy or an inverse; "
+                "saematch.certify(a, b, matching).margins() computes them"
             )
         return self.margin_finder.find(self)
 
     def carry(self, codes: Tensor) -> Tensor:
-        """Codes `(…, F_A)` of the source as codes `(…, F_B)` of the target: `f_B[perm] = f_A`, 0 without a partner.
+        """Return codes of the source SAE as codes of the target SAE: `f_B[perm] = f_A`, and 0 for unmatched targets.
 
-        Where a baseline gives many sources one target, their codes add up.
+        If a baseline matches many source features with one target feature, their codes are added up.
+
+        Args:
+            codes: `(…, F_A)`, of any number type and on any device.
+
+        Returns:
+            A tensor `(…, F_B)` of the same number type and device.
+
+        Raises:
+            MatchError: if `codes` is not a real tensor of that shape.
+
+        Examples:
+            >>> import torch, saematch as sm
+            >>> m = sm.assign(cost=[[5.0, 1.0, 9.0], [2.0, 6.0, 9.0]])
+            >>> m.carry(torch.tensor([[10.0, 20.0]]))
+            tensor([[20., 10.,  0.]])
         """
         codes = checked_last(codes, len(self.perm), "codes")
         matched = self.perm >= 0
@@ -173,12 +243,23 @@ class Matching:
         return carried.index_add_(-1, self.perm[matched].to(codes.device), codes[..., matched.to(codes.device)])
 
     def inverse(self) -> Matching:
-        """The matching from target to source. What is proved of one is proved of the other: it is the same problem,
-        transposed; the prices of a certified one come with it.
+        """Return the matching from target to source.
 
-        Raises `MatchError` where many sources share a target.
+        It has the same certificate, since it is the solution of the same problem, transposed. The inverse of a
+        certified matching has prices, too.
+
+        Raises:
+            MatchError: if many source features share a target feature.
+
+        Examples:
+            >>> import saematch as sm
+            >>> m = sm.assign(cost=[[5.0, 1.0, 9.0], [2.0, 6.0, 9.0]])
+            >>> back = m.inverse()
+            >>> back.perm, back.pair_cost, back.certified
+            (tensor([ 1,  0, -1]), tensor([2., 1., 0.], dtype=torch.float64), True)
         """
         matched = self.perm >= 0
+        # The prices of the source features are their potentials, C_ij - v_j, or the unmatched cost of an unmatched one.
         prices = _ZEROS
         if self.certified:
             prices = torch.full((len(self.perm),), self.unmatched_cost[0], dtype=torch.float64, device="cpu")
@@ -198,7 +279,7 @@ class Matching:
 
     def _inverse_perm(self) -> Tensor:
         if self.status == "many_to_one":
-            raise MatchError("many sources share a target here: there is no inverse")
+            raise MatchError("this matching has no inverse: many source features share a target feature")
         matched = self.perm >= 0
         perm = torch.full((self.target_features,), -1, dtype=torch.int64, device="cpu")
         perm[self.perm[matched]] = matched.nonzero()[:, 0]
@@ -211,36 +292,53 @@ class Matching:
         return pair_cost
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a `.safetensors` file: `perm`, `pair_cost`, `prices`, and the numbers as JSON under the key "saematch".
+        """Write the matching to a `.safetensors` file.
 
-        Equal answers are equal bytes. A file that is there is replaced in one step. Raises `MatchError`.
+        The file holds the tensors `perm`, `pair_cost` and `prices`, and all numbers as JSON under the key "saematch" of
+        its metadata. Equal matchings give equal bytes. An existing file is replaced in one step.
+
+        Raises:
+            MatchError: if the file cannot be written.
+
+        Examples:
+            >>> import saematch as sm
+            >>> sm.assign(cost=[[5.0, 1.0], [2.0, 6.0]]).save("m.safetensors")
+            >>> sm.Matching.load("m.safetensors").perm
+            tensor([1, 0])
         """
         files.save_matching(self, path)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Matching:
-        """Read what `save` wrote. The numbers are the file's own; `saematch.certify` proves them again.
+        """Read a matching from a file that `save` wrote, or from the folder `pairs` of a run.
+
+        The numbers are those of the file: `saematch.certify` proves them again.
 
         Raises:
-            MatchError: if the file is damaged, not a matching, or its parts do not fit each other.
+            MatchError: if the file is damaged, is not a matching, or its parts do not fit each other.
+
+        Examples:
+            >>> import saematch as sm
+            >>> sm.assign(cost=[[5.0, 1.0], [2.0, 6.0]]).save("m.safetensors")
+            >>> m = sm.Matching.load("m.safetensors")
+            >>> m.certified, m.cost
+            (True, 3.0)
         """
         return Matching(**files.read_matching(path))
 
     def __reduce__(self) -> tuple[Callable[[dict[str, Any]], Matching], tuple[dict[str, Any]]]:
-        """Pickle tensors as arrays: torch would send handles, which die with the process that made them."""
-        values = {each.name: getattr(self, each.name) for each in fields(Matching)}
+        """Pickle tensors as arrays. Torch would send handles, which are lost with the process that made them."""
+        values = {one.name: getattr(self, one.name) for one in fields(Matching)}
         arrays = {name: value.numpy() if isinstance(value, Tensor) else value for name, value in values.items()}
         return _unpickled, (arrays | {"margin_finder": None},)
 
     def __repr__(self) -> str:
-        known = (
-            f"cost={self.cost:.6g}, status={self.status!r}" if "cost" in self.__dict__ else f"status={self.status!r}"
-        )
-        return f"Matching({len(self.perm)} -> {self.target_features} features, {known})"
+        cost = f"cost={self.cost:.6g}, " if "cost" in self.__dict__ else ""  # a composed one may need SAEs for it
+        return f"Matching({len(self.perm)} -> {self.target_features} features, {cost}status={self.status!r})"
 
 
 def _unpickled(values: dict[str, Any]) -> Matching:
-    # Copied: what a store of shared objects hands out cannot be written.
+    # The arrays are copied, because a store of shared objects returns arrays that cannot be written.
     tensors = {
         name: torch.from_numpy(np.array(value)) for name, value in values.items() if isinstance(value, np.ndarray)
     }
@@ -248,7 +346,19 @@ def _unpickled(values: dict[str, Any]) -> Matching:
 
 
 class NotCertified(MatchError):
-    """Raised under `strict=True` when the proof was not reached; `.matching` holds the best answer so far."""
+    """The error that is raised under `strict=True` if a matching is not proved to be optimal.
+
+    Attributes:
+        matching: the best matching so far, with what is proved about it.
+
+    Examples:
+        >>> import saematch as sm
+        >>> try:
+        ...     sm.certify(cost=[[5.0, 1.0], [2.0, 6.0]], perm=[0, 1], strict=True)
+        ... except sm.NotCertified as error:
+        ...     print(error.matching.status, error.matching.gap)
+        suboptimal 8.0
+    """
 
     def __init__(self, message: str, matching: Matching) -> None:
         super().__init__(message)

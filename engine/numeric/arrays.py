@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -12,6 +14,8 @@ from torch import Tensor, nn
 from saematch.errors import MatchError
 from saematch.numeric.numbers import hides_values
 from saematch.text import first_line
+
+ArrayLike = npt.ArrayLike | Tensor | Sequence[Tensor]  # what `dense_array` takes
 
 
 def dense_array(given: Any, name: str, expected: str) -> NDArray[Any]:
