@@ -7,18 +7,24 @@ import pkgutil
 import pytest
 
 import saematch
+import saematch.kernels
 
 FINDER = doctest.DocTestFinder()
+# An editable installation keeps kernels/ apart from the other packages.
+PATHS = {"saematch.": saematch.__path__, "saematch.kernels.": saematch.kernels.__path__}
 MODULES = sorted(
-    each.name for each in pkgutil.walk_packages(saematch.__path__, "saematch.") if "__main__" not in each.name
+    {
+        module.name
+        for prefix, path in PATHS.items()
+        for module in pkgutil.walk_packages(path, prefix)
+        if not module.name.endswith(("__main__", ".kernel", ".cost_tile"))  # Triton's functions are not Python's
+    }
 )
 
 
 def examples():
     """Every docstring with an example, under the name of what it describes."""
     for name in MODULES:
-        if name.startswith("saematch.kernels.") and name.endswith(("kernel", "cost_tile")):
-            continue  # Triton's functions are no Python functions
         for found in FINDER.find(importlib.import_module(name)):
             if found.examples:
                 yield pytest.param(found, id=found.name.removeprefix("saematch."))

@@ -1,1 +1,1 @@
-"""What a finished run says about each feature: as objects, tables, and files for other programs."""
+"""The findings of a finished run about each feature: as objects, tables, and files for other programs."""

@@ -1,4 +1,4 @@
-"""What commands print: tables, numbers, matchings, paths, and a status line."""
+"""Output of the commands: tables, numbers, matchings, paths, and a status line."""
 
 from __future__ import annotations
 

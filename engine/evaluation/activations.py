@@ -47,7 +47,7 @@ class ActivationSource(Protocol):
 
 
 class FolderRecord(TypedDict):
-    """What identifies stored activations: the folder, and the size and the time of change of every file."""
+    """The identity of stored activations: the folder, and the size and the time of change of every file."""
 
     folder: str
     files: list[list[int]]

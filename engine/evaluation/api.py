@@ -104,6 +104,10 @@ def evaluate(
         random: ...
         >>> evaluation.not_measured["distances"]
         'no two layers are more than one step of the run apart'
+        >>> from saematch.evaluation import draw_all
+        >>> skipped = draw_all(evaluation, chain)
+        >>> "explained_variance" in skipped  # it needs activations
+        True
     """
     explanations = None if explanations is None else checked_explanations(explanations, chain)
     judged = checked_count(judged, 0, f"judged is {judged!r:.40}; give the number of pairs of features to judge")

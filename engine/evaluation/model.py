@@ -33,7 +33,7 @@ Replacements = Callable[[Tensor, Tensor], Iterator[Tensor]]
 
 
 class ModelRecord(TypedDict):
-    """What identifies the hidden states of a language model."""
+    """The identity of the hidden states of a language model."""
 
     model: str
     texts: str

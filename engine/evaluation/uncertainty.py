@@ -40,7 +40,7 @@ def interval(statistic: Callable[..., Floats], *sums: Floats, counts: Floats) ->
     """Estimate a statistic of sums over all units, with its bootstrap interval.
 
     The resampled values are shifted so that their mean is the estimate. Without this shift, an interval of a mean over
-    features may lie beside its estimate: a feature that is active in few documents is missing from some resamples, so
+    features may exclude its own estimate: a feature that is active in few documents is missing from some resamples, so
     the mean of the resamples is biased.
 
     Args:

@@ -81,7 +81,7 @@ class Checkpoint:
         """Read the file: name -> tensor, on the CPU. Raises `MatchError`."""
         return read_tensors(self.location.fetch(self.name), self.shown)
 
-    def beside(self, *names: str) -> str | None:
+    def next_to(self, *names: str) -> str | None:
         """Return the first of these files that exists; `names` are relative to the folder of the weights."""
         folder = posixpath.dirname(self.name)
         candidates = (posixpath.normpath(posixpath.join(folder, name)) for name in names)

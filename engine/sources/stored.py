@@ -176,7 +176,7 @@ class StoredSAE(SAEHandle):
     @cached_property
     @override
     def labels(self) -> dict[int, str]:
-        name = self.checkpoint.beside("labels.json")
+        name = self.checkpoint.next_to("labels.json")
         if name is None:
             return {}
         location = self.checkpoint.location

@@ -49,7 +49,8 @@ def draw_all(evaluation: Evaluation, chain: Chain, others: Sequence[Tables] = ()
     """Draw every figure whose data were measured, and write `figures/{name}.png` and `figures/{name}.svg`.
 
     The files are written to the folder of the evaluation. The colours are those of Okabe and Ito, and every line has
-    its own marker and dashes, so that the figures can be read in print and by colour-blind readers.
+    its own marker and dashes, so that the figures can be read in print and by colour-blind readers. The example of
+    `evaluate` calls this function.
 
     Args:
         evaluation: the result of `evaluate`.

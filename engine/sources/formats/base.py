@@ -67,7 +67,7 @@ class Family:
 
         Raises `MatchError` if the configuration is missing and the family needs one.
         """
-        name = checkpoint.beside(*self.config)
+        name = checkpoint.next_to(*self.config)
         if name is None and self.needs_config:
             raise checkpoint.error(
                 f"its {self.config[0]} is not there, which says how these weights are to be read: put it there, as in "
