@@ -26,7 +26,7 @@ test-formats: .venv-formats/.installed  ## read the SAEs that other packages wri
 	.venv-formats/bin/python -m pytest tests/test_their_packages.py
 
 adversary: $(VENV)/.installed-test  ## search an hour for claims that exact arithmetic refutes; MINUTES=5 for less
-	$(BIN)/python tests/adversary.py --minutes $(MINUTES)
+	PYTHONPATH=tests $(BIN)/python -m adversary --minutes $(MINUTES)
 
 docs: $(VENV)/.installed-test  ## the site, in build/site
 	$(BIN)/mkdocs build

@@ -43,15 +43,15 @@ def poison(monkeypatch):
 
 
 @pytest.fixture(autouse=True)
-def passes(request, monkeypatch):
-    """Small problems go through the passes, as large ones do, unless a test asks for `dense_route`."""
-    if "dense_route" not in request.fixturenames:
+def candidates(request, monkeypatch):
+    """Solve small problems by passes that list a few candidates, as large ones are, in tests marked `through_passes`.
+
+    Otherwise all pairs of a small problem are candidates, so that no pass is needed. A module is marked by
+    `pytestmark`; `@pytest.mark.through_passes(False)` exempts a test of such a module.
+    """
+    marker = request.node.get_closest_marker("through_passes")
+    if marker is not None and marker.args != (False,):
         monkeypatch.setattr("saematch.assignment.column_generation.DENSE", 0)
-
-
-@pytest.fixture
-def dense_route():
-    """All pairs of a small problem are candidates, as for users."""
 
 
 class _Numpy:

@@ -1,11 +1,13 @@
-"""A minute of the search for wrong claims; `make adversary` searches on, for as long as one likes."""
+"""A minute of the search for wrong claims; `make adversary` runs the same search for longer."""
 
 import numpy as np
 import pytest
 
-from adversary import BEYOND, KINDS, Given, Truth, findings, smaller
+from adversary.oracle import Truth
+from adversary.problems import BEYOND, KINDS, Given
+from adversary.search import findings, smaller
 
-EACH = 40  # problems of a kind
+EACH = 40  # problems of each kind
 
 
 @pytest.mark.parametrize("name", KINDS)

@@ -12,9 +12,13 @@ import saematch as sm
 from saematch.evaluation import StoredActivations
 from saes import made_up
 
-pytestmark = [  # what torch and numpy say of the kinds that are tried
-    pytest.mark.filterwarnings(f"ignore:{message}")
-    for message in ("The PyTorch API of", "Sparse CSR", "torch.quantize_per", "the matrix subclass")
+pytestmark = [
+    pytest.mark.through_passes,
+    # Warnings of torch and numpy about the kinds of arrays that are tried.
+    *(
+        pytest.mark.filterwarnings(f"ignore:{message}")
+        for message in ("The PyTorch API of", "Sparse CSR", "torch.quantize_per", "the matrix subclass")
+    ),
 ]
 F, K = 6, 4
 X = np.random.default_rng(0).integers(-8, 8, (F, K)) / 4.0  # float8 and float16 hold these

@@ -10,6 +10,8 @@ from contracts import assert_proved_optimal, cheapest, costs_of_all_pairs, small
 from problems import nasty, noisy_copy
 from saematch.assignment.ties import in_order
 
+pytestmark = pytest.mark.through_passes
+
 
 @pytest.mark.parametrize("name", nasty())
 def test_nasty_problems_are_solved_and_proved(name):
@@ -17,7 +19,7 @@ def test_nasty_problems_are_solved_and_proved(name):
     assert_proved_optimal(sm.assign(x, y), x, y)
 
 
-@pytest.mark.usefixtures("dense_route")
+@pytest.mark.through_passes(False)
 @pytest.mark.parametrize("sizes", [(60, 60), (35, 60), (60, 35)])
 @pytest.mark.parametrize("name", nasty())
 def test_small_problems_take_all_pairs_in_one_round(name, sizes):

@@ -11,6 +11,8 @@ from saematch.cost import DistanceCost
 from saematch.kernels import PRECISIONS
 from saematch.matching.backend import choose_backend
 
+pytestmark = pytest.mark.through_passes
+
 CPU = torch.device("cpu")
 
 
@@ -136,7 +138,8 @@ def test_a_backend_that_cannot_run_is_named_and_nothing_stands_in_for_it(monkeyp
         sm.assign(x, x, backend="triton")
 
 
-def test_where_no_pass_chose_the_run_says_so(dense_route):
+@pytest.mark.through_passes(False)
+def test_where_no_pass_chose_the_run_says_so():
     x = np.random.default_rng(0).standard_normal((60, 4))
     assert sm.assign(x, x[::-1].copy(), backend="triton", precision="bf16").stats["precision"] == "float64"
 

@@ -10,6 +10,8 @@ from problems import nasty, noisy_copy
 from saematch.matching.files import scalars
 from saes import made_up
 
+pytestmark = pytest.mark.through_passes
+
 
 def greedy(costs):
     """The cheapest pair, struck out, and again; the lowest index among equals."""

@@ -30,7 +30,6 @@ def examples():
                 yield pytest.param(found, id=found.name.removeprefix("saematch."))
 
 
-@pytest.mark.usefixtures("dense_route")  # as for users
 @pytest.mark.parametrize("example", list(examples()))
 def test_an_example_prints_what_it_says(example, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # some write files

@@ -14,6 +14,8 @@ import saematch as sm
 from saematch.runs import executors
 from saes import made_up, write_npz
 
+pytestmark = pytest.mark.through_passes
+
 PAIRS = 5
 
 

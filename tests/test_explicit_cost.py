@@ -15,6 +15,8 @@ import saematch as sm
 from contracts import cheapest, cheapest_partial, costs_of_all_pairs, dual_bound
 from problems import nasty
 
+pytestmark = pytest.mark.through_passes
+
 
 def assert_optimal(costs, max_cost=None):
     """A certified matching of SciPy's cost, or a refusal where SciPy refuses too."""
@@ -68,7 +70,7 @@ def test_what_has_one_way_only_is_proved(costs):
     assert_optimal(np.transpose(costs))
 
 
-@pytest.mark.usefixtures("dense_route")
+@pytest.mark.through_passes(False)
 def test_small_problems_leave_forbidden_pairs_out():
     costs = np.random.default_rng(0).random((30, 30))
     costs[np.random.default_rng(1).random((30, 30)) < 0.6] = np.inf

@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.through_passes
+
 COMMON = """
 import multiprocessing, os, signal, sys, threading
 from concurrent.futures import ProcessPoolExecutor

@@ -3,12 +3,9 @@
 import doctest
 from pathlib import Path
 
-import pytest
-
 GUIDE = Path(__file__).parent.parent / "docs" / "guide.md"
 
 
-@pytest.mark.usefixtures("dense_route")  # as for users
 def test_the_guide_prints_what_it_says(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # it writes a run folder
     said = []

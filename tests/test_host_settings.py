@@ -17,6 +17,8 @@ from saematch.report.contents import Contents
 from saematch.report.page import write_report
 from saes import VARIANTS, drawn
 
+pytestmark = pytest.mark.through_passes
+
 ROOT = Path(__file__).parent.parent
 # What `torch.set_default_device` redirects.
 FACTORIES = {

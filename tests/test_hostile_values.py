@@ -45,6 +45,8 @@ from saes import (
     sparsify,
 )
 
+pytestmark = pytest.mark.through_passes
+
 DIGITS = "9" * 5000
 
 

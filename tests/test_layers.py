@@ -13,6 +13,8 @@ from saematch.sae.features import feature_rows
 from saematch.sources import as_layers
 from saes import made_up, write_model, write_npz
 
+pytestmark = pytest.mark.through_passes
+
 
 @pytest.fixture
 def model(tmp_path):

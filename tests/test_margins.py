@@ -12,6 +12,8 @@ from adversary import Given, Truth
 from contracts import costs_of_all_pairs, doubled
 from problems import nasty, noisy_copy
 
+pytestmark = pytest.mark.through_passes
+
 
 def true_margins(costs, perm, max_cost):
     """By forbidding each pair, or staying free, in turn and solving again; infinite where nothing else is possible."""

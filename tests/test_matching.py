@@ -14,6 +14,8 @@ from saematch.matching.files import read_permutation, scalars
 from saematch.matching.permutation import check_permutation
 from saes import made_up
 
+pytestmark = pytest.mark.through_passes
+
 X, Y = nasty()["random"]
 
 

@@ -16,6 +16,8 @@ from saematch.matching.backend import choose_backend
 from saematch.matching.problem import RowProblem
 from tolerance import OPTIMUM
 
+pytestmark = pytest.mark.through_passes
+
 R = np.random.default_rng
 
 

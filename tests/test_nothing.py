@@ -12,6 +12,8 @@ from saematch.cli.main import main
 from saematch.runs.plan import plan_pairs
 from saes import made_up, write_model, write_npz
 
+pytestmark = pytest.mark.through_passes
+
 
 @pytest.fixture
 def broken(tmp_path):

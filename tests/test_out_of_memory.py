@@ -14,6 +14,8 @@ from safetensors.torch import save_file
 
 from saematch.errors import MatchError, about_memory, is_out_of_memory, refuse_out_of_memory
 
+pytestmark = pytest.mark.through_passes
+
 TRIED = """
 import ctypes, json, mmap, resource, sys, tempfile
 import numpy as np, torch, numba

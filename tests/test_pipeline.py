@@ -15,6 +15,8 @@ from saematch.runs.work import Work, memory_needed
 from saematch.sources import as_layers
 from saes import made_up
 
+pytestmark = pytest.mark.through_passes
+
 COMPARISON = Comparison.checked(("encoder", "bias", "decoder"), None, "threshold", None)
 
 

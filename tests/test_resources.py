@@ -9,6 +9,8 @@ import pytest
 
 from saematch.resources import available_memory, processors
 
+pytestmark = pytest.mark.through_passes
+
 GB = 2**30
 UNLIMITED = 9223372036854771712  # what version 1 says for none
 

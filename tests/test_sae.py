@@ -10,6 +10,8 @@ import saematch as sm
 from saes import made_up
 from tolerance import FOLD
 
+pytestmark = pytest.mark.through_passes
+
 
 def inputs(d=8, n=50):
     return torch.from_numpy(np.random.default_rng(9).standard_normal((n, d)) * 3)

@@ -14,6 +14,8 @@ from saematch.cli.main import main
 from saematch.cli.terminal import status_line
 from saes import write_model
 
+pytestmark = pytest.mark.through_passes
+
 SAEMATCH = f"{sys.executable} -m saematch"
 FULL = "saematch: output: No space left on device\n"
 

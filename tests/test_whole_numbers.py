@@ -12,6 +12,8 @@ from saematch.numeric.numbers import checked_count, checked_number, real_number,
 from saematch.runs.plan import plan_pairs, share_of
 from saes import made_up, write_model
 
+pytestmark = pytest.mark.through_passes
+
 KINDS = [
     int,
     np.int64,
