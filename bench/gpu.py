@@ -82,7 +82,9 @@ class Bench:
         run()
         torch.cuda.synchronize()
         peak = torch.cuda.max_memory_allocated() - held
-        seconds = [each / 1e3 for each in triton.testing.do_bench(run, warmup=100, rep=400, return_mode="all")]
+        seconds = [
+            milliseconds / 1e3 for milliseconds in triton.testing.do_bench(run, warmup=100, rep=400, return_mode="all")
+        ]
         median = statistics.median(seconds)
         rate = flops / median / 1e12 if flops else moved / median / 1e9
         share = rate / ceiling if ceiling else 0.0
@@ -150,6 +152,7 @@ def passes(bench: Bench, F: int, rates: dict[str, float], copy: float) -> None:
     K = x.shape[1]
     sizes, flops = {"F_A": F, "F_B": F, "K": K}, 2.0 * F * F * K
     u, v = torch.zeros(F, device=DEVICE), torch.zeros(F, device=DEVICE)
+    # Products, compared with cuBLAS.
     for name, chosen in PRECISIONS.items():
         parts = "float32" if chosen.is_proved else "bfloat16" if chosen.dtype == torch.bfloat16 else "tf32"
         ceiling = rates[parts] / len(chosen.pairs)
@@ -157,6 +160,7 @@ def passes(bench: Bench, F: int, rates: dict[str, float], copy: float) -> None:
         if bench.has(5, f"pairwise cost, {name}"):
             run = partial(kernels.pairwise_cost, costs)
             bench.kernel(f"pairwise cost, {name}", sizes, run, flops=flops, ceiling=ceiling)
+    # Passes over the stored matrix, compared with a copy.
     matrix = kernels.pairwise_cost(kernels.products(x, y))
     costs, moved = kernels.stored(matrix), 4.0 * F * F
     every = torch.arange(F, dtype=torch.int32, device=DEVICE)
@@ -169,6 +173,7 @@ def passes(bench: Bench, F: int, rates: dict[str, float], copy: float) -> None:
         if bench.has(5, operation):
             bench.kernel(operation, sizes, run, moved=moved, ceiling=copy)
     bench.kernel("peer: torch.cdist", sizes, lambda: torch.cdist(x, y), flops=flops, ceiling=rates["float32"])
+    # Listed pairs in float64.
     pairs = torch.randint(0, F, (2, 2**18), device=DEVICE)
     wide = x.double(), y.double()
     bench.kernel(
@@ -264,16 +269,19 @@ def main() -> int:
     if DEVICE.type != "cuda" and not (options.gate and kernels.is_interpreted()):
         print("torch sees no CUDA GPU: nothing was measured (TRITON_INTERPRET=1 with --gate checks the kernels)")
         return 1
+    # Peers run in a process of their own, which may be ended.
     if options.peers:
         bench = Bench(60)
         peers(bench, 16_384)
         print("\n".join(f"skipped: {what}" for what in bench.skipped))
         return 0
+    # Nothing is timed that gives wrong answers.
     print("gate:", torch.cuda.get_device_name() if DEVICE.type == "cuda" else "interpreted", flush=True)
     gate(DEVICE)
     print("every kernel agrees with its reference")
     if options.gate:
         return 0
+    # The workloads, in the order of their importance.
     bench = Bench(options.minutes)
     try:
         rates, copy = ceilings(bench, 16_384, 2 * D + 1)

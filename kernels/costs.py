@@ -21,6 +21,12 @@ class Costs:
     """M `(F_A, F_B)`: `left (F_A, n)` times `right (F_B, n)` transposed, or `left` itself if `right` is None.
 
     Made by `products` and `stored`.
+
+    Examples:
+        >>> import torch
+        >>> from saematch import kernels
+        >>> kernels.products(torch.ones(3, 8), torch.ones(5, 8), "bf16x3").operand
+        'bfloat16'
     """
 
     left: Tensor

@@ -8,7 +8,13 @@ import torch
 
 
 class TileShape(NamedTuple):
-    """The tile that one program works on, how many rows of tiles run together, and options of the compiler."""
+    """The tile that one program works on, how many rows of tiles run together, and options of the compiler.
+
+    Examples:
+        >>> from saematch import kernels
+        >>> kernels.TileShape(64, 128, 32).matrix_arguments()["BLOCK_N"]
+        128
+    """
 
     BLOCK_M: int
     BLOCK_N: int

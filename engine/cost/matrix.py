@@ -119,7 +119,7 @@ class MatrixCost(Cost):
     @property
     @override
     def random_total(self) -> float:
-        """Forbidden pairs are left out: each row pays the mean of the pairs that it may have."""
+        """Forbidden pairs do not count: each row pays the mean of the pairs that it may have."""
         return float(self._reduced.row_mean.sum()) * self.scale * min(self.shape) / max(1, self.shape[0])
 
     @property
@@ -167,6 +167,7 @@ class MatrixCost(Cost):
         if 0 in self.shape:
             return
         ceiling = np.inf
+        # Points 1 and 2: both sides may be unmatched.
         if np.isfinite(row) and np.isfinite(column):
             both = row + column - float(self.row_constant.min() + self.column_constant.min())
             if both > 0:
@@ -176,6 +177,7 @@ class MatrixCost(Cost):
                 unmatched = row * (sources - min(self.shape)), column * (targets - min(self.shape))
                 paid = math.fsum([*np.minimum(self._bottleneck_costs, row + column), *unmatched])
                 ceiling = min(ceiling, _SPARE * (paid + 3 * self._most_below_zero))
+        # Point 3: one side is matched as a whole.
         elif self._reduced.is_wide:
             paid = math.fsum(self._reduced.of_matching(self.some_matching()))
             paid += 4 * UNIT_64 * np.abs(self.column_constant).sum()

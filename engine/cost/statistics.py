@@ -37,6 +37,7 @@ def typical_difference(cost: Cost) -> float:
     if not len(costs):
         return 0.0
 
+    # The two medians.
     sizes, distances = np.abs(M), np.abs(costs - np.median(costs))
     sizes = sizes[sizes > 2 * error]
     distances = distances[distances > 2 * (rounding + np.median(rounding))]

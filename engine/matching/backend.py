@@ -79,6 +79,7 @@ def choose_backend(
     """
     if name not in names(BackendName):
         raise MatchError(f"backend is {name!r}; choose one of {', '.join(names(BackendName))}")
+    # Triton, if it is requested, or if it can run on the chosen GPU.
     chosen, reason = choose_device(device)
     obstacle = _why_not_triton(chosen)
     if name == "triton" and obstacle:
@@ -87,6 +88,7 @@ def choose_backend(
         from saematch.kernels.precision import precision_named
 
         return Backend("triton", chosen, precision_named(precision).name, reason)
+    # Torch, which has one precision. A reason says why Triton cannot run, if the caller left the choice open.
     if precision != "ieee":
         wanted = f"precision {precision!r} needs Triton's kernels, torch computes in ieee float32"
         raise MatchError(wanted + (f"; {obstacle}" if obstacle else ""))

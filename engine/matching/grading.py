@@ -74,6 +74,7 @@ class Grader:
 
         Its gap may be negative: such an answer may cost less than the optimum.
         """
+        # The cost of the answer, next to that of the best matching.
         best = self.grade(self.solution.permutation)
         answer = Matching(
             torch.from_numpy(permutation),
@@ -81,6 +82,7 @@ class Grader:
             target_features=self.problem.shape[1],
             options=self.problem.options,
         )
+        # The bound for all matchings gives a gap, which is no proof of an optimum.
         one_to_one = len(np.unique(permutation[permutation >= 0])) == (permutation >= 0).sum()
         rounding = self.problem.evaluation_error * (abs(answer.objective) + abs(best.objective))
         gap = answer.objective - best.objective + best.gap

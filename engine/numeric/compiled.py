@@ -14,6 +14,7 @@ import numba
 from llvmlite.binding import ffi
 from numba.core.caching import FunctionCache, IndexDataCacheFile
 from numba.core.compiler_lock import global_compiler_lock
+from typing_extensions import override
 
 from saematch.errors import is_out_of_memory
 from saematch.resources import refuse_little_room
@@ -79,6 +80,7 @@ class _Cache(FunctionCache):
         stamp = self._impl.locator.get_source_stamp()
         self._cache_file = _CheckedFile(self._cache_path, self._impl.filename_base, stamp)
 
+    @override
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         try:
             return super().load_overload(sig, target_context)
@@ -90,6 +92,7 @@ class _Cache(FunctionCache):
                     self.flush()
         return None
 
+    @override
     def save_overload(self, sig: Any, data: Any) -> None:
         try:
             super().save_overload(sig, data)
@@ -104,10 +107,12 @@ class _CheckedFile(IndexDataCacheFile):
     after a power cut, or belong to another key if two processes have written one index.
     """
 
+    @override
     def save(self, key: Any, data: Any) -> None:
         content = self._dump(data)
         super().save(key, (_hash(key, content), content))
 
+    @override
     def load(self, key: Any) -> Any:
         entry = super().load(key)
         if entry is None:

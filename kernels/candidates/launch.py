@@ -74,6 +74,7 @@ def candidates(
         tensor([[1, 2],
                 [0, 2]])
     """
+    # The arguments, and the defaults of those that are not given.
     k = checked_count(k, 1, f"k is {k!r}; lists hold 1 to {MOST}", MOST)
     rows = check_rows(rows, costs)
     R, N = len(rows), costs.shape[1]
@@ -83,6 +84,7 @@ def candidates(
     for name, (vector, length) in vectors.items():
         check_vector(vector, name, length, costs.device, torch.float32)
 
+    # The lists, block by block. The limits of the columns fall with every block.
     by_row, by_column = _empty(R, k, costs.device), _empty(N, k, costs.device)
     step = max(1, block_bytes // (4 * max(1, N)))
     # In a stored matrix, only the minima of the tiles take memory.
@@ -127,6 +129,7 @@ def _in_block(
     except TooManyPairsError:
         return _in_smaller_blocks(M, rows, row_offset, column_offset, k, limit, tile)
 
+    # The lists, from these pairs.
     by_column = values + row_offset[places]
     listed = by_column < limit[columns]
     return (

@@ -39,6 +39,7 @@ def exact_products(
         >>> kernels.exact_products(x, x, first, first, zero, zero)
         tensor([5.], dtype=torch.float64)
     """
+    # The arguments must fit each other, since a kernel reads whatever lies in memory.
     check_matrix(x, "x", *FLOATS)
     check_matrix(y, "y", *FLOATS)
     check_device(x.device, y=y)
@@ -52,6 +53,7 @@ def exact_products(
             raise MatchError(f"{name} reach from {int(indices.min())} to {int(indices.max())}; there are {features:,}")
     check_vector(a, "a", width, x.device, torch.float64)
     check_vector(b, "b", width, x.device, torch.float64)
+    # Rows whose entries are apart in memory are copied.
     x, y = (matrix if matrix.stride(1) == 1 else matrix.contiguous() for matrix in (x, y))
     out = torch.zeros(count, dtype=torch.float64, device=x.device)
     if count:

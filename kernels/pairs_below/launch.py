@@ -43,6 +43,7 @@ def pairs_below(
         "row_limit_ptr": row_limit,
         "column_limit_ptr": column_limit,
     }
+    # The kernel counts all pairs, and writes as many as there are slots.
     slots = min(most, capacity)
     while True:
         count = torch.zeros(1, dtype=torch.int64, device=matrix.device)
@@ -74,5 +75,6 @@ def pairs_below(
                 f"{pairs:,} pairs are below their limits, and {most:,} were allowed; lower the limits"
             )
         slots = pairs
+    # Programs finish in any order: sorting makes the list the same in every run.
     order = torch.argsort(places[:pairs].long() * N + columns[:pairs])
     return places[order].long(), columns[order].long(), values[order]

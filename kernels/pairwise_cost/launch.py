@@ -45,6 +45,7 @@ def pairwise_cost(
         tensor([[0., 2.],
                 [5., 1.]])
     """
+    # The arguments, and the defaults of those that are not given.
     rows = check_rows(rows, costs)
     size = (len(rows), costs.shape[1])
     device, float32 = costs.device, torch.float32
@@ -63,6 +64,7 @@ def pairwise_cost(
     # A stored matrix needs no product, and no kernel.
     if costs.right is None:
         return out.copy_(costs.left.detach()[rows.long()]).add_(p[:, None]).add_(q)
+    # One program per tile.
     chosen = tile or default_tile(device, costs.operand)
     grid = (-(-size[0] // chosen.BLOCK_M) * -(-size[1] // chosen.BLOCK_N),)
     launch(
