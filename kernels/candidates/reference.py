@@ -10,6 +10,13 @@ class CandidateLists(NamedTuple):
     """The cheapest pairs of each line, `(lines, k)`: ascending values, and the indices of their partners.
 
     Where a list has fewer than k pairs, its other values are inf and their indices -1.
+
+    Examples:
+        >>> import torch
+        >>> from saematch import kernels
+        >>> costs, row_offset = kernels.stored(torch.tensor([[3.0, 1.0]])), torch.tensor([torch.inf])
+        >>> kernels.candidates(costs, row_offset, torch.zeros(2), k=1)[1].indices.tolist()
+        [[-1], [-1]]
     """
 
     values: Tensor
