@@ -8,7 +8,8 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 import saematch as sm
-from adversary import Given, Truth
+from adversary.oracle import Truth
+from adversary.problems import Given
 from contracts import costs_of_all_pairs, doubled
 from problems import nasty, noisy_copy
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import saematch as sm
-from adversary import Given, Truth
+from adversary.oracle import Truth
+from adversary.problems import Given
 from contracts import assert_proved_optimal, cheapest, cheapest_partial, costs_of_all_pairs
 from problems import noisy_copy
 from saematch.assignment import Solution
