@@ -1,13 +1,14 @@
-"""A whole model, end to end: 12 layers of 8,192 features in Gemma Scope layout, against the sum of its parts.
+"""A whole model, end to end: 12 layers of 8,192 features in Gemma Scope layout, compared with the sum of its parts.
 
-    python bench/model.py                 everything, some minutes; rows are appended to bench/results/cpu.jsonl
-    python bench/model.py --kill 50       kill -9 at that many random moments, resume, and compare with a whole run
-    python bench/model.py --model FOLDER  SAEs of your own
-    python bench/model.py --gpu           26 layers of 16,384 features, d = 2,304, on a GPU: from the page cache to
-                                          certified matchings, with the share of time that the GPU was busy
+    python bench/model.py                 measure for some minutes, and append rows to bench/results/cpu.jsonl
+    python bench/model.py --kill 50       kill runs at 50 random moments, resume them, and compare with a whole run
+    python bench/model.py --model FOLDER  measure other SAEs
+    python bench/model.py --gpu           26 layers of 16,384 features, d = 2,304, on a GPU: from files in memory to
+                                          certified matchings, with the share of time in which the GPU was busy
 
-P is the time of the passes on all cores, S that of the sparse problems on one, both from the pairs done one after the
-other. With two pairs in work at once the ideal is P + S / 2.
+Let P be the time of the passes on all cores, and S the time of the sparse problems on one core, both measured with one
+pair at a time. With two pairs at a time, the ideal is P + S / 2: the sparse problem of one pair is solved during the
+passes of the other.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,7 +37,7 @@ from saematch.sae.features import feature_rows
 
 
 def write_model(folder: Path, layers: int, features: int, d: int) -> None:
-    """Layers of which each shares 60 % of its features, with noise, with the one before, in another order."""
+    """Write layers that share 60 % of their features, with noise and in another order, with the layer before."""
     r = np.random.default_rng(0)
     spectrum = np.arange(1, d + 1, dtype=np.float32) ** -0.5
 
@@ -65,15 +67,15 @@ def write_model(folder: Path, layers: int, features: int, d: int) -> None:
 
 
 @contextlib.contextmanager
-def lanes(number: int) -> Iterator[None]:
+def workers(number: int) -> Iterator[None]:
     before, pipeline.WORKERS = pipeline.WORKERS, number
     yield
     pipeline.WORKERS = before
 
 
-def timed(run: object) -> tuple[object, float]:
+def timed(run: Callable[[], Any]) -> tuple[Any, float]:
     began = time.perf_counter()
-    answer = run()  # type: ignore[operator]
+    answer = run()
     return answer, time.perf_counter() - began
 
 
@@ -84,20 +86,20 @@ def sizes_of(layers: sm.Layers) -> dict[str, int]:
 
 def throughput(layers: sm.Layers, scratch: Path, name: str) -> None:
     pairs, sizes = plan_pairs(layers), sizes_of(layers)
-    sm.match_layers(layers, pairs=pairs[:1])  # compiles the loops, fills the page cache
+    sm.match_layers(layers, pairs=pairs[:1])  # compile the loops, fill the page cache
 
     def bare() -> list[sm.Matching]:
-        """The pairs one after the other, rows made once, nothing written."""
-        found, rows = [], feature_rows(layers[pairs[0][0]])
+        """Match one pair after the other, make the rows of each layer once, and write nothing."""
+        matchings, rows = [], feature_rows(layers[pairs[0][0]])
         for pair in pairs:
             target = feature_rows(layers[pair[1]])
-            found.append(sm.assign(rows, target))
+            matchings.append(sm.assign(rows, target))
             rows = target
-        return found
+        return matchings
 
     answers, alone = timed(bare)
-    with lanes(1):
-        _, one_lane = timed(lambda: sm.match_layers(layers, scratch / "one"))
+    with workers(1):
+        _, one_worker = timed(lambda: sm.match_layers(layers, scratch / "one"))
     events: list[sm.Progress] = []
     (chain, peak), seconds = timed(
         lambda: peak_bytes(lambda: sm.match_layers(layers, scratch / "run", progress=events.append))
@@ -105,20 +107,20 @@ def throughput(layers: sm.Layers, scratch: Path, name: str) -> None:
     assert chain.certified
     S = sum(matching.stats["stages"]["sparse optimum"] for matching in answers)
     P = alone - S
-    share, overhead, stated = (P + S / 2) / seconds, one_lane / alone - 1, events[0].peak_bytes
+    share, overhead, stated = (P + S / 2) / seconds, one_worker / alone - 1, events[0].peak_bytes
     parts = {"passes": round(P, 2), "sparse": round(S, 2)}
     append(f"{name}: pairs one after the other, nothing written", sizes, [alone], **parts)
-    append(f"{name}: streamed and written, one at a time", sizes, [one_lane], overhead=round(overhead, 3))
+    append(f"{name}: streamed and written, one at a time", sizes, [one_worker], overhead=round(overhead, 3))
     more = {"stated_bytes": stated, "share_of_ideal_gain": round(share, 3)}
     append(f"{name}: streamed and written", sizes, [seconds], peak_bytes=peak, **more)
     print(f"one after the other {alone:.2f} s: passes P {P:.2f}, sparse problems S {S:.2f}")
-    print(f"streamed and written, one pair at a time {one_lane:.2f} s: overhead {overhead:+.1%}")
+    print(f"streamed and written, one pair at a time {one_worker:.2f} s: overhead {overhead:+.1%}")
     print(f"streamed and written, two at a time {seconds:.2f} s: {share:.0%} of the ideal gain")
     print(f"memory: {peak / 1e6:,.0f} MB at the peak, {stated / 1e6:,.0f} MB stated")
 
 
 def against_scipy(layers: sm.Layers, name: str) -> None:
-    """What one would write: torch's distances and SciPy, of which one pair is enough."""
+    """Measure the obvious loop: distances in torch, then SciPy. One pair is measured, and multiplied."""
 
     def pair() -> None:
         x, y = (torch.from_numpy(feature_rows(layers[layer])) for layer in list(layers)[:2])
@@ -155,14 +157,19 @@ def on_a_gpu(layers: sm.Layers, scratch: Path) -> None:
 
 
 def killed(model: Path, scratch: Path, kills: int) -> None:
-    """Runs that are killed at random moments and go on, until so many kills are through: no pair twice, equal bytes."""
+    """Kill runs at random moments, resume them, and compare the bytes of the complete runs with those of a whole run.
+
+    No finished pair may be computed again.
+    """
     moments = random.Random(0)
     command = [sys.executable, "-m", "saematch", "layers", str(model), "--quiet", "-o"]
+    # One run without interruption, for its time and its files.
     began = time.monotonic()
     subprocess.run([*command, str(scratch / "whole")], check=True)
     length = time.monotonic() - began
     expected = {path.name: path.read_bytes() for path in (scratch / "whole" / "pairs").glob("*.safetensors")}
-    count = twice = runs = 0
+    # Each run is killed and resumed until it is complete; then the next run begins in another folder.
+    count = computed_twice = runs = 0
     run, finished = scratch / "0", {}
     while count < kills:
         process = subprocess.Popen([*command, str(run)])
@@ -171,16 +178,16 @@ def killed(model: Path, scratch: Path, kills: int) -> None:
         process.kill()
         count += process.wait() != 0
         now = {path.name: path.stat().st_mtime_ns for path in (run / "pairs").glob("*.json")}
-        twice += sum(now[name] != when for name, when in finished.items())
+        computed_twice += sum(now[name] != written for name, written in finished.items())
         finished = now
         if process.returncode == 0:
             assert {path.name: path.read_bytes() for path in (run / "pairs").glob("*.safetensors")} == expected
             runs += 1
             run, finished = scratch / str(runs), {}
-    found = {"kills": count, "whole_runs": runs, "pairs_computed_twice": twice}
-    append("model: killed and resumed", sizes_of(sm.load_layers(model)), [length], **found)
-    print(f"{count} kills, {runs} runs carried to their end with equal bytes, {twice} finished pairs computed again")
-    assert twice == 0
+    counts = {"kills": count, "whole_runs": runs, "pairs_computed_twice": computed_twice}
+    append("model: killed and resumed", sizes_of(sm.load_layers(model)), [length], **counts)
+    print(f"{count} kills, {runs} complete runs with equal bytes, {computed_twice} finished pairs computed again")
+    assert computed_twice == 0
 
 
 def main() -> None:
@@ -192,8 +199,8 @@ def main() -> None:
     parser.add_argument("--features", type=int)
     parser.add_argument("--d", type=int)
     given = parser.parse_args()
-    usual = (26, 16_384, 2_304) if given.gpu else (12, 8_192, 576)
-    shape = [asked or other for asked, other in zip((given.layers, given.features, given.d), usual, strict=True)]
+    default = (26, 16_384, 2_304) if given.gpu else (12, 8_192, 576)
+    shape = [size or other for size, other in zip((given.layers, given.features, given.d), default, strict=True)]
     with tempfile.TemporaryDirectory(prefix="saematch-bench-") as folder:
         scratch = Path(folder)
         model = Path(given.model) if given.model else scratch / "model"

@@ -1,10 +1,10 @@
-"""The page of a whole model: 26 layers of 16,384 labelled features, d = 64, opened in headless Chromium.
+"""The page of a whole model, 26 layers of 16,384 labelled features with d = 64, opened in headless Chromium.
 
     python bench/report.py [--layers 26] [--features 16384] [--shots FOLDER]
-    python bench/report.py --serve        a made-up run of 62 layers of 262,144 features, served
+    python bench/report.py --serve        serve a made-up run of 62 layers of 262,144 features
 
-Appends to bench/results/report.jsonl: seconds to write the page, its bytes, seconds until it answers, its heap, seconds
-to search all labels of a pair, to search all pairs, and to follow a feature through all layers.
+A row is appended to bench/results/report.jsonl: the time to write the page, its bytes, the time until the page answers,
+its heap, and the times to search all labels of a pair, to search all pairs, and to follow a feature through all layers.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ def write_labels(folder: Path, features: int) -> None:
         where.with_name("labels.json").write_text(json.dumps({"features": rows}))
 
 
-def waited(page: Page, action: str, holds: str) -> float:
-    """Seconds from an action until something holds, measured in the page."""
+def waited(page: Page, action: str, condition: str) -> float:
+    """Return the seconds from an action until a condition holds, measured in the page."""
     return float(
         page.evaluate(
             f"""async () => {{
             const began = performance.now();
             {action};
-            while (!({holds})) await new Promise((done) => setTimeout(done, 2));
+            while (!({condition})) await new Promise((done) => setTimeout(done, 2));
             return (performance.now() - began) / 1000;
         }}"""
         )
@@ -56,7 +56,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", type=int, default=26)
     parser.add_argument("--features", type=int, default=16_384)
-    parser.add_argument("--shots", type=Path, help="write pictures of the page here")
+    parser.add_argument("--shots", type=Path, help="write screenshots of the page to this folder")
     parser.add_argument("--serve", action="store_true")
     given = parser.parse_args()
     if given.serve:
@@ -69,7 +69,7 @@ def main() -> None:
         chain = sm.match_layers(sm.load_layers(saes), Path(scratch) / "run", progress=lambda _: None)
         began = time.perf_counter()
         _, peak = peak_bytes(lambda: write_report(Contents(chain), file))
-        found = {"write": time.perf_counter() - began, "peak_bytes": peak, "bytes": file.stat().st_size}
+        measured = {"write": time.perf_counter() - began, "peak_bytes": peak, "bytes": file.stat().st_size}
         with sync_playwright() as player:
             flags = ["--no-sandbox", "--enable-precise-memory-info"]
             chromium = player.chromium.launch(executable_path=shutil.which("chromium"), args=flags)
@@ -82,28 +82,28 @@ def main() -> None:
                 page.wait_for_selector("html[data-ready=yes]")
                 ready.append(time.perf_counter() - began)
             text = "document.getElementById('found').innerText"
-            found["explorer"] = waited(page, "location.hash = 'view=explorer'", f"{text}.includes(' of ')")
+            measured["explorer"] = waited(page, "location.hash = 'view=explorer'", f"{text}.includes(' of ')")
             search = (
                 "const field = document.querySelector('[name=text]'); field.value = 'qu'; "
                 "field.dispatchEvent(new Event('input', { bubbles: true }))"
             )
-            found["search"] = waited(page, search, f"!{text}.startsWith('{given.features:,} of')")
-            found["path"] = waited(page, "follow(0, 5)", "!document.getElementById('feature').hidden")
+            measured["search"] = waited(page, search, f"!{text}.startsWith('{given.features:,} of')")
+            measured["path"] = waited(page, "follow(0, 5)", "!document.getElementById('feature').hidden")
             every = f"of {(given.layers - 1) * given.features:,}"
-            found["search_everywhere"] = waited(
+            measured["search_everywhere"] = waited(
                 page, "location.hash = 'view=explorer&pair=all&text=qu'", f"{text}.includes('{every}')"
             )
-            found["heap_bytes"] = page.evaluate("performance.memory.usedJSHeapSize")
+            measured["heap_bytes"] = page.evaluate("performance.memory.usedJSHeapSize")
             if given.shots:
                 shots(page, file, given.shots)
             chromium.close()
         sizes = {"F_A": given.features, "F_B": given.features, "K": 129, "layers": given.layers}
-        row = append("report: page answers", sizes, ready, file="report.jsonl", **found)
-    print(json.dumps({name: row[name] for name in ("p50", *found)}, indent=1))
+        row = append("report: page answers", sizes, ready, file="report.jsonl", **measured)
+    print(json.dumps({name: row[name] for name in ("p50", *measured)}, indent=1))
 
 
 def made_up_run(folder: Path, layers: int, features: int) -> None:
-    """A run folder of random permutations: what they are worth does not matter to a server."""
+    """Write a run folder of random permutations, which are as good as any for a server."""
     r = np.random.default_rng(0)
     weights = {"encoder": 1.0, "bias": 1.0, "decoder": 1.0}
     options = {"parts": list(weights), "weights": weights, "fold": "threshold", "max_cost": None, "method": "optimal"}
@@ -146,7 +146,7 @@ def served() -> None:
                 Server(Contents(sm.Chain.load(Path(scratch) / "run"), weights=False)) as server,
                 sync_playwright() as player,
             ):
-                found = {"start": time.perf_counter() - began}
+                measured = {"start": time.perf_counter() - began}
                 thread = threading.Thread(target=server.serve_forever)
                 thread.start()
                 flags = ["--no-sandbox", "--enable-precise-memory-info"]
@@ -155,30 +155,30 @@ def served() -> None:
                 began = time.perf_counter()
                 page.goto(server.address)
                 page.wait_for_selector("html[data-ready=yes]")
-                found["ready"] = time.perf_counter() - began
+                measured["ready"] = time.perf_counter() - began
                 text = "document.getElementById('found').innerText"
-                found["explorer"] = waited(
+                measured["explorer"] = waited(
                     page, "location.hash = 'view=explorer&pair=30-31'", f"{text}.includes(' of ')"
                 )
-                found["path"] = waited(page, "follow(30, 5)", "!document.getElementById('feature').hidden")
-                found["heap_bytes"] = page.evaluate("performance.memory.usedJSHeapSize")
+                measured["path"] = waited(page, "follow(30, 5)", "!document.getElementById('feature').hidden")
+                measured["heap_bytes"] = page.evaluate("performance.memory.usedJSHeapSize")
                 chromium.close()
                 server.shutdown()
                 thread.join()
-            return found
+            return measured
 
-        found, peak = peak_bytes(answers)
+        measured, peak = peak_bytes(answers)
     sizes = {"F_A": features, "F_B": features, "K": 129, "layers": layers}
     append(
         "report: served page answers",
         sizes,
-        [found.pop("ready")],
+        [measured.pop("ready")],
         file="report.jsonl",
         peak_bytes=peak,
         bytes=bytes_of_run,
-        **found,
+        **measured,
     )
-    print(json.dumps({**found, "peak_bytes": peak, "bytes": bytes_of_run}, indent=1))
+    print(json.dumps({**measured, "peak_bytes": peak, "bytes": bytes_of_run}, indent=1))
 
 
 def shots(page: Page, file: Path, folder: Path) -> None:

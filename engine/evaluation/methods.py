@@ -5,17 +5,28 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
 from saematch.numeric.rounding import Indices
+from saematch.options import FoldName, Method, Part
 from saematch.runs.api import match_layers
 from saematch.runs.chain import Chain
 from saematch.runs.plan import Pair
 from saematch.runs.records import Progress
 
 SEEDS = 5  # random permutations, so that their spread is known
+
+
+class BaselineOptions(TypedDict, total=False):
+    """Options of `match_layers` in which a baseline differs from the evaluated run."""
+
+    parts: list[Part]
+    weights: None
+    fold: FoldName
+    max_cost: None
+    method: Method
 
 
 @dataclass(frozen=True)
@@ -30,12 +41,12 @@ class Baseline:
 
     name: str
     about: str
-    options: Mapping[str, Any]
+    options: BaselineOptions
 
 
 # The weights and the max_cost of the run are for its own cost, and mean nothing for another one.
-_OTHER_COST = {"weights": None, "max_cost": None}
-_COSINE = {**_OTHER_COST, "parts": ["decoder"], "fold": "decoder_norm"}
+_OTHER_COST: BaselineOptions = {"weights": None, "max_cost": None}
+_COSINE: BaselineOptions = {**_OTHER_COST, "parts": ["decoder"], "fold": "decoder_norm"}
 BASELINES = (
     Baseline("unfolded", "optimal for the unfolded weights", {"fold": "none", "max_cost": None}),
     Baseline("encoder_only", "optimal for the folded encoder alone", {**_OTHER_COST, "parts": ["encoder"]}),
@@ -89,7 +100,7 @@ def run_baselines(
     """
     chains = {EVALUATED: chain}
     for baseline in BASELINES:
-        options = {**chain.options, **baseline.options}
+        options: dict[str, Any] = {**chain.options, **baseline.options}
         if options != chain.options:
             folder, progress = out / baseline.name, listener(baseline.name)
             chains[baseline.name] = match_layers(chain.inputs, folder, pairs=pairs, progress=progress, **options)
