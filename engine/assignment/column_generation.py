@@ -155,7 +155,7 @@ def _add_listed(cost: Cost, graph: CandidateGraph, scan: Scan, prices: Floats) -
 
 
 class _Priced(NamedTuple):
-    """What a pass has proved at some prices: `minima`, `proved` and `others` of a `Solution`, and the `gain`.
+    """The results of a pass at some prices: `minima`, `proved` and `others` of a `Solution`, and the `gain`.
 
     The gain is the most by which a candidate is below the potential of its row, 0.0 if that is no more than rounding.
     """

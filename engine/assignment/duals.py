@@ -51,7 +51,7 @@ class Duals:
 
 
 class _Share(NamedTuple):
-    """What one side contributes when bounds at the prices of a pass become bounds at other duals.
+    """The share of one side when bounds at the prices of a pass are turned into bounds at other duals.
 
     `given` is what the pass has taken into account for each row or column, `taken` is what the duals take away, `size`
     is the sum of the absolute values of the numbers that both are made from, and `error` bounds the error of the

@@ -14,7 +14,7 @@ from saematch.numeric.rounding import Floats, Indices, at_least
 
 
 class RowMinima(NamedTuple):
-    """What the edges of a graph offer to each row at some prices.
+    """The minima of the reduced costs of each row over the edges of a graph, at some prices.
 
     `minima (F_A,)` is min_j M_ij - v_j over the edges of each row, inf for a row without edges. `others (F_A,)` is a
     lower bound, which no rounding can break, for the minimum over all edges but the pair of the matching. `gain` is the
@@ -90,7 +90,7 @@ class CandidateGraph:
         return potentials, rounding
 
     def row_minima(self, permutation: Indices, prices: Floats, potentials: Floats, rounding: Floats) -> RowMinima:
-        """Return what the edges offer to each row; potentials and rounding are those of `potentials`."""
+        """Return the minima at some prices. `potentials` and `rounding` are the answer of the method `potentials`."""
         starts, rows, columns = self.starts, self.rows, self.columns
         reduced = self.costs - prices[columns]
         error = self._cost.exact_error(rows, columns, self._unmatched.bound_price_error(prices))
@@ -119,14 +119,14 @@ class CandidateGraph:
             wanted: `(F_A,)`, the bound that each row needs at most.
             rest: `(F_A,)`, a lower bound for M_ij - v_j over the pairs of each row that are not edges. It is updated.
         """
-        found = self.row_minima(permutation, prices, potentials, rounding)
-        doubtful = np.nonzero(rest < np.minimum(np.minimum(found.others, potentials - rounding), wanted))[0]
-        if found.gain == 0 and len(doubtful):
+        result = self.row_minima(permutation, prices, potentials, rounding)
+        doubtful = np.nonzero(rest < np.minimum(np.minimum(result.others, potentials - rounding), wanted))[0]
+        if result.gain == 0 and len(doubtful):
             price_error = self._unmatched.bound_price_error(prices)
             cheapest, rest[doubtful] = self._cost.row_minima(doubtful, prices, price_error)
             self.add(doubtful, cheapest)
-            found = self.row_minima(permutation, prices, potentials, rounding)
-        return found
+            result = self.row_minima(permutation, prices, potentials, rounding)
+        return result
 
     def optimum(self, prices: Floats, price_error: float) -> tuple[Indices, Floats]:
         """Return the optimal matching of the graph, -1 for an unmatched row, and prices that prove it.

@@ -58,7 +58,7 @@ class Exchanges:
             columns: the column of each pair.
             reduced: the reduced cost of each pair.
             row_exit: `(F_A,)`, the reduced unmatched costs of the rows, inf for rows that must be matched.
-            column_exit: `(F_B,)`, those of the columns.
+            column_exit: `(F_B,)`, the same for the columns.
             through_shortest: which price is fixed if no feature may be unmatched. False fixes the price of the first
                 row's column; True that of a column at the shortest edge, whose neighbours then keep the most digits.
         """

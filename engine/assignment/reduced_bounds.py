@@ -18,7 +18,7 @@ _CORRECTIONS = 4
 
 
 class Listed(NamedTuple):
-    """What a pass has proved of the pairs that are not in the graph, and of those that are.
+    """The bounds that a pass has proved for pairs that are not in the graph, and what it says about the edges.
 
     `floors (F_A,)` bounds M_ij - v_j for each row, and `column_floors (F_B,)` bounds M_ij - u_i - v_j for each column,
     over the pairs that are not in the graph. `gain` is the most by which the reduced cost of an edge is below zero, 0.0
@@ -39,7 +39,7 @@ class ReducedBounds:
         scale: the factor between the cost and these numbers.
         edges: the bound of each edge of the graph; inf for the pairs of the matching.
         row_exit: `(F_A,)`, the bounds of the unmatched costs of the rows.
-        column_exit: `(F_B,)`, those of the columns.
+        column_exit: `(F_B,)`, the bounds of the unmatched costs of the columns.
         floors: `(F_A,)`, a bound for all pairs of each row that are not in the graph.
         column_floors: `(F_B,)`, the same for each column.
         whole: a function of some rows that returns the bounds of all their pairs, `(rows, F_B)`.

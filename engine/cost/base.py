@@ -13,6 +13,7 @@ from saematch.cost.passes import Passes, T
 from saematch.cost.scan import Scan
 from saematch.cost.statistics import typical_difference
 from saematch.cost.unmatched import Unmatched
+from saematch.numeric.gather import take_or
 from saematch.numeric.rounding import UNIT_32, Floats, Indices, rounded_down
 
 
@@ -247,7 +248,7 @@ class Cost(ABC):
         floors = by_row.values.astype(np.float64) - row_pad[:, None]
         reached = np.minimum(by_column.values, limit[:, None])
         column_floors = reached - (prices + column_pad + price_error)[:, None]
-        listed_rows = np.where(by_column.partners >= 0, np.append(rows, -1)[by_column.partners], -1)
+        listed_rows = take_or(rows, by_column.partners, -1)
         return Scan(rows, by_row.partners.astype(np.int64), listed_rows, floors, column_floors)
 
     def row_minima(self, rows: Indices, prices: Floats, price_error: Floats) -> tuple[Indices, Floats]:

@@ -116,7 +116,7 @@ class Matching:
 
     @property
     def objective(self) -> float:
-        """What was minimised: `cost`, plus `max_cost / 2` for each unmatched feature if `max_cost` is given."""
+        """The minimised number: `cost`, plus `max_cost / 2` for each unmatched feature if `max_cost` is given."""
         if self.options.get("max_cost") is None:
             return self.cost
         unmatched = int((self.perm < 0).sum()) + len(self.unmatched_targets)
