@@ -56,8 +56,8 @@ class Precision:
         The numbers of the rows must be 0 or between 2^-100 and 2^100 in size. The bound is inf if there are too many
         columns for any bound.
 
-        - `ieee`: every operation rounds by the IEEE standard, so that the error is at most gamma(width) in units of
-          2^-24, in any order of summation.
+        - `ieee`: every operation rounds by the IEEE standard, so that the error is at most gamma(width + 8) in units
+          of 2^-24, in any order of summation; 8 roundings are to spare, for the sum with a price.
         - Splitting, with u = 2^-bits: P parts leave at most u^P of each row. The P - 1 omitted products whose numbers
           add up to P are at most u^P each. The sum of both is (P + 1) u^P (1 + 4 u). Part a of a row is at most
           (1 + u) u^a of the row.

@@ -14,9 +14,9 @@ from saematch.numeric.rounding import UNIT_64, Floats, Indices, at_least, at_mos
 from saematch.options import Limit
 
 SMALLEST = 2.0**-1074  # the smallest float64 above 0
-# A certified matching is proved to be within this share of the optimum, relative to what it costs and to its gain.
+# The gap and rounding error of a certified matching are at most this share of its gain, and of what its pairs cost.
 TOLERANCE = 1e-9
-# In a certified matching, no term of the gap is rounded by more than this share of what ordinary pairs differ by.
+# In a certified matching, no term of the gap is rounded by more than this share of the typical difference of costs.
 BLUR = 1e-6
 
 
@@ -34,8 +34,7 @@ class Certificate:
         rounding_error: a bound on the rounding error of `gap`.
         gain: the most that matching can gain: the objective of a random pairing, or of leaving all features unmatched
             if that is less, minus the lower bound. It is 0.0 if this difference is no more than rounding.
-        within_rounding: whether the search was finished and rounding explains the gap, in total and for every feature
-            separately; `Solution.grade` lists the conditions.
+        within_rounding: whether the conditions that `Solution.grade` lists hold for every feature.
     """
 
     gap: float
@@ -45,7 +44,7 @@ class Certificate:
 
     @property
     def certified(self) -> bool:
-        """Whether the matching is proved to be optimal."""
+        """Whether the matching is proved to be optimal: see `Solution.grade` for all conditions."""
         small = self.gap + self.rounding_error <= TOLERANCE * self.gain or self.gain == 0
         return self.within_rounding and small and self.gap <= self.rounding_error
 
@@ -105,8 +104,8 @@ class Solution:
         minima: `(F_A,)`, min_j M_ij - v_j in float64.
         proved: `(F_A,)`, a lower bound for the minimum that no rounding can break.
         others: `(F_A,)`, a lower bound for the minimum over all columns but the partner of row i; None if unknown.
-        finished: whether the last pass found nothing to gain. Otherwise nothing is certified, however small the gap.
-        rounds: the number of passes.
+        finished: whether no pair could improve the matching. Otherwise nothing is certified, however small the gap.
+        rounds: the number of rounds, see `Round`.
         edges: the number of candidate pairs.
         stopped_by: the limit that ended the search, if one did.
         seconds: seconds by stage.
@@ -131,7 +130,7 @@ class Solution:
         return replace(self, permutation=permutation, others=others)
 
     def bound(self, unmatched: Unmatched) -> float:
-        """Return sum(u) + sum(v), a lower bound for the cost of every matching minus sum(p) + sum(q)."""
+        """Return sum(u) + sum(v) in the units of M: a lower bound for the cost of every matching less all p and q."""
         return math.fsum(np.minimum(self.proved, unmatched.rows)) + math.fsum(self.prices)
 
     def grade(self, cost: Cost, unmatched: Unmatched, permutation: Indices) -> Certificate:
@@ -149,8 +148,20 @@ class Solution:
         a row whose other pairs, and whose unmatched cost, are above its own pair by more than rounding; for an
         unmatched row whose pairs are above its unmatched cost by more than rounding; and for a column whose price
         stands for its unmatched cost.
+
+        A matching is certified if the search was finished and
+
+        1. the gap, the sum of all terms, is at most its rounding error;
+        2. each term is at most four times its own error, or `TOLERANCE` times the typical difference of costs;
+        3. the error of each term is at most `BLUR` times the typical difference of costs;
+        4. gap and error together are at most `TOLERANCE` times the gain, and at most `TOLERANCE` times what the pairs
+           and the unmatched features cost in absolute values. Without a gain, they are at most `TOLERANCE` times the
+           typical difference of costs, summed over all pairs.
+
+        There are two exceptions. If gap and error are both 0, the proof is exact, and 2 to 4 are not needed. If all
+        rows of the larger side are identical, every complete matching costs the same, and only 1 is needed.
         """
-        # The terms of the gap, and an upper bound for each of them: their sums give the gap and its rounding error.
+        # Sum up the terms of the gap, and an upper bound for each of them: these sums give the gap and its error.
         reduced = Reduced.in_float64(cost, unmatched, self.prices) if self.reduced is None else self.reduced
         excess, most = self._excess(reduced, permutation)
         gap = math.fsum(excess) / reduced.scale
@@ -207,22 +218,22 @@ class Solution:
 
     def _is_rounding(self, cost: Cost, excess: Floats, errors: Floats) -> bool:
         """Whether rounding explains each term of the gap, and no term is rounded too much; in the units of M."""
-        # The prices that the sparse solver settles may leave an edge below its row's own pair by a few roundings of
-        # other numbers on its path: hence four times the error, or a trace of what ordinary pairs differ by.
+        # The sparse solver accepts an edge that is below the pair of its row by a few roundings (`FEASIBILITY`). So a
+        # term may be up to four times its error, or `TOLERANCE` times the typical difference.
         slack = np.maximum(4 * errors, TOLERANCE * cost.typical_difference)
-        # If the rounding of a term were as large as the differences between ordinary pairs, it would explain any
-        # partner of that feature. This happens next to an outlier.
+        # If the rounding of a term were as large as the typical difference, it would explain any partner of that
+        # feature. This happens if the row of the feature is an outlier.
         blurred = cost.typical_difference > 0 and float(errors.max(initial=0.0)) > BLUR * cost.typical_difference
         return bool((excess <= slack).all()) and not blurred
 
     def _is_hidden(self, cost: Cost, proof_gap: float, gain: float, paid: float) -> bool:
-        """Whether the tolerance relative to the gain alone, in `Certificate.certified`, would hide a loss."""
+        """Whether the gap and its error are too large, compared with what the matching pays."""
         # With an outlier, or an outsized `max_cost`, the gain can be many orders of magnitude above what all other
-        # features cost. So the gap and its error must be a trace of what the matching pays, too.
+        # features cost. So the gap and its error must also be small compared with what the matching pays.
         if proof_gap > TOLERANCE * paid:
             return True
-        # Without a gain there is nothing to compare the gap with. Then the gap and its error must be a trace of what
-        # ordinary pairs differ by, summed over all pairs, or of the largest price if ordinary pairs do not differ.
+        # Without a gain, the gap and its error must be small compared with the typical difference, summed over all
+        # pairs, or compared with the largest price if costs do not differ.
         size = cost.typical_difference * min(cost.shape) or float(np.abs(self.prices).max(initial=0.0))
         return gain == 0 and proof_gap > TOLERANCE * size / cost.scale
 
@@ -256,7 +267,7 @@ class _TrivialProof(NamedTuple):
 
 
 def _trivial_proof(cost: Cost, unmatched: Unmatched, permutation: Indices, proof_gap: float) -> _TrivialProof:
-    """Compare a matching with `Cost.trivial_bound`, such as the sum of the least costs of all rows.
+    """Compare a matching with `Cost.trivial_bound`: 0 for distances, the sum of the least costs of rows for a matrix.
 
     Gap and error are inf if the trivial bound proves clearly less than the prices, which prove `proof_gap`.
     """
@@ -285,7 +296,7 @@ def _is_constant(cost: Cost, unmatched: Unmatched) -> bool:
 
 
 def _left_over(unmatched: Unmatched) -> float:
-    """Return the mean unmatched cost of the rest of the larger side, if a random part of that side is matched."""
+    """Return what the rest of the larger side pays on average, if a random part of that side is matched."""
     more_rows = len(unmatched.rows) - len(unmatched.columns)
     if more_rows == 0:
         return 0.0

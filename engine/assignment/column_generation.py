@@ -36,10 +36,13 @@ DENSE = 2**14  # a problem of no more pairs has all of them as candidates, and n
 
 @dataclass(frozen=True)
 class Round:
-    """The state of the search after one pass over all pairs.
+    """The state of the search after one round: an optimum of the candidate pairs, and a check of all other pairs.
+
+    The check is a pass over the rows for which a pair that is not a candidate may improve the matching. These are all
+    rows at first, and none for a small problem, all of whose pairs are candidates.
 
     Attributes:
-        number: the number of passes so far.
+        number: the number of rounds so far.
         edges: the number of candidate pairs.
         certificate: what is proved of the best matching so far.
     """
@@ -64,7 +67,7 @@ def solve(
         cost: the costs of all pairs.
         unmatched: the costs of leaving features unmatched.
         start: a matching that the problem allows; its pairs are candidates from the first round on.
-        max_rounds: the most passes over all pairs.
+        max_rounds: the most rounds.
         time_limit: seconds. Both limits are checked after each round, so that there always is an answer with a bound.
         progress: called after each round.
     """
@@ -78,24 +81,24 @@ def solve(
     prices = np.where(np.isfinite(unmatched.columns), unmatched.columns, 0.0)
     with _timed(seconds, "candidates"):
         rest = np.full(cost.shape[0], _add_candidates(cost, graph))
-    gain = math.inf  # the most by which a pair is below the potential of its row: an estimate of the error of prices
+    undercut = math.inf  # the most by which a pair is below the potential of its row: estimates the error of prices
     best: Solution | None = None
     for number in itertools.count(1):
         edges, before = len(graph), prices
-        # The optimum among the candidates.
+        # Solve the graph.
         with _timed(seconds, "sparse optimum"):
-            permutation, prices = graph.optimum(prices, gain)
+            permutation, prices = graph.optimum(prices, undercut)
         _follow_prices(rest, unmatched, before, prices)
-        # The proof, or the pairs that were missing, by a pass over all pairs.
+        # Check all other pairs at these prices, and add those that may improve the matching.
         with _timed(seconds, "passes"):
-            minima, proved, others, gain = _price(cost, unmatched, graph, permutation, prices, rest)
-        now = Solution(permutation, prices, minima, proved, others, gain == 0, number, len(graph), None, seconds)
-        # Without new candidates or another matching, further rounds would only argue about rounding.
+            minima, proved, others, undercut = _price(cost, unmatched, graph, permutation, prices, rest)
+        now = Solution(permutation, prices, minima, proved, others, undercut == 0, number, len(graph), None, seconds)
+        # Without new candidates or another matching, further rounds would differ only by rounding.
         stalled = best is not None and len(graph) == edges and bool((permutation == best.permutation).all())
         best = now if best is None else _better(best, now, unmatched)
         if progress is not None:
             progress(Round(number, len(graph), best.grade(cost, unmatched, permutation)))
-        if gain == 0 or stalled:
+        if undercut == 0 or stalled:
             break
         if time.monotonic() >= deadline:
             best = replace(best, stopped_by="time_limit")
@@ -147,7 +150,7 @@ def _add_candidates(cost: Cost, graph: CandidateGraph) -> float:
 
 
 def _add_listed(cost: Cost, graph: CandidateGraph, scan: Scan, prices: Floats) -> None:
-    """Add all pairs that a pass listed, and as many like them where identical rows or equal costs make ties."""
+    """Add all pairs that a pass listed, and pairs of equal cost: of identical rows, and of rows with many ties."""
     pairs = scan.pairs()
     graph.add(*pairs)
     graph.add(*spread(*pairs, *cost.identical_rows))
@@ -155,27 +158,27 @@ def _add_listed(cost: Cost, graph: CandidateGraph, scan: Scan, prices: Floats) -
 
 
 class _Priced(NamedTuple):
-    """The results of a pass at some prices: `minima`, `proved` and `others` of a `Solution`, and the `gain`.
+    """The results of a pass at some prices: `minima`, `proved` and `others` of a `Solution`, and `undercut`.
 
-    The gain is the most by which a candidate is below the potential of its row, 0.0 if that is no more than rounding.
+    `undercut` is the most by which a candidate is below the potential of its row, 0.0 if it is no more than rounding.
     """
 
     minima: Floats
     proved: Floats
     others: Floats
-    gain: float
+    undercut: float
 
 
 def _price(
     cost: Cost, unmatched: Unmatched, graph: CandidateGraph, permutation: Indices, prices: Floats, rest: Floats
 ) -> _Priced:
-    """Add the pairs that were missing, and return what is proved of each row; one pass over the rows that need it.
+    """Scan the rows that pairs outside the graph may improve, add these pairs, and return what is proved of each row.
 
-    `rest (F_A,)` is a lower bound for M_ij - v_j over the pairs of row i that are not candidates, and is updated. It
-    stays true while prices fall, so only those rows are scanned that it does not settle: all at first, few later. This
-    is why a scan adds the cheapest pairs of a row even if they gain nothing: the bound for all others is higher then.
+    `rest (F_A,)` is a lower bound for M_ij - v_j over the pairs of row i that are not candidates, and is updated. A row
+    needs no scan if `rest` is above its potential, with a margin for rounding. The bound stays true while prices fall,
+    so that all rows are scanned at first, and few later. A scan adds the cheapest pairs of a row even if they improve
+    nothing, because the bound for all other pairs is higher then.
     """
-    # `rest` settles a row if all pairs that are not candidates are above its potential, with a margin for rounding.
     potentials, rounding = graph.potentials(permutation, prices)
     wanted = potentials + 2 * rounding
     rows = np.nonzero(rest < wanted)[0]
@@ -183,11 +186,11 @@ def _price(
         scan = cost.scan(rows, prices, unmatched.bound_price_error(prices), wanted, _list_length(cost))
         _add_listed(cost, graph, scan, prices)
         rest[rows] = scan.floors[:, -1]
-    # The bounds over all pairs: over the candidates, over the rest, and for each row's own pair.
-    minima, others, gain = graph.settle_row_minima(permutation, prices, potentials, rounding, wanted, rest)
+    # Combine the bounds over the candidates, over all other pairs, and for the pair of each row.
+    minima, others, undercut = graph.settle_row_minima(permutation, prices, potentials, rounding, wanted, rest)
     others = np.minimum(others, rest)
     own = np.where(permutation >= 0, at_least(potentials, rounding), np.inf)
-    return _Priced(minima, np.minimum(others, own), others, gain)
+    return _Priced(minima, np.minimum(others, own), others, undercut)
 
 
 def _list_length(cost: Cost) -> int:
@@ -195,7 +198,7 @@ def _list_length(cost: Cost) -> int:
 
 
 def _allowed_matching(cost: Cost, unmatched: Unmatched) -> Indices:
-    """Return a matching to start from: without any pair, if all features may be unmatched."""
+    """Return a matching to start from: the empty one if all features may be unmatched, else a complete one."""
     if np.isfinite(unmatched.rows).all() and np.isfinite(unmatched.columns).all():
         return np.full(cost.shape[0], -1)
     return cost.some_matching()

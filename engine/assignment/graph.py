@@ -17,13 +17,13 @@ class RowMinima(NamedTuple):
     """The minima of the reduced costs of each row over the edges of a graph, at some prices.
 
     `minima (F_A,)` is min_j M_ij - v_j over the edges of each row, inf for a row without edges. `others (F_A,)` is a
-    lower bound, which no rounding can break, for the minimum over all edges but the pair of the matching. `gain` is the
-    most by which an edge undercuts the potential of its row, and 0.0 if that is no more than rounding.
+    lower bound, which no rounding can break, for the minimum over all edges but the pair of the matching. `undercut` is
+    the most by which an edge is below the potential of its row, and 0.0 if that is no more than rounding.
     """
 
     minima: Floats
     others: Floats
-    gain: float
+    undercut: float
 
 
 class CandidateGraph:
@@ -108,8 +108,8 @@ class CandidateGraph:
         """Return `row_minima` after adding the cheapest pairs of those rows that only a float64 pass can decide.
 
         If all entries of a row's candidate list are within rounding of the row's minimum, pairs that did not fit into
-        the list may be as cheap. Once no edge shows a gain, each row for which `rest` leaves this open is compared with
-        all columns in float64.
+        the list may be as cheap. Once no edge is below the potential of its row, each row for which `rest` leaves this
+        open is compared with all columns in float64.
 
         Args:
             permutation: a matching of the graph.
@@ -121,7 +121,7 @@ class CandidateGraph:
         """
         result = self.row_minima(permutation, prices, potentials, rounding)
         doubtful = np.nonzero(rest < np.minimum(np.minimum(result.others, potentials - rounding), wanted))[0]
-        if result.gain == 0 and len(doubtful):
+        if result.undercut == 0 and len(doubtful):
             price_error = self._unmatched.bound_price_error(prices)
             cheapest, rest[doubtful] = self._cost.row_minima(doubtful, prices, price_error)
             self.add(doubtful, cheapest)

@@ -84,8 +84,8 @@ class MarginSearch:
         self._graph.add(*scan.pairs())
         floors = scan.floors[:, -1]
         minima = self._graph.settle_row_minima(self._permutation, prices, potentials, rounding, wanted, floors)
-        new = minima.gain > 0 and len(self._graph) > before
-        return Listed(floors, scan.column_floors[:, -1], minima.gain, new)
+        new = minima.undercut > 0 and len(self._graph) > before
+        return Listed(floors, scan.column_floors[:, -1], minima.undercut, new)
 
     def _between_extremes(self, prices: Floats) -> Floats:
         """Return the mean of the highest and the lowest prices that prove the optimum."""
@@ -122,7 +122,7 @@ class MarginSearch:
         for i in np.nonzero(self.tied)[0]:
             limit = np.nextafter(-self._below_zero, np.inf)
             self.tied[i] = self._cycle(int(i), limit, True) <= -self._below_zero
-        self.short = -self._below_zero / self._bounds.scale if listed.gain > 0 else 0.0
+        self.short = -self._below_zero / self._bounds.scale if listed.undercut > 0 else 0.0
 
     def _use(self, bounds: ReducedBounds) -> None:
         """Set `bound`, and the lengths of the edges for the search, by lower bounds of the reduced costs."""

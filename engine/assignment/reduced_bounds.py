@@ -21,13 +21,13 @@ class Listed(NamedTuple):
     """The bounds that a pass has proved for pairs that are not in the graph, and what it says about the edges.
 
     `floors (F_A,)` bounds M_ij - v_j for each row, and `column_floors (F_B,)` bounds M_ij - u_i - v_j for each column,
-    over the pairs that are not in the graph. `gain` is the most by which the reduced cost of an edge is below zero, 0.0
-    if that is no more than rounding. `new` says whether the pass has added such an edge.
+    over the pairs that are not in the graph. `undercut` is the most by which the reduced cost of an edge is below zero,
+    0.0 if that is no more than rounding. `new` says whether the pass has added such an edge.
     """
 
     floors: Floats
     column_floors: Floats
-    gain: float
+    undercut: float
     new: bool
 
 

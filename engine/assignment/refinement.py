@@ -23,8 +23,8 @@ from saematch.numeric.rounding import UNIT_64, Floats, Indices, at_least, at_mos
 
 _MOST_STEPS = 6
 MOST_WORK = 2**32  # numbers that the pairs of the graph are made from: a minute of one core for each step
-# Other pairs are moved away from those of the matching by at most this factor times what the matching costs at its own
-# prices: then corrections of the prices keep their digits.
+# A residual above this factor times `Residual.most` counts as equal to that limit, so that corrections keep their
+# digits.
 _MOST_SLACK = 2.0**20
 
 
@@ -131,8 +131,9 @@ class Residual:
     def central(self, permutation: Indices, correction: Floats, most_slack: float = _MOST_SLACK) -> Floats:
         """Return a correction of the prices under which other pairs are well above the pairs of the matching.
 
-        The prices are put halfway between their extremes, and balanced from there. Residuals above `most_slack` times
-        `most` count as equal to that, so that the correction keeps its digits.
+        The prices are put halfway between the highest and the lowest prices that prove the optimum. Then each price is
+        moved to the middle of the range that the other prices allow. Residuals above `most_slack` times `most` count
+        as equal to that limit, so that the correction keeps its digits.
         """
         rows, columns = self.graph.rows, self.graph.columns
         most = most_slack * self.most if self.most > 0 else np.inf
@@ -157,7 +158,7 @@ class Residual:
     def proof(
         self, solution: Solution, permutation: Indices, correction: Floats, bounds: PassBounds
     ) -> tuple[Solution, Indices]:
-        """Return what the corrected prices prove of a matching, and the rows of which pairs out of the graph are open.
+        """Return what the corrected prices prove of a matching, and the rows that pairs outside the graph may improve.
 
         All fields of the solution but the prices are residuals at the corrected prices, in units of the cost.
         """
@@ -170,14 +171,14 @@ class Residual:
             np.maximum(column - correction, 0.0),
             _rounding(column, column_error, correction),
         )
-        # Lower bounds for each row: over the edges of the graph, and over all pairs that are not in the graph.
+        # Bound the residuals of each row from below, over the edges of the graph and over all other pairs.
         rows, columns, starts = self.graph.rows, self.graph.columns, self.graph.starts
         values = self.values - correction[columns]
         lower = at_least(values, _rounding(self.values, self.error, correction[columns]))
         others = least_of_rows(np.where(permutation[rows] == columns, np.inf, lower), starts)
         proved = least_of_rows(lower, starts)
         floors = bounds.row_floors(self.graph, self.duals, correction)
-        # A row is open if a pair out of the graph may be below the row's own pair, or below its unmatched cost.
+        # A row is open if a pair outside the graph may be below the row's own pair, or below its unmatched cost.
         matched = np.nonzero(permutation >= 0)[0]
         needed = at_most(row, row_error)
         needed[matched] = at_most(*self._pairs(matched, permutation[matched], correction))

@@ -74,15 +74,17 @@ def match(
         b: the target SAE, with F_B features on activations of the same width.
         parts: the weights to compare: any of "encoder", "bias" and "decoder".
         weights: part -> factor of its squared distance; 1 by default.
-        fold: the scale that each feature is divided by before the comparison, see `SAE.fold`; a tuple gives the scales
-            of `a` and of `b`.
+        fold: the scale s of each feature, see `SAE.fold`: its encoder, bias and threshold are divided by s, and its
+            decoder is multiplied by s. A tuple gives the scales of `a` and of `b`. "threshold" needs JumpReLU SAEs;
+            ReLU and TopK SAEs have no threshold and need another fold.
         max_cost: the most that a pair may cost. What is paid for an unmatched feature is `max_cost / 2`. By default all
             features of the smaller side are matched, at any cost.
         method: "optimal", or a baseline that is graded by the same proof: "greedy" takes the cheapest pair first;
             "mutual_nearest" takes the pairs in which each feature is the cheapest partner of the other, and leaves all
             others unmatched; "nearest" takes the cheapest target of each source, so that many sources may share one.
-        max_rounds: the most passes over all pairs. The best matching so far is returned, with its gap.
-        time_limit: seconds. The search stops in the same way, at the end of the pass that runs then.
+        max_rounds: the most rounds, each of which makes one pass over the pairs that may matter. Then the best matching
+            so far is returned, with its gap.
+        time_limit: seconds. The search stops in the same way, at the end of the round that runs then.
         memory: bytes for the products of all pairs. They are kept if they fit, and computed again in each pass if they
             do not: the result is the same. By default half of the free memory.
         device: the device that runs the passes, such as "cuda:1". By default a CUDA GPU if there is one, else the CPU.
@@ -92,7 +94,7 @@ def match(
             bounds of "tf32x3", "bf16x6", "bf16x3", "tf32" and "bf16", which run on tensor cores, rely on a model of the
             hardware. What is claimed of the matching is computed in float64 in any case.
         strict: whether to raise `NotCertified` instead of returning a matching that is not proved to be optimal.
-        progress: called after each pass over all pairs.
+        progress: a function that is called with the state of the search after each round.
 
     Returns:
         The matching with its certificate. It refers to both SAEs, for `Matching.margins`; a matching from a file or a
@@ -224,12 +226,14 @@ def certify(
     """Grade a given permutation: certify that it is optimal, or return how far it is from the optimum, as `gap`.
 
     Give two SAEs, two matrices of feature rows, or a cost matrix. The optimum is computed and proved on the way. The
-    memory for this does not grow with the number of pairs: it is 256 MB for the products, unless `memory` is given.
+    memory for this does not grow with the number of pairs: it is at most 268 MB for the products, unless `memory` is
+    given.
 
     Args:
         a: the source SAE, or feature rows `(F_A, K)`.
         b: the target SAE, or feature rows `(F_B, K)`.
-        perm: `(F_A,)`: the target of each source feature, -1 for an unmatched feature; or a `Matching`.
+        perm: `(F_A,)`: the target of each source feature, -1 for an unmatched feature; or a `Matching`, of which only
+            `perm` is used: give the parts, weights, fold and `max_cost` with which it was made.
         cost: a matrix `(F_A, F_B)` of costs, instead of `a` and `b`.
         parts: see `match`, as for all other options. `parts`, `weights` and `fold` apply to SAEs only.
         weights: see `match`.

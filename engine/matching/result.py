@@ -45,7 +45,7 @@ class Matching:
             Usually both are `max_cost / 2`. If `max_cost` is not given, or plays no role, the cost is 0 on the larger
             side, and inf for features that must be matched. It is less than `max_cost / 2` if a smaller number gives
             the same optimum.
-        random_cost: the cost of as many random pairs, on average; NaN if it is not known.
+        random_cost: the average cost of as many random pairs as the matching has; NaN if it is not known.
         certificate: what is proved about the matching; None if nothing is. `gap`, `rounding_error`, `gain` and
             `certified` are read from it.
         evaluation_error: a bound on the relative rounding error of `pair_cost`.
@@ -173,11 +173,14 @@ class Matching:
 
         It is true if
 
-        - `gap <= rounding_error`, in total and, within a few roundings, for the share of every feature;
-        - `gap + rounding_error` is at most 1e-9 of the gain, and of what the matching costs;
-        - the rounding of each feature's share is at most 1e-6 of the typical difference between two pairs.
+        - `gap <= rounding_error`;
+        - the share of each feature in the gap is at most a few roundings (four times its own error, or 1e-9 of the
+          typical difference between two costs);
+        - the rounding of each feature's share is at most 1e-6 of the typical difference between two costs;
+        - `gap + rounding_error` is at most 1e-9 of the gain, and of what the matching costs.
 
-        If `gap` and `rounding_error` are both 0, exact arithmetic finds no better matching either.
+        If `gap` and `rounding_error` are both 0, exact arithmetic finds no better matching, and the other conditions
+        are not needed.
         """
         return self.certificate is not None and self.certificate.certified
 
@@ -213,12 +216,13 @@ class Matching:
         if self.margin_finder is None:
             raise MatchError(
                 "margins need the inputs, and this matching is from a file, or is a copy or an inverse; "
-                "saematch.certify(a, b, matching).margins() computes them"
+                "saematch.certify(a, b, matching).margins(), with the options of the matching, computes them"
             )
         return self.margin_finder.find(self)
 
     def carry(self, codes: Tensor) -> Tensor:
-        """Return codes of the source SAE as codes of the target SAE: `f_B[perm] = f_A`, and 0 for unmatched targets.
+        """Return codes of the source SAE as codes of the target SAE: `codes_B[perm] = codes_A` for
+        matched features, and 0 for unmatched targets.
 
         If a baseline matches many source features with one target feature, their codes are added up.
 
