@@ -170,7 +170,7 @@ def test_a_run_is_evaluated_and_reported_alike(under, setting, tmp_path):
         steps = [(step.layer, step.feature, step.cost) for step in sm.Chain.load(folder / "run").path(0, 3)]
         write_report(Contents(chain), folder / "page.html")
         measured = {f"table {kind}": table.rows for kind, table in tables.items()}
-        return {"path": steps, "page": Contents(chain).pair((0, 1)), **measured, **Findings(chain).of((0, 1))}
+        return {"path": steps, "page": Contents(chain).pair((0, 1)), **measured, **Findings(chain).columns((0, 1))}
 
     assert_same(*under(setting, whole))
 

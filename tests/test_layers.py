@@ -302,7 +302,8 @@ def test_a_chain_says_what_it_lacks(chain, tmp_path):
     assert moved.path(3, 7)[1].label is None
     with pytest.raises(
         sm.MatchError,
-        match=r"the SAEs of the run, which this needs, are not where they were; pass inputs= .*no such file",
+        match=r"the SAEs of the run are needed, and are no longer where the run found them; pass inputs= "
+        r"\(.*no such file",
     ):
         _ = moved.compose(3, 5).cost
     given = sm.Chain.load(tmp_path / "run", sm.load_layers(tmp_path / "moved"))
@@ -395,7 +396,7 @@ def test_a_chain_of_matchings_alone_says_what_it_does_not_know():
             sm.MatchError, match="was made of matchings, and how their features were compared is not known"
         ):
             ask()
-    with pytest.raises(sm.MatchError, match="the SAEs of this chain are not known"):
+    with pytest.raises(sm.MatchError, match="the SAEs of this chain are needed, and are not known"):
         sm.Chain(dict(made)).sae(1)
 
 

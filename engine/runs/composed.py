@@ -31,7 +31,9 @@ class ComposedMatching(Matching):
         status: Status,
         options: dict[str, Any],
     ) -> None:
-        super().__init__(perm, torch.empty(0), target_features=target_features, status=status, options=options)
+        super().__init__(
+            perm, torch.empty(0, device="cpu"), target_features=target_features, status=status, options=options
+        )
         del self.__dict__["pair_cost"]  # the property takes its place
         self.__dict__["_measure"] = measure
 

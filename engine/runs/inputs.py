@@ -89,11 +89,11 @@ class LazyLayers:
 
     def _locate(self) -> Layers:
         if self._recorded is None:
-            raise MatchError("the SAEs of this chain are not known, and this needs them; pass inputs=")
+            raise MatchError("the SAEs of this chain are needed, and are not known; pass inputs=")
         try:
             return load_layers(self._recorded)
         except MatchError as error:
-            missing = "the SAEs of the run, which this needs, are not where they were; pass inputs="
+            missing = "the SAEs of the run are needed, and are no longer where the run found them; pass inputs="
             raise MatchError(f"{missing} ({error})") from error
 
 
@@ -128,7 +128,9 @@ class ChainInputs:
         """
         layers = self.layers(side)
         if layer not in layers:
-            raise MatchError(f"the SAE of layer {layer}, which this needs, is not where it was; pass inputs=")
+            raise MatchError(
+                f"the SAE of layer {layer} is needed, and is no longer where the run found it; pass inputs="
+            )
         handle = layers.handles[layer]
         if record is not None and not is_unchanged(handle, record):
             raise MatchError(f"{record['path'] or 'SAE'}: the SAE of layer {layer} has changed since the run")
