@@ -1,4 +1,4 @@
-"""A page in the Chromium of this machine. Whatever it prints, throws or asks the network for is a failure."""
+"""Pages in the Chromium of this machine. A page that prints, throws or uses the network fails the test."""
 
 import shutil
 import time
@@ -29,7 +29,7 @@ def browser():
 
 @contextmanager
 def page_at(opened, address, **options):
-    """A page that is ready. Only what its own address begins with may be asked for."""
+    """Yield a page that is ready. It may only ask for addresses that begin with its own."""
     context = opened.new_context(**{"viewport": {"width": 1200, "height": 900}, **options})
     page, wrong = context.new_page(), []
     page.on("console", lambda message: wrong.append(message.text) if message.type in ("error", "warning") else None)
@@ -46,7 +46,7 @@ def page_at(opened, address, **options):
 
 
 def until(page, holds):
-    """Wait for an expression; `wait_for_function` would have the page evaluate text, which it forbids."""
+    """Wait until an expression is true. (`wait_for_function` makes the page evaluate text, which it forbids.)"""
     ends = time.monotonic() + 20
     while not page.evaluate(holds):
         assert time.monotonic() < ends, holds
@@ -54,13 +54,13 @@ def until(page, holds):
 
 
 def rows_of(page, place):
-    """The text of every cell of a table that is there."""
+    """Return the text of every cell of a table, row by row."""
     cells = "rows => rows.map(row => [...row.cells].map(cell => cell.innerText))"
     return page.eval_on_selector_all(f"{place} tbody tr:not([aria-hidden])", cells)
 
 
 def findings_of_axe(page):
-    """What the accessibility checker finds serious, as rule and element."""
+    """Return the serious findings of the accessibility checker: rule and element."""
     from axe_playwright_python.sync_playwright import Axe
 
     found = Axe().run(page).response["violations"]

@@ -1,4 +1,4 @@
-"""Fixtures: the shipped sample, the real data where it lies beside the repository, and poisoned memory."""
+"""Fixtures: the packaged sample, the real data if it is available, poisoned memory, and the choice of candidates."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SHARED = Path(__file__).parent.parent.parent / "shared"
 
 @pytest.fixture(autouse=True)
 def poison(monkeypatch):
-    """Memory that the package allocates without filling holds NaN, or an index far outside everything."""
+    """Fill memory that the package allocates without values: with NaN, or with an index that is out of range."""
     empty = np.empty
 
     def poisoned(*args, **kwargs):
@@ -55,7 +55,7 @@ def candidates(request, monkeypatch):
 
 
 class _Numpy:
-    """numpy with another `empty`."""
+    """The module numpy with another `empty`."""
 
     def __init__(self, empty):
         self.empty = empty
@@ -73,5 +73,5 @@ def sample():
 def real_data():
     folder = SHARED / "data"
     if not folder.is_dir():
-        pytest.skip("the real SAEs of ../shared are not beside this clone")
+        pytest.skip("the real SAEs of ../shared are not next to this clone")
     return folder

@@ -1,4 +1,4 @@
-"""What every answer must satisfy, whoever computed it and however nasty the problem."""
+"""The properties that every answer must have, for every method and every problem."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from tolerance import BLUR, OPTIMUM
 
 
 def costs_of_all_pairs(x, y):
-    """The float64 cost matrix, as sums of squared differences."""
+    """Return the float64 cost matrix, from sums of squared differences."""
     x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     return np.stack([((row - y) ** 2).sum(axis=1) for row in x]) if len(x) else np.zeros((0, len(y)))
 
 
 def cheapest(costs):
-    """SciPy's optimum of a complete matching: the columns of the matched rows, ascending, and its cost."""
+    """Return SciPy's complete matching: the columns of the matched rows, in their order, and the cost."""
     rows, columns = linear_sum_assignment(costs)
     return columns, math.fsum(costs[rows, columns])
 
 
 def doubled(costs, max_cost=None):
-    """The matrix of doubled size in which every row and column can stay free, at a price or in vain."""
+    """Return the matrix of doubled size in which a row or column can be unmatched, at a cost that may be infinite."""
     n, m = costs.shape
     row, column = (max_cost / 2,) * 2 if max_cost is not None else (0 if n > m else np.inf, 0 if m > n else np.inf)
     alone = np.full((n + m, n + m), np.inf)
@@ -35,19 +35,19 @@ def doubled(costs, max_cost=None):
 
 
 def cheapest_partial(costs, max_cost):
-    """SciPy's optimum where a row or column stays free for half of `max_cost`, on the matrix of doubled size."""
+    """Return SciPy's optimum if an unmatched row or column costs `max_cost / 2`, from the matrix of doubled size."""
     return cheapest(doubled(costs, max_cost))[1]
 
 
 def dual_bound(costs, prices, row, column):
-    """What prices prove, where it costs so much to leave a row or a column free."""
+    """Return the lower bound that prices prove, if an unmatched row and an unmatched column cost the given amounts."""
     prices = np.minimum(prices, column)
     least = np.minimum((costs - prices).min(axis=1, initial=np.inf), row)
     return math.fsum(least) + math.fsum(prices)
 
 
 def ordinary(costs):
-    """What costs differ by beyond what rows and columns have in common, giants aside, in a whole matching."""
+    """Return the typical difference of costs, without row and column terms, times the number of pairs."""
     if not costs.size:
         return 0.0
     rest = costs - np.median(costs, axis=1, keepdims=True)
@@ -55,9 +55,9 @@ def ordinary(costs):
 
 
 def assert_proved_optimal(matching, x, y, max_cost=None, beyond_float64=False):
-    """The matching is one, its objective is SciPy's optimum, and the proof can be done again from the prices alone.
+    """Assert a one-to-one matching with SciPy's optimum, and a proof that follows from its prices alone.
 
-    Where costs that decide are below the rounding of others (`beyond_float64`), the answer may say so instead.
+    If the costs that decide are below the rounding of others (`beyond_float64`), the answer may be uncertified instead.
     """
     costs = costs_of_all_pairs(x, y)
     n, m = costs.shape
@@ -98,7 +98,7 @@ def assert_proved_optimal(matching, x, y, max_cost=None, beyond_float64=False):
     assert matching.lower_bound <= optimum + rounding
     assert matching.gap >= 0 <= matching.rounding_error
     dual = dual_bound(costs, matching.prices.numpy(), *free)
-    if max_cost is not None and max_cost >= costs.max(initial=0.0):  # then nobody of the smaller side stays free
+    if max_cost is not None and max_cost >= costs.max(initial=0.0):  # then all features of the smaller side are matched
         without = dual_bound(costs, matching.prices.numpy(), 0.0 if n > m else np.inf, 0.0 if m > n else np.inf)
         dual = max(dual, without + max_cost / 2 * abs(n - m))
     assert dual <= optimum + rounding
@@ -106,7 +106,7 @@ def assert_proved_optimal(matching, x, y, max_cost=None, beyond_float64=False):
 
 
 def smallest_swap(costs, perm):
-    """The permutation with the exchange of two partners that costs least, and what it costs."""
+    """Return the permutation after the cheapest exchange of two partners, and the cost of the exchange."""
     matched = costs[:, perm]
     excess = matched + matched.T - np.diag(matched)[:, None] - np.diag(matched)[None]
     np.fill_diagonal(excess, np.inf)

@@ -325,7 +325,7 @@ ONLY_READING_TELLS = {
 
 
 def write_container(folder, kind, content):
-    """A file with these bytes, and the configuration that it needs."""
+    """Write a file with the given bytes, and the configuration that the file needs."""
     file, _, _, named, config = CONTAINERS[kind]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / file).write_bytes(content() if callable(content) else content)
@@ -335,7 +335,7 @@ def write_container(folder, kind, content):
 
 
 def write_list(folder, content):
-    """A list with SAEs beside it, and above it."""
+    """Write a list, and SAEs in its folder and in the folder above."""
     for name in ("saes", "inside/saes"):
         saelens(folder / name, drawn(16, 8))
     (folder / "inside" / "list.yaml").write_text(content)
@@ -343,7 +343,10 @@ def write_list(folder, content):
 
 
 def damaged():
-    """Name -> what writes it into a folder, and returns the source to load and the file that is to be named."""
+    """Yield the name of each damaged file, and a function that writes the file into a folder.
+
+    The function returns the source to load, and the file that the error must name.
+    """
 
     def container(folder, kind, content):
         return (write_container(folder, kind, content),) * 2

@@ -1,4 +1,4 @@
-"""A server on this machine that speaks the part of the OpenAI API that a judge uses, and misbehaves when told to."""
+"""A local server with the part of the OpenAI API that a judge uses, which can misbehave on purpose."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class Endpoint:
-    """`answer(question)` is a text, (status, text), or bytes that are no answer; `asked` lists the requests."""
+    """An endpoint whose `answer(question)` is a text, (status, text), or invalid bytes; `asked` lists the requests."""
 
     def __init__(self, answer):
         self.asked, self.keys, self.at_once, self.most_at_once = [], set(), 0, 0

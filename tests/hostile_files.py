@@ -35,7 +35,7 @@ HOSTILE = {
 
 
 class Touch:
-    """An object whose pickle makes the canary when it is opened."""
+    """An object whose pickle creates the canary file when the pickle is opened."""
 
     def __reduce__(self):
         return (open, (CANARY, "w"))
@@ -48,7 +48,7 @@ def npy(array, version=(1, 0)):
 
 
 def npy_claiming(text, data=b"", version=1):
-    """An array with a header of one's own."""
+    """Return the bytes of an array with the given header."""
     return b"\x93NUMPY" + bytes([version, 0]) + struct.pack("<H" if version == 1 else "<I", len(text)) + text + data
 
 
@@ -65,7 +65,7 @@ def zipped(members, compression=zipfile.ZIP_STORED):
 
 
 def npz(compression=zipfile.ZIP_STORED, **changes):
-    """The good file, but for some members: an array, bytes, or None for one that is not there."""
+    """Return the good file with some members replaced by an array or bytes, or removed by None."""
     members = {**ARRAYS, **changes}
     stored = {
         name: value if isinstance(value, bytes) else npy(value) for name, value in members.items() if value is not None
@@ -74,7 +74,7 @@ def npz(compression=zipfile.ZIP_STORED, **changes):
 
 
 def patched(content, mark, offset, value):
-    """Bytes with others written over them after every mark."""
+    """Return the content with `value` written at an offset from every occurrence of a mark."""
     content, at = bytearray(content), -1
     while (at := content.find(mark, at + 1)) >= 0:
         content[at + offset : at + offset + len(value)] = value
@@ -82,7 +82,7 @@ def patched(content, mark, offset, value):
 
 
 def safetensors(text=None, length=None, data=None, **changes):
-    """The good file, but for some entries of its header (None: not there), its header, its length or its data."""
+    """Return the good file with changed entries of its header (None removes one), or another header, length or data."""
     good = save(TENSORS)
     size = struct.unpack("<Q", good[:8])[0]
     header = json.loads(good[8 : 8 + size])
@@ -107,7 +107,7 @@ def torch_file(content, **options):
 
 
 def topk(**changes):
-    """A dictionary as `AutoEncoderTopK` saves it, but for some values (None: not there)."""
+    """Return a dictionary as `AutoEncoderTopK` saves it, with some values replaced, or removed by None."""
     good = {
         "encoder_weight": TENSORS["W_dec"],
         "decoder_weight": TENSORS["W_enc"],
@@ -121,14 +121,14 @@ def topk(**changes):
 
 
 def rewritten(content, change, compression=zipfile.ZIP_STORED):
-    """An archive with its members changed: name, bytes -> name, bytes, or None to leave it out."""
+    """Return an archive whose members `change(name, bytes)` has replaced; None removes a member."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         members = [change(name, archive.read(name)) for name in archive.namelist()]
     return zipped(dict(member for member in members if member), compression)
 
 
 def overlapping(content, *names):
-    """An archive whose members are the same bytes: the header of each passes over those of the next."""
+    """Return an archive whose members share their bytes: the header of each skips the headers of the next ones."""
     sizes, heads, tail = (zlib.crc32(content), len(content), len(content)), [], b""
     for name in (f"{name}.npy".encode() for name in reversed(names)):
         quote = struct.pack("<HH", 0x9999, len(tail)) if tail else b""
@@ -145,17 +145,17 @@ def overlapping(content, *names):
 
 
 def pickled(content):
-    """A file of torch's, with another pickle in it."""
+    """Return a file of torch with another pickle in it."""
     return rewritten(topk(), lambda name, old: (name, content if name.endswith("data.pkl") else old))
 
 
 def zeros():
-    """As much as nothing when it is compressed."""
+    """Return large arrays that compress to almost nothing."""
     return {name: np.zeros((3000, 3000), np.float32) for name in ("W_enc", "W_dec")}
 
 
 def cuts(content):
-    """The file up to where it may have been cut: in its magic, its length, its header, its data, its end."""
+    """Return the file cut in its magic number, its length, its header, its data or its end."""
     n = len(content)
     ends = (n // 4, n // 2, 3 * n // 4, n - 100, n - 23, n - 22, n - 21, n - 4, n - 1)
     places = (0, 1, 3, 4, 7, 8, 9, 30, 50, 100, 300, *ends)
@@ -163,7 +163,7 @@ def cuts(content):
 
 
 def refused(source):
-    """The message of the one error that loading gives, and the memory that it took beside what was free already."""
+    """Load a source that must be refused. Return the message, and the memory that loading took."""
     before = status("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
     with pytest.raises(sm.MatchError) as caught:
@@ -173,7 +173,7 @@ def refused(source):
 
 @contextlib.contextmanager
 def full_disk():
-    """No file may grow beyond 1000 bytes, as on a disk that has no more."""
+    """Limit every file to 1000 bytes, as on a disk that is full."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
     try:

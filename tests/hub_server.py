@@ -1,6 +1,6 @@
-"""A server that answers as the Hugging Face Hub does, as far as its client asks when SAEs are found and fetched.
+"""A server with the part of the API of the Hugging Face Hub that its client uses to find and fetch SAEs.
 
-Large files are where the Hub keeps them: on another host, without a token. Nothing here is Xet's.
+As on the Hub, large files are on another host, which needs no token. The storage Xet is not supported.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ PAGE = 5  # names in one answer of a listing
 
 
 class Asked(NamedTuple):
-    """One request, and how many bytes of a body it got."""
+    """A request, and the number of bytes that were sent in answer."""
 
     method: str
     path: str
@@ -28,16 +28,16 @@ class Asked(NamedTuple):
 
 
 class Repository:
-    """Commits of files. Those with one of the `tokens` may read it, anybody if there are none.
+    """Commits of files. Requests need one of the `tokens`, if there are any.
 
-    Others are told that it is not there, or, where it is `gated`, see all but the content of files.
+    Without a token, the repository does not seem to exist; a `gated` one shows everything but the content of files.
     """
 
     def __init__(self, tokens=(), gated=False):
         self.commits, self.names, self.tokens, self.gated = {}, {}, tokens, gated
 
     def commit(self, files, name="main"):
-        """Name -> bytes; returns the commit that the branch or tag then is at."""
+        """Commit files, name -> bytes. Return the commit that the branch or tag then points to."""
         hashes = sorted((file, _hash(content)) for file, content in files.items())
         sha = self.names[name] = hashlib.sha1(repr(hashes).encode()).hexdigest()
         self.commits[sha] = files
@@ -45,10 +45,10 @@ class Repository:
 
 
 class Hub(ThreadingHTTPServer):
-    """Repositories by name, and the requests for them so far in `asked`.
+    """Repositories by name, and the requests so far in `asked`.
 
-    `broken`: name of a file -> the status it is refused with. `cut`: name of a file -> how many bytes of it are sent,
-    once, before the connection ends; it is reset if `resets`. `expired`: tokens that were good once.
+    `broken`: name of a file -> the status with which the file is refused. `cut`: name of a file -> the number of bytes
+    that are sent, once, before the connection ends, or is reset if `resets`. `expired`: tokens that are not valid now.
     """
 
     daemon_threads = True
@@ -59,12 +59,12 @@ class Hub(ThreadingHTTPServer):
         self.clear()
 
     def clear(self):
-        """No repositories, nothing asked, nothing broken."""
+        """Remove all repositories, requests and faults."""
         self.repositories, self.asked, self.broken, self.cut, self.resets = {}, [], {}, {}, False
         self.expired = set()
 
     def sent(self, name=""):
-        """Bytes sent of a file, or of all files, in all answers."""
+        """Return the number of bytes sent of one file, or of all files, in all answers."""
         return sum(each.sent for each in self.asked if "/api/" not in each.path and each.path.endswith(name))
 
     def __enter__(self):
@@ -111,7 +111,7 @@ class _Handler(BaseHTTPRequestHandler):
     do_HEAD = do_GET
 
     def _tree(self, files, folder):
-        """A page of what lies in a folder, or of all below it, and where the next page is."""
+        """Return a page of the entries in or below a folder, and the address of the next page."""
         query = {key: values[0] for key, values in parse_qs(urlsplit(self.path).query).items()}
         above = f"{folder}/" if folder else ""
         inside = [name.removeprefix(above) for name in files if name.startswith(above)]

@@ -23,7 +23,7 @@ KINDS = {
 
 
 def write_language_model(folder, kind="llama"):
-    """As `transformers` saves it."""
+    """Write a model and its tokenizer as `transformers` saves them."""
     torch.manual_seed(0)
     config = AutoConfig.for_model(kind, **KINDS[kind])
     model = AutoModelForCausalLM.from_config(config)
@@ -38,6 +38,6 @@ def write_language_model(folder, kind="llama"):
 
 
 def documents(count=5, words=20, seed=0):
-    """Texts of random words, of different lengths."""
+    """Return texts of random words, each longer than the one before."""
     r = torch.Generator().manual_seed(seed)
     return [" ".join(WORDS[int(w)] for w in torch.randint(0, 60, (words + 3 * n,), generator=r)) for n in range(count)]

@@ -1,4 +1,4 @@
-"""A world whose truth is known: features that persist, rescale, split, vanish and are born, and their hidden states."""
+"""A made-up model whose truth is known: features that persist, split, vanish and are born, and their hidden states."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ DOCUMENTS, LENGTH = 6, 50
 
 
 class World:
-    """Two layers: SAEs that read their hidden states exactly, the states, the codes and the permutation.
+    """Two layers: their hidden states, SAEs that encode these without error, the codes and the permutation.
 
-    Feature i of the first fires on direction e_i; what persists has it in the second too, times `ratio[i]`, as its
-    threshold. The halves of the split feature lie at a cosine of 0.8 to it and fire on half of its tokens each.
+    Feature i of the first layer is active on direction e_i. A persistent feature has the same direction in the second
+    layer, and its codes and its threshold are multiplied by `ratio[i]`. The halves of the split feature have a cosine
+    of 0.8 with it, and each is active on half of its tokens.
     """
 
     def __init__(self, seed=0, repeat=False):
@@ -54,7 +55,7 @@ class World:
         self.scale = scale
 
     def write_activations(self, folder, layers=(0, 1)):
-        """As `StoredActivations` reads them."""
+        """Write the hidden states as `StoredActivations` reads them."""
         folder.mkdir(parents=True, exist_ok=True)
         for layer, states in zip(layers, (self.x, self.y), strict=True):
             np.save(folder / f"layer_{layer}.npy", states)
@@ -63,7 +64,7 @@ class World:
 
 
 def _sae(encoder, decoder, threshold, place):
-    """Rows in the order that `place` gives them."""
+    """Return an SAE whose feature `place[k]` has row k of the encoder and decoder."""
     order = np.argsort(place)
     tensors = {"W_enc": encoder[order].T, "b_enc": np.zeros(F), "W_dec": decoder[order], "b_dec": np.zeros(D)}
     values = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in tensors.items()}

@@ -1,4 +1,4 @@
-"""Assignment problems as data: ordinary ones, and every kind that has broken a solver somewhere."""
+"""Assignment problems as data: ordinary ones, and every kind that is known to have broken a solver."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ R = np.random.default_rng
 
 
 def noisy_copy(n: int, width: int, noise: float, seed: int = 0):
-    """Rows, the same rows shuffled with noise, and the planted permutation, which is not its own inverse."""
+    """Return rows, noisy copies in another order, and the planted permutation, which is not its own inverse."""
     r = R(seed)
     x = r.standard_normal((n, width))
     perm = r.permutation(n)
@@ -17,14 +17,14 @@ def noisy_copy(n: int, width: int, noise: float, seed: int = 0):
     return x, y, perm
 
 
-def _giant(rows, index, factor):
+def _outlier(rows, index, factor):
     rows = rows.copy()
     rows[index] *= factor
     return rows
 
 
 def nasty(n: int = 60, width: int = 12) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Name -> rows of both sides."""
+    """Return name -> the rows of both sides."""
     x, y = R(1).standard_normal((n, width)), R(2).standard_normal((n, width))
     hub = 0.1 * y
     hub[:, 0] += np.arange(n) ** 2
@@ -42,9 +42,9 @@ def nasty(n: int = 60, width: int = 12) -> dict[str, tuple[np.ndarray, np.ndarra
         "zero rows": (np.where(np.arange(n)[:, None] % 3 == 0, 0, x), np.where(np.arange(n)[:, None] % 2 == 0, 0, y)),
         "small integers": (R(3).integers(0, 3, (n, 3)).astype(float), R(4).integers(0, 3, (n, 3)).astype(float)),
         "shuffled copy": (x, x[R(5).permutation(n)]),
-        "giant source": (_giant(x, 3, 1e6), y),
-        "giant target": (x, _giant(y, 7, 1e6)),
-        "giants on both sides": (_giant(x, 3, 1e6), _giant(y, 7, 1e6)),
+        "outlier source": (_outlier(x, 3, 1e6), y),
+        "outlier target": (x, _outlier(y, 7, 1e6)),
+        "outliers on both sides": (_outlier(x, 3, 1e6), _outlier(y, 7, 1e6)),
         "a hub": (x, hub),
         "far from the origin": (x + 1e6, y + 1e6),
         "tiny": (x * 1e-25, y * 1e-25),

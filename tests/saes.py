@@ -1,4 +1,4 @@
-"""Small SAEs and the files that hold them, in the layouts that are read."""
+"""Small SAEs, and files of them in every layout that the package reads."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import saematch as sm
 
 
 def made_up(F=12, d=8, activation="jumprelu", seed=0, **changes):
-    """An SAE of random weights in float64."""
+    """Return an SAE with random weights in float64."""
     r = np.random.default_rng(seed)
     tensors = {
         "W_enc": r.standard_normal((d, F)),
@@ -32,7 +32,7 @@ def made_up(F=12, d=8, activation="jumprelu", seed=0, **changes):
 
 
 def write_npz(folder, sae, dtype=np.float32, name="params.npz", **changes):
-    """Gemma Scope's layout; `changes` replace arrays, or drop them where None."""
+    """Write an SAE in Gemma Scope's layout. `changes` replace arrays; None removes one."""
     folder.mkdir(parents=True, exist_ok=True)
     arrays = {key: tensor.numpy().astype(dtype) for key, tensor in sae.tensors().items()}
     arrays.update(changes)
@@ -41,7 +41,7 @@ def write_npz(folder, sae, dtype=np.float32, name="params.npz", **changes):
 
 
 def write_saelens(folder, sae, config, dtype=torch.float32, **extra):
-    """SAELens' layout."""
+    """Write an SAE in the layout of SAELens."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {key: tensor.to(dtype).contiguous() for key, tensor in sae.tensors().items()}
     save_file({**tensors, **extra}, folder / "sae_weights.safetensors")
@@ -50,7 +50,7 @@ def write_saelens(folder, sae, config, dtype=torch.float32, **extra):
 
 
 def write_model(folder, layers=(3, 4, 5, 11), F=12, d=8):
-    """Flat folders of Gemma Scope files, one a layer."""
+    """Write one folder with a Gemma Scope file per layer."""
     for layer in layers:
         write_npz(folder / f"layer_{layer:02d}", made_up(F, d, seed=layer))
     return folder
@@ -68,10 +68,10 @@ ONE = torch.ones((), dtype=torch.float64)
 
 @dataclass(frozen=True)
 class Own:
-    """What a family's own code makes of its file: codes of activations, activations of codes.
+    """The formula of a family: codes of activations, and activations of codes.
 
-    `options` are those that the file needs. Codes are counted here in `unit` of the family's own, and `unit_rows` says
-    that decoder rows are unit then.
+    `options` are the options that the file needs. A code of this package is `unit` times the code of the family, and
+    with `unit_rows` the decoder rows have norm 1 then.
     """
 
     codes: Callable
@@ -84,7 +84,7 @@ class Own:
 
 
 def drawn(F, d, dtype=torch.float32, seed=0):
-    """Neither tied nor unit nor zero, and whole 32nds up to 8: bfloat16 holds them as exactly as float64 does."""
+    """Draw weights, neither tied nor unit nor zero: multiples of 1/32 up to 8, which are exact in bfloat16."""
     r = np.random.default_rng(seed)
 
     def some(*shape):
@@ -112,12 +112,12 @@ def largest(z):
 
 
 def gate(v, w):
-    """Both gates of a gated SAE (arXiv 2404.16014): one decides, the other measures."""
+    """Apply both gates of a gated SAE (arXiv 2404.16014): one decides, the other measures."""
     return relu(v @ w.enc * w.r_mag.exp() + w.b_mag) * (v @ w.enc + w.b_gate > 0)
 
 
 def write_file(file, w, tensors, config=None, named="config.json"):
-    """Tensors in the precision of `w`, whatever else a `.pt` holds, and a configuration where there is one."""
+    """Write tensors in the precision of `w`, other values of a `.pt`, and a configuration if there is one."""
     file.parent.mkdir(parents=True, exist_ok=True)
     narrow = {
         name: value.to(w.dtype).contiguous() if torch.is_tensor(value) and value.is_floating_point() else value
@@ -150,7 +150,7 @@ def gemma_scope_2(folder, w, site="resid_post", config=True, extra=(), **changes
 
 
 def saelens(folder, w, kind="standard", subtracts=True, old=False, c=None, extra=(), **changes):
-    """`c`: trained on activations times it. `old`: flat configurations with older names, before version 6."""
+    """Write a file of SAELens. `c`: scale of activations in training. `old`: a configuration before version 6."""
     kind, _, way = kind.partition(" ")
     tensors, n, grow, activation, notes = dict(w.plain), ONE, ONE, "relu", ()
     config = {"architecture": kind, "d_in": w.d, "d_sae": w.F}
@@ -204,7 +204,7 @@ def sparsify(folder, w, multiple=False, module=f"layers.{LAYER}", extra=(), **ch
 
 
 def normalised(w, c, code, activation, options="", by_norm="", subtracts=False):
-    """An SAE of activations times `c[0]` that writes them times `c[1]`; its gate may see codes times decoder norm."""
+    """Encode activations times `c[0]`, decode to activations times `c[1]`; codes may be scaled by decoder norms."""
     shift, n, notes = (w.b_dec if subtracts else 0), (w.norm if by_norm else ONE), (by_norm,) * bool(by_norm)
     return Own(
         lambda x: code((c[0] * x - shift) @ w.enc + w.b_enc, n),
@@ -218,7 +218,7 @@ def normalised(w, c, code, activation, options="", by_norm="", subtracts=False):
 
 
 def llama_scope(folder, w, by_norm=False, subtracts=False, scale=None, **changes):
-    """Its one threshold is in raw units; `scale`: its configuration has no norms, and the address has to say it."""
+    """Write a file of Llama Scope. Its one threshold is in raw units. `scale`: only the address says the norms."""
     config = {
         "act_fn": "jumprelu",
         "jump_relu_threshold": 0.40625,
@@ -239,7 +239,7 @@ def llama_scope(folder, w, by_norm=False, subtracts=False, scale=None, **changes
 
 
 def norms_of(w, norms):
-    """(c_in, c_out), tensors and configuration: norms of activations in the file, in the configuration or nowhere."""
+    """Return (c_in, c_out), tensors, configuration. The norms are in the file, the configuration, or neither."""
     hooks = {"d_model": w.d, "hook_point_in": HOOK, "hook_point_out": HOOK, "norm_activation": "dataset-wise"}
     name, root = "dataset_average_activation_norm", math.sqrt(w.d)
     return {
@@ -278,7 +278,7 @@ def llamascopium(folder, w, function="relu", by_norm=True, norms="file", bias=Tr
 
 
 def dictionary_learning(folder, w, kind="AutoEncoder", threshold=0.75, file="ae.pt", config=True, drop=(), **changes):
-    """`config`: whether there is one; without it, the path has to say the layer and the tensors the class."""
+    """Write a file of dictionary_learning. Without `config`, path and tensors say the layer and the class."""
     z, codes, activation, notes = lambda x: (x - w.b_dec) @ w.enc + w.b_enc, None, "jumprelu", (FOLDED,)
     stored = {"k": torch.tensor(K), "threshold": torch.tensor(threshold)}
     if kind == "AutoEncoder":
@@ -349,7 +349,7 @@ CLASSES = (
 
 
 def variants():
-    """Name, which begins with the family's -> the function that writes such a file and says its formula."""
+    """Return name -> a function that writes a file and returns its formula. The name begins with the family's."""
     found = [
         (gemma_scope, {}), (gemma_scope, {"lower": True}), (gemma_scope_2, {}), (sparsify, {}),
         (sparsify, {"multiple": True}), (openai, {}), (openai, {"tied": True}), (goodfire, {}),

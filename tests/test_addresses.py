@@ -1,4 +1,4 @@
-"""What the text of a source means: patterns, choices, lists; `test_hub.py` has the same of the hub."""
+"""The meaning of the text of a source: patterns, choices, lists. (`test_hub.py` tests sources on the hub.)"""
 
 import json
 import os
@@ -16,7 +16,7 @@ from saes import made_up, write_model, write_npz, write_saelens
 
 @pytest.fixture(scope="module")
 def suite(tmp_path_factory):
-    """Two widths and three L0s of layers 2, 9 and 10, laid out as Gemma Scope is."""
+    """Return a folder with two widths and three L0s of layers 2, 9 and 10, in the layout of Gemma Scope."""
     root = tmp_path_factory.mktemp("suite") / "suite"
     for layer in (2, 9, 10):
         for width in ("16k", "65k"):

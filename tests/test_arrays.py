@@ -31,7 +31,7 @@ class Tagged(torch.Tensor):
 
 
 class Labelled(np.ndarray):
-    """The same of an array."""
+    """An array of another class that holds no more than its values."""
 
 
 def quantised(array):
@@ -39,7 +39,7 @@ def quantised(array):
 
 
 def negated(array):
-    """A tensor whose values stand with the other sign in memory."""
+    """Return a tensor whose values have the other sign in memory."""
     tensor = torch.complex(torch.zeros(array.shape, dtype=torch.float64), -torch.tensor(array)).conj().imag
     assert tensor.is_neg()
     return tensor
@@ -63,7 +63,7 @@ class Foreign:
 
 
 class Masked(np.ndarray):
-    """An array that keeps a mask of its own, as those of astropy do."""
+    """An array with a mask of its own, like those of astropy."""
 
     mask = None
 
@@ -83,7 +83,7 @@ class Hiding(Foreign):
 
 
 class Opened:
-    """What is read when numpy asks for an array, and then comes with a mask, as variables of netCDF do."""
+    """A variable that is read when numpy asks for an array, and that then has a mask, like variables of netCDF."""
 
     def __init__(self, array, mask):
         self._array = np.ma.array(array, mask=mask)

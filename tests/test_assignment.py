@@ -52,8 +52,8 @@ def test_the_smaller_side_is_fully_matched(name, sizes):
 def test_no_pair_is_dearer_than_max_cost(name, sizes, quantile):
     x, y = (rows[:size] for rows, size in zip(nasty()[name], sizes, strict=True))
     max_cost = 1.001 * float(np.quantile(costs_of_all_pairs(x, y), quantile))
-    # A limit equal to a giant's cost, or a billionth of the others, cannot be told from it in float64.
-    beyond = name in ("giant source", "giant target", "giants on both sides", "one column", "a hub")
+    # A limit equal to an outlier's cost, or a billionth of the others, cannot be told from it in float64.
+    beyond = name in ("outlier source", "outlier target", "outliers on both sides", "one column", "a hub")
     assert_proved_optimal(sm.assign(x, y, max_cost=max_cost), x, y, max_cost, beyond)
 
 
@@ -124,7 +124,7 @@ def test_identical_rows_are_matched_in_ascending_order():
 
 @pytest.mark.parametrize("max_cost", [None, 20.0])
 def test_a_large_group_of_identical_rows_takes_no_more_rounds_than_others(max_cost):
-    """Every column lists a few rows of the group, each others: or the group gets a few columns a round."""
+    """Every column must list other rows of the group, or the group would be matched with a few columns per round."""
     r = np.random.default_rng(0)
     x, y = r.standard_normal((2, 600, 12))
     x[::2] = 0
@@ -152,7 +152,7 @@ def test_exchanging_identical_rows_does_not_change_the_representative(n, row_kin
     np.testing.assert_array_equal(chosen, in_order(other, rows, columns))
 
 
-@pytest.mark.parametrize("name", ["random", "giant source", "a hub", "far from the origin", "shuffled copy"])
+@pytest.mark.parametrize("name", ["random", "outlier source", "a hub", "far from the origin", "shuffled copy"])
 def test_the_cheapest_wrong_swap_is_rejected_with_its_true_excess(name):
     x, y = nasty()[name]
     costs = costs_of_all_pairs(x, y)
@@ -169,8 +169,8 @@ def test_the_cheapest_wrong_swap_is_rejected_with_its_true_excess(name):
 
 
 @pytest.mark.parametrize("size", [1e4, 1e6])
-def test_a_giant_on_both_sides_hides_nothing(size):
-    """Next to it, the scale of the whole is so large that any order of the others is within 1e-9 of it."""
+def test_an_outlier_on_both_sides_hides_nothing(size):
+    """Compared with the outlier's cost, the cost of any order of the other features is within 1e-9 of the optimum."""
     x, y, planted = noisy_copy(200, 20, 0.3)
     x[0] *= size / np.linalg.norm(x[0])
     y[planted[0]] = x[0]
@@ -195,7 +195,7 @@ def test_a_side_of_equal_rows_is_certified_whatever_its_numbers(seed):
 
 @pytest.mark.parametrize("seed", range(60))
 def test_ties_that_float64_cannot_tell_apart_are_certified(seed):
-    """Thirds and rows of very different size: reduced costs that are zero in truth come out as single roundings."""
+    """With thirds, and rows of very different size, reduced costs of exactly zero are computed as single roundings."""
     r = np.random.default_rng(seed)
     thirds = r.integers(0, 3, (2, 29, 1)) / 3
     assert sm.assign(*thirds).certified

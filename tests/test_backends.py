@@ -1,4 +1,4 @@
-"""Triton's kernels behind the solver, in the interpreter: the same answers, openly chosen and reported."""
+"""The solver with Triton's kernels, in the interpreter: answers are equal, and the choice of backend is reported."""
 
 import numpy as np
 import pytest
@@ -70,7 +70,7 @@ def test_partial_problems_and_baselines(options):
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_floors_hold_for_rows_that_are_built_to_be_bad(precision):
-    """Large products that nearly cancel in the reduced cost: what a list proves must hold for every pair."""
+    """If large products nearly cancel in the reduced cost, the bounds that a list proves must hold for every pair."""
     r = R(3)
     x = 1 + 2.0 ** -r.integers(1, 24, (40, 30)) * r.choice([-1, 1], (40, 30))
     y = 1 + 2.0 ** -r.integers(1, 24, (50, 30)) * r.choice([-1, 1], (50, 30))

@@ -1,4 +1,4 @@
-"""What users do without a solver, on the same interface and graded by the same proof."""
+"""Baselines: the methods that users have without a solver, with the same interface and the same grade."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.through_passes
 
 
 def greedy(costs):
-    """The cheapest pair, struck out, and again; the lowest index among equals."""
+    """Match the cheapest pair, remove it, and repeat; among equal pairs, take the lowest index."""
     costs, perm = costs.copy(), np.full(len(costs), -1)
     for _ in range(min(costs.shape)):
         i, j = np.unravel_index(costs.argmin(), costs.shape)
@@ -26,12 +26,12 @@ def greedy(costs):
 
 
 def mutual(costs):
-    """Pairs in which each is the other's cheapest."""
+    """Match the pairs in which each feature is the cheapest partner of the other."""
     there, back = costs.argmin(axis=1), costs.argmin(axis=0)
     return np.where(back[there] == np.arange(len(there)), there, -1)
 
 
-NAMES = ["random", "duplicates", "giant source", "a hub", "far from the origin", "shuffled copy", "one past a tile"]
+NAMES = ["random", "duplicates", "outlier source", "a hub", "far from the origin", "shuffled copy", "one past a tile"]
 
 
 @pytest.mark.parametrize("sizes", [(60, 60), (60, 35), (35, 60)])
@@ -55,7 +55,7 @@ def test_baselines_are_what_their_names_say(name, sizes):
 
 
 def test_greedy_where_every_list_is_used_up():
-    """All rows want the same columns first, many times over."""
+    """All rows have the same cheapest columns, so every list is used up many times."""
     r = np.random.default_rng(0)
     x, y = 0.01 * r.standard_normal((300, 4)), r.standard_normal((300, 4))
     np.testing.assert_array_equal(sm.assign(x, y, method="greedy").perm, greedy(costs_of_all_pairs(x, y)))
@@ -123,7 +123,7 @@ def test_baselines_of_empty_sides_and_of_sides_far_apart(method):
     np.testing.assert_array_equal(sm.assign(x, y, method=method).perm, expected)
 
 
-def test_greedy_beside_enormous_costs():
+def test_greedy_next_to_enormous_costs():
     costs = np.random.default_rng(0).random((40, 40))
     costs[:, 30:] += 1e35
     assert (sm.assign(cost=costs, method="greedy").perm >= 0).all()

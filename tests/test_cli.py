@@ -17,13 +17,13 @@ from saes import made_up, write_model, write_npz
 
 
 def program(*arguments, cwd=None):
-    """The program itself, in a process of its own: seconds, most of them imports."""
+    """Run the program in a process of its own, which takes seconds, most of them for imports."""
     command = [sys.executable, "-m", "saematch", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, cwd=cwd)
 
 
 def saematch(*arguments, cwd="."):
-    """What the program does, in this process."""
+    """Run the program in this process."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.chdir(cwd), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
@@ -34,14 +34,14 @@ def saematch(*arguments, cwd="."):
 
 
 def parsed(done, code=0):
-    """The one JSON object on stdout, with nothing beside it."""
+    """Return the one JSON object on stdout, which must have no other text."""
     assert (done.returncode, done.stderr) == (code, "")
     assert done.stdout.count("\n") == 1
     return json.loads(done.stdout)
 
 
 def assert_refused(done, *words):
-    """Exit code 2, one line on stderr that holds the words, nothing on stdout."""
+    """Assert exit code 2, one line with the words on stderr, and nothing on stdout."""
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.count("\n") == 1
     for word in words:
@@ -292,7 +292,7 @@ def test_a_path_through_an_incomplete_run_says_so(run, tmp_path):
     assert parsed(saematch("path", stopped, "--layer", 3, "--feature", 7, "--json"), 3)["complete"] is False
 
 
-def test_info_lists_the_good_beside_the_damaged(model, tmp_path):
+def test_info_lists_the_good_next_to_the_damaged(model, tmp_path):
     shutil.copytree(model, tmp_path / "model")
     (tmp_path / "model" / "layer_04" / "params.npz").write_bytes(b"PK")
     content = parsed(saematch("info", tmp_path / "model", "--json"), 3)

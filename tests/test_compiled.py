@@ -1,4 +1,4 @@
-"""Numba's cache is a help and never an obstacle, however it was damaged, and wherever it cannot be written."""
+"""Numba's cache saves time and never causes an error, even if it is damaged or cannot be written."""
 
 import importlib.util
 import pickle
@@ -19,7 +19,7 @@ def doubled(value):
 
 @pytest.fixture
 def load(tmp_path):
-    """The compiled function of a module file, as a new process would see it: nothing of it is compiled yet."""
+    """Return the function of a module file as a new process sees it: not compiled yet."""
     file = tmp_path / "loops.py"
     file.write_text(MODULE)
 
@@ -36,7 +36,7 @@ def load(tmp_path):
 
 
 def hits(load):
-    """How many of the two signatures come from the cache; the results must be right."""
+    """Return how many of the two signatures come from the cache, and check the results."""
     function = load()
     assert [function(2), function(2.5)] == [4, 5.0]
     return sum(function.stats.cache_hits.values())
@@ -99,7 +99,7 @@ def test_damaged_code_is_compiled_again(load, tmp_path, damage):
 
 
 def test_code_of_another_signature_is_not_run(load, tmp_path):
-    """Two processes that write one index at a time leave this behind."""
+    """Two processes that write one index at the same time leave such a cache."""
     first, second = cached(tmp_path, "nbc")
     shutil.copy(second, first)
     assert hits(load) < 2

@@ -11,7 +11,7 @@ CPU = torch.device("cpu")
 
 
 def reduced_in_extended_precision(cost, x, y):
-    """M of all pairs from the rows, in 80-bit floats where the platform has them."""
+    """Return the reduced costs of all pairs, computed from the rows in 80-bit floats if the platform has them."""
     x, y = np.asarray(x, dtype=np.longdouble), np.asarray(y, dtype=np.longdouble)
     return -2 * cost.scale * (x - cost._x.centre) @ (y - cost._y.centre).T
 
@@ -26,7 +26,7 @@ def test_exact_values_are_within_their_stated_error(name):
 
 
 def built_to_be_bad(n, width):
-    """Rows whose float32 products round as far as they can: signs agree, so that every rounding goes the same way."""
+    """Return rows whose float32 products have the largest rounding: the signs agree, so every rounding adds up."""
     r = np.random.default_rng(0)
     ulp_up = 1 + (r.random((n, width)) * 0.4 + 0.3) * 2.0**-23
     sizes = 2.0 ** r.integers(-12, 13, (n, 1))
@@ -35,7 +35,7 @@ def built_to_be_bad(n, width):
 
 @pytest.mark.parametrize("width", [1, 7, 64, 1153])
 def test_float32_filter_never_hides_a_pair(width):
-    """Floors stay below the true reduced cost of every pair that a list leaves out, in rows built to round badly."""
+    """Bounds stay below the true reduced cost of every unlisted pair, for rows that are built to round badly."""
     x, y = built_to_be_bad(90, width), built_to_be_bad(70, width)[::-1].copy()
     y[::3] *= -1
     cost = DistanceCost(x, y, CPU, tile=(32, 16))
@@ -60,7 +60,7 @@ def test_float32_filter_never_hides_a_pair(width):
 
 
 def test_filter_is_not_needlessly_wide():
-    """The bound is of the size of the rounding it covers: a few hundred times it at this width, not millions."""
+    """The bound is not much larger than the rounding it covers: a few hundred times at this width, not millions."""
     x, y = np.random.default_rng(0).standard_normal((2, 200, 1153))
     cost = DistanceCost(x, y, CPU)
     truth = np.asarray(reduced_in_extended_precision(cost, x, y), dtype=np.float64)
@@ -129,7 +129,7 @@ def test_product_is_made_in_float64_where_onednn_may_round_more(name, monkeypatc
 
 @pytest.mark.parametrize("name", nasty())
 def test_constants_complete_the_cost(name):
-    """p_i + q_j + M_ij / scale is the squared distance, within the stated errors of staying free."""
+    """p_i + q_j + M_ij / scale is the squared distance, within the stated errors of unmatched costs."""
     x, y = nasty()[name]
     cost = DistanceCost(x, y, CPU)
     rows, columns = (index.ravel() for index in np.indices(cost.shape))
@@ -142,7 +142,7 @@ def test_constants_complete_the_cost(name):
 
 
 def forms(x, y):
-    """The same costs from rows, with products kept and made again, and as somebody's matrix in both number types."""
+    """Return equal costs from rows, with and without stored products, and from a matrix in both number types."""
     costs = costs_of_all_pairs(x, y)
     return {
         "matrix-free": DistanceCost(x, y, CPU, tile=(16, 32)),

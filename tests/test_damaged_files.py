@@ -1,4 +1,4 @@
-"""Files that are cut, bent, lying or hostile: each is refused in one sentence, in little memory, and runs nothing."""
+"""Files that are cut, changed, inconsistent or hostile are refused in a sentence and little memory, and run nothing."""
 
 import os
 import pickle
@@ -35,7 +35,7 @@ from saes import drawn, made_up, saelens
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """All of them: those that a folder of SAEs may hold in `saes`, lists beside it."""
+    """Write all damaged files: those that a folder of SAEs may have in `saes`, and lists in another folder."""
     root = tmp_path_factory.mktemp("damaged")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
@@ -105,14 +105,14 @@ def test_info_of_a_bad_list_is_one_line(folder, capsys, monkeypatch):
 
 
 def flips(content, until, step=1):
-    """The bytes with one bit of one byte flipped, for every byte up to some place, or every so many."""
+    """Yield the bytes with one flipped bit, for every byte up to `until`, or for every `step`-th byte."""
     for at in range(0, until, step):
         yield content[:at] + bytes([content[at] ^ 1 << at % 8]) + content[at + 1 :]
 
 
 @pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
 def test_a_flipped_bit_of_an_archive_is_found_or_changes_nothing(tmp_path, compression):
-    """Checksums see to it."""
+    """The checksums of the archive show the change."""
     good, found = npz(compression), 0
     for content in flips(good, len(good), 5):
         (tmp_path / "params.npz").write_bytes(content)
@@ -133,7 +133,7 @@ def test_a_flipped_bit_of_a_safetensors_header_is_found(tmp_path):
 
 
 def test_a_flipped_bit_of_a_torch_file_is_found_or_leaves_an_sae(tmp_path):
-    """Torch checks no sums: other numbers, in as many places, are all that it may become."""
+    """Torch checks no sums, so the values may change, but nothing else."""
     good, found = topk(), 0
     for content in flips(good, len(good), 11):
         try:

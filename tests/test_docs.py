@@ -1,4 +1,4 @@
-"""The site is built with every warning as an error: links, anchors, what the reference names."""
+"""The site is built with every warning as an error: links, anchors, and names in the reference."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""The examples in docstrings run, and print what they say."""
+"""The examples in docstrings run, and print the output that they show."""
 
 import doctest
 import importlib
@@ -23,7 +23,7 @@ MODULES = sorted(
 
 
 def examples():
-    """Every docstring with an example, under the name of what it describes."""
+    """Yield every docstring with an example, with the name of the object that it describes."""
     for name in MODULES:
         for found in FINDER.find(importlib.import_module(name)):
             if found.examples:

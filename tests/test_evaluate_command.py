@@ -1,4 +1,4 @@
-"""`saematch evaluate` as a user meets it: tables, figures, what is missing, bad input."""
+"""The command `saematch evaluate`: tables, figures, missing results, bad input."""
 
 import json
 import shutil
@@ -23,7 +23,7 @@ FIGURES = {
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """Three layers with hostile labels, their run, and activations of a language model as wide as they are."""
+    """Write three layers with hostile labels, their run, and a language model of the same width with texts."""
     home = tmp_path_factory.mktemp("home")
     for layer in (0, 1, 2):
         folder = write_npz(home / "saes" / f"layer_{layer}", made_up(24, WIDTH, seed=layer))

@@ -1,4 +1,4 @@
-"""Every metric's value in a world whose truth is known, and what an evaluation refuses."""
+"""The value of every metric in a made-up model whose truth is known, and the inputs that an evaluation refuses."""
 
 import json
 
@@ -39,7 +39,7 @@ def value(found, table, column, **where):
 
 @pytest.fixture(scope="module")
 def partner(world, found):
-    """The matching: what persists is found; the split feature finds one of its halves."""
+    """Return the matching. Persistent features have their true partner; the split feature has one of its halves."""
     perm = found[1][0, 1].perm.numpy()
     assert np.array_equal(perm[PERSIST], world.place[PERSIST])
     assert perm[SPLIT] in world.place[13:15]
@@ -84,7 +84,7 @@ def test_explained_variance_is_what_the_planted_codes_leave(world, found, partne
     variance = ((world.y - world.y.mean(0)) ** 2).sum()
 
     def left(moved):
-        """Explained variance of codes `(tokens, F)` decoded by the second layer, from the planted directions."""
+        """Return the explained variance of codes `(tokens, F)`, decoded by the second layer."""
         decoded = moved @ world.b.W_dec.numpy()
         return 1 - ((world.y - decoded) ** 2).sum() / variance
 
@@ -140,7 +140,7 @@ def test_matching_scores_are_those_of_the_planted_activity(world, found, partner
     assert set(np.nonzero(~fires)[0]) < set(VANISH)
 
 
-def test_baselines_stand_beside_and_each_seed_is_a_row(found):
+def test_baselines_are_compared_and_each_seed_is_a_row(found):
     methods = {"matched", "unfolded", "encoder_only", "decoder_only", "greedy", "cosine", "nearest_cosine", "identity"}
     assert {row["method"] for row in found[0].tables["mse"].rows} == methods | {"random"}
     assert {row["seed"] for row in found[0].tables["mse"].where(method="random")} == set(range(5))
@@ -190,13 +190,13 @@ def test_far_layers_composed_and_exact(world, tmp_path):
     assert (row["source"], row["target"], row["distance"]) == (0, 2, 2)
     exact = sm.match(world.a, third).perm
     assert row["agreement"] == float((chain.compose(0, 2).perm == exact).double().mean())
-    assert row["agreement"] >= 13 / F  # what persists; the two that vanish cost the same with whoever is left
+    assert row["agreement"] >= 13 / F  # what persists; the two that vanish cost the same with any remaining feature
     assert row["composed_cost"] == pytest.approx(row["exact_cost"], 1e-12)
     assert row["exact_cosine"] == pytest.approx((13 + COSINE) / F)
     assert "distances" not in evaluate(chain, tmp_path / "near", distance=1).tables
 
 
-def test_it_goes_on_where_it_was_stopped_and_writes_what_it_returns(world, tmp_path, monkeypatch):
+def test_it_resumes_where_it_was_stopped_and_writes_what_it_returns(world, tmp_path, monkeypatch):
     chain = sm.match_layers({0: world.a, 1: world.b})
     first = evaluate(chain, tmp_path / "out")
     monkeypatch.setattr("saematch.evaluation.weights.measure_pair", lambda *_: pytest.fail("measured again"))

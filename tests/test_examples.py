@@ -1,4 +1,4 @@
-"""What lies in `examples/` runs as it is."""
+"""The scripts and notebooks in `examples/` run as they are."""
 
 import os
 import subprocess
@@ -20,7 +20,7 @@ def test_a_job_array_completes_a_run_and_a_task_can_be_submitted_again(tmp_path)
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
 
     def submitted(*tasks):
-        """An array of these tasks, whose count is theirs alone."""
+        """Submit an array of the given tasks only."""
         jobs = [
             subprocess.Popen(
                 ["bash", EXAMPLES / "array.sbatch", model, run, "3"],

@@ -1,4 +1,4 @@
-"""Pairs in other processes: devices of this machine, executors of the standard library, and a real Ray cluster."""
+"""Pairs that are matched in other processes: on several devices, by executors of Python, and on a Ray cluster."""
 
 import os
 import signal
@@ -149,7 +149,7 @@ def test_an_executor_that_is_none_is_refused(model):
 
 @pytest.fixture(scope="module")
 def cluster():
-    """Two nodes on this machine, which the driver's own process is no part of."""
+    """Start two Ray nodes on this machine, to which the process of the driver does not belong."""
     ray = pytest.importorskip("ray", reason="ray is not installed")
     from ray.cluster_utils import Cluster
 
@@ -195,7 +195,7 @@ def test_ray_repeats_what_a_killed_worker_or_a_lost_node_was_doing(cluster, tmp_
 
 
 def _kill_a_worker():
-    """The worker of Ray that is at work on a pair, killed; None if there was none within ten seconds."""
+    """Kill the worker of Ray that is matching a pair. Return None if there is no such worker within ten seconds."""
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
         for pid in filter(str.isdigit, os.listdir("/proc")):

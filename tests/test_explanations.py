@@ -1,4 +1,4 @@
-"""Explanations as Neuronpedia exports them: the folder that a sync leaves, and whose features are explained."""
+"""Explanations as Neuronpedia exports them: the folder that a sync leaves, and the SAEs that are explained."""
 
 import gzip
 import json
@@ -22,13 +22,13 @@ def write(path, rows):
 
 
 def explained(layer, kind="res", count=12, model="demo"):
-    """Lines of an export for features of one source."""
+    """Return the lines of an export for the features of one source."""
     source = f"{layer}-{kind}-16k"
     return [{"modelId": model, "layer": source, "index": str(i), "description": f"{kind} {i}"} for i in range(count)]
 
 
 def export(root, layer, kind="res", model="demo"):
-    """All that an export of a source holds."""
+    """Write all files of an export of a source."""
     at = root / model / f"{layer}-{kind}-16k"
     write(at / "explanations/batch-0.jsonl.gz", explained(layer, kind, model=model))
     write(at / "features/batch-0.jsonl.gz", [{"layer": f"{layer}-{kind}-16k", "index": "0", "maxActApprox": 1.0}])
@@ -40,7 +40,7 @@ def export(root, layer, kind="res", model="demo"):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """Layers 3 and 4 with 12 features each."""
+    """Write a run of layers 3 and 4 with 12 features each."""
     home = tmp_path_factory.mktemp("explanations")
     sm.match_layers(sm.load_layers(write_model(home / "model", layers=(3, 4))), home / "run")
     return home / "run"
@@ -204,7 +204,7 @@ def test_layers_that_the_run_does_not_have_do_not_matter(tmp_path, run):
 
 
 def test_what_sae_lens_knows_of_the_saes_chooses_and_refuses(tmp_path, run, monkeypatch):
-    """The registry is the test's; the run, the files and what is done with them are real."""
+    """Only the registry is made up; the run, the files and the code that reads them are real."""
     found = [SimpleNamespace(path="layer_03", neuronpedia=name) for name in ("demo/3-res-16k", "demo/3-res-16k__l0-9")]
     monkeypatch.setattr("saematch.sources.registry.find_spec", lambda _: True)
     monkeypatch.setattr("saematch.sources.registry._table", lambda: {"it": {"repo_id": "model"}})
@@ -262,7 +262,7 @@ def test_evaluate_says_whose_explanations_it_reads(tmp_path, run, capsys):
     assert "\x1b" not in capsys.readouterr().err
 
 
-def test_labels_beside_an_sae_that_it_has_no_features_for_are_left_out_with_a_word(tmp_path, caplog):
+def test_labels_of_features_that_the_sae_does_not_have_are_left_out_with_a_warning(tmp_path, caplog):
     saes = write_model(tmp_path, layers=(3, 4))
     rows = [{"feature": feature, "tokens": ["a"]} for feature in (-1, 0, 11, 12, 3_000_000_000)]
     (saes / "layer_03" / "labels.json").write_text(json.dumps({"features": rows}))

@@ -1,4 +1,4 @@
-"""Costs that are given as a matrix: the same answers, proofs and limits as for rows."""
+"""Costs that are given as a matrix, with the same answers, proofs and limits as for rows."""
 
 import itertools
 import math
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.through_passes
 
 
 def assert_optimal(costs, max_cost=None):
-    """A certified matching of SciPy's cost, or a refusal where SciPy refuses too."""
+    """Assert a certified matching with SciPy's cost, or a refusal if SciPy refuses the costs, too."""
     costs = np.asarray(costs)
     try:
         optimum = cheapest(costs)[1] if max_cost is None else cheapest_partial(costs, max_cost)
@@ -168,12 +168,12 @@ def test_permutations_are_graded_by_costs():
 
 
 @pytest.mark.parametrize("max_cost", [10.0, 1e6, 1e12, 1e15, 1e18])
-@pytest.mark.parametrize("giant", [np.inf, 1e16])
-def test_a_giant_max_cost_hides_nothing(giant, max_cost):
-    """Under it as many pairs as can be are made at the least cost; what is worse is never called optimal."""
+@pytest.mark.parametrize("huge", [np.inf, 1e16])
+def test_a_huge_max_cost_hides_nothing(huge, max_cost):
+    """A huge max_cost gives as many pairs as possible at the lowest cost; a worse matching is never called optimal."""
     r = np.random.default_rng(0)
     costs = r.random((6, 6))
-    costs[0, 1] = costs[3, 2] = giant
+    costs[0, 1] = costs[3, 2] = huge
     best = sm.assign(cost=costs, max_cost=max_cost)
     optimum = cheapest(np.minimum(costs, 100.0))[1]
     if best.certified:
@@ -190,7 +190,7 @@ def test_a_giant_max_cost_hides_nothing(giant, max_cost):
 
 
 def allowed(costs, r):
-    """A permutation at random without the pairs of giants."""
+    """Return a random permutation without pairs of huge cost."""
     while True:
         perm = r.permutation(len(costs))
         if (costs[np.arange(len(costs)), perm] < 100).all():
@@ -221,10 +221,10 @@ G = 1e17
         ([[1e14 + 0.9, 0.06], [1e14 + 0.69, 0.76], [1e14 + 0.6, math.inf], [1e14 + 0.5, 0.52]], None),
     ],
 )
-def test_giants_in_every_row_hide_nothing(costs, max_cost):
-    """Whatever is called optimal is, to a thousandth of what ordinary pairs differ by."""
+def test_huge_costs_in_every_row_hide_nothing(costs, max_cost):
+    """An answer that is called optimal is within a thousandth of the typical difference between pairs."""
     costs = np.array(costs)
-    cheap = np.where(costs >= 1e10, 1000.0, costs)  # what a giant costs is beside the point, as long as it is much
+    cheap = np.where(costs >= 1e10, 1000.0, costs)  # the amount of a huge cost does not matter
     best = cheapest(cheap)[1] if max_cost is None else cheapest_partial(cheap, 2000.0)
     for order in itertools.permutations(range(max(costs.shape)), len(costs)):
         perm = np.where(np.array(order) < costs.shape[1], order, -1)
@@ -238,7 +238,7 @@ def test_giants_in_every_row_hide_nothing(costs, max_cost):
             assert paid <= best + 1e-3
 
 
-def test_a_bound_is_none_too_high_beside_a_giant_max_cost():
+def test_a_bound_is_not_too_high_with_a_huge_max_cost():
     costs = np.array([[0.38, 0.02, 0.34], [0.31, 0.55, 0.63], [0.16, 0.5, 0.91]])
     graded = sm.certify(cost=costs, perm=[-1, -1, -1], max_cost=1e14)
     assert graded.status == "suboptimal"
@@ -246,7 +246,7 @@ def test_a_bound_is_none_too_high_beside_a_giant_max_cost():
 
 
 @pytest.mark.parametrize("max_cost", [1e3, 1e15, 1e30, 1e100])
-def test_margins_beside_forbidden_pairs_under_a_giant_max_cost(max_cost):
+def test_margins_with_forbidden_pairs_and_a_huge_max_cost(max_cost):
     matching = sm.assign(cost=[[0.0, 0.5, math.inf]], max_cost=max_cost)
     assert matching.margins().exact([0]).tolist() == [pytest.approx(0.5, rel=1e-9)]
     assert matching.margins().bound.tolist() == [pytest.approx(0.5, rel=1e-9)]

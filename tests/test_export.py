@@ -1,4 +1,4 @@
-"""A run's findings, read back with programs that are not ours."""
+"""The columns of a run, exported and read back by other programs."""
 
 import csv
 import json
@@ -32,7 +32,7 @@ HOSTILE = [
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """Three layers of 12 features, of which one is labelled by somebody hostile."""
+    """Write a run of three layers of 12 features, one of which has hostile labels."""
     home = tmp_path_factory.mktemp("export")
     layers = write_model(home / "saes", layers=(1, 2, 3))
     rows = [{"feature": number, "tokens": [text]} for number, text in enumerate(HOSTILE)]
@@ -186,7 +186,7 @@ def test_bad_usage_is_refused(run, tmp_path, monkeypatch, capsys, arguments, mes
 
 
 def writers(run):
-    """Everything that writes one file, by its name."""
+    """Return every function that writes one file, by its name."""
     chain = sm.Chain.load(run)
     return {
         "x.csv": lambda path: export(chain, path, "csv"),

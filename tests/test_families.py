@@ -1,4 +1,4 @@
-"""Every family's file beside the family's own formula: `saes.py` writes the one and writes down the other."""
+"""The file of every family, compared with the family's own formula; both are in `saes.py`."""
 
 import io
 import json
@@ -57,7 +57,7 @@ each_variant = pytest.mark.parametrize("name", VARIANTS)
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread():
-    """On a busy machine, threads wait for each other longer than products as small as these take."""
+    """Use one thread: on a busy machine, threads wait for each other longer than such small products take."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -76,7 +76,7 @@ def assert_own_pass(found, own, w):
 
 
 def only(source):
-    """The one SAE of a source, with its weights unread."""
+    """Return the one SAE of a source without reading its weights."""
     layers = sm.load_layers(source)
     assert list(layers) == [LAYER]
     return layers.handles[LAYER]
@@ -112,9 +112,9 @@ def test_codes_and_reconstructions_are_the_familys_own(tmp_path, name, F, d, dty
 
 @each_variant
 def test_every_feature_sets_in_where_it_does_in_the_family(tmp_path, name):
-    """A threshold that was rounded to float32 would be 1e-7 off.
+    """A threshold that is rounded to float32 would differ by 1e-7.
 
-    Between an input where a feature is on and one where it is off, the place is found to 2^-28 of their distance.
+    The input at which a feature becomes active is located to 2^-28 of the distance between two inputs.
     """
     w = drawn(8, 8)
     own, source = written(tmp_path, name, w)
@@ -144,7 +144,7 @@ def test_notes_say_what_was_changed_and_nothing_else(tmp_path, name):
 
 
 def test_headers_of_no_family_import_torchs_compiler(tmp_path):
-    """It takes two seconds and 150 MB. Headers say the precision in which weights are then read."""
+    """The compiler takes two seconds and 150 MB. Headers state the precision of the weights without it."""
     sources = [written(tmp_path / str(number), name, drawn(16, 8))[1] for number, name in enumerate(VARIANTS)]
     code = """
 import json, sys
@@ -180,7 +180,7 @@ def test_headers_say_what_reading_says(tmp_path, name, monkeypatch):
 
 
 class Counted(io.FileIO):
-    """A file that counts what is read of it."""
+    """A file that counts the bytes that are read."""
 
     taken = 0
 
@@ -438,7 +438,7 @@ def test_weights_of_no_family_are_refused_with_the_families(tmp_path):
 
 
 def test_the_family_may_be_said(tmp_path):
-    """Square matrices under SAELens' names: which way round they are, nothing in the file says."""
+    """Nothing in a file with square matrices and SAELens' names says whether the matrices are transposed."""
     w = drawn(8, 8)
     saelens(tmp_path / "saes", w, subtracts=False)
     as_qwen = sm.load(f"{tmp_path}/saes?family=qwen_scope&k=3")
@@ -460,7 +460,7 @@ PLAIN = {
 @pytest.mark.parametrize("name", PLAIN)
 @pytest.mark.parametrize("suffix", [".pt", ".pth"])
 def test_a_plain_file_is_of_no_family(tmp_path, name, F, d, suffix):
-    """Neither its activation nor what its encoder sees is in it: to guess them would be a silent mistake."""
+    """Such a file states neither the activation nor the input of the encoder, and a guess might be wrong silently."""
     possible = name in ("plain", "half transposed") and d == F  # as Qwen-Scope's, which is turned
     ask = r"if .*, write \?family=… after its path: qwen_scope; else " * possible
     torch.save(PLAIN[name](drawn(F, d)), tmp_path / f"layer_5{suffix}")
@@ -522,7 +522,7 @@ def test_a_file_of_two_families_is_refused_with_both(tmp_path):
 
 
 def follow(advice, file):
-    """Do what a refusal says; the new file is called as the old one, which goes elsewhere before."""
+    """Follow the advice of a refusal. The new file has the name of the old one, which is moved before."""
     old, new = file.with_name("old").joinpath(file.name), file
     old.parent.mkdir()
     file.rename(old)

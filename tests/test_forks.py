@@ -1,4 +1,4 @@
-"""A forked process has none of its parent's threads: it works with one, and waits for none of the others."""
+"""A forked process has no threads of its parent: it works with one thread, and waits for no other."""
 
 import subprocess
 import sys

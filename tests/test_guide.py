@@ -1,4 +1,4 @@
-"""The examples of docs/guide.md run, in the order in which they stand there, and print what the page says."""
+"""The examples of docs/guide.md run in their order, and print the output that the page shows."""
 
 import doctest
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A path may begin with ~ wherever one is given."""
+"""Every path that a user gives may begin with ~."""
 
 import json
 import os
@@ -25,7 +25,7 @@ TEXT = "the texts"
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
-    """A home with SAEs and a run in it, and a working folder that is somewhere else and stays empty."""
+    """Make a home folder with SAEs and a run, and another working folder, which stays empty."""
     home, elsewhere = tmp_path / "home", tmp_path / "elsewhere"
     elsewhere.mkdir()
     write_model(home / "saes", layers=(3, 4))

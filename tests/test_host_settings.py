@@ -1,4 +1,4 @@
-"""Defaults of the host program, its device and its precision, change no result and place nothing elsewhere."""
+"""The default device and precision of the calling program change no result, and move no tensor."""
 
 import ast
 import itertools
@@ -39,7 +39,7 @@ each_setting = pytest.mark.parametrize("setting", SETTINGS)
 
 @pytest.fixture
 def under():
-    """Run something under a setting of the host program, and without it."""
+    """Run a function under a setting of the calling program, and without it."""
 
     def both(setting, run):
         expected = run("as it is")
@@ -64,7 +64,7 @@ def assert_same(found, expected):
 
 
 def factories_without_device(source):
-    """The calls in a module that make a tensor on the default device."""
+    """Return the calls in a module that make a tensor on the default device."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ImportFrom) and node.module == "torch":
             yield from (f"from torch import {each.name}" for each in node.names if each.name in FACTORIES)

@@ -1,4 +1,4 @@
-"""More that strangers' files may hold: values of any kind and size, archives that lie, lists, disks that fill up."""
+"""More hostile inputs: values of any kind and size, inconsistent archives, lists, and disks that fill up."""
 
 import io
 import json
@@ -51,7 +51,7 @@ DIGITS = "9" * 5000
 
 
 def duplicated():
-    """Two arrays of one name; the archive warns while it is made."""
+    """Return an archive with two arrays of one name. (The archive warns while it is made.)"""
     buffer = io.BytesIO()
     with warnings.catch_warnings(action="ignore"), zipfile.ZipFile(buffer, "w") as archive:
         for name, array in [*ARRAYS.items(), ("W_enc", ARRAYS["W_enc"] + 1)]:
@@ -60,7 +60,7 @@ def duplicated():
 
 
 def old_storage(count):
-    """A file from before version 1.6 that claims a storage of so many numbers, with an archive behind it."""
+    """Return a file from before version 1.6 that claims a storage of `count` numbers, followed by an archive."""
 
     class Persistent(pickle.Pickler):
         def persistent_id(self, value):

@@ -1,4 +1,4 @@
-"""SAEs from the hub: its own client against a server of ours that speaks its API, with no network."""
+"""SAEs on the hub: the client of the hub with a local server that has the same API, without a network."""
 
 import json
 import os
@@ -32,14 +32,14 @@ PLAIN = {"architecture": "jumprelu", "apply_b_dec_to_input": False}
 
 @pytest.fixture(scope="module")
 def server():
-    """One for all tests: the client's file system remembers where it asks."""
+    """Start one server for all tests, since the client's file system remembers the address."""
     with Hub() as hub:
         yield hub
 
 
 @pytest.fixture(autouse=True)
 def hub(server, tmp_path, monkeypatch):
-    """The server without repositories, and the client with an empty cache, no token and no patience."""
+    """Return the server without repositories; the client has an empty cache, no token, and does not wait."""
     server.clear()
     changed = {
         "ENDPOINT": server.address,
@@ -64,7 +64,7 @@ def bytes_of(folder, sae):
 
 
 def publish(hub, folder, repo="my/saes", **options):
-    """A repository of all files below a folder."""
+    """Publish all files below a folder as a repository."""
     hub.repositories[repo] = repository = Repository(**options)
     paths = [path for path in folder.rglob("*") if path.is_file()]
     repository.commit({path.relative_to(folder).as_posix(): path.read_bytes() for path in paths})
@@ -76,7 +76,7 @@ def in_cache(pattern):
 
 @pytest.fixture
 def gemma(hub, tmp_path):
-    """Layers 0, 2 and 10 in two widths and three L0s, and the embedding, which is no layer."""
+    """Publish layers 0, 2 and 10 in two widths and three L0s, and the embedding, which is not a layer."""
     files = {"README.md": b"hello", "embedding/width_16k/average_l0_5/params.npz": bytes_of(tmp_path / "e", made_up())}
     for layer in (10, 0, 2):
         for width in ("16k", "65k"):
@@ -388,7 +388,7 @@ def test_the_program_finds_hub_token_and_cache_in_its_environment(gemma, hub, tm
 
 @pytest.fixture
 def interrupted(hub, tmp_path, monkeypatch):
-    """An SAE with its headers read, half of whose file will be sent; it is written to disk in parts of 64 KiB."""
+    """Return an SAE whose headers are read and half of whose file will be sent. It is written in parts of 64 KiB."""
     monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 2**16)
     sae = made_up(F=6000, d=64)
     write_npz(tmp_path / "saes" / "layer_1", sae)
@@ -400,7 +400,7 @@ def interrupted(hub, tmp_path, monkeypatch):
     return SimpleNamespace(stored=stored, W_dec=sae.W_dec.float())
 
 
-def test_a_download_that_ends_early_goes_on_where_it_was(interrupted, hub):
+def test_a_download_that_ends_early_resumes_where_it_was(interrupted, hub):
     assert torch.equal(interrupted.stored.read().W_dec, interrupted.W_dec)
     assert [each.span for each in hub.asked if each.sent] == [None, f"bytes={24 * 2**16}-"]
 
@@ -443,7 +443,7 @@ def test_a_configuration_is_fetched_with_its_weights(hub, tmp_path, write, folde
 
 @pytest.fixture
 def sae_lens(gemma, tmp_path, monkeypatch):
-    """A package that has the registry of sae-lens, and ends whatever imports it."""
+    """Write a package that has the registry of sae-lens, and that ends every process that imports it."""
     package = tmp_path / "packages" / "sae_lens"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("raise SystemExit('imported')")

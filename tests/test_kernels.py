@@ -1,4 +1,4 @@
-"""Every kernel, in Triton's interpreter, against its float64 reference; and as the compiler sees it, for every chip."""
+"""Every kernel, compared with its float64 reference in Triton's interpreter, and compiled for every chip."""
 
 import contextlib
 import importlib
@@ -37,7 +37,7 @@ EMPTY = [(0, 5, 3), (5, 0, 3), (0, 0, 0), (4, 6, 0)]
 
 @pytest.fixture(autouse=True)
 def poisoned_tensors(monkeypatch):
-    """What torch.empty gives holds NaN, or an index far outside everything."""
+    """Fill the tensors of `torch.empty` with NaN, or with an index that is out of range everywhere."""
     empty = torch.empty
 
     def poisoned(*args, **kwargs):
@@ -56,7 +56,7 @@ def reals(*size, seed=0):
 
 
 def problem(A, B, K):
-    """Small whole numbers: exact in every precision, and full of ties."""
+    """Return a problem of small whole numbers, which are exact in every precision and have many ties."""
     x, y = integers(A, K, seed=1, most=2), integers(B, K, seed=2, most=2)
     return x, y, integers(A, seed=3), integers(B, seed=4)
 
@@ -68,19 +68,19 @@ def same(found, expected):
 
 
 def forms(x, y, precision="ieee"):
-    """The same costs as products, stored, stored transposed, and as a part of something larger."""
+    """Return equal costs as products, stored, stored transposed, and as a part of a larger tensor."""
     return [kernels.products(x, y, precision), *map(kernels.stored, matrices(x @ y.T))]
 
 
 def matrices(M):
-    """The same matrix as it is, transposed in memory, and as a part of something larger."""
+    """Return equal matrices: contiguous, transposed in memory, and as a part of a larger tensor."""
     larger = torch.full((M.shape[0] + 3, 2 * M.shape[1] + 1), torch.nan)
     larger[2 : 2 + M.shape[0], 1::2] = M
     return [M, M.T.contiguous().T, larger[2 : 2 + M.shape[0], 1::2]]
 
 
 def same_minima(matrix, M, rows, u, v, tile=SMALL):
-    """Both launcher and specification, of the matrix as it lies in memory and of its values."""
+    """Assert equal minima of the launcher and the reference, for the matrix in memory and for its values."""
     found = tile_minima(matrix, rows.int(), u, v, tile)
     expected = tile_minima_reference(M, rows, u, v, tile.BLOCK_M, tile.BLOCK_N)
     same(itertools.chain(*found), itertools.chain(*expected))
@@ -185,7 +185,7 @@ def test_a_list_that_is_too_short_is_made_again():
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_products_are_as_good_as_torch_makes_them_and_within_their_bound(precision):
-    """At most twice the error of torch on the same operands; the bound holds, and says something."""
+    """The error is at most twice that of torch for the same operands. The bound holds, and is not too large."""
     x, y = reals(48, 200, seed=1), reals(40, 200, seed=2)
     truth = x.double() @ y.double().T
     costs = kernels.products(x, y, precision)
@@ -206,7 +206,7 @@ def test_more_parts_have_a_smaller_bound_and_too_many_columns_none():
 
 @pytest.mark.parametrize("precision", [name for name in PRECISIONS if name != "ieee"])
 def test_the_bound_of_the_sum_covers_the_size_of_the_parts(precision):
-    """Entries that round up, so that parts are as large as they can be and of both signs."""
+    """The entries round up, so that their parts are as large as possible and have both signs."""
     chosen = PRECISIONS[precision]
     unit = 2.0**-chosen.bits
     x = torch.full((1, 64), 1 + unit * (1 + 2.0**-9))
@@ -226,7 +226,7 @@ def test_what_is_not_finite_does_not_become_a_number(precision):
 
 
 def test_offsets_into_memory_are_as_wide_as_memory(tmp_path):
-    """Rows 4 GiB apart, in a file with holes: their places do not fit into 32 bits."""
+    """The rows are 4 GiB apart, in a sparse file, so that their offsets do not fit into 32 bits."""
     apart = 2**30
     cells = torch.from_numpy(np.memmap(tmp_path / "sparse", np.float32, "w+", shape=(3 * apart + 64,)))
     view = cells.as_strided((4, 64), (apart, 1))
@@ -274,7 +274,7 @@ def test_kernels_start_on_the_device_of_their_tensors(monkeypatch):
 
 @pytest.mark.parametrize("precision", [name for name in PRECISIONS if name != "ieee"])
 def test_the_bound_of_a_split_holds_for_bad_rows_and_is_within_reach(precision):
-    """Rows of one entry again and again, so that nothing cancels, for entries all over [1, 2)."""
+    """Each row repeats one entry, so that nothing cancels. The entries cover [1, 2)."""
     chosen = PRECISIONS[precision]
     unit = 2.0**-chosen.bits
     x = torch.linspace(1, 2, 4001)[:-1, None].expand(-1, 16).contiguous()

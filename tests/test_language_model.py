@@ -1,4 +1,4 @@
-"""Loss of real transformers with hidden states replaced, against models that are taken apart by hand."""
+"""The loss of real transformers with replaced hidden states, compared with models that are changed by hand."""
 
 import json
 
@@ -19,14 +19,14 @@ NATS = 1e-4  # float32 sums over a few hundred terms around 1, in another order
 
 
 def exact_sae(seed=0):
-    """An SAE that leaves nothing out: a feature for each direction there and back."""
+    """Return an SAE without error: it has two features, with opposite signs, for each direction of a basis."""
     basis = torch.linalg.qr(torch.randn(WIDTH, WIDTH, generator=torch.Generator().manual_seed(seed)).double())[0]
     both = torch.cat([basis, -basis])
     return sm.SAE(both.T, torch.zeros(2 * WIDTH).double(), both, torch.zeros(WIDTH).double(), "relu")
 
 
 def mean_loss(model, folder, texts, drop=None):
-    """Next-token loss without the first prediction, with a block left out, document by document."""
+    """Return the next-token loss without the first prediction, document by document, with a block left out if given."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     if drop is not None:
         forward = model.base_model.layers[drop].forward
@@ -74,7 +74,7 @@ def test_added_loss_is_that_of_a_model_without_the_block(llama, tmp_path):
 
 
 def _loss_with_block_skipped_after_the_first(model, folder, texts, block):
-    """The block returns its input, but for the first token of the context, where it does its work."""
+    """Return the loss if a block returns its input, except for the first token of the context."""
     real = model.base_model.layers[block].forward
 
     def forward(hidden_states, *arguments, **named):
@@ -90,7 +90,7 @@ def _loss_with_block_skipped_after_the_first(model, folder, texts, block):
 
 @pytest.mark.parametrize("kind", list(KINDS))
 def test_any_kind_of_causal_model(kind, tmp_path):
-    """Hidden states put back leave every kind as it is; its states are those that transformers shows."""
+    """Replacing hidden states by themselves changes no kind of model. The hidden states are those of transformers."""
     folder = write_language_model(tmp_path, kind)
     texts = documents(3)
     model = LanguageModel(str(folder), Texts(texts, "mark"), context=12, batch=2)

@@ -100,7 +100,7 @@ def test_layers_of_different_widths_and_features_left_out(tmp_path):
     assert len(complete[1, 2].unmatched_targets) == 1
 
 
-def test_a_run_that_stops_keeps_its_finished_pairs_and_goes_on(model, tmp_path):
+def test_a_run_that_stops_keeps_its_finished_pairs_and_resumes(model, tmp_path):
     def stop(news):
         if news.stage == "done":
             raise KeyboardInterrupt

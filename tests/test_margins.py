@@ -1,4 +1,4 @@
-"""Margins against their definition: what the optimum rises by if a feature may not have the partner it has."""
+"""Margins, compared with their definition: the rise of the optimum if a feature must not have its partner."""
 
 import pickle
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.through_passes
 
 
 def true_margins(costs, perm, max_cost):
-    """By forbidding each pair, or staying free, in turn and solving again; infinite where nothing else is possible."""
+    """Return margins, by forbidding the state of each feature in turn and solving again; inf if that is impossible."""
     n, m = costs.shape
     whole = doubled(costs, max_cost)
     rows, columns = linear_sum_assignment(whole)
@@ -35,7 +35,7 @@ def true_margins(costs, perm, max_cost):
 
 
 def assert_margins(matching, costs, max_cost=None):
-    """Bounds are below the truth, exact values are the truth, and tied are those whose margin is nothing."""
+    """Assert that bounds are not above the true margins, exact values equal them, and ties have margin zero."""
     truth = true_margins(costs, matching.perm.numpy(), max_cost)
     size = np.abs(costs[np.isfinite(costs)]).max(initial=0.0) + (max_cost or 0.0)
     rounding = 1e-12 * size * (1 + len(costs))
@@ -50,7 +50,7 @@ def assert_margins(matching, costs, max_cost=None):
     assert not matching.margins().tied[truth > rounding].any()
 
 
-SMALL = {name: rows for name, rows in nasty(24, 5).items() if name not in ("huge", "tiny", "giants on both sides")}
+SMALL = {name: rows for name, rows in nasty(24, 5).items() if name not in ("huge", "tiny", "outliers on both sides")}
 
 
 @pytest.mark.parametrize("sizes", [(24, 24), (24, 17), (17, 24)])
@@ -187,10 +187,10 @@ def test_margins_belong_to_a_proved_optimum_and_need_the_inputs(tmp_path):
 
 
 @pytest.mark.parametrize(("shape", "max_cost"), [((40, 50), 2.5e8), ((40, 40), 1.01e8), ((40, 40), None)])
-def test_margins_beside_a_giant_that_float32_cannot_see_past(shape, max_cost):
+def test_margins_next_to_an_outlier_that_float32_cannot_see_past(shape, max_cost):
     costs = np.random.default_rng(0).random(shape)
     without = sm.assign(cost=costs.copy())
-    costs[0, 0] = 1e8  # of a pair that nobody would make
+    costs[0, 0] = 1e8  # of a pair that no matching would make
     matching = sm.assign(cost=costs, max_cost=max_cost)
     assert matching.certified
     assert torch.equal(matching.perm, without.perm)
@@ -232,7 +232,7 @@ def test_no_exact_margin_is_above_the_true_one_under_a_max_cost_like_the_largest
 
 @pytest.mark.parametrize("offset", [1.0, 2.0**20, 2.0**32])
 def test_no_margin_is_above_the_true_one_where_offsets_are_large(offset):
-    """A target without a partner is priced at what staying free costs, by no rounding of the offsets less."""
+    """The price of an unmatched target is exactly its unmatched cost, without a rounding of the offsets."""
     x = np.array([[0, 2, 1], [0, 0, 2], [2, 0, 2], [0, 0, 1.0]]) + offset
     y = (
         np.array([[1, 0, 2], [1, 0, 0], [1, 2, 0], [1, 0, 1], [1, 1, 2], [1, 0, 1], [2, 1, 1], [2, 2, 1.0]])

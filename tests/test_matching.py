@@ -25,7 +25,7 @@ def matching():
 
 
 def partial(perm, targets):
-    """A matching with features that have no counterpart; the cost of a pair is its source's number."""
+    """Return a matching with unmatched features, in which a pair costs the number of its source feature."""
     perm = torch.tensor(perm)
     cost = torch.where(perm >= 0, torch.arange(len(perm), dtype=torch.float64), 0.0)
     return sm.Matching(perm, cost, target_features=targets)
@@ -136,7 +136,7 @@ def test_random_cost_is_that_of_as_many_pairs(method, max_cost):
     assert rows.random_cost == pytest.approx(mean * int((rows.perm >= 0).sum()), rel=1e-12)
 
 
-def test_forbidden_pairs_are_nobodys_random_ones():
+def test_forbidden_pairs_are_no_random_pairs():
     costs = np.array([[1.0, np.inf, 2.0], [3.0, 4.0, np.inf]])
     assert sm.assign(cost=costs).random_cost == 5.0
 

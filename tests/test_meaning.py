@@ -1,4 +1,4 @@
-"""Explanations, and judges of them: the proxy, and an endpoint that answers, rambles, refuses, is slow or gone."""
+"""Explanations and their judges: the proxy, and an endpoint that answers, gives no grade, fails, is slow or missing."""
 
 import gzip
 import json
@@ -19,7 +19,7 @@ PAIRS = [("months", "March, July"), ("brackets", "cooking"), ("negation", "n't")
 
 
 def by_length(question):
-    """A grade that depends on the question alone."""
+    """Return a grade that depends on the question only."""
     return list(Grade)[len(question) % 3].name
 
 
@@ -107,12 +107,12 @@ def test_an_endpoint_that_fails_leaves_what_was_answered(tmp_path, monkeypatch, 
     assert [verdict.status for verdict in verdicts] == ["graded", "unanswered", "unanswered"]
     assert why in judge.trouble
     assert "sk-secret" not in judge.trouble
-    with Endpoint(lambda _: "MAYBE") as endpoint:  # later it goes on
+    with Endpoint(lambda _: "MAYBE") as endpoint:  # later it resumes
         grades = [verdict.grade for verdict in EndpointJudge(endpoint.address, "m", cache).verdicts(PAIRS)]
     assert grades == [Grade.SAME, Grade.MAYBE, Grade.MAYBE]
 
 
-def test_nobody_listens(tmp_path):
+def test_no_server_listens(tmp_path):
     judge = EndpointJudge("http://127.0.0.1:9/v1", "m", tmp_path / "judge.jsonl", retries=0)
     assert {verdict.status for verdict in judge.verdicts(PAIRS)} == {"unanswered"}
     assert "127.0.0.1:9" in judge.trouble
@@ -202,7 +202,7 @@ def test_kappa_is_cohens(tmp_path):
         read_grades(path)
 
 
-def test_a_judge_that_fails_leaves_an_evaluation_unfinished_and_later_it_goes_on(tmp_path):
+def test_a_judge_that_fails_leaves_an_evaluation_unfinished_and_later_it_resumes(tmp_path):
     world = World()
     chain = sm.match_layers({0: world.a, 1: world.b})
     explained = {layer: {i: f"text {layer} {i}" for i in range(16)} for layer in (0, 1)}

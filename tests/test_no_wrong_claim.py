@@ -1,4 +1,4 @@
-"""A thousand problems: every optimum is found and certified, and nothing else ever is."""
+"""A thousand problems: every optimum is found and certified, and no other answer is certified."""
 
 import math
 from fractions import Fraction
@@ -44,7 +44,7 @@ def sizes(r, n, m, width):
     return (r.standard_normal((size, width)) * np.exp(2 * r.standard_normal((size, 1))) for size in (n, m))
 
 
-def giant(r, n, m, width):
+def outlier(r, n, m, width):
     x, y = gaussian(r, n, m, width)
     x[r.integers(n)] *= 1e5
     return x, y
@@ -70,7 +70,7 @@ def single(r, n, m, width):
     return gaussian(r, n, m, width)[0].astype(np.float32), gaussian(r, n, m, width)[1].astype(np.float32)
 
 
-KINDS = [gaussian, clusters, lattice, copies, sizes, giant, hub, far, planted, single]
+KINDS = [gaussian, clusters, lattice, copies, sizes, outlier, hub, far, planted, single]
 EACH = 100  # of every kind, of which 10 are rectangular and 10 partial
 
 
@@ -95,7 +95,7 @@ def test_optima_are_certified_and_nothing_else(kind, decade):
 
 @pytest.mark.parametrize("exponent", range(4, 14))
 def test_whole_numbers_are_told_apart_to_the_last(exponent):
-    """However large the costs: what is worse by 1 is not called optimal."""
+    """For large costs, too, an answer that costs 1 more is not called optimal."""
     n, r = 40, R(exponent)
     costs = r.integers(100, 10**exponent, (n, n))
     np.fill_diagonal(costs, 0)
@@ -112,14 +112,14 @@ def test_whole_numbers_are_told_apart_to_the_last(exponent):
 
 
 def shuffled_claims(x=None, y=None, **costs):
-    """What a permutation at random, and the engine's own answer, are called."""
+    """Return the grades of a random permutation and of the solver's answer."""
     n = min(np.shape(costs["cost"]) if x is None else (len(x), len(y)))
     perm = np.append(R(9).permutation(n), np.full((len(costs["cost"]) if x is None else len(x)) - n, -1))
     return sm.certify(x, y, perm, **costs), sm.assign(x, y, **costs)
 
 
 def test_what_an_outlier_hides_from_float64_is_proved_in_twice_its_precision():
-    """Where rounding of one number is more than all others differ by, exact arithmetic agrees with what is claimed."""
+    """If one number is rounded by more than all others differ by, exact arithmetic confirms the claims."""
     r = R(0)
     costs = r.random((30, 30))
     costs[:, 0] += 1e16
@@ -160,7 +160,7 @@ def test_a_max_cost_beyond_every_cost_changes_nothing(max_cost):
     assert sm.assign(cost=np.full((4, 6), 1e-10), max_cost=max_cost).certified
 
 
-def test_small_numbers_beside_larger_ones_are_proved():
+def test_small_numbers_next_to_larger_ones_are_proved():
     costs = [[100.6, 1.9, 0.0], [100.5, 1.8, 0.1], [100.4, 1.8, 0.3], [100.5, 1.9, 0.0]]
     assert sm.assign(cost=costs).certified
     assert len(sm.assign(cost=R(0).random((4, 4)) * 1e-310).perm) == 4
@@ -172,7 +172,7 @@ def test_sums_of_rows_and_columns_are_constant_costs():
 
 
 def swaps(costs, perm, r):
-    """The exchange of two partners that costs least, and one at random."""
+    """Return permutations after the cheapest exchange of two partners, and after a random one."""
     matched = costs[:, perm]
     excess = matched + matched.T - np.diag(matched)[:, None] - np.diag(matched)[None]
     np.fill_diagonal(excess, np.inf)
@@ -183,14 +183,14 @@ def swaps(costs, perm, r):
 
 
 def rounded_optimum(costs):
-    """What a solver in half precision might return."""
+    """Return a permutation that a solver in half precision may return."""
     with np.errstate(over="ignore"):
         rounded = (costs / costs.max(initial=1.0)).astype(np.float16).astype(float)
     return cheapest(rounded)[0]
 
 
 def assert_true_claim(x, y, costs, perm, best):
-    """Certified only within 1e-9 of the optimum, refused where float64 can tell the difference."""
+    """Assert that an answer is certified only within 1e-9 of the optimum, and refused if float64 shows a difference."""
     graded = sm.certify(x, y, perm)
     excess = math.fsum(costs[np.arange(len(perm)), perm]) - best.cost
     rounding = 1e-13 * costs.sum()
@@ -205,7 +205,7 @@ def assert_true_claim(x, y, costs, perm, best):
 
 
 def assert_permuted_prices_are_refused(x, y, best, r):
-    """The optimum is not called proved by prices that do not prove it."""
+    """Assert that the optimum is not certified by prices that do not prove it."""
     problem = RowProblem(x, y)
     cost = problem.cost(choose_backend("torch", "cpu"), 0)
     unmatched = cost.unmatched(np.inf, np.inf)
@@ -227,7 +227,7 @@ def decades(r, n, spread=60.0):
 @pytest.mark.parametrize("max_cost", [None, 1e12, 1e20, 1e40])
 @pytest.mark.parametrize("make", [decades, lambda r, n: 1 / (r.dirichlet(np.full(n, 0.05), n) + 1e-30)])
 def test_costs_over_many_decades_are_solved_and_proved(make, max_cost):
-    """More pairs than go into the graph at once, so that passes choose some."""
+    """There are more pairs than the first graph holds, so that passes choose candidates."""
     for seed in range(3):
         costs = make(R(seed), 150)
         best = sm.assign(cost=costs, max_cost=max_cost)

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.through_passes
 
 @pytest.fixture
 def broken(tmp_path):
-    """Two layers whose only pair fails."""
+    """Write two layers whose only pair fails."""
     model = write_model(tmp_path / "model", layers=(3, 4))
     write_npz(model / "layer_04", made_up(seed=1), W_dec=np.full((12, 8), np.nan))
     return model

@@ -1,4 +1,4 @@
-"""Too little memory is known as such, whatever raised it: no file is blamed for it, and a run loses the pair alone."""
+"""Errors of too little memory are recognised for every library: no file is blamed, and only the pair fails."""
 
 import errno
 import json
@@ -155,7 +155,7 @@ def test_nothing_else_is_taken_for_it(error):
 
 @pytest.fixture
 def files(tmp_path):
-    """SAEs of 34 MB in float32, in three formats."""
+    """Write SAEs of 34 MB in float32, in three formats."""
     d, F = 256, 16_384
     W_enc, W_dec, b_enc, b_dec = torch.ones(d, F), torch.ones(F, d), torch.ones(F), torch.ones(d)
     for name in ("npz", "safetensors", "pt"):

@@ -1,4 +1,4 @@
-"""The house: what is shipped, what importing it costs, which room may know which, and that the README is true."""
+"""The package: its files, the cost of importing it, which package may import which, and the example of the README."""
 
 import ast
 import re
@@ -77,7 +77,7 @@ assert "triton" not in sys.modules
 
 @pytest.mark.parametrize("arguments", [["info", "sample"], ["layers", "sample", "--dry-run"], ["env"]])
 def test_commands_that_compute_nothing_import_no_compiler(arguments):
-    """Neither torch's, which takes longer than torch itself, nor, for a look at files, numba's or triton's."""
+    """They import no compiler of torch, which takes longer than torch itself; `info` imports no numba and no triton."""
     code = f"""
 import sys
 from saematch.cli.main import main

@@ -33,7 +33,7 @@ def model():
 
 @pytest.fixture
 def held(monkeypatch):
-    """The layers that a stream reads, and the most that it held at any time."""
+    """Return the layers that are read, and the largest number of them that is in memory at any time."""
     counts = {"most": 0, "read": []}
     read = row_cache.RowCache._read
 

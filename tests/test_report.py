@@ -1,4 +1,4 @@
-"""The page of a run, opened in a browser as its readers do."""
+"""The page of a run, opened in a browser."""
 
 import csv
 import http.client
@@ -28,7 +28,7 @@ def opened():
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
-    """The sample, as the demo leaves it."""
+    """Write the report of the sample, as the command `demo` does."""
     home = tmp_path_factory.mktemp("report")
     chain = sm.match_layers(sm.load_layers("sample"), home / "run")
     write_report(Contents(chain, margins=True), home / "run" / "report.html")
@@ -37,7 +37,7 @@ def report(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def odd(tmp_path_factory):
-    """Labels of somebody hostile, a layer that cannot be read, L0s far apart, a pair that is not proved."""
+    """Write a run with hostile labels, an unreadable layer, very different L0s, and a pair that is not proved."""
     home = tmp_path_factory.mktemp("odd")
     for layer, l0 in ((1, 20), (2, 90), (3, 95)):
         write_npz(home / "saes" / f"layer_{layer}" / f"average_l0_{l0}", made_up(40, seed=layer))

@@ -1,4 +1,4 @@
-"""What a process may use: limits of the machine, of cgroups as in batch systems and containers, and of `ulimit`."""
+"""The memory and cores that a process may use: limits of the machine, of cgroups and of `ulimit`."""
 
 import json
 import os
@@ -16,14 +16,14 @@ UNLIMITED = 9223372036854771712  # what version 1 says for none
 
 
 def run(code, *arguments):
-    """The JSON that a fresh process prints."""
+    """Return the JSON that a new process prints."""
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
 
 def tree(root, files, free=64):
-    """A root of the file system of a machine with so many free GB, and the files that are given."""
+    """Make the file system of a machine with `free` GB of memory and the given files."""
     for name, content in {"proc/meminfo": f"MemTotal: 1 kB\nMemAvailable:  {free * 2**20} kB\n", **files}.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -32,7 +32,7 @@ def tree(root, files, free=64):
 
 
 def version_1(root, path, levels, mount_root="/"):
-    """Cgroups as SLURM makes them: one hierarchy a controller."""
+    """Return cgroups as SLURM makes them: one hierarchy per controller."""
     mounts = [
         f"34 25 0:30 {mount_root} /sys/fs/cgroup/memory rw,nosuid - cgroup cgroup rw,memory",
         f"35 25 0:31 {mount_root} /sys/fs/cgroup/cpu,cpuacct rw,nosuid shared:9 - cgroup cgroup rw,cpu,cpuacct",
@@ -43,7 +43,7 @@ def version_1(root, path, levels, mount_root="/"):
 
 
 def version_2(root, path, levels, mounted="/sys/fs/cgroup", mount_root="/"):
-    """Cgroups as systemd and Kubernetes make them: one hierarchy for all."""
+    """Return cgroups as systemd and Kubernetes make them: one hierarchy for all controllers."""
     mount = f"30 23 0:26 {mount_root} {mounted} rw,nosuid,nodev shared:4 - cgroup2 cgroup2 rw,nsdelegate"
     return tree(root, {"proc/self/mountinfo": mount, "proc/self/cgroup": f"0::{path}", **levels})
 
@@ -168,7 +168,7 @@ print(json.dumps([status, ThreadPool(2**30).size, inside, torch.get_num_threads(
 
 
 def test_affinity_decides_how_many_threads_work_and_are_reported():
-    """What the host program gave torch is left as it was."""
+    """The number of threads that the calling program gave torch does not change."""
     assert run(AFFINITY) == ["optimal", 1, 1, 6, 1, 1]
 
 

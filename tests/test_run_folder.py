@@ -1,4 +1,4 @@
-"""Runs that are stopped, refused, killed, and short of disk."""
+"""Runs that are stopped, refused or killed, or whose disk is full."""
 
 import json
 import os
@@ -27,7 +27,7 @@ def program(*arguments):
 
 
 def isolated():
-    """A shell with mounts of its own."""
+    """Run a shell with mounts of its own."""
     command = ["unshare", "--map-root-user", "--mount", "sh", "-c"]
     if shutil.which("unshare") is None or subprocess.run([*command, "true"], check=False).returncode:
         pytest.skip("no file system can be mounted here")
@@ -46,7 +46,7 @@ def model(tmp_path_factory):
     return folder
 
 
-def test_killed_at_any_moment_a_run_goes_on_to_the_same_bytes(model, tmp_path):
+def test_killed_at_any_moment_a_run_resumes_to_the_same_bytes(model, tmp_path):
     undisturbed = sm.match_layers(sm.load_layers(model), tmp_path / "whole")
     assert len(undisturbed) == 11
     moments = random.Random(0)
@@ -62,7 +62,7 @@ def test_killed_at_any_moment_a_run_goes_on_to_the_same_bytes(model, tmp_path):
 
 
 def kill_until_it_ends(run, model, moments):
-    """Start a run again and again, and kill it at some moment after each pair; returns how often it was killed."""
+    """Start a run repeatedly, and kill it at some moment after each pair. Return how often it was killed."""
     killed, finished = 0, {}
     while True:
         process = subprocess.Popen(program("layers", model, "-o", run, "--quiet"), stderr=subprocess.PIPE)
@@ -92,7 +92,7 @@ def test_the_second_writer_is_refused_and_told_who_the_first_is(model, tmp_path)
     assert sm.match_layers(sm.load_layers(model), run, pairs="0-1").complete
 
 
-def test_shards_write_together_but_not_the_same_one_nor_beside_a_whole_run(model, tmp_path):
+def test_shards_write_together_but_not_the_same_one_nor_next_to_a_whole_run(model, tmp_path):
     layers = sm.load_layers(model)
     run = tmp_path / "run"
     with lock_run(run, (1, 2)):
@@ -109,7 +109,7 @@ def test_shards_write_together_but_not_the_same_one_nor_beside_a_whole_run(model
             sm.match_layers(layers, shard=(1, 2), **options)
 
 
-def test_the_lock_of_a_process_that_was_killed_is_nobodys(tmp_path):
+def test_the_lock_of_a_process_that_was_killed_has_no_owner(tmp_path):
     code = f"from saematch.runs.locks import lock_run\nwith lock_run({str(tmp_path)!r}): print(flush=True); input()"
     process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     process.stdout.readline()
@@ -135,7 +135,7 @@ def test_a_full_disk_is_a_clear_error_and_leaves_earlier_pairs_intact(model, tmp
     assert 1 <= len(chain) < len(whole)
     for pair, matching in chain.items():
         assert torch.equal(matching.perm, whole[pair].perm)
-    assert sm.match_layers(sm.load_layers(model), tmp_path / "kept").complete  # with room, it goes on
+    assert sm.match_layers(sm.load_layers(model), tmp_path / "kept").complete  # with space, it resumes
     assert answers(tmp_path / "kept") == answers(tmp_path / "whole")
 
 

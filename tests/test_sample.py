@@ -1,4 +1,4 @@
-"""The shipped SAEs, real ones, against SciPy in float64 and under every setting that must not matter."""
+"""The packaged SAEs, which are real, compared with SciPy in float64, and under every setting that must not matter."""
 
 import math
 from functools import partial
@@ -151,7 +151,7 @@ def test_settings_are_left_as_they_were(rows):
 
 
 def test_matching_helps_more_than_chance(sample, answers):
-    """Not of the solver but of the data: matched decoders are similar, and labels overlap."""
+    """This tests the data, not the solver: matched decoders are similar, and labels overlap."""
     matching = answers[8, 9]
     assert matching.cost < 0.6 * matching.random_cost
     a, b = (torch.nn.functional.normalize(sample[layer].W_dec.double(), dim=1) for layer in (8, 9))

@@ -1,4 +1,4 @@
-"""Where a page is served: names and addresses of both kinds, and by which names it may be asked."""
+"""Addresses and host names at which a page is served, and the host names that requests may use."""
 
 import contextlib
 import http.client
@@ -46,7 +46,7 @@ def serving(run, host):
 
 
 def ask(address, **headers):
-    """What the printed address answers, asked as a browser asks."""
+    """Return the answer of the printed address to a request like that of a browser."""
     parts = urlsplit(address)
     connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=30)
     try:

@@ -1,4 +1,4 @@
-"""Where in a model SAEs read: what shares the basis of the residual stream is read, and all else is refused by name."""
+"""The sites that SAEs read in a model: those in the basis of the residual stream are read, all others are refused."""
 
 import math
 from functools import partial

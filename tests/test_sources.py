@@ -99,7 +99,7 @@ def test_layer_numbers_of_other_spellings(tmp_path):
 
 
 def test_the_advice_for_two_saes_of_a_layer_tells_them_apart(tmp_path):
-    """Final and intermediate files of a training folder, and two seeds: neither L0 nor width does."""
+    """The final and intermediate files of a training folder, and two seeds, have the same L0 and width."""
     names = {"a": ("trainer_0/ae.npz", "trainer_0/checkpoints/ae_500.npz"), "b": ("seed1/x.npz", "seed2/x.npz")}
     for home, files in names.items():
         for layer, file in itertools.product((4, 5), files):
@@ -191,7 +191,7 @@ def test_sample_is_whole_and_labelled(sample):
 
 
 class Touch:
-    """What a pickle from a stranger could do: write a file when it is opened."""
+    """An object whose pickle writes a file when the pickle is opened."""
 
     def __init__(self, path):
         self.path = path
@@ -201,7 +201,7 @@ class Touch:
 
 
 def bad_inputs(folder):
-    """Name -> path and the message it must get."""
+    """Return name -> the path and the message that it must get."""
     sae, saes = made_up(), folder
     whole = write_npz(saes / "whole", sae) / "params.npz"
     truncated = saes / "truncated" / "params.npz"
@@ -293,7 +293,7 @@ def test_bad_labels_get_a_message(tmp_path, content):
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
 @pytest.mark.parametrize("seed", range(150))
 def test_random_damage_is_an_error_or_harmless(tmp_path, seed, save):
-    """Bytes flipped anywhere and ends cut off: a clear error, or tensors; never another exception."""
+    """With flipped bytes, or without its end, a file gives a clear error or tensors, and never another exception."""
     r = np.random.default_rng(seed)
     buffer = io.BytesIO()
     save(buffer, **{name: tensor.numpy() for name, tensor in made_up().tensors().items()})
@@ -340,7 +340,7 @@ def test_configuration_of_the_layer_is_used_when_the_path_has_none(tmp_path):
 
 
 def test_a_wide_sae_is_described_in_little_memory(tmp_path):
-    """262,144 features of width 1,152 in the hole of a file: 2.4 GB that nobody wrote, and nobody may read."""
+    """A sparse file has 262,144 features of width 1,152: 2.4 GB that are not on disk, and that must not be read."""
     F, d = 2**18, 1152
     shapes = {"W_enc": (d, F), "W_dec": (F, d), "b_enc": (F,), "b_dec": (d,), "threshold": (F,)}
     header, end = {}, 0

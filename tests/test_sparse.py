@@ -11,7 +11,7 @@ from saematch.assignment.sparse import _make_feasible, solve_sparse
 
 
 def sparse_problem(n, seed, degree=4, size=0.0):
-    """CSR of a random sparse problem that holds a complete matching, costs of sizes from exp(-size) to exp(size)."""
+    """Return the CSR of a random sparse problem with a complete matching and costs from exp(-size) to exp(size)."""
     r = np.random.default_rng(seed)
     dense = np.full((n, n), np.inf)
     dense[np.arange(n), r.permutation(n)] = r.standard_normal(n)
@@ -41,7 +41,7 @@ def test_optimum_and_prices_against_scipy(seed, size, start):
 @pytest.mark.parametrize("seed", range(20))
 def test_settling_a_wrong_permutation_finds_the_optimum(seed):
     dense, starts, columns, costs = sparse_problem(30, seed, degree=30)
-    wrong = linear_sum_assignment(np.where(np.isfinite(dense), -dense, 1e9))[1]  # the dearest of all
+    wrong = linear_sum_assignment(np.where(np.isfinite(dense), -dense, 1e9))[1]  # the most expensive of all
     prices, matched = np.zeros(30), dense[np.arange(30), wrong].copy()
     _make_feasible(starts, columns, costs, matched, wrong, prices)
     best = linear_sum_assignment(np.where(np.isfinite(dense), dense, 1e9))[1]
@@ -50,7 +50,7 @@ def test_settling_a_wrong_permutation_finds_the_optimum(seed):
 
 
 def test_lapx_lets_other_threads_run():
-    """What lets the passes of one pair go on while the sparse problem of another is solved."""
+    """lapx lets the passes of one pair continue while the sparse problem of another pair is solved."""
     n, r = 6000, np.random.default_rng(0)
     columns = np.sort([np.append(r.choice(np.delete(np.arange(n), i), 10, replace=False), i) for i in range(n)], axis=1)
     costs, starts = r.random(n * 11) * 1000, np.arange(0, n * 11 + 1, 11)

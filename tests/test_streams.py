@@ -1,4 +1,4 @@
-"""Output that cannot be written, or not in these letters, never ends a command in a traceback."""
+"""Output that cannot be written, or cannot be encoded, never ends a command in a traceback."""
 
 import json
 import os
@@ -28,7 +28,7 @@ def run(tmp_path_factory):
 
 
 def shell(command, **environment):
-    """The program in a process of its own, which is quick only where it needs no torch."""
+    """Run the program in a process of its own, which is quick only if it needs no torch."""
     command = f"set -o pipefail; {command}"
     done = subprocess.run(
         ["bash", "-c", command], capture_output=True, check=False, timeout=120, env={**os.environ, **environment}

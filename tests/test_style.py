@@ -60,7 +60,7 @@ def test_a_public_function_has_an_example(name):
 
 
 def is_table(node):
-    """Whether a statement is a table of data, or the launch of a kernel."""
+    """Return whether a statement is a table of data, or the launch of a kernel."""
     if isinstance(node, ast.Expr):
         return isinstance(node.value, ast.Call) and isinstance(node.value.func, ast.Subscript)
     value = getattr(node, "value", None)

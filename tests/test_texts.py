@@ -1,4 +1,4 @@
-"""Text of any letters, halves of surrogate pairs among them, breaks no export, page, terminal or log."""
+"""Text with any characters, such as halves of surrogate pairs, breaks no export, page, terminal or log."""
 
 import csv
 import gzip
@@ -31,7 +31,7 @@ CLEAN = ["\ufffd", "\ufffd after", "🐈", "\ufffd\ufffd", "\ufffd", *GIVEN[5:]]
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """Two layers, all of whose features have the texts above for labels, one each."""
+    """Write a run of two layers, whose features have the texts above as labels."""
     home = tmp_path_factory.mktemp("texts")
     model = write_model(home / "model", layers=(1, 2, 3), F=len(GIVEN))
     rows = [{"feature": number, "tokens": [text]} for number, text in enumerate(GIVEN)]

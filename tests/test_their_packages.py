@@ -1,6 +1,6 @@
-"""SAEs written by the packages that people train them with, read here, compared with those packages' own passes.
+"""SAEs that training packages have written, read here and compared with the forward passes of these packages.
 
-`make test-formats` installs the packages; elsewhere these tests are skipped.
+`make test-formats` installs the packages; without them, these tests are skipped.
 """
 
 import importlib
@@ -32,7 +32,7 @@ LAYER, HOOK = 3, "blocks.3.hook_resid_post"
 
 
 def randomised(module, threshold=None):
-    """The module with every parameter drawn anew: tied weights, unit decoders and zero biases would hide mistakes."""
+    """Return the module with random parameters: tied weights, unit decoders and zero biases would hide mistakes."""
     r = np.random.default_rng(0)
     with torch.no_grad():
         for name, parameter in module.named_parameters():
@@ -45,10 +45,10 @@ def randomised(module, threshold=None):
 
 
 def assert_same_pass(found, theirs):
-    """Both compute in float64 from the numbers in one file: no more is between them than the order of their sums.
+    """Assert that both forward passes agree. They compute in float64 from one file, and differ in the order of sums.
 
-    With a dozen terms that add up to less than 1000 in size, that is below 12 x 1e-16 x 1000, about 1e-12. A bias that
-    is folded, or a threshold that is rounded, in float32 would be 1e-6 off.
+    With a dozen terms that add up to less than 1000 in size, the difference is below 12 x 1e-16 x 1000, about 1e-12. A
+    bias that is folded, or a threshold that is rounded, in float32 would differ by 1e-6.
     """
     found = found.to(torch.float64)
     r = torch.Generator().manual_seed(0)
@@ -66,7 +66,7 @@ def assert_same_pass(found, theirs):
 
 
 def only_sae(folder):
-    """The one SAE below a folder, whose files say which layer it is of."""
+    """Return the one SAE below a folder, whose files name its layer."""
     assert list(sm.load_layers(folder)) == [LAYER]
     return sm.load(folder)
 
@@ -119,7 +119,7 @@ def test_sae_lens_in_other_precisions(tmp_path, name, dtype):
 @pytest.mark.parametrize("name", LENS)
 @pytest.mark.parametrize("subtracts", [True, False])
 def test_sae_lens_for_scaled_activations(tmp_path, name, subtracts):
-    """The package folds the scale that it was trained with as `?scale=` does: weights for raw activations."""
+    """The package folds the scale of training into the weights as `?scale=` does, for raw activations."""
     architecture, config = LENS[name]
     config = {**config, "apply_b_dec_to_input": subtracts, "normalize_activations": "expected_average_only_in"}
     lens(architecture, 12, 8, **config).save_model(tmp_path)
@@ -134,7 +134,7 @@ def test_sae_lens_for_scaled_activations(tmp_path, name, subtracts):
 @pytest.mark.parametrize("subtracts", [True, False])
 @pytest.mark.parametrize(("F", "d"), SIZES)
 class TestSAELensTraining:
-    """BatchTopK SAEs become JumpReLU ones at inference; a checkpoint is to be read as what the package makes of it."""
+    """BatchTopK SAEs become JumpReLU SAEs at inference, and a checkpoint is read in the same way."""
 
     @staticmethod
     def made(architecture, by_norm, subtracts, F, d):
@@ -206,7 +206,7 @@ SET_LATE = ("AutoEncoderTopK", "BatchTopKSAE", "MatryoshkaBatchTopKSAE")  # thei
 
 @pytest.fixture(scope="module")
 def modules():
-    """The package's modules by name, without its `__init__`, which imports an old nnsight to run models with."""
+    """Return the modules of the package by name, without its `__init__`, which imports an old nnsight."""
     package = ModuleType("dictionary_learning")
     package.__path__ = list(find_spec("dictionary_learning").submodule_search_locations)
     with pytest.MonkeyPatch.context() as patch:
@@ -228,7 +228,7 @@ def trained(modules, name, F, d, threshold):
 
 
 def write_dictionary(folder, trainer, weights="ae.pt"):
-    """As `trainSAE` of the package does; `weights` is `checkpoints/ae_{step}.pt` during training."""
+    """Write a dictionary as `trainSAE` does. `weights` is `checkpoints/ae_{step}.pt` during training."""
     (folder / weights).parent.mkdir(parents=True)
     config = {"trainer": trainer.config, "buffer": {"d_submodule": 8, "ctx_len": 128}}
     (folder / "config.json").write_text(json.dumps(config, indent=4))

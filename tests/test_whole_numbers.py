@@ -1,4 +1,4 @@
-"""Whole numbers of Python, numpy and torch mean the same wherever one is given; what is not one is refused."""
+"""Whole numbers of Python, numpy and torch mean the same wherever they are given; all other values are refused."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""mypy over a copy of the tree laid out as it is installed: it cannot see packages through an editable install."""
+"""Run mypy on a copy of the tree in its installed layout, because mypy cannot follow an editable install."""
 
 import os
 import shutil
