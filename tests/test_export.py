@@ -64,7 +64,7 @@ def test_findings_add_up(run):
 
 
 def test_findings_are_computed_as_the_run_was(run, monkeypatch):
-    chain = sm.match_layers(sm.Chain.load(run).inputs, pairs=[(1, 2)], memory=2**25)
+    chain = sm.match_layers(sm.Chain.load(run).inputs(), pairs=[(1, 2)], memory=2**25)
     used, make_cost = [], Solver.make_cost
     monkeypatch.setattr(Solver, "make_cost", lambda self, problem: used.append(self.memory) or make_cost(self, problem))
     Findings(chain, margins=True).columns((1, 2))

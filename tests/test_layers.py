@@ -375,7 +375,7 @@ def test_margins_of_a_run_are_found_where_and_in_the_memory_that_it_was_matched_
 def test_saes_of_a_dictionary_are_known_by_their_tensors(tmp_path):
     saes = {layer: made_up(seed=layer) for layer in (1, 2)}
     chain = sm.match_layers(saes, tmp_path / "run")
-    assert chain.inputs[2] is saes[2]
+    assert chain.inputs()[2] is saes[2]
     assert sm.match_layers(dict(saes), tmp_path / "run").complete
     assert sm.Chain.load(tmp_path / "run", saes).sae(1) is saes[1]
     other = {**saes, 2: made_up(seed=9)}
@@ -391,7 +391,7 @@ def test_a_chain_of_matchings_alone_says_what_it_does_not_know():
     chain = sm.Chain(dict(made), saes)
     assert (chain.complete, chain.record, chain.pair_record((1, 2)), chain.folder) == (True, {}, {}, None)
     assert chain.compose(1, 3).perm.tolist() == made.compose(1, 3).perm.tolist()
-    for ask in (lambda: chain.options, lambda: chain.compose(1, 3).cost):
+    for ask in (chain.options, lambda: chain.compose(1, 3).cost):
         with pytest.raises(
             sm.MatchError, match="was made of matchings, and how their features were compared is not known"
         ):

@@ -205,7 +205,7 @@ def _activations(options: argparse.Namespace, chain: Chain, device: torch.device
         Texts.read(options.texts),
         context=options.context,
         tokens=options.tokens,
-        hooks=hooks_of(chain.inputs) if options.hook is None else options.hook,
+        hooks=hooks_of(chain.inputs()) if options.hook is None else options.hook,
         device=device,
     )
 

@@ -241,6 +241,6 @@ def _is_same_source(name: str, other: str) -> bool:
 def _known_sources(chain: Chain) -> dict[int, Sequence[str]]:
     """Return the names on Neuronpedia of the SAEs of a run, as far as an installed sae-lens knows them."""
     try:
-        return {layer: handle.neuronpedia_names() for layer, handle in chain.inputs.handles.items()}
+        return {layer: handle.neuronpedia_names() for layer, handle in chain.inputs().handles.items()}
     except (MatchError, OSError):
         return {}  # SAEs that are missing have no known names

@@ -100,10 +100,10 @@ def run_baselines(
     """
     chains = {EVALUATED: chain}
     for baseline in BASELINES:
-        options: dict[str, Any] = {**chain.options, **baseline.options}
-        if options != chain.options:
+        options: dict[str, Any] = {**chain.options(), **baseline.options}
+        if options != chain.options():
             folder, progress = out / baseline.name, listener(baseline.name)
-            chains[baseline.name] = match_layers(chain.inputs, folder, pairs=pairs, progress=progress, **options)
+            chains[baseline.name] = match_layers(chain.inputs(), folder, pairs=pairs, progress=progress, **options)
     return chains
 
 

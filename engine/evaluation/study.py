@@ -103,11 +103,11 @@ class Study:
             self.not_measured[weights.DISTANCES.name] = "no two layers are more than one step of the run apart"
             return
         exact = match_layers(
-            self._chain.inputs,
+            self._chain.inputs(),
             self.folder.path / "runs" / FAR_RUN,
             pairs=list(distances),
             progress=self._listener("far layers"),
-            **self._chain.options,
+            **self._chain.options(),
         )
         self._note_failures("far layers", exact)
         for pair in exact:
@@ -217,7 +217,7 @@ def _steps_of(chain: Chain) -> list[Pair]:
         raise MatchError("the run has no finished pair to evaluate")
     if not pairs:
         raise MatchError("a run of two sets of SAEs cannot be evaluated: its pairs do not connect layers of one model")
-    missing = sorted({layer for pair in pairs for layer in pair} - set(chain.inputs))
+    missing = sorted({layer for pair in pairs for layer in pair} - set(chain.inputs()))
     if missing:
         raise MatchError(
             f"the SAEs of layers {', '.join(map(str, missing))} are no longer where the run found them; say where they "
@@ -238,7 +238,7 @@ def _far_pairs(chain: Chain, farthest: int | None) -> dict[Pair, int]:
 
 def _common_fold(chain: Chain, sae: Callable[[int], SAE]) -> FoldName:
     """Return the fold of the weights that all methods are compared on."""
-    fold: FoldName = chain.options["fold"]
+    fold: FoldName = chain.options()["fold"]
     if fold != "none":
         return fold
     return "threshold" if all(sae(layer).threshold is not None for layer in chain.layers) else "decoder_norm"

@@ -212,7 +212,7 @@ class Contents:
             shown = ("path", "format", "F", "d", "activation", "notes")
             description |= {name: value for name, value in record.items() if name in shown}
         try:
-            handle = self.chain.inputs.handles.get(layer)
+            handle = self.chain.inputs().handles.get(layer)
             if handle is not None:
                 description["l0"] = handle.l0
                 description["neuronpedia"] = next(iter(handle.neuronpedia_names()), None)

@@ -190,18 +190,16 @@ class Chain(Mapping[Pair, Matching]):
         """The content of `run.json`; empty for a chain in memory."""
         return self._results.record
 
-    @property
     def options(self) -> dict[str, Any]:
-        """The options `parts`, `weights`, `fold` and `max_cost` of the run, for `match` or `match_layers`.
+        """Return the options `parts`, `weights`, `fold` and `max_cost` of the run, for `match` or `match_layers`.
 
         Raises:
             MatchError: if they are not known, because the chain was made of matchings.
         """
         return self.known_comparison().record()
 
-    @property
     def inputs(self) -> Layers:
-        """The SAEs of the source layers; for a run of one set, of all layers.
+        """Return the SAEs of the source layers; for a run of one set, of all layers.
 
         Raises:
             MatchError: if they cannot be located.
@@ -333,7 +331,7 @@ class Chain(Mapping[Pair, Matching]):
     def hashes(self, layer: int) -> dict[str, str]:
         """Return the hashes of the SAE of a source layer, from the records of the run if there are any."""
         layer = _number(layer)
-        record = self._results.input(layer, Side.SOURCE) or read_input(self.inputs.handles[layer])[1]
+        record = self._results.input(layer, Side.SOURCE) or read_input(self.inputs().handles[layer])[1]
         return dict(record["sha256"])
 
     def label(self, layer: int, feature: int) -> str | None:
