@@ -11,8 +11,9 @@ from saematch.text import first_line
 
 _LONGEST = 4_000  # letters of a message
 _LONGEST_REASON = 200  # letters of the reason that another library gives
-# The words of torch's allocators, of C++, of the operating system as safetensors and torch pass them on, of Python, of
-# the loader of shared libraries, and of llvmlite, which cannot load its own library.
+# An exception whose message matches this pattern means that memory ran out. The alternatives are messages of torch's
+# allocators, of C++, of the operating system (passed on by safetensors and torch), of Python, of the loader of shared
+# libraries, and of llvmlite when it cannot load its own library.
 _NO_MEMORY = re.compile(
     r"out of memory|bad_alloc|Cannot allocate memory|os error 12\b|DefaultCPUAllocator|can't start new thread"
     r"|can't allocate lock|failed to map segment|Could not find/load shared object|returned NULL without setting"

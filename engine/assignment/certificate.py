@@ -74,7 +74,8 @@ class Reduced:
     def in_float64(cls, cost: Cost, unmatched: Unmatched, prices: Floats) -> Reduced:
         """Return M_ij - v_j in float64, with the errors that the `Cost` states.
 
-        The reduced unmatched cost of a column is exactly 0 if the price of the column is as high as it may be.
+        The reduced unmatched cost of a column is exactly 0 if the price of the column equals that cost within
+        rounding.
         """
         price_error = unmatched.bound_price_error(prices)
 

@@ -96,7 +96,7 @@ class PassBounds:
         self.rest[rows] = np.inf
 
     def row_floors(self, graph: CandidateGraph, duals: Duals, correction: Floats) -> Floats:
-        """Return, for each row, a lower bound for the residual costs, minus the correction, of pairs out of the graph.
+        """Return, for each row, a lower bound for the residual costs, minus the correction, of pairs outside the graph.
 
         The pass has proved M_ij >= r_i + v_j. With C_ij = p_i + q_j + M_ij / scale, with the sums P_i and Q_j of the
         duals, and with the correction d_j,
@@ -112,7 +112,7 @@ class PassBounds:
         return self._at_duals(rest, rows, self._columns(duals, correction))
 
     def column_floors(self, duals: Duals, potentials: Floats, floors: Floats) -> Floats:
-        """Return, for each column, a lower bound for the residual costs of pairs out of the graph.
+        """Return, for each column, a lower bound for the residual costs of pairs outside the graph.
 
         `floors (F_B,)` bounds M_ij - u_i - v_j, where the u_i are the `potentials` of M. As in `row_floors`,
 

@@ -96,7 +96,7 @@ class ReducedBounds:
         prices: Floats,
         listed: Listed,
     ) -> ReducedBounds:
-        """Return bounds in twice the precision of float64, at prices that are corrected by their residuals."""
+        """Return bounds in twice the precision of float64, at prices that residual costs have corrected."""
         duals = _corrected_duals(cost, unmatched, graph, permutation, prices)
         residual = Residual.at(cost, unmatched, graph, duals)
         # The most that the residual of a row's own pair, or of its unmatched cost, can be.

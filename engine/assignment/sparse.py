@@ -101,7 +101,7 @@ def _exchange(i: Any, costs: Any, matched: Any, permutation: Any, owner: Any, bi
     row i leads onto the cycle.
     """
     n = len(permutation)
-    # Find a row on the cycle. Where a column has no bidder, the path starts there, and there is no cycle.
+    # Find a row on the cycle. If a column on the way has no bidder, the path begins there, and there is no cycle.
     for _ in range(n):
         if bidder[permutation[i]] < 0:
             return False

@@ -55,7 +55,7 @@ class Cost(ABC):
 
     @property
     def precision(self) -> str:
-        """How float32 values are computed, and how claims are."""
+        """The arithmetic of the float32 values, and that of the claims."""
         return self.passes.precision
 
     @property
@@ -65,7 +65,7 @@ class Cost(ABC):
 
     @property
     def form(self) -> str:
-        """How the costs are held, for the user."""
+        """How the costs are stored, as text for the user."""
         return self.passes.form
 
     def retry_if_out_of_memory(self, run: Callable[[], T]) -> T:
@@ -130,10 +130,10 @@ class Cost(ABC):
 
     @property
     def sufficient_max_cost(self) -> float:
-        """A `max_cost` from which on a matching of the whole smaller side is optimal; infinite if none is known.
+        """A number such that some matching of the whole smaller side is optimal under every `max_cost` from it on.
 
-        The largest cost is one, unless pairs are forbidden: if features of both sides are unmatched, making a pair of
-        them costs at most that, and saves `max_cost`.
+        It is infinite if no such number is known. Unless pairs are forbidden, the largest cost is such a number: if
+        features of both sides are unmatched, a pair of them costs at most that much, and saves `max_cost`.
         """
         return np.inf if self.forbids else self.largest_cost
 
@@ -174,7 +174,7 @@ class Cost(ABC):
         """
 
     def set_ceiling(self, row: float, column: float) -> None:  # noqa: B027 (most costs need none)
-        """Limit the range of M, if costs differ so widely that the largest would take the digits of all others.
+        """Limit the range of M, if costs differ so widely that the smaller ones would have too few digits.
 
         With M' = min(M, ceiling), a bound that prices prove for M' holds for M as well, and an optimum for M' without a
         pair above the ceiling is an optimum for M. `row` and `column` are the costs of an unmatched row and column.
@@ -213,12 +213,12 @@ class Cost(ABC):
         """Pass over all pairs of the listed rows, and find the `k` cheapest pairs of each row and each column.
 
         The pass compares float32 values. Its floors are lower bounds for exact values, as follows. Let m_ij be the
-        float32 value of M_ij, let a_i + b_j bound its error as `_pads` says, and let u be 2^-24.
+        float32 value of M_ij, let a_i + b_j bound its error as `_pads` says, and let e be 2^-24.
 
-        1. Rows compare fl(m_ij + c_j), where c_j is -v_j - b_j - 4 u |v_j| - (error of the price), rounded down. The
-           term 4 u |v_j| covers the rounding of the price and its share in the rounding of the sum. So fl(m_ij + c_j) -
+        1. Rows compare fl(m_ij + c_j), where c_j is -v_j - b_j - 4 e |v_j| - (error of the price), rounded down. The
+           term 4 e |v_j| covers the rounding of the price and its share in the rounding of the sum. So fl(m_ij + c_j) -
            a_i is at most M_ij - v_j.
-        2. Columns compare fl(m_ij - o_i), where o_i is u_i + a_i + 4 u |u_i|, rounded up. So fl(m_ij - o_i) - b_j - v_j
+        2. Columns compare fl(m_ij - o_i), where o_i is u_i + a_i + 4 e |u_i|, rounded up. So fl(m_ij - o_i) - b_j - v_j
            - (error of the price) is at most M_ij - u_i - v_j.
 
         Args:
@@ -233,7 +233,7 @@ class Cost(ABC):
         closed = np.isneginf(prices)
         prices = np.where(closed, 0.0, prices)
 
-        # The constants c_j and o_i, and the limits of the columns.
+        # Compute the constants c_j and o_i, and the limits of the columns.
         constant = rounded_down(-prices - (column_pad + 4 * UNIT_32 * np.abs(prices) + price_error))
         constant[closed] = np.inf
         raised = potentials[rows] + row_pad + 4 * UNIT_32 * np.abs(potentials[rows])
@@ -244,7 +244,7 @@ class Cost(ABC):
 
         by_row, by_column = self.passes.cheapest(rows, constant, offset, limit, k)
 
-        # Where a list of a column is not full, all of its other pairs are at the limit or above it.
+        # If the list of a column is not full, all other pairs of the column are at the limit or above it.
         floors = by_row.values.astype(np.float64) - row_pad[:, None]
         reached = np.minimum(by_column.values, limit[:, None])
         column_floors = reached - (prices + column_pad + price_error)[:, None]
@@ -254,7 +254,8 @@ class Cost(ABC):
     def row_minima(self, rows: Indices, prices: Floats, price_error: Floats) -> tuple[Indices, Floats]:
         """Return the column of min_j M_ij - v_j for each listed row, and a lower bound for the minimum, in float64.
 
-        This is for rows that no list can decide, because more pairs are within rounding of the minimum than it holds.
+        This is for rows that no list can decide, because more pairs are within rounding of the minimum than the list
+        holds.
         """
         places, lower = np.empty(len(rows), dtype=np.int64), np.empty(len(rows))
         step = max(1, self.tile[0] // 4)

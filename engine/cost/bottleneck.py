@@ -13,12 +13,13 @@ from saematch.numeric.rounding import Indices
 def bottleneck_matching(reduced: ReducedMatrix) -> Indices:
     """Return a matching of the smaller side that has as few forbidden pairs as possible.
 
-    If costs differ widely, its largest M is also within a factor of two of the smallest possible: a bisection finds the
-    power of two.
+    If costs differ widely, a bisection over powers of two also makes the largest M of the matching at most twice the
+    smallest that is possible.
     """
     low, high = -1074, 1024
     best = _matching_below(reduced, np.inf)
-    while reduced.is_wide and high - low > 1:
+    is_wide = reduced.is_wide
+    while is_wide and high - low > 1:
         middle = (low + high) // 2
         matching = _matching_below(reduced, 2.0**middle)
         if (reduced.of_matching(matching) <= 2.0**middle).all():

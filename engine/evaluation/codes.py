@@ -113,9 +113,10 @@ class CodedPair:
         return StandIn("carried", carry, permutation, folded, 1.0)
 
     def gated(self, permutation: MethodPermutation, costs: Floats, gate: float, folded: bool) -> StandIn:
-        """Carry the codes of pairs that cost up to a quantile of `costs (F_A,)`; decode all others at the source.
+        """Carry the codes of the cheapest pairs: those that cost at most the quantile `gate` of `costs (F_A,)`.
 
-        The sum of both parts has the decoder bias of the target.
+        They are decoded by the SAE of the target, and all other codes by the SAE of the source. The result is the sum
+        of both, with the decoder bias of the target only.
         """
         matched = permutation.perm >= 0
         carried = np.zeros_like(matched)

@@ -161,7 +161,7 @@ def _read(
         of_layer = {**by_source.get(chosen or "", {}), **by_source.get("", {})}
         if of_layer:
             texts[layer] = of_layer
-    # The given source may be missing in some layers, but not in all.
+    # Some layers may lack explanations of the source that was asked for, but not all layers.
     if without_source and not sources:
         first = without_source[0]
         raise _other_source(path, first, wanted_layers[first], f"{source} is asked for")

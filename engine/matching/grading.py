@@ -22,8 +22,10 @@ class Grader:
     """Grade permutations of one problem by the prices of its solution.
 
     Attributes:
-        problem: the problem, and `cost`, the costs of all its pairs.
-        policy: the unmatched costs of the problem, and `unmatched`, those under which `solution` was computed.
+        problem: the problem.
+        cost: the costs of all its pairs.
+        policy: the rules for the unmatched costs of the problem.
+        unmatched: the unmatched costs under which `solution` was computed.
         solution: the optimum of the problem, or the best matching when a limit stopped the search, with its prices.
         stats: what the search did, for the user.
         finder: the finder of the margins of the matching.
@@ -45,7 +47,8 @@ class Grader:
             best = solution.grade(self.cost, self.unmatched, own)
         status = self._status(certificate, best)
 
-        # Under a clamped max_cost, the certificate lacks a part of the gap.
+        # Under a clamped max_cost, the certificate lacks a part of the gap. The status stays: a matching that leaves
+        # more features unmatched than the optimum is above it by a wide margin under the clamped max_cost, too.
         more = self.policy.gap_of_clamp(self.unmatched, permutation, own if best.certified else None)
         gap = certificate.gap + more
         rounding_error = certificate.rounding_error + (4 * UNIT_64 * gap if more > 0 else 0.0)

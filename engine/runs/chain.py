@@ -247,7 +247,7 @@ class Chain(Mapping[Pair, Matching]):
         return self._route.steps()
 
     def layers_from(self, layer: int) -> list[int]:
-        """Return the layers that the paths from `layer` lead through, which is the first of them."""
+        """Return the layers of the paths that start at `layer`, beginning with `layer` itself."""
         return self._route.layers_from(_number(layer))
 
     def compose(self, source: int, target: int) -> Matching:

@@ -75,7 +75,7 @@ class Site(NamedTuple):
 
     Attributes:
         reads: the hook whose activations the encoder sees; None if only names of folders and repositories may say it.
-        writes: the hook whose activations the decoder reconstructs, if that is another one.
+        writes: the hook whose activations the decoder reconstructs; None if it is `reads`.
         model: the name of the model, which may tell where a layer norm is.
     """
 
