@@ -143,3 +143,10 @@ def test_the_readmes_example_prints_what_it_says(tmp_path):
         r"```python\n(.*?)```\s+prints\s+```\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL
     ).groups()
     assert python(code, cwd=tmp_path) == output
+
+
+def test_the_table_of_tests_names_every_file():
+    table = (ROOT / "tests" / "README.md").read_text()
+    for path in (ROOT / "tests").iterdir():
+        if path.suffix == ".py" or (path / "__init__.py").exists():
+            assert f"`{path.name}{'/' if path.is_dir() else ''}`" in table, path.name
