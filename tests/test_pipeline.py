@@ -22,7 +22,7 @@ COMPARISON = Comparison.checked(("encoder", "bias", "decoder"), None, "threshold
 
 def work_on(layers, against=None, **options):
     return Work(
-        as_layers(layers), None if against is None else as_layers(against), COMPARISON, Solver.checked(**options)
+        as_layers(layers), None if against is None else as_layers(against), COMPARISON, Solver(**options).checked()
     )
 
 

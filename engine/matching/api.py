@@ -123,7 +123,17 @@ def match(
     for sae in (a, b):
         if not isinstance(sae, SAE):
             raise MatchError(f"match takes two SAEs, got {type(sae).__name__}; saematch.load reads one")
-    solver = Solver.checked(method, max_rounds, time_limit, memory, device, backend, precision, strict, progress)
+    solver = Solver(
+        method=method,
+        max_rounds=max_rounds,
+        time_limit=time_limit,
+        memory=memory,
+        device=device,
+        backend=backend,
+        precision=precision,
+        strict=strict,
+        progress=progress,
+    ).checked()
     comparison = Comparison.checked(parts, weights, fold, max_cost)
     return solver.run(comparison.problem(a, b, remake=partial(comparison.problem, a, b)))
 
@@ -185,7 +195,17 @@ def assign(
         >>> m.perm, m.cost
         (tensor([2, 0]), 4.0)
     """
-    solver = Solver.checked(method, max_rounds, time_limit, memory, device, backend, precision, strict, progress)
+    solver = Solver(
+        method=method,
+        max_rounds=max_rounds,
+        time_limit=time_limit,
+        memory=memory,
+        device=device,
+        backend=backend,
+        precision=precision,
+        strict=strict,
+        progress=progress,
+    ).checked()
     return solver.run(_plain_problem(x, y, cost, max_cost))
 
 
@@ -286,7 +306,16 @@ def certify(
     # The solution, in little memory.
     if memory is None:
         memory = min(CERTIFY_MEMORY, memory_for_products([choose_device(device)[0]]))
-    solver = Solver.checked("optimal", max_rounds, time_limit, memory, device, backend, precision, strict, progress)
+    solver = Solver(
+        max_rounds=max_rounds,
+        time_limit=time_limit,
+        memory=memory,
+        device=device,
+        backend=backend,
+        precision=precision,
+        strict=strict,
+        progress=progress,
+    ).checked()
     return solver.run(problem, checked)
 
 

@@ -6,7 +6,7 @@ import math
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -32,7 +32,7 @@ from saematch.text import first_line
 class Solver:
     """How problems are solved: the method and its limits, and what runs the passes.
 
-    The fields are the options of `saematch.match`. `Solver.checked` makes a solver from the options of a caller.
+    The fields are the options of `saematch.match`. `checked` returns a solver whose options are valid.
     """
 
     method: Method = "optimal"
@@ -45,30 +45,19 @@ class Solver:
     strict: bool = False
     progress: Callable[[Round], None] | None = None
 
-    @classmethod
-    def checked(
-        cls,
-        method: Method = "optimal",
-        max_rounds: int | None = None,
-        time_limit: float | None = None,
-        memory: int | None = None,
-        device: str | torch.device | None = None,
-        backend: BackendName = "auto",
-        precision: PrecisionName = "ieee",
-        strict: bool = False,
-        progress: Callable[[Round], None] | None = None,
-    ) -> Solver:
-        """Return a solver with plain numbers, whatever number types are given, because the numbers are written to JSON.
+    def checked(self) -> Solver:
+        """Return the same solver with plain numbers, whatever number types a caller gave: they are written to JSON.
 
         Raises `MatchError` for an option that is not valid, and for a backend that cannot run.
 
-        >>> Solver.checked(max_rounds=0)
+        >>> Solver(max_rounds=0).checked()
         Traceback (most recent call last):
         saematch.errors.MatchError: max_rounds is 0; give a whole number, at least 1, or none
         """
-        choose_backend(backend, device, precision)
-        if method not in names(Method):
-            raise MatchError(f"method is {method!r}; choose one of {', '.join(names(Method))}")
+        max_rounds, time_limit, memory = self.max_rounds, self.time_limit, self.memory
+        choose_backend(self.backend, self.device, self.precision)
+        if self.method not in names(Method):
+            raise MatchError(f"method is {self.method!r}; choose one of {', '.join(names(Method))}")
         if max_rounds is not None:
             wrong = f"max_rounds is {max_rounds!r}; give a whole number, at least 1, or none"
             max_rounds = checked_count(max_rounds, 1, wrong)
@@ -78,7 +67,7 @@ class Solver:
         if memory is not None:
             wrong = f"memory is {memory!r}; give bytes, at least {BLOCK_BYTES} for one block of products"
             memory = checked_count(memory, BLOCK_BYTES, wrong)
-        return cls(method, max_rounds, time_limit, memory, device, backend, precision, strict, progress)
+        return replace(self, max_rounds=max_rounds, time_limit=time_limit, memory=memory)
 
     @torch_threads()
     @numpy_warnings
@@ -97,7 +86,7 @@ class Solver:
         except torch.OutOfMemoryError as error:
             raise MatchError(
                 f"not enough memory on {self.device or 'the GPU'} for {size}: {first_line(error)}; give a smaller "
-                'memory, or device="cpu"'
+                'memory=, or device="cpu"'
             ) from error
         except Exception as error:
             refuse_out_of_memory(error, size)

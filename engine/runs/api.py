@@ -120,7 +120,15 @@ def match_layers(
     sources, targets = as_layers(layers), None if against is None else as_layers(against)
     workers = Workers.checked(device, executor, backend, precision)
     comparison = Comparison.checked(parts, weights, fold, max_cost)
-    solver = Solver.checked(method, max_rounds, time_limit, memory, workers.devices[0], backend, precision)
+    solver = Solver(
+        method=method,
+        max_rounds=max_rounds,
+        time_limit=time_limit,
+        memory=memory,
+        device=workers.devices[0],
+        backend=backend,
+        precision=precision,
+    ).checked()
     planned = plan_pairs(sources, targets, pairs)
     if shard is not None and (out is None or overwrite):
         raise MatchError("a shard is part of a run folder: give out=, and not overwrite=True")
