@@ -195,7 +195,6 @@ def _plan(options: argparse.Namespace, layers: Layers, against: Layers | None) -
     from saematch.runs.plan import plan_pairs
     from saematch.runs.work import Work, check_headers, memory_needed
     from saematch.runs.workers import share_of_memory
-    from saematch.sae.features import PARTS
 
     pairs = plan_pairs(layers, against, options.pairs)
     pairs = pairs if options.shard is None else share_of(pairs, *options.shard)
@@ -204,7 +203,7 @@ def _plan(options: argparse.Namespace, layers: Layers, against: Layers | None) -
     memory = options.memory
     if memory is None:
         memory = share_of_memory(several, options.backend, options.precision)
-    comparison = Comparison.checked(**({"parts": PARTS, "weights": None, "fold": "threshold"} | comparison_of(options)))
+    comparison = Comparison.checked(**comparison_of(options))
     work = Work(layers, against, comparison, Solver(memory=memory))
     check_headers(work, pairs)
     return pairs, memory_needed(work, pairs) * len(several)

@@ -19,7 +19,7 @@ from saematch.numeric.numbers import real_number
 from saematch.numeric.rounding import UNIT_64, Floats, Indices, Rows, gamma
 from saematch.options import Part, Side
 from saematch.sae.autoencoder import SAE, Scale
-from saematch.sae.features import check_parts, feature_rows
+from saematch.sae.features import PARTS, check_parts, feature_rows
 
 LARGEST, SMALLEST = 1e140, 1e-140  # limits of the largest entry: its square stays in the range of float64
 LARGEST_SQUARE = 1e299  # a limit of max_cost: the sum over all features stays in the range of float64
@@ -184,7 +184,11 @@ class Comparison:
 
     @classmethod
     def checked(
-        cls, parts: Sequence[Part], weights: Mapping[Part, float] | None, fold: Fold, max_cost: float | None = None
+        cls,
+        parts: Sequence[Part] = PARTS,
+        weights: Mapping[Part, float] | None = None,
+        fold: Fold = "threshold",
+        max_cost: float | None = None,
     ) -> Comparison:
         """Make a comparison from the arguments of a caller. Raises `MatchError` for options that are not valid."""
         is_pair = isinstance(fold, tuple) and len(fold) == 2 and all(real_number(one) is None for one in fold)
