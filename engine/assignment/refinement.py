@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -101,7 +102,7 @@ class Residual:
         rows, columns = less_duals(row, duals.potentials), less_duals(column, duals.prices)
         return cls(cost, unmatched, graph, duals, values, error, rows, columns)
 
-    @property
+    @cached_property
     def most(self) -> float:
         """A bound on every residual cost that an optimum can contain: what the present matching pays, and can gain.
 

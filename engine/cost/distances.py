@@ -51,8 +51,9 @@ class DistanceCost(Cost):
             self.passes = KernelProducts(sides, device, memory, precision)
         self.scale = self._x.scale**2
         self.column_constant = square_norms(self._y.rows, self._x.centre)
-        between = self._y.centre - self._x.centre
-        self.row_constant = self._x.distance**2 - 2 * centred_dots(self._x.rows, self._x.centre, between)
+        self._between = self._y.centre - self._x.centre
+        self._apart = float(np.linalg.norm(self._between))
+        self.row_constant = self._x.distance**2 - 2 * centred_dots(self._x.rows, self._x.centre, self._between)
 
         # Relative to |x'_i| |y'_j|. Exact values: difference, scaling, product and sum of K terms, then one sum with a
         # price. Float32 values: see `relative_error`.
@@ -70,13 +71,12 @@ class DistanceCost(Cost):
     @override
     def unmatched(self, row: float, column: float) -> Unmatched:
         unit = gamma(self.width + 8, UNIT_64) * self.scale
-        between = self._y.centre - self._x.centre
-        apart = float(np.linalg.norm(between))
+        apart = self._apart
         p_error = unit * (abs(row) + self._x.distance**2 + 2 * self._x.distance * apart)
         constant, q_error, in_common = self.column_constant, unit * (abs(column) + self.column_constant), 0.0
         # If only columns may be unmatched, the part |b - a|^2 that all q have in common is left out of q.
         if np.isinf(row) and np.isfinite(column):
-            constant = self._y.distance**2 + 2 * centred_dots(self._y.rows, self._y.centre, between)
+            constant = self._y.distance**2 + 2 * centred_dots(self._y.rows, self._y.centre, self._between)
             q_error = unit * (abs(column) + self._y.distance**2 + 2 * self._y.distance * apart)
             in_common = apart**2
         return Unmatched(
@@ -91,8 +91,7 @@ class DistanceCost(Cost):
     @override
     def constant_error(self) -> tuple[Floats, Floats]:
         unit = gamma(self.width + 8, UNIT_64)
-        apart = float(np.linalg.norm(self._y.centre - self._x.centre))
-        return unit * (self._x.distance**2 + 2 * self._x.distance * apart), unit * self.column_constant
+        return unit * (self._x.distance**2 + 2 * self._x.distance * self._apart), unit * self.column_constant
 
     @override
     def exact(self, rows: Indices, columns: Indices) -> Floats:
