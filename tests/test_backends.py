@@ -7,9 +7,11 @@ import torch
 import saematch as sm
 from problems import R, nasty, noisy_copy
 from saematch import kernels
+from saematch.assignment import BASELINES
 from saematch.cost import DistanceCost
 from saematch.kernels import PRECISIONS
 from saematch.matching.backend import choose_backend
+from saematch.options import Method, PrecisionName, names
 
 pytestmark = pytest.mark.through_passes
 
@@ -158,3 +160,8 @@ def test_unknown_precisions_and_costs_of_your_own_are_refused():
         sm.assign(np.eye(3), np.eye(3), backend="triton", precision="fp8")
     with pytest.raises(sm.MatchError, match='backend "triton" is for rows'):
         sm.assign(cost=np.eye(3), backend="triton")
+
+
+def test_options_name_every_precision_and_every_method():
+    assert names(PrecisionName) == tuple(PRECISIONS)
+    assert names(Method) == ("optimal", *BASELINES)
