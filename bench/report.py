@@ -107,11 +107,11 @@ def made_up_run(folder: Path, layers: int, features: int) -> None:
     r = np.random.default_rng(0)
     weights = {"encoder": 1.0, "bias": 1.0, "decoder": 1.0}
     options = {"parts": list(weights), "weights": weights, "fold": "threshold", "max_cost": None, "method": "optimal"}
-    options |= {"max_rounds": None, "time_limit": None, "backend": "torch", "precision": "ieee", "memory": 2**28}
+    options |= {"max_rounds": None, "time_limit": None, "backend": "torch", "precision": "ieee"}
     pairs = [[layer, layer + 1] for layer in range(layers - 1)]
     record = {"source": "in memory", "against": None, "pairs": pairs, "options": options, "versions": {}, "machine": {}}
     folder.mkdir()
-    run = RunFolder.start(folder, record, False, frozenset())
+    run = RunFolder.start(folder, record, False)
     about = {"path": None, "format": None, "options": {}, "files": None, "sha256": {}, "F": features, "d": 64}
     about |= {"activation": "relu", "notes": []}
     for pair in map(tuple, pairs):

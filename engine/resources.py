@@ -18,7 +18,7 @@ from pathlib import Path
 
 from saematch.errors import NotEnoughMemory
 
-# One tile of float32 products, which is still in the cache of a CPU when it is searched: the least memory for products.
+# One tile of products, which is still in the cache of a CPU when it is searched.
 BLOCK_BYTES = 2**23
 _ROOT = Path("/")
 _KB = 1024

@@ -35,31 +35,26 @@ def test_the_same_answer_with_the_same_proof(kind):
     assert (found.perm == expected.perm)[certain].all()
 
 
-@pytest.mark.parametrize("memory", [2**23, 2**30])
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_every_precision_finds_the_planted_optimum_and_says_what_it_rests_on(precision, memory, monkeypatch):
+def test_every_precision_finds_the_planted_optimum_and_says_what_it_rests_on(precision, monkeypatch):
     monkeypatch.setattr("saematch.cost.gpu.ROW_BLOCK_BYTES", 4 * 150 * 64)
     x, y, planted = noisy_copy(150, 20, 0.3)
-    found = sm.assign(x, y, backend="triton", precision=precision, memory=memory)
+    found = sm.assign(x, y, backend="triton", precision=precision)
     np.testing.assert_array_equal(found.perm, planted)
     assert found.certified
     assert ("model" in found.stats["precision"]) == (precision != "ieee")
     assert found.stats["precision"].startswith(precision)
 
 
-def test_matrix_free_is_the_stored_answer(monkeypatch):
+def test_the_kernels_list_the_pairs_that_torch_lists(monkeypatch):
     monkeypatch.setattr("saematch.cost.gpu.ROW_BLOCK_BYTES", 4 * 90 * 33)
     x, y = R(0).standard_normal((2, 90, 10))
-    stored = DistanceCost(x, y, CPU, memory=2**20, precision="ieee")
-    free = DistanceCost(x, y, CPU, memory=0, precision="ieee")
-    assert (stored.form, free.form) == ("stored", "matrix-free")
-    for cost in (free, DistanceCost(x, y, CPU)):
-        scans = [
-            each.scan(np.arange(90), *each.by_cost()[:1], np.zeros(90), each.by_cost()[1], 5, np.inf)
-            for each in (stored, cost)
-        ]
-        for name in ("row_partners", "column_partners"):
-            np.testing.assert_array_equal(*(getattr(scan, name) for scan in scans))
+    scans = [
+        cost.scan(np.arange(90), *cost.by_cost()[:1], np.zeros(90), cost.by_cost()[1], 5, np.inf)
+        for cost in (DistanceCost(x, y, CPU, precision="ieee"), DistanceCost(x, y, CPU))
+    ]
+    for name in ("row_partners", "column_partners"):
+        np.testing.assert_array_equal(*(getattr(scan, name) for scan in scans))
 
 
 @pytest.mark.parametrize("options", [{"max_cost": 12.0}, {"method": "greedy"}, {"method": "mutual_nearest"}])
@@ -88,30 +83,21 @@ def test_floors_hold_for_rows_that_are_built_to_be_bad(precision):
     assert (scan.column_floors[:, 0] <= (M - prices).min(axis=0)).all()
 
 
-def test_a_device_without_room_for_the_products_is_said_to_be(monkeypatch):
+def test_a_device_without_room_for_a_block_of_products_is_given_smaller_ones(monkeypatch):
     def full(*given):
         raise torch.OutOfMemoryError
 
     x, y, planted = noisy_copy(40, 6, 0.1)
-    pairwise_cost = kernels.pairwise_cost
-    monkeypatch.setattr(kernels, "pairwise_cost", full)
-    found = sm.assign(x, y, backend="triton")
-    assert found.stats["costs"] == "matrix-free (0.0 GB of products did not fit)"
-    np.testing.assert_array_equal(found.perm, planted)
-    monkeypatch.setattr(kernels, "pairwise_cost", pairwise_cost)
     candidates, attempts = kernels.candidates, []
 
     def crowded(costs, *given):
-        attempts.append((costs.is_stored, given[-1]))
-        return full() if len(attempts) < 3 else candidates(costs, *given)
+        attempts.append(given[-1])
+        return full() if len(attempts) < 2 else candidates(costs, *given)
 
     monkeypatch.setattr(kernels, "candidates", crowded)
     found = sm.assign(x, y, backend="triton")
-    assert attempts[:3] == [(True, 2**30), (False, 2**30), (False, 2**27)]
-    assert set(attempts[3:]) <= {(False, 2**27)}
-    assert found.stats["costs"] == (
-        "matrix-free (0.0 GB of products did not fit) (in smaller row blocks: the device has little memory)"
-    )
+    assert attempts[0] == 2**30
+    assert set(attempts[1:]) == {2**27}
     np.testing.assert_array_equal(found.perm, planted)
     for operation in ("candidates", "exact_products", "split"):
         with monkeypatch.context() as patched:

@@ -300,9 +300,9 @@ def test_info_lists_the_good_next_to_the_damaged(model, tmp_path):
     assert "layer_04" in content["warnings"][0]
 
 
-def test_features_left_out_and_memory_from_the_command_line(model, tmp_path):
+def test_features_left_out_from_the_command_line(model, tmp_path):
     a, b = model / "layer_03", model / "layer_04"
-    content = parsed(saematch("match", a, b, "--max-cost", 10, "--memory", "64MB", "--json"))
+    content = parsed(saematch("match", a, b, "--max-cost", 10, "--json"))
     expected = sm.match(sm.load(a), sm.load(b), max_cost=10.0)
     assert content["perm"] == expected.perm.tolist()
     assert -1 in content["perm"]
@@ -322,8 +322,6 @@ def test_labels_cannot_steer_the_terminal(tmp_path):
 @pytest.mark.parametrize(
     ("option", "value", "match"),
     [
-        ("--memory", "infGB", "'infGB' is not like 4GB"),
-        ("--memory", "much", "'much' is not like 4GB"),
         ("--shard", "a/b", "'a/b' is not like 2/8"),
         ("--weights", "encoder", "'encoder' is not like encoder=1,decoder=2"),
         ("--time-limit", "inf", "give seconds above 0"),

@@ -64,11 +64,11 @@ def test_findings_add_up(run):
 
 
 def test_findings_are_computed_as_the_run_was(run, monkeypatch):
-    chain = sm.match_layers(sm.Chain.load(run).inputs(), pairs=[(1, 2)], memory=2**25)
+    chain = sm.match_layers(sm.Chain.load(run).inputs(), pairs=[(1, 2)], device="cpu:0")
     used, make_cost = [], Solver.make_cost
-    monkeypatch.setattr(Solver, "make_cost", lambda self, problem: used.append(self.memory) or make_cost(self, problem))
+    monkeypatch.setattr(Solver, "make_cost", lambda self, problem: used.append(self.device) or make_cost(self, problem))
     Findings(chain, margins=True).columns((1, 2))
-    assert used == [2**25] * 2  # for margins and for runners-up
+    assert used == ["cpu:0"] * 2  # for margins and for runners-up
 
 
 def test_csv_and_parquet_hold_the_same(run, tmp_path):

@@ -6,6 +6,7 @@ import pytest
 import saematch as sm
 from saematch.matching.problem import Comparison
 from saematch.matching.solver import Solver
+from saematch.resources import BLOCK_BYTES
 from saematch.runs import pipeline, row_cache, work
 from saematch.runs.inputs import read_input
 from saematch.runs.pipeline import match_pairs
@@ -122,12 +123,12 @@ def at_work():
     return any(thread.name == pipeline._THREAD for thread in threading.enumerate())
 
 
-def test_memory_counts_three_saes_two_pairs_and_products_that_are_kept(model):
+def test_memory_counts_three_saes_two_pairs_and_a_block_of_products_for_each(model):
     pairs = plan_pairs(model)
-    nothing = memory_needed(work_on(model, memory=2**23), [])
+    nothing = memory_needed(work_on(model), [])
     assert nothing == work._FIXED_BYTES
-    rows, products = 40 * 17, 4 * 40 * 40
-    lane = 4 * 2 * rows + work._BYTES_PER_FEATURE * 80 + products
+    rows = 40 * 17
+    lane = (4 + 1) * 2 * rows + work._BYTES_PER_FEATURE * 80 + BLOCK_BYTES
     read = 8 * (40 * 16 + 40 + 40 + 8)  # made up in float64
-    assert memory_needed(work_on(model, memory=2**23), pairs) == nothing + 3 * 8 * rows + 2 * read + 2 * lane
-    assert memory_needed(work_on(model, memory=2**23), pairs[:1]) == nothing + 2 * 8 * rows + 2 * read + lane
+    assert memory_needed(work_on(model), pairs) == nothing + 3 * 8 * rows + 2 * read + 2 * lane
+    assert memory_needed(work_on(model), pairs[:1]) == nothing + 2 * 8 * rows + 2 * read + lane

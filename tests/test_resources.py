@@ -185,15 +185,11 @@ used = int(re.search(rf"{field}:\\s+(\\d+)", Path("/proc/self/status").read_text
 resource.setrlimit(limit, (used + room, used + room))
 free = free_memory(torch.device("cpu"))
 x = np.random.default_rng(0).random((9_000, 4)).astype(np.float32)  # 324 MB of products
-y = x[::-1] + np.float32(1e-3)
-found = sm.assign(x, y)
-kept = sm.assign(x, y, memory=2**30)
-assert found.certified and kept.certified and found.perm.equal(kept.perm)
-print(json.dumps([free <= room, free > room // 2, found.stats["costs"], kept.stats["costs"]]))
+found = sm.assign(x, x[::-1] + np.float32(1e-3))
+print(json.dumps([free <= room, free > room // 2, found.certified]))
 """
 
 
 @pytest.mark.parametrize("limit", ["RLIMIT_AS", "RLIMIT_DATA"])
-def test_under_ulimit_products_that_do_not_fit_are_made_again(limit):
-    expected = [True, True, "matrix-free", "matrix-free (0.3 GB of products did not fit)"]
-    assert run(ULIMIT, limit) == expected
+def test_under_ulimit_pairs_are_matched_whose_products_would_not_fit(limit):
+    assert run(ULIMIT, limit) == [True, True, True]

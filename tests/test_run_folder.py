@@ -164,6 +164,20 @@ def test_damaged_records_are_named(tmp_path):
             sm.Chain.load(tmp_path / "run")
 
 
+def test_a_run_of_an_earlier_version_opens_and_resumes_under_its_own_record(tmp_path):
+    layers, run = sm.load_layers(write_model(tmp_path / "model")), tmp_path / "run"
+    sm.match_layers(layers, run)
+    record = json.loads((run / "run.json").read_text())
+    record["options"]["memory"] = 2**33
+    (run / "run.json").write_text(json.dumps(record))
+    (run / "pairs" / "4-5.json").unlink()
+    assert list(sm.Chain.load(run)) == [(3, 4), (5, 11)]
+    assert sm.match_layers(layers, run).complete
+    assert json.loads((run / "run.json").read_text()) == record
+    with pytest.raises(sm.MatchError, match=r'holds another run: fold was "threshold", is "none"\.'):
+        sm.match_layers(layers, run, fold="none")
+
+
 def test_records_that_lack_something_are_named_with_it(tmp_path):
     sm.match_layers(sm.load_layers(write_model(tmp_path / "model")), tmp_path / "run")
     for name, paths in {
@@ -173,7 +187,7 @@ def test_records_that_lack_something_are_named_with_it(tmp_path):
             ["against"],
             ["options"],
             ["options", "fold"],
-            ["options", "memory"],
+            ["options", "precision"],
             ["pairs"],
         ],
         "pairs/3-4.json": [

@@ -60,14 +60,6 @@ def test_block_size_changes_nothing(rows, answers, tile, monkeypatch):
     assert_same(sm.assign(rows[8], rows[9]), answers[8, 9])
 
 
-def test_stored_and_matrix_free_are_the_same(rows, answers, monkeypatch):
-    assert answers[8, 9].stats["costs"] == "stored"
-    monkeypatch.setattr(problem, "DistanceCost", lambda x, y, device, **_: DistanceCost(x, y, device))
-    free = sm.assign(rows[8], rows[9])
-    assert free.stats["costs"] == "matrix-free"
-    assert_same(free, answers[8, 9])
-
-
 @pytest.mark.parametrize("threads", [1, 2, 5])
 def test_thread_count_changes_nothing(rows, answers, threads):
     before = torch.get_num_threads()

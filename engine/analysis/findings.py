@@ -154,7 +154,7 @@ def _runners_up(solver: Solver, x: Rows, y: Rows, perm: Indices) -> Columns:
     the partner. The costs of the listed pairs are computed again in float64.
 
     Args:
-        solver: says which backend, which device and how much memory the pass uses.
+        solver: says which backend and which device the pass uses.
         x: folded feature rows of the source layer.
         y: folded feature rows of the target layer.
         perm: partner of every source feature.

@@ -19,8 +19,8 @@ INCOMPLETE = "The run is not complete: it was stopped, it is still running, or s
 
 # Python arguments that messages of the library name. Most have the name of their flag, with underscores.
 _ARGUMENTS = (
-    "against", "backend", "device", "document_length", "executor", "fold", "inputs", "max_cost", "max_rounds", "memory",
-    "method", "overwrite", "pairs", "parts", "precision", "shard", "time_limit", "verify_inputs", "weights",
+    "against", "backend", "device", "document_length", "executor", "fold", "inputs", "max_cost", "max_rounds", "method",
+    "overwrite", "pairs", "parts", "precision", "shard", "time_limit", "verify_inputs", "weights",
 )  # fmt: skip
 _FLAGS = {name: f"--{name.replace('_', '-')}" for name in _ARGUMENTS} | {
     "out": "-o",
@@ -36,8 +36,8 @@ def in_flags(message: str) -> str:
 
     >>> in_flags("choose another folder, or pass overwrite=True")
     'choose another folder, or pass --overwrite'
-    >>> in_flags('executor="ray" needs more memory; give a smaller memory=')
-    '--executor "ray" needs more memory; give a smaller --memory'
+    >>> in_flags('executor="ray" needs the package ray; give another executor=')
+    '--executor "ray" needs the package ray; give another --executor'
     """
     return _ARGUMENT.sub(lambda match: f"{_FLAGS[match[1]]} {match[2].removeprefix('True')}".rstrip(), message)
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from saematch.cli.parser import as_bytes, as_parts, as_path, as_weights
+from saematch.cli.parser import as_parts, as_path, as_weights
 from saematch.cli.terminal import print_remarks
 
 if TYPE_CHECKING:
@@ -86,9 +86,6 @@ def add_solver(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--max-rounds", type=int, metavar="N", help="stop after N passes over all pairs of features")
     group.add_argument("--time-limit", type=float, metavar="S", help="stop after S seconds for each pair of SAEs")
     group.add_argument(
-        "--memory", type=as_bytes, metavar="SIZE", help="memory for the products of all pairs of features, like 4GB"
-    )
-    group.add_argument(
         "--device", help="cpu or cuda (default: a GPU if there is one); 'layers' also takes several, like cuda:0,cuda:1"
     )
     group.add_argument("--backend", default="auto", help="torch, triton or auto (default: triton on a GPU, else torch)")
@@ -133,7 +130,7 @@ def comparison_of(options: argparse.Namespace) -> dict[str, Any]:
 
 def solver_of(options: argparse.Namespace) -> dict[str, Any]:
     """Return the options of `add_solver`, as keyword arguments of `saematch.match`."""
-    names = ("max_rounds", "time_limit", "memory", "device", "backend", "precision")
+    names = ("max_rounds", "time_limit", "device", "backend", "precision")
     return {name: getattr(options, name) for name in names}
 
 

@@ -194,16 +194,11 @@ def _plan(options: argparse.Namespace, layers: Layers, against: Layers | None) -
     from saematch.matching.solver import Solver
     from saematch.runs.plan import plan_pairs
     from saematch.runs.work import Work, check_headers, memory_needed
-    from saematch.runs.workers import share_of_memory
 
     pairs = plan_pairs(layers, against, options.pairs)
     pairs = pairs if options.shard is None else share_of(pairs, *options.shard)
     devices = _devices(options)
-    several = devices if isinstance(devices, list) else [devices]
-    memory = options.memory
-    if memory is None:
-        memory = share_of_memory(several, options.backend, options.precision)
-    comparison = Comparison.checked(**comparison_of(options))
-    work = Work(layers, against, comparison, Solver(memory=memory))
+    workers = len(devices) if isinstance(devices, list) else 1
+    work = Work(layers, against, Comparison.checked(**comparison_of(options)), Solver())
     check_headers(work, pairs)
-    return pairs, memory_needed(work, pairs) * len(several)
+    return pairs, memory_needed(work, pairs) * workers

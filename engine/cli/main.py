@@ -86,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _explain(error: Exception) -> int:
     """Print the reason for an error that is not a `MatchError`, and return the exit code."""
     if is_out_of_memory(error):
-        return complain(f"{about_memory(error)}; give a smaller --memory, or match smaller SAEs", BAD_INPUT)
+        return complain(f"{about_memory(error)}; use smaller SAEs, or give the process more memory", BAD_INPUT)
     if isinstance(error, OSError):
         return complain(f"{error.filename or 'output'}: {reason_of(error)}", BAD_INPUT)
     if _interrupted.is_set():  # an interrupt in the middle of an import may raise any error

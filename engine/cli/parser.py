@@ -55,12 +55,6 @@ def _shard(text: str) -> tuple[int, int]:
     return int(number), int(count)
 
 
-def _bytes(text: str) -> int:
-    units = {"kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
-    number, unit = text[:-2], text[-2:].lower()
-    return int(float(number) * units[unit]) if unit in units else int(text)
-
-
 def _path(text: str) -> str:
     # A shell does not expand the `~` of `--labels=~/x`; local_path does. The URL of a store stays as it is.
     return text if "://" in text else str(local_path(text))
@@ -69,5 +63,4 @@ def _path(text: str) -> str:
 as_parts = converter(lambda text: tuple(text.split(",")), "encoder,decoder")
 as_weights = converter(_weights, "encoder=1,decoder=2")
 as_shard = converter(_shard, "2/8")
-as_bytes = converter(_bytes, "4GB")
 as_path = converter(_path, "a path")

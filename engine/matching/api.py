@@ -11,7 +11,6 @@ import torch
 
 from saematch.assignment import Round
 from saematch.errors import MatchError
-from saematch.matching.backend import choose_device, memory_for_products
 from saematch.matching.permutation import check_permutation
 from saematch.matching.problem import Comparison, Fold, MatrixProblem, Problem, RowProblem
 from saematch.matching.result import Matching
@@ -21,8 +20,6 @@ from saematch.options import BackendName, Method, Part, PrecisionName
 from saematch.sae.autoencoder import SAE
 from saematch.sae.features import PARTS
 
-CERTIFY_MEMORY = 2**28  # bytes
-
 
 class _Limits(TypedDict, total=False):
     """The options that `match`, `assign` and `certify` share, for the overloads. `match` describes them."""
@@ -30,7 +27,6 @@ class _Limits(TypedDict, total=False):
     max_cost: float | None
     max_rounds: int | None
     time_limit: float | None
-    memory: int | None
     device: str | torch.device | None
     backend: BackendName
     precision: PrecisionName
@@ -53,7 +49,6 @@ def match(
     method: Method = "optimal",
     max_rounds: int | None = None,
     time_limit: float | None = None,
-    memory: int | None = None,
     device: str | torch.device | None = None,
     backend: BackendName = "auto",
     precision: PrecisionName = "ieee",
@@ -85,8 +80,6 @@ def match(
         max_rounds: the most rounds, each of which makes one pass over the pairs that may matter. Then the best matching
             so far is returned, with its gap.
         time_limit: seconds. The search stops in the same way, at the end of the round that runs then.
-        memory: bytes for the products of all pairs. They are kept if they fit, and computed again in each pass if they
-            do not: the result is the same. By default half of the free memory.
         device: the device that runs the passes, such as "cuda:1". By default a CUDA GPU if there is one, else the CPU.
         backend: "triton" runs the passes by kernels on a GPU, "torch" by torch on any device; "auto" chooses Triton if
             it can run.
@@ -127,7 +120,6 @@ def match(
         method=method,
         max_rounds=max_rounds,
         time_limit=time_limit,
-        memory=memory,
         device=device,
         backend=backend,
         precision=precision,
@@ -151,7 +143,6 @@ def assign(
     method: Method = "optimal",
     max_rounds: int | None = None,
     time_limit: float | None = None,
-    memory: int | None = None,
     device: str | torch.device | None = None,
     backend: BackendName = "auto",
     precision: PrecisionName = "ieee",
@@ -171,7 +162,6 @@ def assign(
         method: see `match`.
         max_rounds: see `match`.
         time_limit: see `match`.
-        memory: see `match`.
         device: see `match`.
         backend: see `match`.
         precision: see `match`.
@@ -199,7 +189,6 @@ def assign(
         method=method,
         max_rounds=max_rounds,
         time_limit=time_limit,
-        memory=memory,
         device=device,
         backend=backend,
         precision=precision,
@@ -236,7 +225,6 @@ def certify(
     max_cost: float | None = None,
     max_rounds: int | None = None,
     time_limit: float | None = None,
-    memory: int | None = None,
     device: str | torch.device | None = None,
     backend: BackendName = "auto",
     precision: PrecisionName = "ieee",
@@ -245,9 +233,7 @@ def certify(
 ) -> Matching:
     """Grade a given permutation: certify that it is optimal, or return how far it is from the optimum, as `gap`.
 
-    Give two SAEs, two matrices of feature rows, or a cost matrix. The optimum is computed and proved on the way. The
-    memory for this does not grow with the number of pairs: it is at most 268 MB for the products, unless `memory` is
-    given.
+    Give two SAEs, two matrices of feature rows, or a cost matrix. The optimum is computed and proved on the way.
 
     Args:
         a: the source SAE, or feature rows `(F_A, K)`.
@@ -261,7 +247,6 @@ def certify(
         max_cost: see `match`. Without it, all features of the smaller side must be matched.
         max_rounds: see `match`.
         time_limit: see `match`.
-        memory: see `match`.
         device: see `match`.
         backend: see `match`.
         precision: see `match`.
@@ -303,13 +288,9 @@ def certify(
     matched, smaller = int((checked >= 0).sum()), min(problem.shape)
     if max_cost is None and matched < smaller:
         raise MatchError(f"perm matches {matched} of {smaller} features; without max_cost, all of them must be matched")
-    # The solution, in little memory.
-    if memory is None:
-        memory = min(CERTIFY_MEMORY, memory_for_products([choose_device(device)[0]]))
     solver = Solver(
         max_rounds=max_rounds,
         time_limit=time_limit,
-        memory=memory,
         device=device,
         backend=backend,
         precision=precision,

@@ -1,4 +1,4 @@
-"""The library and the device of the passes, the memory for their products, and the versions of what is installed."""
+"""The library and the device of the passes, and the versions of what is installed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import importlib.util
 import os
 import platform
 import sys
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +15,7 @@ import torch
 from saematch.errors import MatchError
 from saematch.numeric.threads import threads
 from saematch.options import BackendName, PrecisionName, names
-from saematch.resources import BLOCK_BYTES, available_memory, processors
+from saematch.resources import available_memory, processors
 
 _TRUE = ("1", "true", "yes", "on", "y")  # the values that Triton takes for true in its environment
 PACKAGES = ("saematch", "torch", "numpy", "lapx", "numba", "safetensors", "triton")
@@ -113,16 +112,6 @@ def free_memory(device: torch.device) -> int:
     True
     """
     return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else available_memory()
-
-
-def memory_for_products(devices: Iterable[torch.device], pairs: int = 1) -> int:
-    """Return how many bytes the products of one pair may take, if the caller does not say it.
-
-    Half of the free memory of the device that has least is divided among the `pairs` that are matched at the same time.
-    One block of products is always allowed.
-    """
-    least = min(free_memory(device) for device in devices)
-    return max(BLOCK_BYTES, least // 2 // pairs)
 
 
 def versions() -> dict[str, str | None]:

@@ -81,7 +81,7 @@ class MarginFinder:
 
     Attributes:
         make_problem: makes the problem again that the matching solves.
-        solver: the solver, whose device and memory are used.
+        solver: the solver, whose device and backend are used.
         prices: the reduced prices that prove the matching, in units of the cost; None if they are not known, as for a
             matching from a file. Then the matching is proved again first.
     """

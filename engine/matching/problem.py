@@ -54,8 +54,8 @@ class Problem(ABC):
         """A bound for the relative rounding error of `pair_cost`."""
 
     @abstractmethod
-    def cost(self, backend: Backend, memory: int) -> Cost:
-        """Return the costs of all pairs. Their float32 values are stored if they fit into `memory`, in bytes."""
+    def cost(self, backend: Backend) -> Cost:
+        """Return the costs of all pairs, whose passes run on the given backend."""
 
     @abstractmethod
     def pair_cost(self, permutation: Indices) -> Floats:
@@ -112,9 +112,9 @@ class RowProblem(Problem):
         return gamma(self.x.shape[1] + 8, UNIT_64)
 
     @override
-    def cost(self, backend: Backend, memory: int) -> Cost:
+    def cost(self, backend: Backend) -> Cost:
         precision = backend.precision if backend.name == "triton" else None
-        return DistanceCost(self.x, self.y, backend.device, memory=memory, precision=precision)
+        return DistanceCost(self.x, self.y, backend.device, precision=precision)
 
     @override
     def pair_cost(self, permutation: Indices) -> Floats:
@@ -155,8 +155,8 @@ class MatrixProblem(Problem):
         return 2 * UNIT_64
 
     @override
-    def cost(self, backend: Backend, memory: int) -> Cost:
-        return MatrixCost(self.matrix, memory=memory)
+    def cost(self, backend: Backend) -> Cost:
+        return MatrixCost(self.matrix)
 
     @override
     def pair_cost(self, permutation: Indices) -> Floats:

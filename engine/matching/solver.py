@@ -15,7 +15,7 @@ from torch import Tensor
 from saematch.assignment import BASELINES, Round, Solution, solve
 from saematch.cost import Cost, UnmatchedCost
 from saematch.errors import MatchError, refuse_out_of_memory
-from saematch.matching.backend import choose_backend, memory_for_products
+from saematch.matching.backend import choose_backend
 from saematch.matching.grading import Grader
 from saematch.matching.margins import MarginFinder
 from saematch.matching.problem import Problem
@@ -24,7 +24,6 @@ from saematch.numeric.numbers import checked_count, checked_number
 from saematch.numeric.rounding import Indices, numpy_warnings
 from saematch.numeric.threads import torch_threads
 from saematch.options import BackendName, Method, PrecisionName, names
-from saematch.resources import BLOCK_BYTES
 from saematch.text import first_line
 
 
@@ -38,7 +37,6 @@ class Solver:
     method: Method = "optimal"
     max_rounds: int | None = None
     time_limit: float | None = None
-    memory: int | None = None
     device: str | torch.device | None = None
     backend: BackendName = "auto"
     precision: PrecisionName = "ieee"
@@ -54,7 +52,7 @@ class Solver:
         Traceback (most recent call last):
         saematch.errors.MatchError: max_rounds is 0; give a whole number, at least 1, or none
         """
-        max_rounds, time_limit, memory = self.max_rounds, self.time_limit, self.memory
+        max_rounds, time_limit = self.max_rounds, self.time_limit
         choose_backend(self.backend, self.device, self.precision)
         if self.method not in names(Method):
             raise MatchError(f"method is {self.method!r}; choose one of {', '.join(names(Method))}")
@@ -64,10 +62,7 @@ class Solver:
         if time_limit is not None:
             wrong = f"time_limit is {time_limit!r}; give seconds above 0, or none"
             time_limit = checked_number(time_limit, 0, sys.float_info.max, wrong, above=True)
-        if memory is not None:
-            wrong = f"memory is {memory!r}; give bytes, at least {BLOCK_BYTES} for one block of products"
-            memory = checked_count(memory, BLOCK_BYTES, wrong)
-        return replace(self, max_rounds=max_rounds, time_limit=time_limit, memory=memory)
+        return replace(self, max_rounds=max_rounds, time_limit=time_limit)
 
     @torch_threads()
     @numpy_warnings
@@ -85,8 +80,8 @@ class Solver:
             matching = cost.retry_if_out_of_memory(lambda: self._run(problem, cost, perm, began))
         except torch.OutOfMemoryError as error:
             raise MatchError(
-                f"not enough memory on {self.device or 'the GPU'} for {size}: {first_line(error)}; give a smaller "
-                'memory=, or device="cpu"'
+                f"not enough memory on {self.device or 'the GPU'} for {size}: {first_line(error)}; match smaller SAEs, "
+                'or give device="cpu"'
             ) from error
         except Exception as error:
             refuse_out_of_memory(error, size)
@@ -135,10 +130,9 @@ class Solver:
         return solve(cost, unmatched, start=perm).grade(cost, unmatched, perm).certified
 
     def make_cost(self, problem: Problem) -> Cost:
-        """Return the costs of all pairs on the chosen backend, within the memory of the solver."""
+        """Return the costs of all pairs on the chosen backend."""
         backend = choose_backend(self.backend, self.device, self.precision)
-        memory = memory_for_products([backend.device]) if self.memory is None else self.memory
-        cost = problem.cost(backend, memory)
+        cost = problem.cost(backend)
         if self.backend == "triton" and cost.backend == "torch":
             raise MatchError('backend "triton" is for rows: a given matrix of costs is searched on the CPU')
         return cost

@@ -22,7 +22,7 @@ from saematch.runs.plan import Pair, checked_shard, pair_name, plan_pairs, share
 from saematch.runs.records import Outcome, Progress, RunOptions, RunRecord
 from saematch.runs.results import Results, RunInMemory
 from saematch.runs.work import Key, Work, check_headers, memory_needed
-from saematch.runs.workers import Device, Workers, share_of_memory
+from saematch.runs.workers import Device, Workers
 from saematch.sae.autoencoder import SAE
 from saematch.sae.features import PARTS
 from saematch.sources import as_layers
@@ -41,7 +41,6 @@ def match_layers(
     method: Method = "optimal",
     max_rounds: int | None = None,
     time_limit: float | None = None,
-    memory: int | None = None,
     device: Device | Sequence[Device] = None,
     backend: BackendName = "auto",
     precision: PrecisionName = "ieee",
@@ -73,8 +72,6 @@ def match_layers(
         method: how to match, see `match`.
         max_rounds: the most passes over all pairs of features, for each pair of layers.
         time_limit: the most seconds for each pair of layers.
-        memory: bytes for the products of one pair. By default, half of the free memory is divided among the pairs that
-            are matched at the same time; a run that resumes keeps its value.
         device: one device, or a list of several, each of which gets its own process. With several, a script needs the
             guard `if __name__ == "__main__":`.
         backend: what runs the passes, see `match`.
@@ -124,7 +121,6 @@ def match_layers(
         method=method,
         max_rounds=max_rounds,
         time_limit=time_limit,
-        memory=memory,
         device=workers.devices[0],
         backend=backend,
         precision=precision,
@@ -135,10 +131,6 @@ def match_layers(
     share = planned if shard is None else share_of(planned, *checked_shard(shard))
     work = Work(sources, targets, comparison, solver)
     check_headers(work, planned)
-    # Without memory=, a run that resumes keeps the memory that it started with.
-    adopted = frozenset({"memory"} if solver.memory is None else ())
-    if solver.memory is None:
-        work = work.with_memory(share_of_memory(workers.devices, backend, precision))
     # The pairs are matched, in memory or under the lock of the folder.
     call = _Call(workers, strict, (lambda _: None) if progress is None else progress)
     if out is None:
@@ -146,10 +138,10 @@ def match_layers(
     else:
         check_target(out)
         with lock_run(out, shard):
-            run = _start_or_resume(work, out, planned, adopted, overwrite, verify_inputs)
+            run = _start_or_resume(work, out, planned, overwrite, verify_inputs)
             if shard is None:
                 run.remove_leftovers()
-            chain, failures = call.finish(work.with_memory(run.record["options"]["memory"]), share, run)
+            chain, failures = call.finish(work, share, run)
     if failures and progress is None:
         pair, reason = next(iter(failures.items()))
         message = f"{len(failures)} of {len(share)} pairs have no matching, see .failures; {pair}: {reason}"
@@ -208,14 +200,14 @@ def _taken(outcome: Outcome, results: Results) -> Progress:
 
 
 def _start_or_resume(
-    work: Work, out: str | os.PathLike[str], planned: list[Pair], adopted: frozenset[str], overwrite: bool, verify: bool
+    work: Work, out: str | os.PathLike[str], planned: list[Pair], overwrite: bool, verify: bool
 ) -> RunFolder:
     """Start a run in a folder, or resume the run that the folder has.
 
     Raises:
         MatchError: if the folder has another run, or an SAE has changed since it was matched.
     """
-    run = RunFolder.start(out, _record_of(work, planned), overwrite, adopted)
+    run = RunFolder.start(out, _record_of(work, planned), overwrite)
     run.forget_damaged()
     checked: set[tuple[Key, str]] = set()  # an SAE that is in several pairs is checked once
     for pair in run.pairs:
@@ -234,7 +226,7 @@ def _start_or_resume(
 
 def _record_of(work: Work, planned: list[Pair]) -> RunRecord:
     """Return the record of a run that starts now."""
-    names = ("method", "max_rounds", "time_limit", "backend", "precision", "memory")
+    names = ("method", "max_rounds", "time_limit", "backend", "precision")
     options = {**work.comparison.record(), **{name: getattr(work.solver, name) for name in names}}
     return {
         "source": work.sources.source,

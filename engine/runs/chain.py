@@ -64,7 +64,7 @@ class Chain(Mapping[Pair, Matching]):
         comparison: how the features were compared, if it is known.
         against: the layers of a second set of SAEs, if the targets are in one.
         failures: pair -> why the pair has no matching.
-        solver: the device and the memory with which margins are computed.
+        solver: the device, the backend and the precision with which margins are computed.
 
     Attributes:
         layers: the numbers of the layers that have a matching, in ascending order.
@@ -105,7 +105,7 @@ class Chain(Mapping[Pair, Matching]):
         self._inputs = ChainInputs(sources, targets, matchings.record)
         self.comparison = comparison
         made = solver or Solver()
-        self._solver = Solver(memory=made.memory, device=made.device, backend=made.backend, precision=made.precision)
+        self._solver = Solver(device=made.device, backend=made.backend, precision=made.precision)
         self.of_two_sets = matchings.two_sets or targets is not None
         self._cache = matchings.new_cache()  # matchings that can find their margins
         self._route = Route(matchings, self.of_two_sets)

@@ -30,6 +30,8 @@ from saematch.storage.folders import Folder, LocalFolder, folder_at
 from saematch.storage.jsonfile import as_json, read_json
 from saematch.text import shorten
 
+_DROPPED = {"memory"}  # options of earlier versions, which changed no matching
+
 
 class RunFolder(Results):
     """The results of a run in a folder. A matching is read from its file when it is asked for.
@@ -46,18 +48,15 @@ class RunFolder(Results):
         self._cache: MutableMapping[Pair, Matching] = self.new_cache()
 
     @classmethod
-    def start(
-        cls, where: str | os.PathLike[str], record: RunRecord, overwrite: bool, adopted: frozenset[str]
-    ) -> RunFolder:
+    def start(cls, where: str | os.PathLike[str], record: RunRecord, overwrite: bool) -> RunFolder:
         """Start a run in a folder, or resume the run that the folder has. The caller holds the lock of the folder.
 
         Args:
             where: a path or a URL.
             record: the record of the run, without `schema` and `id`. A run resumes if its pairs and its options are
-                those of the record, and both are runs of one set of SAEs, or both of two. Addresses, versions and the
-                machine may differ.
+                those of the record, and both are runs of one set of SAEs, or both of two. Addresses, versions, the
+                machine, and options that only earlier versions had may differ.
             overwrite: whether to remove the pairs of a run that the folder has, and start a new one.
-            adopted: the names of options that need not agree: the run keeps its own.
 
         Raises:
             MatchError: if the folder has another run, naming the difference; or if the folder cannot be written.
@@ -66,7 +65,7 @@ class RunFolder(Results):
         with lock_start(folder):
             if "run.json" in folder.names() and not overwrite:
                 run = cls.open(where)
-                run._refuse_difference(record, adopted)
+                run._refuse_difference(record)
                 return run
             run = cls(folder, {"schema": SCHEMA, "id": secrets.token_hex(8), **record})
             for name in sorted(folder.names("pairs")):  # the record of a pair before its matching
@@ -186,7 +185,7 @@ class RunFolder(Results):
             self.folder.write(_record_name(outcome.pair), as_json(outcome.record))
         self.records[outcome.pair] = outcome.record
 
-    def _refuse_difference(self, record: RunRecord, adopted: frozenset[str]) -> None:
+    def _refuse_difference(self, record: RunRecord) -> None:
         """Raise `MatchError`, with every difference, unless this run is the run of the record."""
         differences = []
         if (self.record["against"] is None) != (record["against"] is None):
@@ -194,7 +193,7 @@ class RunFolder(Results):
         if self.record["pairs"] != record["pairs"]:
             differences.append(f"pairs were {_short(self.record['pairs'])}, are {_short(record['pairs'])}")
         was, now = dict[str, Any](self.record["options"]), dict[str, Any](record["options"])
-        for name in sorted({*was, *now} - adopted):
+        for name in sorted({*was, *now} - _DROPPED):
             if was.get(name) != now.get(name):
                 differences.append(f"{name} was {_short(was.get(name))}, is {_short(now.get(name))}")
         if differences:

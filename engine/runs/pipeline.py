@@ -92,7 +92,7 @@ def _match(work: Work, cache: RowCache, pair: Pair, notify: Callable[[Progress],
         return Outcome.failed(pair, str(error))
     except Exception as error:
         if is_out_of_memory(error):
-            reason = f"{about_memory(error)}; give a smaller memory=, or match smaller SAEs"
+            reason = f"{about_memory(error)}; match smaller SAEs, use fewer workers, or give the run more memory"
         elif isinstance(error, OSError):
             reason = f"{error.filename or 'its files'}: {reason_of(error)}"
         else:

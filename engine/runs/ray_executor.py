@@ -47,7 +47,7 @@ class RayExecutor(Executor):
             self.shutdown()
             raise MatchError(
                 f"a pair needs {memory / 1e9:.1f} GB, and no node of the Ray cluster offers more than {most / 1e9:.1f} "
-                "GB; give a smaller memory=, or larger nodes"
+                "GB; match smaller SAEs, or use larger nodes"
             )
         resources = {"num_cpus": 1, "num_gpus": 1 if gpu else 0, "memory": memory, "max_retries": retries}
         self._task = ray.remote(run_task).options(**resources)

@@ -74,7 +74,6 @@ class RunOptions(TypedDict):
     time_limit: float | None
     backend: BackendName
     precision: PrecisionName
-    memory: int
 
 
 class RunRecord(TypedDict, total=False):
@@ -166,7 +165,6 @@ _RUN: _Kinds = {
 _OPTIONS: _Kinds = {
     "parts": (list,), "weights": (dict,), "fold": (str,), "max_cost": _NUMBER_OR_NONE, "method": (str,),
     "max_rounds": (int, NoneType), "time_limit": _NUMBER_OR_NONE, "backend": (str,), "precision": (str,),
-    "memory": (int,),
 }  # fmt: skip
 _INPUT: _Kinds = {
     "path": (str, NoneType), "format": (str, NoneType), "options": (dict,), "files": (dict, NoneType),

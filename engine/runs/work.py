@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from saematch.matching.problem import Comparison, RowProblem, check_widths
 from saematch.matching.solver import Solver
 from saematch.options import Side
+from saematch.resources import BLOCK_BYTES
 from saematch.runs.plan import Pair
 from saematch.sae.autoencoder import SAE
 from saematch.sources import Layers, SAEHandle
@@ -46,10 +47,6 @@ class Work:
         """Return the layers whose SAEs are on one side of the pairs."""
         return self.sources if side == Side.SOURCE or self.against is None else self.against
 
-    def with_memory(self, memory: int) -> Work:
-        """Return the same work with this memory, in bytes, for the products of each pair."""
-        return replace(self, solver=replace(self.solver, memory=memory))
-
     def problem(self, pair: Pair) -> RowProblem:
         """Read both SAEs of a pair, and return their feature rows."""
         source, target = (self.layers(side)[layer] for side, layer in zip(Side, pair, strict=True))
@@ -82,9 +79,9 @@ def check_headers(work: Work, pairs: Sequence[Pair]) -> None:
 def memory_needed(work: Work, pairs: Sequence[Pair]) -> int:
     """Estimate the most memory that matching these pairs takes in addition to what the process holds already.
 
-    Counted are the rows of three SAEs, the files of two that are being read, and for each of two pairs float32 rows,
-    lists and edges, and the products if they fit into the memory of the solver. An SAE whose header cannot be read
-    counts as nothing. With a GPU, a part of this memory is on the GPU.
+    Counted are the float64 rows of three SAEs, the files of two that are being read, and for each of two pairs the
+    float32 and int8 rows, lists and edges, and one block of products. An SAE whose header cannot be read counts as
+    nothing. With a GPU, a part of this memory is on the GPU.
 
     Returns:
         Bytes.
@@ -101,11 +98,8 @@ def memory_needed(work: Work, pairs: Sequence[Pair]) -> int:
 
     def bytes_of(pair: Pair) -> int:
         source, target = work.keys(pair)
-        F_A, F_B = features.get(source, 0), features.get(target, 0)
-        products = 4 * F_A * F_B
-        if work.solver.memory is None or products > work.solver.memory:
-            products = 0
-        return 4 * (sizes.get(source, 0) + sizes.get(target, 0)) + _BYTES_PER_FEATURE * (F_A + F_B) + products
+        values, rows = (sum(counted.get(key, 0) for key in (source, target)) for counted in (sizes, features))
+        return (4 + 1) * values + _BYTES_PER_FEATURE * rows + BLOCK_BYTES
 
     at_once = sum(sorted(map(bytes_of, pairs))[-WORKERS:])
     return _FIXED_BYTES + rows + 2 * largest_file + at_once

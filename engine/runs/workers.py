@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from saematch.errors import MatchError
-from saematch.matching.backend import choose_backend, memory_for_products
+from saematch.matching.backend import choose_backend
 from saematch.options import BackendName, PrecisionName
 from saematch.runs.executors import on_devices, through_executor
 from saematch.runs.pipeline import match_pairs
@@ -18,7 +18,7 @@ from saematch.runs.plan import Pair
 from saematch.runs.ray_executor import RayExecutor
 from saematch.runs.records import Outcome, Progress
 from saematch.runs.results import Results
-from saematch.runs.work import WORKERS, Work
+from saematch.runs.work import Work
 
 Device = str | torch.device | None
 
@@ -81,15 +81,6 @@ class Workers:
             gpu = self.remote_gpu or backend.device.type == "cuda"
             with RayExecutor(work, pairs, gpu) as ray, closing(through_executor(ray, work, pairs, results)) as events:
                 yield events
-
-
-def share_of_memory(devices: Sequence[Device], backend: BackendName = "auto", precision: PrecisionName = "ieee") -> int:
-    """Return the bytes for the products of one pair.
-
-    Half of the free memory of the device that has least is divided among the pairs that are matched at the same time.
-    """
-    chosen = [choose_backend(backend, device, precision).device for device in devices]
-    return memory_for_products(chosen, pairs=WORKERS * len(devices))
 
 
 def _check_executor(executor: Executor | str | None) -> None:
