@@ -107,7 +107,7 @@ def made_up_run(folder: Path, layers: int, features: int) -> None:
     r = np.random.default_rng(0)
     weights = {"encoder": 1.0, "bias": 1.0, "decoder": 1.0}
     options = {"parts": list(weights), "weights": weights, "fold": "threshold", "max_cost": None, "method": "optimal"}
-    options |= {"max_rounds": None, "time_limit": None, "backend": "torch", "precision": "ieee"}
+    options |= {"max_rounds": None, "time_limit": None, "backend": "torch", "precision": "auto"}
     pairs = [[layer, layer + 1] for layer in range(layers - 1)]
     record = {"source": "in memory", "against": None, "pairs": pairs, "options": options, "versions": {}, "machine": {}}
     folder.mkdir()

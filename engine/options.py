@@ -15,7 +15,7 @@ SaeFormat = Literal["saelens", "gemma_scope"]
 
 Method = Literal["optimal", "nearest", "mutual_nearest", "greedy"]
 BackendName = Literal["auto", "torch", "triton"]
-PrecisionName = Literal["ieee", "tf32x3", "bf16x6", "bf16x3", "tf32", "bf16"]
+PrecisionName = Literal["auto", "int8", "float32"]
 Status = Literal["optimal", "time_limit", "round_limit", "suboptimal", "many_to_one", "incomplete", "unproved"]
 Limit = Literal["time_limit", "round_limit"]
 

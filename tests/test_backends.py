@@ -8,14 +8,12 @@ import saematch as sm
 from problems import R, nasty, noisy_copy
 from saematch import kernels
 from saematch.assignment import BASELINES
-from saematch.cost import DistanceCost
-from saematch.kernels import PRECISIONS
+from saematch.matching import backend
 from saematch.matching.backend import choose_backend
-from saematch.options import Method, PrecisionName, names
+from saematch.matching.problem import RowProblem
+from saematch.options import Method, names
 
 pytestmark = pytest.mark.through_passes
-
-CPU = torch.device("cpu")
 
 
 def both(x, y, **options):
@@ -35,15 +33,32 @@ def test_the_same_answer_with_the_same_proof(kind):
     assert (found.perm == expected.perm)[certain].all()
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
-def test_every_precision_finds_the_planted_optimum_and_says_what_it_rests_on(precision, monkeypatch):
+@pytest.mark.parametrize("name", ["torch", "triton"])
+def test_every_precision_finds_the_planted_optimum_or_says_why_it_cannot_run(name, monkeypatch):
     monkeypatch.setattr("saematch.cost.gpu.ROW_BLOCK_BYTES", 4 * 150 * 64)
     x, y, planted = noisy_copy(150, 20, 0.3)
-    found = sm.assign(x, y, backend="triton", precision=precision)
-    np.testing.assert_array_equal(found.perm, planted)
-    assert found.certified
-    assert ("model" in found.stats["precision"]) == (precision != "ieee")
-    assert found.stats["precision"].startswith(precision)
+    possible = {"float32", choose_backend(name, "cpu").precision}
+    for precision in ("auto", *possible):
+        found = sm.assign(x, y, backend=name, device="cpu", precision=precision)
+        np.testing.assert_array_equal(found.perm, planted)
+        assert found.certified
+    if "int8" not in possible:
+        with pytest.raises(sm.MatchError, match=r'precision "int8" cannot run: .*; choose "float32" or "auto"'):
+            sm.assign(x, y, backend=name, device="cpu", precision="int8")
+
+
+def test_integers_are_chosen_where_they_are_fast_and_only_there(monkeypatch):
+    obstacles = []
+    monkeypatch.setattr(backend, "_why_not_int8", lambda *_: next(iter(obstacles), None))
+    assert choose_backend("torch", "cpu").precision == "int8"
+    assert choose_backend("torch", "cpu", "int8").precision == "int8"
+    assert choose_backend("torch", "cpu", "float32").precision == "float32"
+    obstacles.append("this processor is old")
+    assert choose_backend("torch", "cpu").precision == "float32"
+    assert choose_backend("torch", "cpu").reason == "asked for; float32 instead of int8, because this processor is old"
+    assert choose_backend("torch", "cpu", "float32").reason == "asked for"
+    with pytest.raises(sm.MatchError, match='precision "int8" cannot run: this processor is old; choose "float32"'):
+        choose_backend("torch", "cpu", "int8")
 
 
 def test_the_kernels_list_the_pairs_that_torch_lists(monkeypatch):
@@ -51,7 +66,7 @@ def test_the_kernels_list_the_pairs_that_torch_lists(monkeypatch):
     x, y = R(0).standard_normal((2, 90, 10))
     scans = [
         cost.scan(np.arange(90), *cost.by_cost()[:1], np.zeros(90), cost.by_cost()[1], 5, np.inf)
-        for cost in (DistanceCost(x, y, CPU, precision="ieee"), DistanceCost(x, y, CPU))
+        for cost in (RowProblem(x, y).cost(choose_backend(name, "cpu", "float32")) for name in ("triton", "torch"))
     ]
     for name in ("row_partners", "column_partners"):
         np.testing.assert_array_equal(*(getattr(scan, name) for scan in scans))
@@ -65,14 +80,13 @@ def test_partial_problems_and_baselines(options):
     assert found.status == expected.status
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
-def test_floors_hold_for_rows_that_are_built_to_be_bad(precision):
+def test_floors_hold_for_rows_that_are_built_to_be_bad():
     """If large products nearly cancel in the reduced cost, the bounds that a list proves must hold for every pair."""
     r = R(3)
     x = 1 + 2.0 ** -r.integers(1, 24, (40, 30)) * r.choice([-1, 1], (40, 30))
     y = 1 + 2.0 ** -r.integers(1, 24, (50, 30)) * r.choice([-1, 1], (50, 30))
     x[3] *= 1e3
-    cost = DistanceCost(x, y, CPU, precision=precision)
+    cost = RowProblem(x, y).cost(choose_backend("triton", "cpu"))
     M = cost.block(np.arange(40), np.arange(50))
     prices = M.min(axis=0) + r.standard_normal(50) * 1e-6
     scan = cost.scan(np.arange(40), prices, np.zeros(50), np.zeros(40), 3, np.inf)
@@ -115,8 +129,6 @@ def test_a_backend_that_cannot_run_is_named_and_nothing_stands_in_for_it(monkeyp
     x = np.eye(3)
     with pytest.raises(sm.MatchError, match=r'backend "triton" cannot run: Triton.s kernels need a CUDA GPU'):
         sm.assign(x, x, backend="triton")
-    with pytest.raises(sm.MatchError, match="precision 'tf32x3' needs Triton's kernels"):
-        sm.assign(x, x, precision="tf32x3")
     with pytest.raises(sm.MatchError, match="backend is 'cuda'; choose one of auto, torch, triton"):
         sm.assign(x, x, backend="cuda")
     assert choose_backend().name == "torch"
@@ -129,7 +141,7 @@ def test_a_backend_that_cannot_run_is_named_and_nothing_stands_in_for_it(monkeyp
 @pytest.mark.through_passes(False)
 def test_where_no_pass_chose_the_run_says_so():
     x = np.random.default_rng(0).standard_normal((60, 4))
-    assert sm.assign(x, x[::-1].copy(), backend="triton", precision="bf16").stats["precision"] == "float64"
+    assert sm.assign(x, x[::-1].copy(), backend="triton").stats["precision"] == "float64"
 
 
 def test_a_device_without_room_is_an_error_with_numbers(monkeypatch):
@@ -142,12 +154,12 @@ def test_a_device_without_room_is_an_error_with_numbers(monkeypatch):
 
 
 def test_unknown_precisions_and_costs_of_your_own_are_refused():
-    with pytest.raises(sm.MatchError, match="precision 'fp8' is not known; choose one of ieee, tf32x3"):
-        sm.assign(np.eye(3), np.eye(3), backend="triton", precision="fp8")
+    for old in ("fp8", "ieee", "tf32x3"):
+        with pytest.raises(sm.MatchError, match=f"precision is '{old}'; choose one of auto, int8, float32"):
+            sm.assign(np.eye(3), np.eye(3), precision=old)
     with pytest.raises(sm.MatchError, match='backend "triton" is for rows'):
         sm.assign(cost=np.eye(3), backend="triton")
 
 
-def test_options_name_every_precision_and_every_method():
-    assert names(PrecisionName) == tuple(PRECISIONS)
+def test_options_name_every_method():
     assert names(Method) == ("optimal", *BASELINES)

@@ -206,6 +206,7 @@ def test_env_says_what_runs_and_why():
     content = parsed(saematch("env", "--json"))
     assert content["versions"]["saematch"] == sm.__version__
     assert content["device"] in ("cpu", "cuda")
+    assert content["precision"] in ("int8", "float32")
     assert content["reason"]
     assert "Passes over all pairs run on" in saematch("env").stdout
 

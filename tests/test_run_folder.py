@@ -168,7 +168,7 @@ def test_a_run_of_an_earlier_version_opens_and_resumes_under_its_own_record(tmp_
     layers, run = sm.load_layers(write_model(tmp_path / "model")), tmp_path / "run"
     sm.match_layers(layers, run)
     record = json.loads((run / "run.json").read_text())
-    record["options"]["memory"] = 2**33
+    record["options"] |= {"memory": 2**33, "precision": "tf32x3"}
     (run / "run.json").write_text(json.dumps(record))
     (run / "pairs" / "4-5.json").unlink()
     assert list(sm.Chain.load(run)) == [(3, 4), (5, 11)]
@@ -176,6 +176,10 @@ def test_a_run_of_an_earlier_version_opens_and_resumes_under_its_own_record(tmp_
     assert json.loads((run / "run.json").read_text()) == record
     with pytest.raises(sm.MatchError, match=r'holds another run: fold was "threshold", is "none"\.'):
         sm.match_layers(layers, run, fold="none")
+    record["options"]["precision"] = "float32"
+    (run / "run.json").write_text(json.dumps(record))
+    with pytest.raises(sm.MatchError, match=r'holds another run: precision was "float32", is "auto"\.'):
+        sm.match_layers(layers, run)
 
 
 def test_records_that_lack_something_are_named_with_it(tmp_path):

@@ -150,8 +150,8 @@ class Findings:
 def _runners_up(solver: Solver, x: Rows, y: Rows, perm: Indices) -> Columns:
     """Return the columns of the runner-up: for each feature, the cheapest target feature other than its partner.
 
-    A float32 pass over all pairs lists the two cheapest target features of each feature, at least one of which is not
-    the partner. The costs of the listed pairs are computed again in float64.
+    A pass over all pairs in float32, which ranks pairs more finely than int8, lists the two cheapest target features of
+    each feature, at least one of which is not the partner. The costs of the listed pairs are computed again in float64.
 
     Args:
         solver: says which backend and which device the pass uses.
@@ -159,7 +159,7 @@ def _runners_up(solver: Solver, x: Rows, y: Rows, perm: Indices) -> Columns:
         y: folded feature rows of the target layer.
         perm: partner of every source feature.
     """
-    cost = replace(solver, precision="ieee").make_cost(RowProblem(x, y))
+    cost = replace(solver, precision="float32").make_cost(RowProblem(x, y))
     prices = -cost.scale * cost.column_constant  # under these prices the pairs of a row rank by their cost
     price_error, potentials = np.zeros(len(y)), np.zeros(len(x))
     scan = partial(cost.scan, np.arange(len(x)), prices, price_error, potentials, 2, -math.inf)

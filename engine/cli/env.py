@@ -25,12 +25,13 @@ def run(options: argparse.Namespace) -> int:
 
     backend, about = choose_backend(), machine()
     if options.json:
-        chosen = {"backend": backend.name, "device": str(backend.device), "reason": backend.reason}
-        print_json({"versions": versions(), "machine": about, **chosen})
+        chosen = {"backend": backend.name, "device": str(backend.device), "precision": backend.precision}
+        print_json({"versions": versions(), "machine": about, **chosen, "reason": backend.reason})
         return DONE
     print(table(("package", "version"), [[name, version or "not installed"] for name, version in versions().items()]))
     print()
     shown = {**about, "memory": size(about["memory"]), "gpus": ", ".join(about["gpus"]) or "none"}
     print(table(("machine", ""), [[name, str(value)] for name, value in shown.items()]))
-    print(f"\nPasses over all pairs run on {backend.device} through {backend.name}: {backend.reason}.")
+    where = f"{backend.device} through {backend.name}, in {backend.precision}"
+    print(f"\nPasses over all pairs run on {where}: {backend.reason}.")
     return DONE

@@ -91,8 +91,8 @@ def add_solver(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--backend", default="auto", help="torch, triton or auto (default: triton on a GPU, else torch)")
     group.add_argument(
         "--precision",
-        default="ieee",
-        help="precision of products in Triton: ieee (default), tf32x3, bf16x6, bf16x3, tf32 or bf16",
+        default="auto",
+        help="numbers in which passes multiply rows: int8, float32 or auto (default: int8 where it is fast)",
     )
 
 

@@ -51,7 +51,7 @@ def match(
     time_limit: float | None = None,
     device: str | torch.device | None = None,
     backend: BackendName = "auto",
-    precision: PrecisionName = "ieee",
+    precision: PrecisionName = "auto",
     strict: bool = False,
     progress: Callable[[Round], None] | None = None,
 ) -> Matching:
@@ -83,9 +83,9 @@ def match(
         device: the device that runs the passes, such as "cuda:1". By default a CUDA GPU if there is one, else the CPU.
         backend: "triton" runs the passes by kernels on a GPU, "torch" by torch on any device; "auto" chooses Triton if
             it can run.
-        precision: how Triton multiplies rows when a pass chooses pairs. The rounding bound of "ieee" is proved. The
-            bounds of "tf32x3", "bf16x6", "bf16x3", "tf32" and "bf16", which run on tensor cores, rely on a model of the
-            hardware. What is claimed of the matching is computed in float64 in any case.
+        precision: the numbers in which passes multiply rows, to choose the pairs whose costs are computed in float64:
+            "int8" or "float32". "auto" chooses int8 where the device multiplies integers fast, else float32. The error
+            of both is bounded by a theorem, and what is claimed of the matching is computed in float64.
         strict: whether to raise `NotCertified` instead of returning a matching that is not proved to be optimal.
         progress: a function that is called with the state of the search after each round.
 
@@ -145,7 +145,7 @@ def assign(
     time_limit: float | None = None,
     device: str | torch.device | None = None,
     backend: BackendName = "auto",
-    precision: PrecisionName = "ieee",
+    precision: PrecisionName = "auto",
     strict: bool = False,
     progress: Callable[[Round], None] | None = None,
 ) -> Matching:
@@ -227,7 +227,7 @@ def certify(
     time_limit: float | None = None,
     device: str | torch.device | None = None,
     backend: BackendName = "auto",
-    precision: PrecisionName = "ieee",
+    precision: PrecisionName = "auto",
     strict: bool = False,
     progress: Callable[[Round], None] | None = None,
 ) -> Matching:

@@ -8,7 +8,7 @@ import os
 import platform
 import sys
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -53,47 +53,47 @@ class Backend:
     Attributes:
         name: the library, "triton" or "torch".
         device: the device on which it runs.
-        precision: how rows are multiplied there, see `saematch.kernels.Precision`.
-        reason: why this library and device were chosen.
+        precision: the numbers in which passes multiply rows there, "int8" or "float32".
+        reason: why this library and device were chosen, and why not int8.
     """
 
     name: str
     device: torch.device
-    precision: str
+    precision: Literal["int8", "float32"]
     reason: str
 
 
 def choose_backend(
-    name: BackendName = "auto", device: str | torch.device | None = None, precision: PrecisionName = "ieee"
+    name: BackendName = "auto", device: str | torch.device | None = None, precision: PrecisionName = "auto"
 ) -> Backend:
-    """Choose Triton's kernels on a GPU and torch everywhere else, unless the caller names one of them.
+    """Choose Triton's kernels on a GPU and torch everywhere else, and int8 where its products are exact and fast.
 
-    A requested backend is never replaced by another one.
+    What the caller names is never replaced by anything else.
 
-    >>> choose_backend("torch", "cpu").name
+    >>> choose_backend("torch", "cpu", "float32").name
     'torch'
 
     Raises:
-        MatchError: for a device that does not exist, or a backend that cannot run on it.
+        MatchError: for a device that does not exist, and for a backend or a precision that cannot run on it.
     """
-    if name not in names(BackendName):
-        raise MatchError(f"backend is {name!r}; choose one of {', '.join(names(BackendName))}")
+    for option, value, allowed in (("backend", name, BackendName), ("precision", precision, PrecisionName)):
+        if value not in names(allowed):
+            raise MatchError(f"{option} is {value!r}; choose one of {', '.join(names(allowed))}")
     # Triton, if it is requested, or if it can run on the chosen GPU.
     chosen, reason = choose_device(device)
     obstacle = _why_not_triton(chosen)
     if name == "triton" and obstacle:
         raise MatchError(f'backend "triton" cannot run: {obstacle}')
-    if name == "triton" or (name == "auto" and not obstacle and chosen.type == "cuda"):
-        from saematch.kernels.precision import precision_named
-
-        return Backend("triton", chosen, precision_named(precision).name, reason)
-    # Torch, which has one precision. A reason says why Triton cannot run, if the caller left the choice open.
-    if precision != "ieee":
-        wanted = f"precision {precision!r} needs Triton's kernels, torch computes in ieee float32"
-        raise MatchError(wanted + (f"; {obstacle}" if obstacle else ""))
+    library = "triton" if name == "triton" or (name == "auto" and not obstacle and chosen.type == "cuda") else "torch"
     if name == "auto" and obstacle:
         reason = f"{reason}; {obstacle}"
-    return Backend("torch", chosen, precision, reason)
+    # Integers, if they are requested, or if they are fast there.
+    obstacle = _why_not_int8(library, chosen)
+    if precision == "int8" and obstacle:
+        raise MatchError(f'precision "int8" cannot run: {obstacle}; choose "float32" or "auto"')
+    if precision == "auto" and obstacle:
+        reason = f"{reason}; float32 instead of int8, because {obstacle}"
+    return Backend(library, chosen, "float32" if obstacle or precision == "float32" else "int8", reason)
 
 
 def _why_not_triton(device: torch.device) -> str | None:
@@ -103,6 +103,13 @@ def _why_not_triton(device: torch.device) -> str | None:
     if device.type != "cuda" and os.environ.get("TRITON_INTERPRET", "").lower() not in _TRUE:
         return f"Triton's kernels need a CUDA GPU, and the device is {device}"
     return None
+
+
+def _why_not_int8(library: str, device: torch.device) -> str | None:
+    """Return why a library does not multiply int8 rows exactly and fast on a device; None if it does."""
+    if library == "torch" and device.type == "cuda":
+        return "int8 products on a GPU need Triton's kernels"
+    return "this version has no int8 products yet"
 
 
 def free_memory(device: torch.device) -> int:

@@ -113,7 +113,7 @@ class RowProblem(Problem):
 
     @override
     def cost(self, backend: Backend) -> Cost:
-        precision = backend.precision if backend.name == "triton" else None
+        precision = "ieee" if backend.name == "triton" else None
         return DistanceCost(self.x, self.y, backend.device, precision=precision)
 
     @override

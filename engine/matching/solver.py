@@ -39,7 +39,7 @@ class Solver:
     time_limit: float | None = None
     device: str | torch.device | None = None
     backend: BackendName = "auto"
-    precision: PrecisionName = "ieee"
+    precision: PrecisionName = "auto"
     strict: bool = False
     progress: Callable[[Round], None] | None = None
 

@@ -43,7 +43,7 @@ def match_layers(
     time_limit: float | None = None,
     device: Device | Sequence[Device] = None,
     backend: BackendName = "auto",
-    precision: PrecisionName = "ieee",
+    precision: PrecisionName = "auto",
     strict: bool = False,
     overwrite: bool = False,
     verify_inputs: bool = False,
@@ -75,7 +75,7 @@ def match_layers(
         device: one device, or a list of several, each of which gets its own process. With several, a script needs the
             guard `if __name__ == "__main__":`.
         backend: what runs the passes, see `match`.
-        precision: how products are computed, see `match`.
+        precision: the numbers in which passes multiply rows, see `match`.
         strict: raise an error at the first pair that fails or is not proved optimal.
         overwrite: start a new run, even if `out` has one.
         verify_inputs: compare the hashes of the SAEs of finished pairs, even if path, size and time have not changed.

@@ -21,7 +21,7 @@ from typing_extensions import override
 from saematch.errors import MatchError
 from saematch.matching.files import SCALARS, Scalars, check_matching, matching_bytes, read_pair
 from saematch.matching.result import Matching
-from saematch.options import Side
+from saematch.options import PrecisionName, Side, names
 from saematch.runs.locks import lock_start
 from saematch.runs.plan import Pair, pair_name
 from saematch.runs.records import SCHEMA, InputRecord, Outcome, PairRecord, RunRecord, read_pair_record, read_run_record
@@ -29,8 +29,6 @@ from saematch.runs.results import Results
 from saematch.storage.folders import Folder, LocalFolder, folder_at
 from saematch.storage.jsonfile import as_json, read_json
 from saematch.text import shorten
-
-_DROPPED = {"memory"}  # options of earlier versions, which changed no matching
 
 
 class RunFolder(Results):
@@ -193,7 +191,7 @@ class RunFolder(Results):
         if self.record["pairs"] != record["pairs"]:
             differences.append(f"pairs were {_short(self.record['pairs'])}, are {_short(record['pairs'])}")
         was, now = dict[str, Any](self.record["options"]), dict[str, Any](record["options"])
-        for name in sorted({*was, *now} - _DROPPED):
+        for name in sorted({*was, *now} - _of_earlier_versions(was)):
             if was.get(name) != now.get(name):
                 differences.append(f"{name} was {_short(was.get(name))}, is {_short(now.get(name))}")
         if differences:
@@ -208,6 +206,11 @@ class RunFolder(Results):
             for name in self.folder.names(inside):
                 if name.startswith(".") and (".safetensors." in name or ".json." in name):
                     self.folder.remove(f"{inside}/{name}")
+
+
+def _of_earlier_versions(options: dict[str, Any]) -> set[str]:
+    """Return the options that only an earlier version had. They say how passes ran, and do not change the optimum."""
+    return {"memory"} if options["precision"] in names(PrecisionName) else {"memory", "precision"}
 
 
 def _record_name(pair: Pair) -> str:

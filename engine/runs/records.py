@@ -10,7 +10,7 @@ from saematch.assignment import Round
 from saematch.errors import MatchError
 from saematch.matching.files import SCALARS, Scalars
 from saematch.matching.result import Matching
-from saematch.options import BackendName, FoldName, Method, Part, PrecisionName, Stage
+from saematch.options import BackendName, FoldName, Method, Part, Stage
 from saematch.runs.plan import Pair
 
 SCHEMA = 2
@@ -63,7 +63,10 @@ class PairRecord(Scalars, total=False):
 
 
 class RunOptions(TypedDict):
-    """The options of `match_layers` that all pairs of a run share. A run resumes only under the same options."""
+    """The options of `match_layers` that all pairs of a run share. A run resumes only under the same options.
+
+    Records of earlier versions have other precisions, and the option `memory`.
+    """
 
     parts: list[Part]
     weights: dict[Part, float]
@@ -73,7 +76,7 @@ class RunOptions(TypedDict):
     max_rounds: int | None
     time_limit: float | None
     backend: BackendName
-    precision: PrecisionName
+    precision: str
 
 
 class RunRecord(TypedDict, total=False):
