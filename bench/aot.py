@@ -1,10 +1,8 @@
 """Compile every kernel for every chip without a GPU, and report what the compiler made of it.
 
-    python bench/aot.py            the default tile of every operation, operand and chip
-    python bench/aot.py --write    the same report, written to bench/results/aot.md, so that a change shows (make aot)
-    python bench/aot.py --json     the same report for programs: the tests assert on it
-
-Precisions differ in how rows are split, not in the kernel: tf32 and tf32x3 share one, bf16, bf16x3 and bf16x6 another.
+python bench/aot.py            the default tile of every operation, operand and chip
+python bench/aot.py --write    the same report, written to bench/results/aot.md, so that a change shows (make aot)
+python bench/aot.py --json     the same report for programs: the tests assert on it
 """
 
 from __future__ import annotations
@@ -26,22 +24,24 @@ from triton.compiler import ASTSource
 from saematch.cli.terminal import table
 from saematch.kernels.exact_products.kernel import exact_products_kernel
 from saematch.kernels.exact_products.launch import BLOCK_E, BLOCK_K
+from saematch.kernels.int8_products.kernel import int8_products_kernel
 from saematch.kernels.pairs_below.kernel import pairs_below_kernel
 from saematch.kernels.pairwise_cost.kernel import pairwise_cost_kernel
 from saematch.kernels.tile_minima.kernel import tile_minima_kernel
-from saematch.kernels.tiles import CHIPS, STORED, STORED_LISTING, TILES, TileShape
+from saematch.kernels.tiles import CHIPS, LISTING, READING, TILES, TileShape
 
-OPERANDS = {
-    "pairwise_cost": ("bfloat16", "float32", "ieee"),
-    "tile_minima": ("stored",),
-    "pairs_below": ("stored",),
-    "exact_products": ("float32", "float64"),
+KERNELS = {
+    "int8_products": (int8_products_kernel, ("int8",)),
+    "pairwise_cost": (pairwise_cost_kernel, ("float32",)),
+    "tile_minima": (tile_minima_kernel, ("float32",)),
+    "pairs_below": (pairs_below_kernel, ("float32",)),
+    "exact_products": (exact_products_kernel, ("float32", "float64")),
 }
-MATRIX_KERNELS = {"tile_minima": (tile_minima_kernel, STORED), "pairs_below": (pairs_below_kernel, STORED_LISTING)}
-POINTERS = {"rows_ptr": "i32", "places_ptr": "i32", "columns_ptr": "i32", "count_ptr": "i64"}  # others are float32
-# Divisible by 16: operands are padded, and numbers of features are. The rows that exact products read have odd widths.
-ALIGNED = ("K", "stride_i", "stride_j", "stride_om")
-MMA = {"sm_80": "mma.sync", "sm_90": "wgmma.mma_async", "sm_100": "tcgen05.mma"}
+BLOCK_TILES = {"tile_minima": READING, "pairs_below": LISTING}
+OPTIONS = ("num_warps", "num_stages", "enable_fp_fusion")  # of the compiler
+FLOATS = {"float32": "*fp32", "float64": "*fp64"}
+MULTIPLY = {"sm_80": "IMMA", "sm_90": "IGMMA", "sm_100": "UTCIMMA"}  # integer products of tensor cores
+SHARED = {"sm_80": 164, "sm_90": 228, "sm_100": 228}  # KiB of a multiprocessor; each block takes one more
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
 
@@ -54,23 +54,23 @@ class Variant(NamedTuple):
 
 
 class Report(NamedTuple):
-    """The result of a compilation: registers and spilled bytes per thread, shared memory, and instructions."""
+    """The result of a compilation.
+
+    These are registers and spilled bytes per thread, bytes of shared memory per block, blocks that fit on a
+    multiprocessor, instructions, loads and stores of 16 bytes, instructions of the main loop, those among them that
+    multiply, and whether the lanes of a warp read operands from shared memory without bank conflicts.
+    """
 
     variant: Variant
     registers: int
     spilled: int
     shared: int
-    tensor_core: int
+    blocks: int
     instructions: int
-
-
-class Specialised(NamedTuple):
-    """A kernel with its compile-time constants, the types of its unusual pointers, and the compiler's options."""
-
-    kernel: Any
-    constants: dict[str, Any]
-    pointers: dict[str, str]
-    options: dict[str, int]
+    wide: int
+    loop: int
+    products: int
+    conflicts: str
 
 
 def variants() -> list[Variant]:
@@ -78,59 +78,53 @@ def variants() -> list[Variant]:
     return [
         Variant(operation, operand, chip)
         for chip in CHIPS
-        for operation, operands in OPERANDS.items()
+        for operation, (_, operands) in KERNELS.items()
         for operand in operands
     ]
 
 
 def tile_of(variant: Variant) -> TileShape:
     """Return the default tile of a variant whose programs work on tiles."""
-    if variant.operation in MATRIX_KERNELS:
-        return MATRIX_KERNELS[variant.operation][1]
-    return TILES[variant.chip, variant.operand]
+    return BLOCK_TILES.get(variant.operation) or TILES[variant.chip, variant.operand]
 
 
 def compile_variant(variant: Variant) -> Report:
-    """Compile one kernel and read its resources and instructions."""
-    kernel, constants, pointers, options = _specialised(variant)
+    """Compile one kernel as a run does, and read its resources and instructions."""
+    kernel = KERNELS[variant.operation][0]
+    constants = constants_of(variant)
+    options = {name: constants.pop(name) for name in OPTIONS if name in constants}
     signature, attributes = {}, {}
-    for place, name in enumerate(kernel.arg_names):
-        if name in constants:
-            signature[name] = "constexpr"
-        elif name.endswith("_ptr"):
-            signature[name] = "*" + pointers.get(name, POINTERS.get(name, "fp32"))
-        else:
-            signature[name] = "i32"
-        aligned = name.endswith("_ptr") or (name in ALIGNED and variant.operation != "exact_products")
-        if aligned and name not in constants:
+    for place, parameter in enumerate(kernel.params):
+        name = parameter.name
+        signature[name] = "constexpr" if name in constants else _type(variant, name)
+        # Launches give aligned pointers and strides; the rows that exact products read have odd widths.
+        is_aligned = name.endswith("_ptr") or variant.operation != "exact_products"
+        if is_aligned and name not in constants and not parameter.do_not_specialize:
             attributes[place,] = [["tt.divisibility", 16]]
     source = ASTSource(kernel, signature, constants, attributes)
     target = GPUTarget("cuda", int(variant.chip.removeprefix("sm_")), 32)
     return _read(variant, triton.compile(source, target=target, options=options))
 
 
-def _specialised(variant: Variant) -> Specialised:
+def constants_of(variant: Variant) -> dict[str, Any]:
+    """Return the compile-time constants of a variant, and the options of the compiler."""
     if variant.operation == "exact_products":
-        rows = "fp32" if variant.operand == "float32" else "fp64"
-        pointers = {"x_ptr": rows, "y_ptr": rows, "a_ptr": "fp64", "b_ptr": "fp64", "out_ptr": "fp64"}
-        pointers |= {"rows_ptr": "i64", "columns_ptr": "i64"}
-        constants: dict[str, Any] = {"BLOCK_E": BLOCK_E, "BLOCK_K": BLOCK_K}
-        return Specialised(exact_products_kernel, constants, pointers, {"enable_fp_fusion": True})
-    if variant.operation in MATRIX_KERNELS:
-        constants = tile_of(variant).matrix_arguments()
-        options = _options_among(constants)
-        constants["stride_j"] = 1  # columns lie side by side
-        return Specialised(MATRIX_KERNELS[variant.operation][0], constants, {}, options)
-    constants = tile_of(variant).arguments()
-    options = _options_among(constants)
-    constants |= {"PRECISION": "tf32" if variant.operand == "float32" else "ieee", "UPCAST": False}
-    operand = "bf16" if variant.operand == "bfloat16" else "fp32"
-    return Specialised(pairwise_cost_kernel, constants, {"left_ptr": operand, "right_ptr": operand}, options)
+        return {"BLOCK_E": BLOCK_E, "BLOCK_K": BLOCK_K, "enable_fp_fusion": True}
+    if variant.operation in BLOCK_TILES:
+        return tile_of(variant).block_arguments()
+    return tile_of(variant).arguments() | {"PADDED": True, "enable_fp_fusion": variant.operand != "int8"}
 
 
-def _options_among(arguments: dict[str, int]) -> dict[str, int]:
-    """Take the compiler's options out of the arguments of a launch, and return them."""
-    return {name: arguments.pop(name) for name in ("num_warps", "num_stages", "enable_fp_fusion")}
+def _type(variant: Variant, name: str) -> str:
+    """Return the type of an argument of a kernel."""
+    if not name.endswith("_ptr"):
+        return "i32"
+    if variant.operation == "exact_products":
+        return {"rows_ptr": "*i64", "columns_ptr": "*i64"}.get(
+            name, FLOATS[variant.operand] if name in ("x_ptr", "y_ptr") else "*fp64"
+        )
+    others = {"left_ptr": "*i8", "right_ptr": "*i8", "rows_ptr": "*i32", "columns_ptr": "*i32", "count_ptr": "*i64"}
+    return others.get(name, "*fp32")
 
 
 def _read(variant: Variant, compiled: Any) -> Report:
@@ -139,21 +133,54 @@ def _read(variant: Variant, compiled: Any) -> Report:
         file.flush()
         usage = _tool("cuobjdump", "--dump-resource-usage", file.name)
         assembly = _tool("nvdisasm", "-c", file.name)
-    numbers = dict(re.findall(r"(REG|STACK|LOCAL):(\d+)", usage))
+    numbers = {name: int(value) for name, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", usage)}
+    by_registers = 2**16 // (-(-numbers["REG"] // 8) * 8 * 32 * compiled.metadata.num_warps)
+    by_shared = SHARED[variant.chip] * 1024 // (compiled.metadata.shared + 1024)
+    multiply = MULTIPLY[variant.chip] if variant.operand == "int8" else "FFMA"
+    loop = _main_loop(assembly, multiply)
     return Report(
         variant,
-        int(numbers["REG"]),
-        int(numbers["STACK"]) + int(numbers["LOCAL"]),
+        numbers["REG"],
+        numbers["STACK"] + numbers["LOCAL"],
         compiled.metadata.shared,
-        _tensor_core(variant, compiled.asm["ptx"]),
+        min(by_registers, by_shared),
         len(re.findall(r"^\s+/\*[0-9a-f]{4,}\*/", assembly, re.MULTILINE)),
+        len(re.findall(r"\b(?:LDG|STG)\.E\S*\.128", assembly)),
+        len(loop),
+        sum(multiply in instruction for instruction in loop),
+        _conflicts(compiled.asm["ttgir"]) if variant.operation == "pairwise_cost" else "",
     )
 
 
-def _tensor_core(variant: Variant, ptx: str) -> int:
-    """Count the chip's own tensor-core instructions; where there should be none, those of any generation."""
-    expected = [MMA[variant.chip]] if variant.operand in ("bfloat16", "float32") else list(MMA.values())
-    return sum(ptx.count(f"{name}.") for name in expected)
+def _main_loop(assembly: str, multiply: str) -> list[str]:
+    """Return the instructions of the loop that multiplies most."""
+    labels: dict[str, int] = {}
+    instructions: list[str] = []
+    loops: list[list[str]] = [[]]
+    for line in assembly.splitlines():
+        if label := re.match(r"\s*(\.L_x_\d+):", line):
+            labels[label[1]] = len(instructions)
+        elif instruction := re.match(r"\s+/\*[0-9a-f]{4,}\*/\s+(.*?);", line):
+            instructions.append(instruction[1])
+            back = re.search(r"\bBRA\b.*?(\.L_x_\d+)", instruction[1])
+            if back and back[1] in labels:
+                loops.append(instructions[labels[back[1]] :])
+    return max(loops, key=lambda loop: sum(multiply in instruction for instruction in loop))
+
+
+def _conflicts(ttgir: str) -> str:
+    """Return "none" if consecutive lanes read consecutive columns of the right operand, and the same row of the left.
+
+    Tensor cores have loads of their own, of which this says nothing.
+    """
+    layouts = dict(re.findall(r"^(#\w+) = #ttg\.\w+<(.*)>$", ttgir, re.MULTILINE))
+    dot = re.search(r" tt\.dot .* -> tensor<\w+, (#\w+)>", ttgir)
+    loads = re.findall(r"ttg\.local_load .*memdesc<\w+, (#\w+),.*opIdx = (\d)", ttgir)
+    assert dot is not None
+    orders = {operand: layouts[shared] for shared, operand in loads}
+    lanes = "threadsPerWarp = [1, 32]" in layouts[dot[1]] and "order = [1, 0]" in layouts[dot[1]]
+    sides = "order = [0, 1]" in orders["0"] and "order = [1, 0]" in orders["1"]
+    return "none" if lanes and sides else "some"
 
 
 def _tool(name: str, *arguments: str) -> str:
@@ -167,7 +194,7 @@ def compile_all(wanted: list[Variant]) -> list[Report]:
 
 
 def main() -> None:
-    header = ("operation", "operand", "chip", "registers", "spilled", "shared", "tensor-core", "instructions")
+    header = (*Variant._fields, *Report._fields[1:])
     rows = [[*report.variant, *map(str, report[1:])] for report in compile_all(variants())]
     if "--json" in sys.argv:
         print(json.dumps([dict(zip(header, row, strict=True)) for row in rows]))
@@ -177,7 +204,7 @@ def main() -> None:
         lines = [" | ".join(cells) for cells in (header, ["---"] * len(header), *rows)]
         text = "\n".join(f"| {line} |" for line in lines)
         head = f"# The compiler's report on every kernel\n\nTriton {triton.__version__}; written by `make aot`. "
-        head += "Registers and spilled bytes per thread, bytes of shared memory per block.\n\n"
+        head += f"{' '.join((Report.__doc__ or '').split()[5:])}\n\n"
         (Path(__file__).parent / "results" / "aot.md").write_text(head + text + "\n")
 
 

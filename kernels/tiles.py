@@ -12,7 +12,7 @@ class TileShape(NamedTuple):
 
     Examples:
         >>> from saematch import kernels
-        >>> kernels.TileShape(64, 128, 32).matrix_arguments()["BLOCK_N"]
+        >>> kernels.TileShape(64, 128, 32).block_arguments()["BLOCK_N"]
         128
     """
 
@@ -30,31 +30,29 @@ class TileShape(NamedTuple):
         """
         return self._asdict() | {"enable_fp_fusion": True}
 
-    def matrix_arguments(self) -> dict[str, int]:
-        """Return the arguments of a launch that reads a stored matrix, and has no dimension K."""
+    def block_arguments(self) -> dict[str, int]:
+        """Return the arguments of a launch that reads a block of products, and has no dimension K."""
         return {name: value for name, value in self.arguments().items() if name != "BLOCK_K"}
 
 
-# Chosen by the compiler's report (bench/results/aot.md), without register spills. GPU timings are to decide.
+# Chosen by the compiler's report (bench/results/aot.md): no register spills, and two blocks on a multiprocessor of
+# sm_90, since Triton waits for each of its integer products. GPU timings are to decide.
 TILES = {
-    ("sm_80", "bfloat16"): TileShape(128, 128, 64, num_stages=3),
-    ("sm_80", "float32"): TileShape(128, 128, 32, num_stages=3),
-    ("sm_80", "ieee"): TileShape(128, 128, 16, num_stages=3),
-    ("sm_90", "bfloat16"): TileShape(128, 128, 64, num_stages=4),
-    ("sm_90", "float32"): TileShape(128, 128, 32, num_stages=4),
-    ("sm_90", "ieee"): TileShape(128, 128, 16, num_stages=3),
-    ("sm_100", "bfloat16"): TileShape(128, 64, 64, num_stages=4),
-    ("sm_100", "float32"): TileShape(128, 64, 32, num_stages=4),
-    ("sm_100", "ieee"): TileShape(128, 128, 16, num_stages=3),
+    ("sm_80", "int8"): TileShape(128, 128, 64, num_stages=4),
+    ("sm_80", "float32"): TileShape(128, 128, 16),
+    ("sm_90", "int8"): TileShape(128, 128, 128),
+    ("sm_90", "float32"): TileShape(128, 128, 16),
+    ("sm_100", "int8"): TileShape(128, 128, 128, num_warps=4),
+    ("sm_100", "float32"): TileShape(128, 128, 8),
 }
-# Reading a stored matrix is limited by memory on every chip. A pass that lists pairs needs registers for their places.
-STORED = TileShape(64, 128, 16, num_warps=8, num_stages=1)
-STORED_LISTING = TileShape(64, 64, 16, num_warps=8, num_stages=1)
+# Reading a block is limited by memory on every chip. A pass that lists pairs needs registers for their places.
+READING = TileShape(64, 128, 16, num_stages=1)
+LISTING = TileShape(64, 64, 16, num_stages=1)
 CHIPS = ("sm_80", "sm_90", "sm_100")
 
 
 def default_tile(device: torch.device, operand: str) -> TileShape:
-    """Return the tile for products of `operand` (`Costs.operand`) on a device.
+    """Return the tile for products of `operand`, "int8" or "float32", on a device.
 
     A chip that is not in the table gets the tile of the nearest older one.
     """

@@ -1,14 +1,12 @@
 """The k cheapest pairs of every row and every column.
 
-The operation has no kernel of its own: it reads each row block of M twice.
+The operation has no kernel of its own. It makes M in blocks of rows, and reads each block twice, which is much cheaper
+than making it twice.
 
 1. `tile_minima` finds the two smallest entries of each line (row or column) in each tile. The k-th smallest of these
    entries bounds the k-th cheapest pair of the line from above.
 2. `pairs_below` lists the pairs that are not above this bound, a few more than k per line, and a sort of this short
    list decides.
-
-If M is not stored, each row block of it is first written to memory: making a product is expensive, reading it twice is
-not.
 """
 
 from __future__ import annotations
@@ -16,18 +14,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from saematch.kernels.arguments import ALIGNED, check_indices, check_vector, up_to_aligned
 from saematch.kernels.candidates.reference import CandidateLists
 from saematch.kernels.candidates.reference import candidates as by_sorting
-from saematch.kernels.costs import Costs, check_rows, check_vector
 from saematch.kernels.pairs_below.launch import TooManyPairsError, pairs_below
-from saematch.kernels.pairwise_cost.launch import pairwise_cost
+from saematch.kernels.products import Products
 from saematch.kernels.tile_minima.launch import tile_minima
 from saematch.kernels.tile_minima.reference import Minima
-from saematch.kernels.tiles import STORED, STORED_LISTING, TileShape
+from saematch.kernels.tiles import LISTING, READING, TileShape
 from saematch.numeric.numbers import checked_count
 
-MOST = 64  # entries of one list
-BLOCK_BYTES = 2**30  # of one row block of M, if M is not stored
+MOST = 256  # entries of one list
+BLOCK_BYTES = 2**30  # of one block of M
 # With thousands of equal pairs, a list may exceed CROWDED times the number of pairs that are wanted. Then blocks of up
 # to SORTED pairs are sorted in full instead.
 CROWDED = 8
@@ -35,12 +33,13 @@ SORTED = 2**24
 
 
 def candidates(
-    costs: Costs,
+    products: Products,
     row_offset: Tensor,
     column_offset: Tensor,
     k: int,
     column_limit: Tensor | None = None,
     rows: Tensor | None = None,
+    columns: Tensor | None = None,
     block_bytes: int = BLOCK_BYTES,
     tile: TileShape | None = None,
 ) -> tuple[CandidateLists, CandidateLists]:
@@ -50,17 +49,19 @@ def candidates(
     pairs the one with the lowest index comes first, so that the answer does not depend on the size of blocks.
 
     Args:
-        costs: M `(F_A, F_B)`, made by `products` or by `stored`.
+        products: M `(F_A, F_B)`.
         row_offset: float32 `(R,)`; inf excludes a row from the lists of all columns.
-        column_offset: float32 `(F_B,)`; inf excludes a column from the lists of all rows.
-        k: the length of each list, 1 to 64.
-        column_limit: float32 `(F_B,)`; columns list only pairs below it. No limit unless given.
-        rows: indices of rows of M, `(R,)`; all rows unless given.
-        block_bytes: the size of one row block of M, if M is not stored.
+        column_offset: float32 `(C,)`; inf excludes a column from the lists of all rows.
+        k: the length of each list, 1 to 256.
+        column_limit: float32 `(C,)`; columns list only pairs below it. No limit unless given.
+        rows: int32 or int64 indices of rows of M, `(R,)`; all rows unless given.
+        columns: int32 or int64 indices of columns of M, `(C,)`; all columns unless given.
+        block_bytes: the size of one block of M; a block has 16 rows at least.
         tile: the tile shape of both readings; the defaults unless given.
 
     Returns:
-        The lists of the rows, `(R, k)`, and of the columns, `(F_B, k)`, whose indices are places in `rows`.
+        The lists of the rows, `(R, k)`, whose indices are places in `columns`, and the lists of the columns, `(C, k)`,
+        whose indices are places in `rows`.
 
     Raises:
         MatchError: for another k, and for arguments of another shape, type or device.
@@ -68,99 +69,103 @@ def candidates(
     Examples:
         >>> import torch
         >>> from saematch import kernels
-        >>> costs = kernels.stored(torch.tensor([[3.0, 1.0, 2.0], [0.0, 5.0, 4.0]]))
-        >>> by_row, by_column = kernels.candidates(costs, torch.zeros(2), torch.zeros(3), k=2)
+        >>> products = kernels.Float32Products(torch.tensor([[1.0], [-1.0]]), torch.tensor([[3.0], [1.0], [2.0]]))
+        >>> by_row, by_column = kernels.candidates(products, torch.zeros(2), torch.zeros(3), k=2)
         >>> by_row.indices
         tensor([[1, 2],
                 [0, 2]])
     """
     # The arguments, and the defaults of those that are not given.
     k = checked_count(k, 1, f"k is {k!r}; lists hold 1 to {MOST}", MOST)
-    rows = check_rows(rows, costs)
-    R, N = len(rows), costs.shape[1]
-    unlimited = torch.full((N,), torch.inf, dtype=torch.float32, device=costs.device)
+    device = products.device
+    check_indices(rows, "rows", products.shape[0], device)
+    check_indices(columns, "columns", products.shape[1], device)
+    R, C = (every if some is None else len(some) for every, some in zip(products.shape, (rows, columns), strict=True))
+    unlimited = torch.full((C,), torch.inf, dtype=torch.float32, device=device)
     limit = unlimited if column_limit is None else column_limit
-    vectors = {"row_offset": (row_offset, R), "column_offset": (column_offset, N), "column_limit": (limit, N)}
+    vectors = {"row_offset": (row_offset, R), "column_offset": (column_offset, C), "column_limit": (limit, C)}
     for name, (vector, length) in vectors.items():
-        check_vector(vector, name, length, costs.device, torch.float32)
+        check_vector(vector, name, length, device, torch.float32)
 
     # The lists, block by block. The limits of the columns fall with every block.
-    by_row, by_column = _empty(R, k, costs.device), _empty(N, k, costs.device)
-    step = max(1, block_bytes // (4 * max(1, N)))
-    # In a stored matrix, only the minima of the tiles take memory.
-    if costs.is_stored:
-        step *= 8
-    for start in range(0, R if N else 0, step):
+    if columns is not None:
+        products = products.of_columns(columns)
+    by_row, by_column = _empty(R, k, device), _empty(C, k, device)
+    step = max(1, block_bytes // (4 * ALIGNED * up_to_aligned(max(1, C)))) * ALIGNED
+    for start in range(0, R if C else 0, step):
         part = slice(start, min(start + step, R))
-        if costs.is_stored:
-            block, places = costs.left, rows[part]
-        else:
-            block = pairwise_cost(costs, rows[part])
-            places = torch.arange(part.stop - start, dtype=torch.int32, device=costs.device)
         limit = torch.minimum(limit, by_column.values[:, -1])
-        new_by_row, new_by_column = _in_block(block, places, row_offset[part], column_offset, k, limit, tile)
+        block = products.part(part).block() if rows is None else products.block(rows[part])
+        new_by_row, new_by_column = _in_block(block, row_offset[part], column_offset, k, limit, tile)
+        del block  # before the next one is made
         by_row.values[part], by_row.indices[part] = new_by_row
         by_column = _merged(by_column, new_by_column, start)
     return by_row, by_column
 
 
 def _in_block(
-    M: Tensor, rows: Tensor, row_offset: Tensor, column_offset: Tensor, k: int, limit: Tensor, tile: TileShape | None
+    M: Tensor, row_offset: Tensor, column_offset: Tensor, k: int, limit: Tensor, tile: TileShape | None
 ) -> tuple[CandidateLists, CandidateLists]:
-    """Return the lists of some rows of a stored M, and of all columns among these rows."""
-    R, N = len(rows), M.shape[1]
+    """Return the lists of the rows of a block M, and of all columns among these rows."""
+    R, C = M.shape
 
     # Bounds for the k-th cheapest pair of each line, and all pairs that are not above them.
-    row_minima, column_minima = tile_minima(M, rows, row_offset, column_offset, tile or STORED)
-    row_limit, column_limit = _kth(row_minima, k), torch.minimum(_kth(column_minima, k), limit)
-    most = CROWDED * (k + 8) * (R + N)
+    row_minima, column_minima = tile_minima(M, row_offset, column_offset, tile or READING)
+    row_limit = _kth(row_minima, M, column_offset, k)
+    column_limit = torch.minimum(_kth(column_minima, M.T, row_offset, k), limit)
+    most = CROWDED * (k + 8) * (R + C)
     try:
-        places, columns, values = pairs_below(
+        rows, columns, values = pairs_below(
             M,
-            rows,
             row_offset,
             column_offset,
             row_limit,
             column_limit,
-            capacity=min(most, 2 * k * (R + N)),
+            capacity=min(most, 2 * k * (R + C)),
             most=most,
-            tile=tile or STORED_LISTING,
+            tile=tile or LISTING,
         )
     except TooManyPairsError:
-        return _in_smaller_blocks(M, rows, row_offset, column_offset, k, limit, tile)
+        return _in_smaller_blocks(M, row_offset, column_offset, k, limit, tile)
 
     # The lists, from these pairs.
-    by_column = values + row_offset[places]
+    by_column = values + row_offset[rows]
     listed = by_column < limit[columns]
     return (
-        _shortest(places, values + column_offset[columns], columns, R, k),
-        _shortest(columns[listed], by_column[listed], places[listed], N, k),
+        _shortest(rows, values + column_offset[columns], columns, R, k),
+        _shortest(columns[listed], by_column[listed], rows[listed], C, k),
     )
 
 
 def _in_smaller_blocks(
-    M: Tensor, rows: Tensor, row_offset: Tensor, column_offset: Tensor, k: int, limit: Tensor, tile: TileShape | None
+    M: Tensor, row_offset: Tensor, column_offset: Tensor, k: int, limit: Tensor, tile: TileShape | None
 ) -> tuple[CandidateLists, CandidateLists]:
     """Do the work of `_in_block` in blocks that are small enough to be sorted, or that have fewer equal pairs."""
-    R, N = len(rows), M.shape[1]
-    step = min(SORTED // N, R // 2)
-    if R * N <= SORTED or step == 0:
-        return by_sorting(M, rows, row_offset, column_offset, k, limit)
-    by_row, by_column = _empty(R, k, M.device), _empty(N, k, M.device)
+    R, C = M.shape
+    step = min(SORTED // C, R // 2)
+    if R * C <= SORTED or step == 0:
+        return by_sorting(M, row_offset, column_offset, k, limit)
+    by_row, by_column = _empty(R, k, M.device), _empty(C, k, M.device)
     for start in range(0, R, step):
         part = slice(start, start + step)
-        new_by_row, new_by_column = _in_block(M, rows[part], row_offset[part], column_offset, k, limit, tile)
+        new_by_row, new_by_column = _in_block(M[part], row_offset[part], column_offset, k, limit, tile)
         by_row.values[part], by_row.indices[part] = new_by_row
         by_column = _merged(by_column, new_by_column, start)
     return by_row, by_column
 
 
-def _kth(tiles: Minima, k: int) -> Tensor:
-    """Return the k-th smallest of the minima of all tiles for each line; inf where the tiles have fewer than k."""
+def _kth(tiles: Minima, lines: Tensor, offset: Tensor, k: int) -> Tensor:
+    """Return an upper bound for the k-th smallest of `lines + offset` of each line; inf for lines of fewer than k.
+
+    It is the k-th smallest of the minima of all tiles. Few tiles would give a loose bound, and then all entries are
+    searched.
+    """
     minima = torch.cat([tiles.value, tiles.second])
-    if len(minima) < k:
+    if len(minima) >= 2 * k:
+        return minima.topk(k, dim=0, largest=False).values.amax(dim=0)
+    if lines.shape[1] < k:
         return torch.full_like(minima[0], torch.inf)
-    return minima.topk(k, dim=0, largest=False).values.amax(dim=0)
+    return (lines + offset).topk(k, dim=1, largest=False).values.amax(dim=1)
 
 
 def _shortest(lines: Tensor, values: Tensor, partners: Tensor, count: int, k: int) -> CandidateLists:

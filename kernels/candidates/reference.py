@@ -14,8 +14,8 @@ class CandidateLists(NamedTuple):
     Examples:
         >>> import torch
         >>> from saematch import kernels
-        >>> costs, row_offset = kernels.stored(torch.tensor([[3.0, 1.0]])), torch.tensor([torch.inf])
-        >>> kernels.candidates(costs, row_offset, torch.zeros(2), k=1)[1].indices.tolist()
+        >>> products = kernels.Float32Products(torch.ones(1, 3), torch.ones(2, 3))
+        >>> kernels.candidates(products, torch.tensor([torch.inf]), torch.zeros(2), k=1)[1].indices.tolist()
         [[-1], [-1]]
     """
 
@@ -24,13 +24,12 @@ class CandidateLists(NamedTuple):
 
 
 def candidates(
-    M: Tensor, rows: Tensor, row_offset: Tensor, column_offset: Tensor, k: int, column_limit: Tensor
+    M: Tensor, row_offset: Tensor, column_offset: Tensor, k: int, column_limit: Tensor
 ) -> tuple[CandidateLists, CandidateLists]:
-    """Return the k cheapest of each listed row by M_ij + column_offset_j, and of each column by M_ij + row_offset_i.
+    """Return the k cheapest of each row by M_ij + column_offset_j, and of each column by M_ij + row_offset_i.
 
-    Columns list only pairs below `column_limit (F_B,)`. Among equal pairs the one with the lowest index comes first.
+    Columns list only pairs below `column_limit (C,)`. Among equal pairs the one with the lowest index comes first.
     """
-    M = M[rows.long()]
     by_column = (M + row_offset[:, None]).T
     return _first(M + column_offset, k), _first(torch.where(by_column < column_limit[:, None], by_column, torch.inf), k)
 

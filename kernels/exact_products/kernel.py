@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["E"])
 def exact_products_kernel(
     x_ptr,
     y_ptr,

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from saematch.errors import MatchError
-from saematch.kernels.costs import check_device, check_matrix, check_vector, launch
+from saematch.kernels.arguments import check_device, check_matrix, check_vector, launch
 from saematch.kernels.exact_products.kernel import exact_products_kernel
 
 BLOCK_E, BLOCK_K = 8, 128  # the order of the sum, and with it the last digit, depends on BLOCK_K alone

@@ -1,4 +1,4 @@
-"""All pairs of a stored matrix that are below a limit, as a list."""
+"""All pairs of a block that are below a limit, as a list."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from saematch.errors import MatchError
-from saematch.kernels.costs import launch
+from saematch.kernels.arguments import launch
 from saematch.kernels.pairs_below.kernel import pairs_below_kernel
 from saematch.kernels.tiles import TileShape
 
@@ -16,8 +16,7 @@ class TooManyPairsError(MatchError):
 
 
 def pairs_below(
-    matrix: Tensor,
-    rows: Tensor,
+    block: Tensor,
     row_offset: Tensor,
     column_offset: Tensor,
     row_limit: Tensor,
@@ -29,14 +28,14 @@ def pairs_below(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """List all pairs with M_ij + column_offset_j <= row_limit_i or M_ij + row_offset_i <= column_limit_j.
 
-    Returns places in `rows` (int64), columns (int64) and the float32 M of the pairs, sorted by place and column.
-    Offsets and limits are float32, `(R,)` and `(F_B,)`, and `rows (R,)` are int32. Rows and columns with an infinite
-    offset are ignored by all others. The result is never truncated: if it exceeds `capacity`, the kernel runs again
-    with enough space. The arguments are not checked: `candidates` does that.
+    Returns rows (int64), columns (int64) and the float32 M of the pairs, sorted by row and column. Offsets and limits
+    are float32, `(R,)` and `(C,)`. Rows and columns with an infinite offset are ignored by all others. The result is
+    never truncated: if it exceeds `capacity`, the kernel runs again with enough space. The arguments are not checked,
+    see `tile_minima`.
 
     Raises `TooManyPairsError` beyond `most` pairs, which take 12 bytes each.
     """
-    R, N = len(rows), matrix.shape[1]
+    R, C = block.shape
     vectors = {
         "row_offset_ptr": row_offset,
         "column_offset_ptr": column_offset,
@@ -46,26 +45,24 @@ def pairs_below(
     # The kernel counts all pairs, and writes as many as there are slots.
     slots = min(most, capacity)
     while True:
-        count = torch.zeros(1, dtype=torch.int64, device=matrix.device)
-        places, columns = (torch.empty(slots, dtype=torch.int32, device=matrix.device) for _ in range(2))
-        values = torch.empty(slots, dtype=torch.float32, device=matrix.device)
+        count = torch.zeros(1, dtype=torch.int64, device=block.device)
+        rows, columns = (torch.empty(slots, dtype=torch.int32, device=block.device) for _ in range(2))
+        values = torch.empty(slots, dtype=torch.float32, device=block.device)
         launch(
             pairs_below_kernel,
-            (-(-R // tile.BLOCK_M) * -(-N // tile.BLOCK_N),),
-            matrix.device,
-            matrix_ptr=matrix,
-            rows_ptr=rows,
+            (-(-R // tile.BLOCK_M) * -(-C // tile.BLOCK_N),),
+            block.device,
+            block_ptr=block,
             **{name: vector.contiguous() for name, vector in vectors.items()},
             count_ptr=count,
-            places_ptr=places,
+            rows_ptr=rows,
             columns_ptr=columns,
             values_ptr=values,
             M=R,
-            N=N,
-            stride_i=matrix.stride(0),
-            stride_j=matrix.stride(1),
+            N=C,
+            stride_m=block.stride(0),
             capacity=slots,
-            **tile.matrix_arguments(),
+            **tile.block_arguments(),
         )
         pairs = int(count)
         if pairs <= slots:
@@ -76,5 +73,5 @@ def pairs_below(
             )
         slots = pairs
     # Programs finish in any order: sorting makes the list the same in every run.
-    order = torch.argsort(places[:pairs].long() * N + columns[:pairs])
-    return places[order].long(), columns[order].long(), values[order]
+    order = torch.argsort(rows[:pairs].long() * C + columns[:pairs])
+    return rows[order].long(), columns[order].long(), values[order]

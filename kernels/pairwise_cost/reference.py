@@ -3,6 +3,6 @@
 from torch import Tensor
 
 
-def pairwise_cost(M: Tensor, rows: Tensor, row_constant: Tensor, column_constant: Tensor) -> Tensor:
-    """Return M_ij + p_i + q_j `(R, F_B)` of the listed rows of `M (F_A, F_B)`."""
-    return M.double()[rows.long()] + row_constant.double()[:, None] + column_constant.double()
+def pairwise_cost(x: Tensor, y: Tensor, row_constant: Tensor, column_constant: Tensor) -> Tensor:
+    """Return <x_i, y_j> + p_i + q_j `(F_A, F_B)` of all rows of `x (F_A, K)` and `y (F_B, K)`."""
+    return x.double() @ y.double().T + row_constant.double()[:, None] + column_constant.double()

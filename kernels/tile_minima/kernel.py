@@ -15,10 +15,9 @@ def two_smallest(values, AXIS: tl.constexpr):
     return value, tl.min(others, axis=AXIS)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["M", "N"])
 def tile_minima_kernel(
-    matrix_ptr,
-    rows_ptr,
+    block_ptr,
     row_offset_ptr,
     column_offset_ptr,
     row_value_ptr,
@@ -27,14 +26,14 @@ def tile_minima_kernel(
     column_second_ptr,
     M,
     N,
-    stride_i,
-    stride_j,
+    stride_m,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     GROUP: tl.constexpr,
 ):
-    pid_m, pid_n, offs_m, offs_n, mask_m, mask_n, rows = locate_tile(rows_ptr, M, N, BLOCK_M, BLOCK_N, GROUP)
-    tile = load_tile(matrix_ptr, rows, offs_n, mask_m[:, None] & mask_n[None, :], stride_i, stride_j)
+    pid_m, pid_n, offs_m, offs_n = locate_tile(M, N, BLOCK_M, BLOCK_N, GROUP)
+    mask_m, mask_n = offs_m < M, offs_n < N
+    tile = load_tile(block_ptr, offs_m, offs_n, M, N, stride_m)
 
     # Results lie tile by tile: [tiles_n, M] for the rows, [tiles_m, N] for the columns.
     column_offset = tl.load(column_offset_ptr + offs_n, mask=mask_n, other=0.0)

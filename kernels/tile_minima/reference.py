@@ -14,13 +14,12 @@ class Minima(NamedTuple):
 
 
 def tile_minima(
-    M: Tensor, rows: Tensor, row_offset: Tensor, column_offset: Tensor, block_m: int, block_n: int
+    M: Tensor, row_offset: Tensor, column_offset: Tensor, block_m: int, block_n: int
 ) -> tuple[Minima, Minima]:
-    """Return the minima of each listed row by M_ij + column_offset_j, and of each column by M_ij + row_offset_i.
+    """Return the minima of each row by M_ij + column_offset_j, and of each column by M_ij + row_offset_i.
 
-    A tile has `block_m` of the listed rows and `block_n` columns.
+    A tile has `block_m` rows and `block_n` columns.
     """
-    M = M[rows.long()]
     return _two_smallest(M + column_offset, block_n), _two_smallest((M + row_offset[:, None]).T, block_m)
 
 
