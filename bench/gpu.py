@@ -4,19 +4,16 @@
     python bench/gpu.py --gate          only the correctness gate (TRITON_INTERPRET=1 runs it without a GPU)
     python bench/gpu.py --minutes 5     workloads that do not fit into the time are named and skipped
 
-The script needs torch, triton, numba and the repository, and nothing else. Whole pairs need lapx too, and peers SciPy
-and torch-lap-cuda, if they are installed. Rates count 2 F_A F_B K operations, or the bytes that must move. Shares
-compare them with the rates of cuBLAS and of a copy in the same run. Whole pairs start from rows in main memory, where
-weights are folded.
+The script needs torch, triton, numba and the repository; whole pairs need lapx too. Rates count 2 F_A F_B K operations,
+or the bytes that must move. Shares compare them with the rate of cuBLAS, or of a copy, in the same run. Whole pairs
+start from rows in main memory, where weights are folded.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib
 import importlib.util
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -36,17 +33,25 @@ if importlib.util.find_spec("saematch") is None:  # the machine has the reposito
 
 from gpu_gate import gate
 from record import append
-from synthetic import layer_pair
 
 from saematch import kernels
 from saematch.cli.terminal import table
-from saematch.kernels import PRECISIONS
+from saematch.kernels import TileShape
+from saematch.kernels.pairs_below.launch import pairs_below
 from saematch.kernels.tile_minima.launch import tile_minima
-from saematch.kernels.tiles import STORED
+from saematch.kernels.tiles import LISTING, READING
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 D = 2304  # Gemma-2-2B: K = 4,609 with encoder, decoder and bias
+SIZE = {"F_A": 16_384, "F_B": 16_384, "K": 2 * D}
+INT8_TILES = [
+    TileShape(128, 128, 128),
+    TileShape(128, 128, 128, num_stages=4),
+    TileShape(128, 128, 64, num_stages=4),
+    TileShape(128, 256, 128),
+]
 FILE = "gpu.jsonl"
+STATS = ("rounds", "edges", "stages", "precision", "products", "exact_pairs", "largest_residual")
 BEGAN = time.monotonic()
 
 
@@ -65,124 +70,131 @@ class Bench:
             self.skipped.append(what)
         return fits
 
-    def kernel(
-        self,
-        name: str,
-        sizes: dict[str, int],
-        run: Callable[[], Any],
-        *,
-        flops: float = 0.0,
-        moved: float = 0.0,
-        ceiling: float = 0.0,
+    def rate(
+        self, name: str, run: Callable[[], Any], *, flops: float = 0.0, moved: float = 0.0, ceiling: float = 0.0
     ) -> float:
-        """Time a kernel, and return its rate in TFLOP/s or GB/s. Its share of `ceiling`, in the same unit, is noted."""
+        """Time a workload of `SIZE`, and return its rate in TFLOP/s or GB/s. Its share of `ceiling` is noted."""
+        if not self.has(5, name):
+            return 0.0
         torch.cuda.reset_peak_memory_stats()
         held = torch.cuda.memory_allocated()
         # The first run is not timed, because the timer takes memory of its own.
         run()
         torch.cuda.synchronize()
         peak = torch.cuda.max_memory_allocated() - held
-        seconds = [
-            milliseconds / 1e3 for milliseconds in triton.testing.do_bench(run, warmup=100, rep=400, return_mode="all")
-        ]
+        measured = triton.testing.do_bench(run, warmup=100, rep=400, return_mode="all")
+        seconds = [milliseconds / 1e3 for milliseconds in measured]
         median = statistics.median(seconds)
-        rate = flops / median / 1e12 if flops else moved / median / 1e9
+        rate, unit = (flops / median / 1e12, "TFLOP/s") if flops else (moved / median / 1e9, "GB/s")
         share = rate / ceiling if ceiling else 0.0
-        more = {"rate": round(rate, 2), "rate_unit": "TFLOP/s" if flops else "GB/s", "share": round(share, 3)}
-        append(name, sizes, seconds, file=FILE, peak_bytes=peak, **more)
-        self.note(name, sizes, median, f"{rate:,.1f} {more['rate_unit']}", f"{share:.0%}" if ceiling else "")
+        append(name, SIZE, seconds, file=FILE, peak_bytes=peak, rate=round(rate, 2), rate_unit=unit, share=share)
+        self._note(name, SIZE, median, f"{rate:,.1f} {unit}", f"{share:.0%}" if ceiling else "")
         return rate
 
-    def whole(self, name: str, sizes: dict[str, int], run: Callable[[], Any], runs: int = 1, **more: Any) -> Any:
-        """Time a long workload in few runs, and return its answer."""
-        torch.cuda.reset_peak_memory_stats()
-        measured = []
-        for _ in range(runs):
-            torch.cuda.synchronize()
-            began = time.perf_counter()
-            answer = run()
-            torch.cuda.synchronize()
-            measured.append(time.perf_counter() - began)
-        seconds = statistics.median(measured)
-        peak = torch.cuda.max_memory_allocated()
-        stats = getattr(answer, "stats", {})
-        more |= {key: stats[key] for key in ("rounds", "edges", "stages", "costs", "precision") if key in stats}
-        append(name, sizes, measured, file=FILE, peak_bytes=peak, **more)
-        self.note(name, sizes, seconds, f"{peak / 1e9:.1f} GB", "")
-        return answer
+    def whole(self, name: str, x: np.ndarray, y: np.ndarray, time_limit: float | None = None) -> None:
+        """Match one pair, and note its stages and the peak of the GPU's memory."""
+        import saematch as sm
 
-    def note(self, name: str, sizes: dict[str, int], seconds: float, rate: str, share: str) -> None:
-        """Add a line to the table, and print it at once, so that an interrupted run has shown its results."""
+        torch.cuda.reset_peak_memory_stats()
+        began = time.perf_counter()
+        answer = sm.assign(x, y, device="cuda", time_limit=time_limit)
+        seconds, peak = time.perf_counter() - began, torch.cuda.max_memory_allocated()
+        sizes = {"F_A": len(x), "F_B": len(y), "K": x.shape[1]}
+        more = {key: answer.stats[key] for key in STATS if key in answer.stats}
+        append(name, sizes, [seconds], file=FILE, peak_bytes=peak, status=answer.status, **more)
+        self._note(name, sizes, seconds, f"{peak / 1e9:.1f} GB", answer.status)
+
+    def _note(self, name: str, sizes: dict[str, int], seconds: float, rate: str, share: str) -> None:
+        # Printed at once as well, so that an interrupted run has shown its results.
         self.lines.append([name, f"{sizes['F_A']:,}", str(sizes["K"]), f"{seconds:.4g}", rate, share])
         print("  " + "  ".join(self.lines[-1]), flush=True)
 
 
-def ceilings(bench: Bench, F: int, K: int) -> tuple[dict[str, float], float]:
-    """Measure the rate of cuBLAS for the parts of each precision, on K padded to a multiple of 128, and of a copy."""
-    sizes, padded = {"F_A": F, "F_B": F, "K": K}, -(-K // 128) * 128
-    x, y = torch.randn(2, F, padded, device=DEVICE)
-    flops = 2.0 * F * F * padded
+def ceilings(bench: Bench) -> dict[str, float]:
+    """Measure the rates of cuBLAS and of copies: on the GPU, and from main memory."""
+    F, K = SIZE["F_A"], SIZE["K"]
+    x, y = torch.randn(2, F, K, device=DEVICE)
     rates = {}
-    for name, dtype, tf32 in (
-        ("float32", torch.float32, False),
-        ("tf32", torch.float32, True),
-        ("bfloat16", torch.bfloat16, False),
+    for name, dtype in (
+        ("float32", torch.float32),
+        ("tf32", torch.float32),
+        ("bfloat16", torch.bfloat16),
+        ("float64", torch.float64),
     ):
         a, b = x.to(dtype), y.to(dtype)
-        torch.backends.cuda.matmul.allow_tf32 = tf32
-        rates[name] = bench.kernel(f"cuBLAS product, {name}", sizes, lambda a=a, b=b: a @ b.T, flops=flops)
+        torch.backends.cuda.matmul.allow_tf32 = name == "tf32"
+        rates[name] = bench.rate(f"cuBLAS product, {name}", partial(torch.mm, a, b.T), flops=2.0 * F * F * K)
     torch.backends.cuda.matmul.allow_tf32 = False
+    a, b = (each.sign().to(torch.int8) for each in (x, y))
+    rates["int8"] = bench.rate("cuBLAS product, int8", partial(torch._int_mm, a, b.T), flops=2.0 * F * F * K)
     source, target = torch.empty(2, 2**30, dtype=torch.int8, device=DEVICE)
-    copy = bench.kernel("copy", sizes, lambda: target.copy_(source), moved=2.0 * 2**30)
-    return rates, copy
+    rates["copy"] = bench.rate("copy", partial(target.copy_, source), moved=2.0 * 2**30)
+    pageable = torch.zeros(2**30, dtype=torch.int8)
+    for name, host in (("pageable", pageable), ("pinned", pageable.pin_memory())):
+        bench.rate(f"copy from {name} memory", partial(target.copy_, host), moved=2.0**30)
+    return rates
 
 
-def hard_pair(F: int, survive: float = 0.1, noise: float = 1.0) -> list[np.ndarray]:
-    """Return rows of the generator, with a column for the bias."""
-    r = np.random.default_rng(1)
-    return [
-        np.concatenate([rows, r.standard_normal((F, 1), dtype=np.float32)], axis=1)
-        for rows in layer_pair(F, D, survive=survive, noise=noise)
-    ]
-
-
-def passes(bench: Bench, F: int, rates: dict[str, float], copy: float) -> None:
-    """Time every kernel at one size: products in every precision, and passes over the stored matrix."""
-    x, y = (torch.from_numpy(rows).to(DEVICE) for rows in hard_pair(F))
-    K = x.shape[1]
-    sizes, flops = {"F_A": F, "F_B": F, "K": K}, 2.0 * F * F * K
-    u, v = torch.zeros(F, device=DEVICE), torch.zeros(F, device=DEVICE)
+def passes(bench: Bench, rates: dict[str, float]) -> None:
+    """Time every kernel at one size."""
+    F, K = SIZE["F_A"], SIZE["K"]
+    flops, moved = 2.0 * F * F * K, 4.0 * F * F
+    x, y = torch.randn(2, F, K, device=DEVICE)
+    single = kernels.Float32Products(x, y)
+    q, p = (torch.randint(-127, 128, (F, K), dtype=torch.int8, device=DEVICE) for _ in range(2))
+    scale = torch.full((F,), 1e-3, device=DEVICE)
+    int8 = kernels.Int8Products(q, p, scale, scale)
     # Products, compared with cuBLAS.
-    for name, chosen in PRECISIONS.items():
-        parts = "float32" if chosen.is_proved else "bfloat16" if chosen.dtype == torch.bfloat16 else "tf32"
-        ceiling = rates[parts] / len(chosen.pairs)
-        costs = kernels.products(x, y, name)
-        if bench.has(5, f"pairwise cost, {name}"):
-            run = partial(kernels.pairwise_cost, costs)
-            bench.kernel(f"pairwise cost, {name}", sizes, run, flops=flops, ceiling=ceiling)
-    # Passes over the stored matrix, compared with a copy.
-    matrix = kernels.pairwise_cost(kernels.products(x, y))
-    costs, moved = kernels.stored(matrix), 4.0 * F * F
-    every = torch.arange(F, dtype=torch.int32, device=DEVICE)
-    for operation, run in {
-        "tile minima, stored": lambda: tile_minima(matrix, every, u, v, STORED),
-        "candidates k = 8, stored": lambda: kernels.candidates(costs, u, v, 8),
-        "candidates k = 64, stored": lambda: kernels.candidates(costs, u, v, 64),
-        "peer: torch.topk k = 8 of the rows, stored": lambda: matrix.topk(8, dim=1, largest=False),
-    }.items():
-        if bench.has(5, operation):
-            bench.kernel(operation, sizes, run, moved=moved, ceiling=copy)
-    bench.kernel("peer: torch.cdist", sizes, lambda: torch.cdist(x, y), flops=flops, ceiling=rates["float32"])
+    out = int8.block()
+    bench.rate("float32 products", partial(single.block, out=out), flops=flops, ceiling=rates["float32"])
+    for tile in INT8_TILES:
+        shape = f"{tile.BLOCK_M} x {tile.BLOCK_N} x {tile.BLOCK_K}, {tile.num_stages} stages"
+        run = partial(kernels.int8_products, q, p, scale, scale, out=out, tile=tile)
+        bench.rate(f"int8 products, {shape}", run, flops=flops, ceiling=rates["int8"])
+    # Readings of a block, compared with a copy.
+    u = torch.zeros(F, device=DEVICE)
+    limit = torch.full((F,), float(out[:8].quantile(8 / F)), device=DEVICE)
+    bench.rate("tile minima", partial(tile_minima, out, u, u, READING), moved=moved, ceiling=rates["copy"])
+    listed = partial(pairs_below, out, u, u, limit, limit, capacity=2**22, most=2**28, tile=LISTING)
+    bench.rate("pairs below", listed, moved=moved, ceiling=rates["copy"])
+    bench.rate("peer: torch.topk k = 8 of the rows", partial(out.topk, 8, dim=1), moved=moved, ceiling=rates["copy"])
+    del out
+    # Whole passes: products and lists.
+    for k in (8, 32, 256):
+        bench.rate(f"candidates k = {k}, int8", partial(kernels.candidates, int8, u, u, k), flops=flops)
+    bench.rate("candidates k = 8, float32", partial(kernels.candidates, single, u, u, 8), flops=flops)
     # Listed pairs in float64.
     pairs = torch.randint(0, F, (2, 2**18), device=DEVICE)
     wide = x.double(), y.double()
-    bench.kernel(
-        "exact products, float64 rows",
-        sizes,
-        lambda: kernels.exact_products(*wide, *pairs, wide[0][0], wide[1][0]),
-        moved=2.0 * 8 * K * 2**18,
-        ceiling=copy,
-    )
+    run = partial(kernels.exact_products, *wide, *pairs, wide[0][0], wide[1][0])
+    bench.rate("exact products", run, moved=2.0 * 8 * K * 2**18, ceiling=rates["copy"])
+
+
+def hard_pair(F: int) -> list[np.ndarray]:
+    """Return rows of the problem "hard, 10 % persist" of `synthetic.layer_pair`, drawn on the GPU, with a bias."""
+    torch.manual_seed(1)
+    spectrum = torch.arange(1, D + 1, device=DEVICE) ** -0.5
+
+    def unit() -> torch.Tensor:
+        return torch.nn.functional.normalize(torch.randn(F, D, device=DEVICE) * spectrum)
+
+    def rows(decoder: torch.Tensor, encoder: torch.Tensor, threshold: torch.Tensor) -> np.ndarray:
+        bias = torch.randn(F, 1, device=DEVICE)
+        return torch.cat([decoder * threshold, encoder / threshold, bias], dim=1).cpu().numpy()
+
+    decoder = unit()
+    encoder = decoder + 0.5 * unit()
+    threshold = torch.randn(F, 1, device=DEVICE).mul(0.5).exp()
+    new = torch.rand(F, 1, device=DEVICE) > 0.1
+    size = torch.randn(F, 1, device=DEVICE).mul(0.7).exp()
+    fresh = unit()
+    next_decoder = torch.where(new, fresh, torch.nn.functional.normalize(decoder + size * unit()))
+    next_encoder = torch.where(new, fresh + 0.5 * unit(), encoder + size * unit())
+    drift = torch.randn(F, 1, device=DEVICE)
+    next_threshold = 1.05 * torch.where(new, drift.mul(0.5).exp(), threshold * drift.mul(0.1).exp())
+    order = torch.randperm(F, device=DEVICE)
+    source = rows(decoder, encoder, threshold)
+    return [source, rows(next_decoder[order], next_encoder[order], next_threshold[order])]
 
 
 def whole_pairs(bench: Bench) -> None:
@@ -190,71 +202,12 @@ def whole_pairs(bench: Bench) -> None:
     if importlib.util.find_spec("lap") is None:
         bench.skipped.append("whole pairs (lapx is not installed)")
         return
-    import saematch as sm
-
-    # This compiles the kernels that are timed below.
-    warm = hard_pair(512)
-    for memory in (2**40, 2**23):
-        for precision in ("ieee", "tf32x3"):
-            sm.assign(*warm, backend="triton", precision=precision, memory=memory)
-    for F, seconds in ((16_384, 20), (65_536, 70), (131_072, 200)):
-        if bench.has(seconds, f"whole pairs, F = {F:,}"):
-            _one_size(bench, F, seconds)
-
-
-def _one_size(bench: Bench, F: int, seconds: float) -> None:
-    import saematch as sm
-
-    x, y = hard_pair(F)
-    sizes = {"F_A": F, "F_B": F, "K": x.shape[1]}
-    for form, memory in (("stored", 2**40), ("matrix-free", 2**23)):
-        for precision in ("ieee", "tf32x3"):
-            case = f"hard synthetic: saematch, {form}, {precision}"
-            if bench.has(seconds / 2, f"{case}, F = {F:,}"):
-
-                def solve(precision: str = precision, memory: int = memory) -> Any:
-                    limit = max(1.0, (bench.until - time.monotonic()) / 2)
-                    return sm.assign(x, y, backend="triton", precision=precision, memory=memory, time_limit=limit)
-
-                answer = bench.whole(case, sizes, solve, runs=3 if F == 16_384 else 1)
-                if answer.stats["costs"] != form:
-                    bench.skipped.append(f"{case}, F = {F:,}: it ran {answer.stats['costs']}")
-                assert answer.certified or answer.status == "time_limit", case
-    if F == 16_384:
-        planted = hard_pair(F, survive=1.0, noise=0.1)
-        bench.whole("all planted: saematch, stored, ieee", sizes, lambda: sm.assign(*planted, backend="triton"), 3)
-        a, b = (sm.load_layers("sample")[layer] for layer in (8, 9))
-        sizes = {"F_A": a.F, "F_B": b.F, "K": 2 * a.d + 1}
-        bench.whole("sample: saematch, from SAEs in main memory", sizes, lambda: sm.match(a, b, backend="triton"), 3)
-
-
-def peers(bench: Bench, F: int) -> None:
-    """Time other exact solvers on the matrix of costs. They run last, because they take longest."""
-    x, y = (torch.from_numpy(rows).to(DEVICE) for rows in hard_pair(F))
-    M = kernels.pairwise_cost(kernels.products(-2 * x, y))
-    M -= M.min()
-    costs, sizes = M.cpu().numpy(), {"F_A": F, "F_B": F, "K": x.shape[1]}
-    solvers = {
-        "torch_lap_cuda": ("torch-lap-cuda on the matrix", lambda module: module.solve_lap(M)),
-        "lap": ("lapx lapjvr on the copied matrix", lambda module: module.lapjvr(costs)),
-        "scipy.optimize": ("SciPy on the copied matrix", lambda module: module.linear_sum_assignment(costs)),
-    }
-    for package, (what, solve) in solvers.items():
-        name = f"peer: {what}"
-        if importlib.util.find_spec(package.partition(".")[0]) is None:
-            bench.skipped.append(f"{name} ({package.partition('.')[0]} is not installed)")
-        else:
-            module = importlib.import_module(package)
-            bench.whole(name, sizes, lambda solve=solve, module=module: solve(module))
-
-
-def run_aside(arguments: list[str], seconds: float) -> bool:
-    """Run this script with other arguments in another process; return whether that was ended after `seconds`."""
-    try:
-        subprocess.run([sys.executable, __file__, *arguments], check=False, timeout=max(1.0, seconds))
-    except subprocess.TimeoutExpired:
-        return True
-    return False
+    if bench.has(40, "whole pairs, F = 16,384"):
+        x, y = hard_pair(16_384)
+        for which in ("cold", "warm", "warm"):
+            bench.whole(f"hard synthetic, {which}", x, y)
+    if bench.has(150, "whole pair, F = 131,072"):
+        bench.whole("hard synthetic, at most 60 s", *hard_pair(131_072), time_limit=60)
 
 
 def main() -> int:
@@ -264,17 +217,10 @@ def main() -> int:
     parser.add_argument(
         "--minutes", type=float, default=9.0, help="skip workloads that do not fit into this time (default: 9)"
     )
-    parser.add_argument("--peers", action="store_true", help="only the peers, however long they take")
     options = parser.parse_args()
     if DEVICE.type != "cuda" and not (options.gate and kernels.is_interpreted()):
         print("torch sees no CUDA GPU: nothing was measured (TRITON_INTERPRET=1 with --gate checks the kernels)")
         return 1
-    # Peers run in a process of their own, which may be ended.
-    if options.peers:
-        bench = Bench(60)
-        peers(bench, 16_384)
-        print("\n".join(f"skipped: {what}" for what in bench.skipped))
-        return 0
     # Nothing is timed that gives wrong answers.
     print("gate:", torch.cuda.get_device_name() if DEVICE.type == "cuda" else "interpreted", flush=True)
     gate(DEVICE)
@@ -284,14 +230,11 @@ def main() -> int:
     # The workloads, in the order of their importance.
     bench = Bench(options.minutes)
     try:
-        rates, copy = ceilings(bench, 16_384, 2 * D + 1)
-        passes(bench, 16_384, rates, copy)
+        rates = ceilings(bench)
+        passes(bench, rates)
         whole_pairs(bench)
-        if bench.has(120, "peers"):
-            timed_out = run_aside(["--peers"], bench.until - time.monotonic())
-            bench.skipped += ["peers that did not end in time"] * timed_out
     finally:  # an interrupted run prints the table as well
-        print("\n" + table(("workload", "F", "K", "median s", "rate or peak", "share"), bench.lines))
+        print("\n" + table(("workload", "F", "K", "median s", "rate or peak", "share or status"), bench.lines))
         for what in bench.skipped:
             print(f"skipped: {what}")
     return 0
