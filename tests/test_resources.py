@@ -176,14 +176,14 @@ ULIMIT = """
 import json, re, resource, sys
 from pathlib import Path
 import numpy as np, torch, saematch as sm
-from saematch.matching.backend import free_memory
+from saematch.resources import available_memory
 torch.set_num_threads(1)
 limit, room = getattr(resource, sys.argv[1]), 300 * 2**20
 sm.assign(np.eye(500, 4), np.eye(500, 4))  # what is imported and compiled is there
 field = {"RLIMIT_AS": "VmSize", "RLIMIT_DATA": "VmData"}[sys.argv[1]]
 used = int(re.search(rf"{field}:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
 resource.setrlimit(limit, (used + room, used + room))
-free = free_memory(torch.device("cpu"))
+free = available_memory()
 x = np.random.default_rng(0).random((9_000, 4)).astype(np.float32)  # 324 MB of products
 found = sm.assign(x, x[::-1] + np.float32(1e-3))
 print(json.dumps([free <= room, free > room // 2, found.certified]))

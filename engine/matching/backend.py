@@ -112,15 +112,6 @@ def _why_not_int8(library: str, device: torch.device) -> str | None:
     return "this version has no int8 products yet"
 
 
-def free_memory(device: torch.device) -> int:
-    """Return how many bytes of the device's memory this process can take; for the CPU, see `available_memory`.
-
-    >>> free_memory(torch.device("cpu")) > 0
-    True
-    """
-    return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else available_memory()
-
-
 def versions() -> dict[str, str | None]:
     """Return the version of Python and of each package that matters; None for a package that is not installed."""
     versions: dict[str, str | None] = {"python": platform.python_version()}
