@@ -1,5 +1,6 @@
 import json
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from safetensors.torch import save_file
 import saematch as sm
 from contracts import dual_bound
 from problems import nasty
+from saematch.matching.basis import describe_basis
 from saematch.matching.files import read_permutation, scalars
 from saematch.matching.permutation import check_permutation
 from saes import made_up
@@ -256,6 +258,29 @@ def test_damaged_matchings_are_refused(matching, tmp_path):
 def test_rows_and_options_that_make_no_sense_are_refused(call, message):
     with pytest.raises(sm.MatchError, match=message):
         call()
+
+
+INT8 = {"precision": "int8", "exact_pairs": 1200, "largest_residual": 0.0123}
+
+
+@pytest.mark.parametrize(
+    ("searches", "words"),
+    [
+        ([INT8], "The lower bound rests on 1,200 costs .* on int8 products of rows rounded by at most 0.012 of their"),
+        ([INT8, INT8 | {"precision": "float32", "largest_residual": 6e-8}], "2,400 costs .* float32 and int8 .* 0.012"),
+        (
+            [INT8, INT8 | {"precision": "float64", "largest_residual": 9.0}],
+            "Lower bounds rest on 2,400 .* int8 .*0.012",
+        ),
+        ([INT8 | {"precision": "float64"}], "The lower bound rests on the costs of all pairs in float64"),
+        ([INT8, {"precision": "ieee chooses, float64 proves", "costs": "stored"}], "^$"),
+        ([INT8 | {"exact_pairs": "many"}], "^$"),
+        ([{}], "^$"),
+        ([], "^$"),
+    ],
+)
+def test_the_basis_of_lower_bounds_is_said_if_it_is_recorded(searches, words):
+    assert re.search(words, describe_basis(searches))
 
 
 def test_exceptions_travel_between_processes():

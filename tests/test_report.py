@@ -4,6 +4,7 @@ import csv
 import http.client
 import io
 import json
+import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -66,6 +67,18 @@ def test_overview_says_what_the_run_says(opened, report):
         page.click("#pairs th:nth-child(4) button")
         assert [row[0] for row in rows_of(page, "#pairs")][:2] == ["12 → 13", "11 → 12"]
         assert page.get_attribute("#pairs th:nth-child(4)", "aria-sort") == "descending"
+
+
+def test_the_page_says_what_the_proofs_rest_on_if_the_run_says_it(report, tmp_path):
+    shutil.copytree(report.parent / "pairs", tmp_path / "pairs")
+    shutil.copy(report.parent / "run.json", tmp_path)
+    said = []
+    for stats in ({"precision": "ieee chooses"}, {"precision": "int8", "exact_pairs": 200, "largest_residual": 0.01}):
+        for record in (tmp_path / "pairs").glob("*.json"):
+            record.write_text(json.dumps(json.loads(record.read_text()) | {"stats": stats}))
+        said.append(Contents(sm.Chain.load(tmp_path)).summary()["basis"])
+    assert said[0] == ""
+    assert said[1].startswith("Lower bounds rest on 1,000 costs in float64 and, for all other pairs, on int8 products")
 
 
 @needs_browser

@@ -23,7 +23,7 @@ from saematch.cli.groups import (
 from saematch.cli.info import describe
 from saematch.cli.parser import as_path, as_shard
 from saematch.cli.progress import EventLog, Listener, run_output
-from saematch.cli.terminal import print_saes
+from saematch.cli.terminal import print_basis, print_saes
 from saematch.errors import MatchError
 from saematch.runs.plan import Pair, pair_name, share_of
 from saematch.text import listing, printable, size
@@ -90,7 +90,7 @@ def run(options: argparse.Namespace) -> int:
         for (a, b), error in failures.items():
             complain(f"no matching of layers {a} and {b}: {error}", UNFINISHED)
     else:
-        _print_summary(options, failures)
+        _print_summary(options, chain, failures)
     mine = chain.planned if options.shard is None else share_of(chain.planned, *options.shard)  # perhaps none
     numbers = chain.scalars()
     return DONE if all(pair in numbers and numbers[pair]["certified"] for pair in mine) else UNFINISHED
@@ -141,7 +141,8 @@ def _print_json(options: argparse.Namespace, chain: Chain, failures: dict[Pair, 
     print_json({"run": options.output, "layers": chain.layers, **verdict, "pairs": pairs, "failures": failed})
 
 
-def _print_summary(options: argparse.Namespace, failures: dict[Pair, str]) -> None:
+def _print_summary(options: argparse.Namespace, chain: Chain, failures: dict[Pair, str]) -> None:
+    print_basis([chain.pair_record(pair)["stats"] for pair in chain])
     print(f"\nWritten to {options.output}{'' if options.output.endswith('/') else '/'}")
     for (a, b), error in failures.items():
         print(f"no matching of layers {a} and {b}: {for_terminal(error)}")

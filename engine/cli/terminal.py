@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from saematch.matching.basis import describe_basis
 from saematch.storage.jsonfile import finite_or_none
 from saematch.text import printable
 
@@ -63,10 +64,18 @@ def proof_cells(matching: Matching) -> list[str]:
 
 
 def print_proof(matching: Matching) -> None:
-    """Print a table with the numbers of one matching."""
+    """Print a table with the numbers of one matching, and what its lower bound rests on."""
     features, matched = len(matching.perm), int((matching.perm >= 0).sum())
     shown = f"{features:,}" if matched == features else f"{matched:,} of {features:,}"
     print(table(("matched", *PROOF_HEAD), [[shown, *proof_cells(matching)]]))
+    print_basis([matching.stats])
+
+
+def print_basis(searches: Sequence[dict[str, Any]]) -> None:
+    """Print a line on what the lower bounds of matchings rest on, if their `stats` say it."""
+    basis = describe_basis(searches)
+    if basis:
+        print(f"\n{basis}")
 
 
 def matching_as_json(matching: Matching) -> dict[str, Any]:

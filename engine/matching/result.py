@@ -58,8 +58,16 @@ class Matching:
               negative, because it may cost less than every such matching;
             - `"unproved"`: it is composed of other matchings, or rounding is too large for a proof.
         options: the parts, weights, fold and `max_cost` that were used.
-        stats: how the matching was computed: backend, device, form and precision of the costs, number of rounds and
-            candidates, and seconds, in total and by stage.
+        stats: how the matching was computed:
+
+            - `"backend"`, `"device"`: what ran the passes;
+            - `"precision"`: "int8" or "float32", the numbers in which passes multiplied rows; or "float64", if the
+              costs of all pairs were computed in float64;
+            - `"largest_residual"`: how much of a row the numbers of a pass left out at most, relative to its norm;
+            - `"exact_pairs"`: the number of pairs whose costs were computed in float64;
+            - `"products"`: the number of pairs whose products passes made, relative to the number of all pairs;
+            - `"rounds"`, `"edges"`: the number of rounds, and of candidate pairs;
+            - `"seconds"`, `"stages"`: the time, in total and by stage.
         margin_finder: how `margins` makes the problem again; None for a matching from a file or a pickle.
 
     Examples:

@@ -18,6 +18,7 @@ from saematch.cost import squared_distances
 from saematch.errors import MatchError
 from saematch.evaluation.explanations import checked_explanations
 from saematch.evaluation.weights import DISTANCES, MSE
+from saematch.matching.basis import describe_basis
 from saematch.numeric.rounding import Floats
 from saematch.runs.chain import Chain
 from saematch.runs.plan import Pair
@@ -140,6 +141,7 @@ class Contents:
             "failures": failures,
             "lifetimes": [lifetime._asdict() for lifetime in lived],
             "evaluation": self._evaluated(),
+            "basis": describe_basis([self.chain.pair_record(pair).get("stats", {}) for pair in self.chain]),
             "without_saes": self.findings.without_saes,
             "definitions": PAGE_DEFINITIONS,
         }

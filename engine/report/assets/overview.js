@@ -36,6 +36,7 @@ function showFacts() {
     ["Run folder", run.folder],
     ["Pairs of layers", `${run.pairs.length}, ${run.pairs.filter((pair) => pair.certified).length} proved optimal`,
       "no other matching of the same features costs less, within the proof gap of each pair of layers"],
+    ["Proof", run.basis, "how the bounds were computed that the cost of every pair of layers is compared with"],
     ["Cost", random ? `${shown(cost)}, ${percent(cost / random)} of a random pairing` : shown(cost),
       "sum over all pairs of layers and matched features of the squared distance of folded feature rows"],
     ["Compared", options ? `${options.parts.join(", ")}, folded by ${options.fold}; squared distance` : null,
