@@ -7,6 +7,7 @@ python bench/aot.py --json     the same report for programs: the tests assert on
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import re
@@ -54,11 +55,21 @@ class Variant(NamedTuple):
 
 
 class Report(NamedTuple):
-    """The result of a compilation.
+    """What the compiler made of a kernel.
 
-    These are registers and spilled bytes per thread, bytes of shared memory per block, blocks that fit on a
-    multiprocessor, instructions, loads and stores of 16 bytes, instructions of the main loop, those among them that
-    multiply, and whether the lanes of a warp read operands from shared memory without bank conflicts.
+    Attributes:
+        variant: what was compiled.
+        registers: of a thread.
+        spilled: bytes of a thread that do not fit into its registers.
+        shared: bytes of shared memory of a block.
+        blocks: how many blocks fit on a multiprocessor.
+        instructions: of the whole kernel.
+        wide: loads and stores of 16 bytes.
+        loop: instructions of the main loop.
+        products: instructions of the main loop that multiply.
+        copies: instructions of the main loop that copy 16 bytes to shared memory while others multiply.
+        fused: float32 multiplications outside of the main loop that are fused with an addition.
+        conflicts: whether lanes that read operands from shared memory have bank conflicts, for float32 products.
     """
 
     variant: Variant
@@ -70,6 +81,8 @@ class Report(NamedTuple):
     wide: int
     loop: int
     products: int
+    copies: int
+    fused: int
     conflicts: str
 
 
@@ -148,6 +161,8 @@ def _read(variant: Variant, compiled: Any) -> Report:
         len(re.findall(r"\b(?:LDG|STG)\.E\S*\.128", assembly)),
         len(loop),
         sum(multiply in instruction for instruction in loop),
+        sum("LDGSTS" in instruction and ".128" in instruction for instruction in loop),
+        len(re.findall(r"\bFFMA\b", assembly)) - sum("FFMA" in instruction for instruction in loop),
         _conflicts(compiled.asm["ttgir"]) if variant.operation == "pairwise_cost" else "",
     )
 
@@ -203,8 +218,9 @@ def main() -> None:
     if "--write" in sys.argv:
         lines = [" | ".join(cells) for cells in (header, ["---"] * len(header), *rows)]
         text = "\n".join(f"| {line} |" for line in lines)
-        head = f"# The compiler's report on every kernel\n\nTriton {triton.__version__}; written by `make aot`. "
-        head += f"{' '.join((Report.__doc__ or '').split()[5:])}\n\n"
+        head = f"# The compiler's report on every kernel\n\nTriton {triton.__version__}; written by `make aot`.\n\n"
+        legend = inspect.cleandoc(Report.__doc__ or "").partition("variant: what was compiled.\n")[2]
+        head += re.sub(r"^ *(\w+)", r"- `\1`", legend, flags=re.MULTILINE) + "\n\n"
         (Path(__file__).parent / "results" / "aot.md").write_text(head + text + "\n")
 
 
