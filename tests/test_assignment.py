@@ -171,7 +171,7 @@ def test_the_cheapest_wrong_swap_is_rejected_with_its_true_excess(name):
 @pytest.mark.parametrize("size", [1e4, 1e6])
 def test_an_outlier_on_both_sides_hides_nothing(size):
     """Compared with the outlier's cost, the cost of any order of the other features is within 1e-9 of the optimum."""
-    x, y, planted = noisy_copy(200, 20, 0.3)
+    x, y, planted = noisy_copy(400, 20, 0.3)
     x[0] *= size / np.linalg.norm(x[0])
     y[planted[0]] = x[0]
     assert_proved_optimal(sm.assign(x, y), x, y)

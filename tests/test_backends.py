@@ -80,13 +80,14 @@ def test_partial_problems_and_baselines(options):
     assert found.status == expected.status
 
 
-def test_floors_hold_for_rows_that_are_built_to_be_bad():
+@pytest.mark.parametrize(("name", "precision"), [("torch", "auto"), ("torch", "float32"), ("triton", "auto")])
+def test_floors_hold_for_rows_that_are_built_to_be_bad(name, precision):
     """If large products nearly cancel in the reduced cost, the bounds that a list proves must hold for every pair."""
     r = R(3)
     x = 1 + 2.0 ** -r.integers(1, 24, (40, 30)) * r.choice([-1, 1], (40, 30))
     y = 1 + 2.0 ** -r.integers(1, 24, (50, 30)) * r.choice([-1, 1], (50, 30))
     x[3] *= 1e3
-    cost = RowProblem(x, y).cost(choose_backend("triton", "cpu"))
+    cost = RowProblem(x, y).cost(choose_backend(name, "cpu", precision))
     M = cost.block(np.arange(40), np.arange(50))
     prices = M.min(axis=0) + r.standard_normal(50) * 1e-6
     scan = cost.scan(np.arange(40), prices, np.zeros(50), np.zeros(40), 3, np.inf)
@@ -150,7 +151,7 @@ def test_a_device_without_room_is_an_error_with_numbers(monkeypatch):
 
     monkeypatch.setattr("saematch.cost.products.float32_product", full)
     with pytest.raises(sm.MatchError, match=r"not enough memory on .* for 40 x 40 features: CUDA out of memory"):
-        sm.assign(np.eye(40), np.eye(40))
+        sm.assign(np.eye(40), np.eye(40), precision="float32")
 
 
 def test_unknown_precisions_and_costs_of_your_own_are_refused():

@@ -58,7 +58,18 @@ def test_the_records_say_what_was_done(model, tmp_path):
     assert row["inputs"][0]["path"] == str(tmp_path / "model" / "layer_03" / "params.npz")
     assert [each["sha256"] for each in row["inputs"]] == [model.handles[layer].sha256() for layer in (3, 4)]
     assert [row["inputs"][0][name] for name in ("F", "d", "activation")] == [12, 8, "jumprelu"]
-    assert {"backend", "device", "costs", "precision", "rounds", "edges", "seconds", "stages"} == set(row["stats"])
+    assert {
+        "backend",
+        "device",
+        "exact_pairs",
+        "largest_residual",
+        "products",
+        "precision",
+        "rounds",
+        "edges",
+        "seconds",
+        "stages",
+    } == set(row["stats"])
     assert set(row["stats"]["stages"]) == {"candidates", "sparse optimum", "passes"}
 
 

@@ -26,11 +26,11 @@ from saematch.assignment.ties import in_order, spread, spread_ties
 from saematch.cost import Cost, Scan, Unmatched
 from saematch.numeric.rounding import UNIT_64, Floats, Indices, at_least
 
-# The number of cheapest partners of each row and column that a pass adds to the graph: if the products of all pairs are
-# stored, and if each pass computes them again. A longer list settles more rows for good, at the price of more edges:
-# that pays where a pass is expensive.
-LISTED_STORED = 8
-LISTED_MATRIX_FREE = 16
+# The number of cheapest partners of each row and column that a pass adds to the graph, and that a pass over the columns
+# whose prices rose adds for the other rows. A longer list settles more rows for good, at the price of more edges.
+LISTED = 16
+LISTED_OF_RISEN = 4
+WORTH = 0.7  # of all pairs: a pass that would look at more of them looks at all of them
 DENSE = 2**14  # a problem of no more pairs has all of them as candidates, and needs no pass
 
 
@@ -38,8 +38,8 @@ DENSE = 2**14  # a problem of no more pairs has all of them as candidates, and n
 class Round:
     """The state of the search after one round: an optimum of the candidate pairs, and a check of all other pairs.
 
-    The check is a pass over the rows for which a pair that is not a candidate may improve the matching. These are all
-    rows at first, and none for a small problem, all of whose pairs are candidates.
+    The check is a pass over the pairs that are not candidates and may improve the matching. These are all pairs at
+    first, and none for a small problem, all of whose pairs are candidates.
 
     Attributes:
         number: the number of rounds so far.
@@ -76,23 +76,22 @@ def solve(
     if 0 in cost.shape:
         nothing = np.full(cost.shape[0], math.inf)
         return Solution(np.full(cost.shape[0], -1), unmatched.columns.copy(), nothing, nothing)
-    # The candidates, prices to start with, and a lower bound, for each row, on all pairs that are not candidates.
+    # The candidates, and prices to start with.
     graph = CandidateGraph(cost, unmatched, _allowed_matching(cost, unmatched) if start is None else start)
     prices = np.where(np.isfinite(unmatched.columns), unmatched.columns, 0.0)
     with _timed(seconds, "candidates"):
-        rest = np.full(cost.shape[0], _add_candidates(cost, graph))
+        others = _Others(np.full(cost.shape[0], _add_candidates(cost, graph)), prices)
     undercut = math.inf  # the most by which a pair is below the potential of its row: estimates the error of prices
     best: Solution | None = None
     for number in itertools.count(1):
-        edges, before = len(graph), prices
+        edges = len(graph)
         # Solve the graph.
         with _timed(seconds, "sparse optimum"):
             permutation, prices = graph.optimum(prices, undercut)
-        _follow_prices(rest, unmatched, before, prices)
         # Check all other pairs at these prices, and add those that may improve the matching.
         with _timed(seconds, "passes"):
-            minima, proved, others, undercut = _price(cost, unmatched, graph, permutation, prices, rest)
-        now = Solution(permutation, prices, minima, proved, others, undercut == 0, number, len(graph), None, seconds)
+            minima, proved, apart, undercut = _price(cost, unmatched, graph, permutation, prices, others)
+        now = Solution(permutation, prices, minima, proved, apart, undercut == 0, number, len(graph), None, seconds)
         # Without new candidates or another matching, further rounds would differ only by rounding.
         stalled = best is not None and len(graph) == edges and bool((permutation == best.permutation).all())
         best = now if best is None else _better(best, now, unmatched)
@@ -111,7 +110,7 @@ def solve(
     certificate = best.grade(cost, unmatched, best.permutation)
     if best.stopped_by is None and not certificate.certified:
         with _timed(seconds, "refinement"):
-            seen = PassBounds(cost, unmatched, prices, rest)
+            seen = PassBounds(cost, unmatched, prices, others.floors)
             best = refined(cost, unmatched, graph, best, certificate, seen, deadline)
     return best.exchanged(in_order(best.permutation, *cost.identical_rows))
 
@@ -123,18 +122,49 @@ def _better(best: Solution, now: Solution, unmatched: Unmatched) -> Solution:
     return replace(now, prices=best.prices, minima=best.minima, proved=best.proved, others=None)
 
 
-def _follow_prices(rest: Floats, unmatched: Unmatched, before: Floats, prices: Floats) -> None:
-    """Update `rest`, the lower bounds on M_ij - v_j of pairs that are not candidates, for new prices.
+@dataclass
+class _Others:
+    """Lower bounds for the pairs that are not candidates: M_ij - v_j is at least `floors (F_A,)` at the `prices` v."""
 
-    If no price rises by more than r, no M_ij - v_j falls by more than r. (If all prices fall, r is negative, and the
-    bounds rise.) A price that stands for the unmatched cost of its column (see `Unmatched.at_limit`) may be too
-    low by the error of that cost: twice that error is added to r for prices that stand for it now and did not before.
-    The last term covers the rounding of r and of the difference.
-    """
-    rise = float((prices - before).max())
-    rise += 2 * float(unmatched.column_error[unmatched.at_limit(prices) & ~unmatched.at_limit(before)].max(initial=0.0))
-    known = np.isfinite(rest)
-    rest[known] -= rise + 8 * UNIT_64 * (np.abs(rest[known]) + abs(rise))
+    floors: Floats
+    prices: Floats
+
+    def follow(self, unmatched: Unmatched, prices: Floats, wanted: Floats) -> list[tuple[Indices, Indices]]:
+        """Move to new prices, and return the pairs that may now be below the bound that each row needs, `wanted`.
+
+        They are returned as rows and columns, all pairs of which must be looked at: first rows that need all columns,
+        then the other rows with the columns whose price rose by more than some t. If no other price rises by more than
+        t, no other M_ij - v_j falls by more than t. So the floors fall by t (they rise, if t is negative), and hold for
+        all pairs but the returned ones. Of some values for t, the one that leaves the fewest pairs is chosen.
+
+        A price that stands for the unmatched cost of its column (see `Unmatched.at_limit`) may be too low by the error
+        of that cost: twice that error is added to its rise if it does now and did not before.
+        """
+        rise = prices - self.prices
+        new = unmatched.at_limit(prices) & ~unmatched.at_limit(self.prices)
+        rise[new] += 2 * unmatched.column_error[new]
+        # Choose t. Rows that it hardly settles look at all columns, so that the next round has room.
+        spare = np.sort(self.floors - wanted)
+        heights = np.unique(np.quantile(rise, _QUANTILES, method="higher"))
+        open_rows = np.searchsorted(spare, heights + np.maximum(heights, 0.0) / 2) / len(spare)
+        looked_at = open_rows + (1 - open_rows) * (
+            1 - np.searchsorted(np.sort(rise), heights, side="right") / len(rise)
+        )
+        best = int(looked_at.argmin())
+        t, all_rows = float(heights[best]), looked_at[best] > WORTH
+        # Move the floors, rounded down.
+        known, spare = np.isfinite(self.floors), self.floors - wanted
+        self.floors[known] -= t + 8 * UNIT_64 * (np.abs(self.floors[known]) + abs(t))
+        self.prices = prices
+        # The pairs to look at.
+        risen = np.nonzero(rise > t)[0]
+        if not len(risen) and not all_rows:
+            return [(np.nonzero(self.floors < wanted)[0], np.arange(len(prices)))]
+        whole = all_rows | (spare < t + max(t, 0.0) / 2) | (self.floors < wanted)
+        return [(np.nonzero(whole)[0], np.arange(len(prices))), (np.nonzero(~whole)[0], risen)]
+
+
+_QUANTILES = np.concatenate([np.linspace(0, 0.9, 10), [0.95, 0.98, 0.99, 0.995, 0.999, 1.0]])
 
 
 def _add_candidates(cost: Cost, graph: CandidateGraph) -> float:
@@ -144,7 +174,7 @@ def _add_candidates(cost: Cost, graph: CandidateGraph) -> float:
         return math.inf
     prices, potentials = cost.by_cost()
     rows, price_error = np.arange(cost.shape[0]), np.zeros(cost.shape[1])
-    scan = cost.scan(rows, prices, price_error, potentials, _list_length(cost), math.inf)
+    scan = cost.scan(rows, prices, price_error, potentials, LISTED, math.inf)
     _add_listed(cost, graph, scan, prices)
     return -math.inf
 
@@ -170,31 +200,29 @@ class _Priced(NamedTuple):
 
 
 def _price(
-    cost: Cost, unmatched: Unmatched, graph: CandidateGraph, permutation: Indices, prices: Floats, rest: Floats
+    cost: Cost, unmatched: Unmatched, graph: CandidateGraph, permutation: Indices, prices: Floats, others: _Others
 ) -> _Priced:
-    """Scan the rows that pairs outside the graph may improve, add these pairs, and return what is proved of each row.
+    """Look at the pairs outside the graph that may improve the matching, add those that do, and return what is proved.
 
-    `rest (F_A,)` is a lower bound for M_ij - v_j over the pairs of row i that are not candidates, and is updated. A row
-    needs no scan if `rest` is above its potential, with a margin for rounding. The bound stays true while prices fall,
-    so that all rows are scanned at first, and few later. A scan adds the cheapest pairs of a row even if they improve
-    nothing, because the bound for all other pairs is higher then.
+    A pass adds the cheapest pairs of a row even if they improve nothing, because the bound for all other pairs is
+    higher then.
     """
     potentials, rounding = graph.potentials(permutation, prices)
     wanted = potentials + 2 * rounding
-    rows = np.nonzero(rest < wanted)[0]
-    if len(rows):
-        scan = cost.scan(rows, prices, unmatched.bound_price_error(prices), wanted, _list_length(cost))
+    lengths = (LISTED, LISTED_OF_RISEN)
+    for (rows, columns), k in zip(others.follow(unmatched, prices, wanted), lengths, strict=False):
+        if not len(rows) or not len(columns):
+            continue
+        scan = cost.scan(rows, prices, unmatched.bound_price_error(prices), wanted, k, columns=columns)
         _add_listed(cost, graph, scan, prices)
-        rest[rows] = scan.floors[:, -1]
+        every = len(columns) == cost.shape[1]
+        others.floors[rows] = scan.floors[:, -1] if every else np.minimum(others.floors[rows], scan.floors[:, -1])
     # Combine the bounds over the candidates, over all other pairs, and for the pair of each row.
-    minima, others, undercut = graph.settle_row_minima(permutation, prices, potentials, rounding, wanted, rest)
-    others = np.minimum(others, rest)
+    rest = others.floors
+    minima, apart, undercut = graph.settle_row_minima(permutation, prices, potentials, rounding, wanted, rest)
+    apart = np.minimum(apart, rest)
     own = np.where(permutation >= 0, at_least(potentials, rounding), np.inf)
-    return _Priced(minima, np.minimum(others, own), others, undercut)
-
-
-def _list_length(cost: Cost) -> int:
-    return LISTED_STORED if cost.stored else LISTED_MATRIX_FREE
+    return _Priced(minima, np.minimum(apart, own), apart, undercut)
 
 
 def _allowed_matching(cost: Cost, unmatched: Unmatched) -> Indices:

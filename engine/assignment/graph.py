@@ -12,6 +12,8 @@ from saematch.cost import Cost, Unmatched
 from saematch.numeric.gather import take_or
 from saematch.numeric.rounding import Floats, Indices, at_least
 
+LONG_LIST = 256  # pairs of a row that a pass lists if a short list leaves the proof of the row open
+
 
 class RowMinima(NamedTuple):
     """The minima of the reduced costs of each row over the edges of a graph, at some prices.
@@ -65,6 +67,7 @@ class CandidateGraph:
         new = new[np.append(True, new[1:] != new[:-1])] if len(new) else new
         new = new[take_or(self._keys, np.searchsorted(self._keys, new), -1) != new]
         # Their costs, without forbidden pairs.
+        self._cost.exact_pairs += len(new)
         new_costs = self._cost.below_ceiling(self._cost.exact(new // self.shape[1], new % self.shape[1]))
         allowed = np.isfinite(new_costs)
         # Merge them into the sorted edges.
@@ -105,11 +108,12 @@ class CandidateGraph:
     def settle_row_minima(
         self, permutation: Indices, prices: Floats, potentials: Floats, rounding: Floats, wanted: Floats, rest: Floats
     ) -> RowMinima:
-        """Return `row_minima` after adding the cheapest pairs of those rows that only a float64 pass can decide.
+        """Return `row_minima` after adding the pairs of those rows whose short lists leave the proof open.
 
-        If all entries of a row's candidate list are within rounding of the row's minimum, pairs that did not fit into
-        the list may be as cheap. Once no edge is below the potential of its row, each row for which `rest` leaves this
-        open is compared with all columns in float64.
+        A row is open if all entries of its list may be below the minimum of the row, because pairs that did not fit
+        into the list may be as cheap. Once no edge is below the potential of its row, another pass lists up to
+        `LONG_LIST` pairs of each open row. Rows that are still open, with more pairs than that within the error of the
+        pass, are compared with all columns in float64.
 
         Args:
             permutation: a matching of the graph.
@@ -119,10 +123,21 @@ class CandidateGraph:
             wanted: `(F_A,)`, the bound that each row needs at most.
             rest: `(F_A,)`, a lower bound for M_ij - v_j over the pairs of each row that are not edges. It is updated.
         """
-        result = self.row_minima(permutation, prices, potentials, rounding)
-        doubtful = np.nonzero(rest < np.minimum(np.minimum(result.others, potentials - rounding), wanted))[0]
-        if result.undercut == 0 and len(doubtful):
-            price_error = self._unmatched.bound_price_error(prices)
+
+        def state() -> tuple[RowMinima, Indices]:
+            result = self.row_minima(permutation, prices, potentials, rounding)
+            needed = np.minimum(np.minimum(result.others, potentials - rounding), wanted)
+            return result, np.nonzero(rest < needed)[0] if result.undercut == 0 else np.empty(0, dtype=np.int64)
+
+        result, doubtful = state()
+        if not len(doubtful):
+            return result
+        price_error = self._unmatched.bound_price_error(prices)
+        scan = self._cost.scan(doubtful, prices, price_error, wanted, LONG_LIST)
+        self.add(*scan.row_pairs())
+        rest[doubtful] = scan.floors[:, -1]
+        result, doubtful = state()
+        if len(doubtful):
             cheapest, rest[doubtful] = self._cost.row_minima(doubtful, prices, price_error)
             self.add(doubtful, cheapest)
             result = self.row_minima(permutation, prices, potentials, rounding)

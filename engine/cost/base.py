@@ -22,16 +22,20 @@ class Cost(ABC):
 
     Attributes:
         shape: (F_A, F_B).
-        passes: the float32 values of M, for passes over all pairs.
+        passes: the values of M in float32, for passes over all pairs.
         scale: a power of two, such that M / `scale` is in units of the cost.
         row_constant: p `(F_A,)`, in units of the cost.
         column_constant: q `(F_B,)`, in units of the cost.
         width: how many numbers of either side the cost of one pair is computed from.
         forbids: whether some pairs are forbidden, because their cost is infinite.
         tile: the largest number of rows and of columns that are computed at a time.
+        looked_at: how many pairs the passes have looked at so far.
+        exact_pairs: for how many pairs a float64 value was computed so far, to choose and to prove the optimum.
+        largest_residual: how much of a row the values of the passes leave out at most, relative to the row.
     """
 
     passes: Passes
+    largest_residual = 0.0
     scale: float
     row_constant: Floats
     column_constant: Floats
@@ -40,36 +44,27 @@ class Cost(ABC):
 
     def __init__(self, shape: tuple[int, int], tile: tuple[int, int]) -> None:
         self.shape, self.tile = shape, tile
+        self.looked_at, self.exact_pairs = 0, 0
 
     # How the passes run.
 
     @property
     def device(self) -> torch.device:
-        """The device that makes the float32 values."""
+        """The device that makes the values of the passes."""
         return self.passes.device
 
     @property
     def backend(self) -> str:
-        """The library that makes the float32 values."""
+        """The library that makes the values of the passes."""
         return self.passes.backend
 
     @property
     def precision(self) -> str:
-        """The arithmetic of the float32 values, and that of the claims."""
+        """The numbers that the values of the passes are computed from: "int8" or "float32"."""
         return self.passes.precision
 
-    @property
-    def stored(self) -> bool:
-        """Whether the float32 values are kept from the first pass on, instead of made again in every pass."""
-        return self.passes.stored
-
-    @property
-    def form(self) -> str:
-        """How the costs are stored, as text for the user."""
-        return self.passes.form
-
     def retry_if_out_of_memory(self, run: Callable[[], T]) -> T:
-        """Return `run()`; if memory is too small for it, run it again with less memory for the float32 values."""
+        """Return `run()`; if the memory of a device is too small for it, run it again with less at a time."""
         return self.passes.retry_if_out_of_memory(run)
 
     # Exact values of listed pairs, and of blocks.
@@ -201,19 +196,23 @@ class Cost(ABC):
     # Passes.
 
     @abstractmethod
-    def _pads(self, rows: Indices) -> tuple[Floats, Floats]:
-        """Return bounds for the error of float32 values of M in a sum with a price: a_i + b_j for the pair (i, j).
-
-        The first array is a, for the listed rows; the second is b, for all columns.
-        """
+    def _pads(self) -> tuple[Floats, Floats]:
+        """Return a `(F_A,)` and b `(F_B,)`: a pass's value of a pair, plus a price, is wrong by a_i + b_j at most."""
 
     def scan(
-        self, rows: Indices, prices: Floats, price_error: Floats, potentials: Floats, k: int, ceiling: float = 0.0
+        self,
+        rows: Indices,
+        prices: Floats,
+        price_error: Floats,
+        potentials: Floats,
+        k: int,
+        ceiling: float = 0.0,
+        columns: Indices | None = None,
     ) -> Scan:
-        """Pass over all pairs of the listed rows, and find the `k` cheapest pairs of each row and each column.
+        """Pass over all pairs of the listed rows and columns, and find the `k` cheapest of each row and each column.
 
         The pass compares float32 values. Its floors are lower bounds for exact values, as follows. Let m_ij be the
-        float32 value of M_ij, let a_i + b_j bound its error as `_pads` says, and let e be 2^-24.
+        value of M_ij, let a_i + b_j bound its error as `_pads` says, and let e be 2^-24.
 
         1. Rows compare fl(m_ij + c_j), where c_j is -v_j - b_j - 4 e |v_j| - (error of the price), rounded down. The
            term 4 e |v_j| covers the rounding of the price and its share in the rounding of the sum. So fl(m_ij + c_j) -
@@ -228,8 +227,14 @@ class Cost(ABC):
             potentials: u `(F_A,)`.
             k: the length of each list.
             ceiling: columns list only pairs whose M_ij - u_i - v_j may be below it.
+            columns: the columns of the pass, ascending; all columns unless given.
         """
-        row_pad, column_pad = self._pads(rows)
+        if columns is None:
+            columns = np.arange(self.shape[1])
+        self.looked_at += len(rows) * len(columns)
+        of_rows, of_columns = self._pads()
+        row_pad, column_pad = of_rows[rows], of_columns[columns]
+        prices, price_error = prices[columns], price_error[columns]
         closed = np.isneginf(prices)
         prices = np.where(closed, 0.0, prices)
 
@@ -242,14 +247,20 @@ class Cost(ABC):
             limit = (ceiling + prices).astype(np.float32)
         limit[closed] = -np.inf
 
-        by_row, by_column = self.passes.cheapest(rows, constant, offset, limit, k)
+        by_row, by_column = self.passes.cheapest(rows, columns, constant, offset, limit, k)
 
         # If the list of a column is not full, all other pairs of the column are at the limit or above it.
         floors = by_row.values.astype(np.float64) - row_pad[:, None]
         reached = np.minimum(by_column.values, limit[:, None])
         column_floors = reached - (prices + column_pad + price_error)[:, None]
-        listed_rows = take_or(rows, by_column.partners, -1)
-        return Scan(rows, by_row.partners.astype(np.int64), listed_rows, floors, column_floors)
+        return Scan(
+            rows,
+            columns,
+            take_or(columns, by_row.partners, -1),
+            take_or(rows, by_column.partners, -1),
+            floors,
+            column_floors,
+        )
 
     def row_minima(self, rows: Indices, prices: Floats, price_error: Floats) -> tuple[Indices, Floats]:
         """Return the column of min_j M_ij - v_j for each listed row, and a lower bound for the minimum, in float64.
@@ -257,6 +268,7 @@ class Cost(ABC):
         This is for rows that no list can decide, because more pairs are within rounding of the minimum than the list
         holds.
         """
+        self.exact_pairs += len(rows) * self.shape[1]
         places, lower = np.empty(len(rows), dtype=np.int64), np.empty(len(rows))
         step = max(1, self.tile[0] // 4)
         for start in range(0, len(rows), step):

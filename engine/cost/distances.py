@@ -17,7 +17,7 @@ from typing_extensions import override
 from saematch.cost.base import Cost
 from saematch.cost.gpu import KernelProducts
 from saematch.cost.passes import TILE
-from saematch.cost.products import TorchProducts
+from saematch.cost.products import Float32Products, Int8Products, Products
 from saematch.cost.sides import make_sides, over_pairs
 from saematch.cost.unmatched import Unmatched
 from saematch.numeric.loops import centred_dots, column_sums, square_norms, squared_differences, squared_distances_less
@@ -27,11 +27,11 @@ from saematch.numeric.rounding import TINY, UNIT_64, Floats, Indices, Rows, firs
 class DistanceCost(Cost):
     """The squared distances between all rows of `x (F_A, K)` and `y (F_B, K)`.
 
-    The float32 products are made by torch on `device`, or, with a `precision`, by Triton kernels: see
-    `saematch.kernels.Precision`. They are stored if they fit into `memory`, in bytes.
+    The passes multiply rows in `precision`, "int8" or "float32", on `device`: in Triton kernels if `backend` is
+    "triton", else by torch. Whole numbers are multiplied by torch on the CPU only.
     """
 
-    passes: TorchProducts | KernelProducts
+    passes: Products
 
     def __init__(
         self,
@@ -39,16 +39,19 @@ class DistanceCost(Cost):
         y: Rows,
         device: torch.device,
         *,
-        memory: int = 0,
+        precision: str = "float32",
+        backend: str = "torch",
         tile: tuple[int, int] = TILE,
-        precision: str | None = None,
     ) -> None:
         super().__init__((len(x), len(y)), tile)
         self._x, self._y = sides = make_sides(x, y)
-        if precision is None:
-            self.passes = TorchProducts(sides, device, memory, tile)
+        if backend == "triton":
+            self.passes = KernelProducts(sides, device, precision)
+        elif precision == "int8":
+            self.passes = Int8Products(sides, tile)
         else:
-            self.passes = KernelProducts(sides, device, memory, precision)
+            self.passes = Float32Products(sides, device, tile)
+        self.largest_residual = self.passes.largest_residual
         self.scale = self._x.scale**2
         self.column_constant = square_norms(self._y.rows, self._x.centre)
         self._between = self._y.centre - self._x.centre
@@ -56,12 +59,9 @@ class DistanceCost(Cost):
         self.row_constant = self._x.distance**2 - 2 * centred_dots(self._x.rows, self._x.centre, self._between)
 
         # Relative to |x'_i| |y'_j|. Exact values: difference, scaling, product and sum of K terms, then one sum with a
-        # price. Float32 values: see `relative_error`.
+        # price.
         self.width = width = x.shape[1]
         self._exact_unit = 2 * gamma(width + 16, UNIT_64)
-        self._filter_unit = 2 * self.passes.relative_error(width)
-        # Absolute: underflow of both factors of a product, of which there are up to six where rows are split.
-        self._underflow = (12 * width + 8) * 2.0**-125
         self._exact_underflow = (width + 1) * TINY * max(1.0, self.scale)
 
     @override
@@ -148,23 +148,8 @@ class DistanceCost(Cost):
         return 2 * gamma(terms, UNIT_64) * float(self._x.norm.sum() * self._y.norm.sum()) / max(1, *self.shape)
 
     @override
-    def _pads(self, rows: Indices) -> tuple[Floats, Floats]:
-        """Return a and b, which bound the error of float32 values in a sum with a price.
-
-        1. The error is at most 2 r |x'_i| |y'_j|, where r is the `relative_error` of the products: gamma(K + 8) in
-           float32. gamma(K) of it is the product, in any order of summation; the rest covers the rounding of both rows
-           and of the sum with a price.
-        2. For any t > 0, by the inequality of means,
-
-               2 r |x'_i| |y'_j|  <=  r (t |x'_i|^2 + |y'_j|^2 / t),
-
-           a part for the row and a part for the column. So a row of very large norm widens the bound of its own pairs
-           only, not of all others. Here t is the ratio of the typical norms.
-        3. Underflow, whether it is flushed to zero or not, is added absolutely, to the part of the row.
-        """
-        balance = robust_scale(self._y.norm) / robust_scale(self._x.norm)
-        row_pad = self._filter_unit / 2 * balance * self._x.norm[rows] ** 2 + self._underflow
-        return row_pad, self._filter_unit / 2 / balance * self._y.norm**2
+    def _pads(self) -> tuple[Floats, Floats]:
+        return self.passes.pads
 
 
 def squared_distances(x: Rows, y: Rows, permutation: Indices) -> Floats:
@@ -174,8 +159,3 @@ def squared_distances(x: Rows, y: Rows, permutation: Indices) -> Floats:
     squared_differences(x, y, rows, permutation[rows], of_pairs)
     costs[rows] = of_pairs
     return costs
-
-
-def robust_scale(norms: Floats) -> float:
-    """Return the median of the norms that are not 0; 1.0 if there is none."""
-    return float(np.median(norms[norms > 0])) if (norms > 0).any() else 1.0

@@ -11,47 +11,48 @@ from numpy.typing import NDArray
 from torch import Tensor
 from typing_extensions import override
 
-from saematch.cost.passes import Passes, ShortLists, T
+from saematch.cost.passes import ShortLists, T
+from saematch.cost.products import Products, float32_pads
+from saematch.cost.quantised import int8_pads, quantised
 from saematch.cost.sides import Side
 from saematch.errors import MatchError
-from saematch.numeric.rounding import UNIT_32, Floats, Indices, gamma
+from saematch.numeric.rounding import UNIT_32, Floats, Indices
 
 ROW_BLOCK_BYTES = 2**30  # of products at a time
 
 
-class KernelProducts(Passes):
-    """M_ij = -2 <x'_i, y'_j> on a GPU: float32 products, lists, and float64 values are all made there.
+class KernelProducts(Products):
+    """M_ij = -2 <x'_i, y'_j> on a GPU: products, lists, and float64 values are all made there.
 
     `sides` are the source and the target; x' and y' are their centred and scaled rows. Raises `MatchError` if the rows
     do not fit into the memory of the GPU.
     """
 
-    def __init__(self, sides: tuple[Side, Side], device: torch.device, memory: int, precision: str) -> None:
+    def __init__(self, sides: tuple[Side, Side], device: torch.device, precision: str) -> None:
         # Kernels are imported where they are needed: they import triton.
         from saematch import kernels
 
-        super().__init__((len(sides[0].rows), len(sides[1].rows)), memory)
-        self._kernels = kernels
+        super().__init__((len(sides[0].rows), len(sides[1].rows)))
+        self._kernels, self.precision = kernels, precision
         self.device, self._sides = device, sides
         self._row_block_bytes = ROW_BLOCK_BYTES
-        self.precision = f"{precision} chooses, float64 proves"
         self.backend = "triton, interpreted" if kernels.is_interpreted() else "triton"
 
+        self._products: kernels.Int8Products | kernels.Float32Products
         self._centres = [self._on_device(side.centre) for side in sides]
         self._rows = self._or_refuse(lambda: [self._on_device(side.rows) for side in sides])
-        copies = (side.working_copy(factor) for side, factor in zip(sides, (-2.0, 1.0), strict=True))
-        self._products = self._or_refuse(lambda: kernels.Float32Products(*(copy.to(self.device) for copy in copies)))
+        if precision == "int8":
+            x, y = quantised(sides[0], -2.0), quantised(sides[1], 1.0)
+            self.pads, self.largest_residual = int8_pads(x, y), max(x.largest_residual, y.largest_residual)
+            parts = x.values, y.values, x.scale, y.scale
+            self._products = self._or_refuse(lambda: kernels.Int8Products(*[self._on_device(part) for part in parts]))
+        else:
+            self.pads, self.largest_residual = float32_pads(*sides), UNIT_32
+            copies = [side.working_copy(factor) for side, factor in zip(sides, (-2.0, 1.0), strict=True)]
+            self._products = self._or_refuse(lambda: kernels.Float32Products(*(copy.to(device) for copy in copies)))
 
-    def relative_error(self, width: int) -> float:
-        """Return a bound for the error of float32 products and of their sum with a price, relative to |x'_i| |y'_j|.
-
-        The rounding of both rows to float32 is among the eight roundings that are to spare.
-        """
-        return gamma(width + 8, UNIT_32)
-
+    @override
     def exact(self, rows: Indices, columns: Indices) -> Floats:
-        """Return <x_i - a, y_j - b> of the listed pairs in float64, with the centres a and b."""
-
         def run() -> Tensor:
             pairs = self._on_device(rows), self._on_device(columns)
             products: Tensor = self._kernels.exact_products(*self._rows, *pairs, *self._centres)
@@ -60,9 +61,8 @@ class KernelProducts(Passes):
         products: Floats = self.retry_if_out_of_memory(run).numpy()
         return products
 
+    @override
     def block(self, rows: Indices, columns: Indices) -> Floats:
-        """Return <x'_i, y'_j> of all pairs of the listed rows and columns in float64."""
-
         def run() -> Tensor:
             x, y = (
                 (of_side[self._on_device(some)] - centre) * side.scale
@@ -79,6 +79,7 @@ class KernelProducts(Passes):
     def cheapest(
         self,
         rows: Indices,
+        columns: Indices,
         constant: NDArray[np.float32],
         offset: NDArray[np.float32],
         limit: NDArray[np.float32],
@@ -91,8 +92,10 @@ class KernelProducts(Passes):
                 self._on_device(constant),
                 k,
                 self._on_device(limit),
-                None if len(rows) == self.shape[0] else self._on_device(rows),
-                None,
+                *(
+                    None if len(some) == size else self._on_device(some)
+                    for some, size in zip((rows, columns), self.shape, strict=True)
+                ),
                 self._row_block_bytes,
             )
             return [ShortLists(one.values.cpu().numpy(), one.indices.cpu().numpy()) for one in lists]
@@ -107,7 +110,6 @@ class KernelProducts(Passes):
             with suppress(torch.OutOfMemoryError):
                 return run()
             self._row_block_bytes //= 8
-            self.notes.append("(in smaller row blocks: the device has little memory)")
         return self._or_refuse(run)
 
     def _or_refuse(self, run: Callable[[], T]) -> T:

@@ -26,10 +26,10 @@ class MatrixCost(Cost):
     The matrix is neither copied nor changed. Its reduced form M is the one of `ReducedMatrix`.
     """
 
-    def __init__(self, matrix: NDArray[Any], *, memory: int = 0, tile: tuple[int, int] = TILE) -> None:
+    def __init__(self, matrix: NDArray[Any], *, tile: tuple[int, int] = TILE) -> None:
         super().__init__((matrix.shape[0], matrix.shape[1]), tile)
         self._matrix, self._reduced = matrix, ReducedMatrix(matrix, tile)
-        self.passes = MatrixTiles(self._reduced, memory)
+        self.passes = MatrixTiles(self._reduced)
         self.scale, self.forbids = self._reduced.scale, self._reduced.forbids
         self.row_constant, self.column_constant = self._reduced.row_constant, self._reduced.column_constant
 
@@ -223,11 +223,11 @@ class MatrixCost(Cost):
     # Passes.
 
     @override
-    def _pads(self, rows: Indices) -> tuple[Floats, Floats]:
-        """Return a and b, which bound the error of float32 values in a sum with a price.
+    def _pads(self) -> tuple[Floats, Floats]:
+        """Return a and b, see `Cost._pads`.
 
         The part of a row covers the rounding of M to float32 and in the sum, and underflow, absolutely. The part of a
         column covers the rounding of M itself, in float64, by q.
         """
-        of_rows = 4 * UNIT_32 * self._reduced.largest[rows] * self.scale + 2.0**-125
+        of_rows = 4 * UNIT_32 * self._reduced.largest * self.scale + 2.0**-125
         return of_rows, 4 * UNIT_64 * np.abs(self.column_constant) * self.scale

@@ -1,70 +1,184 @@
-"""Products of all rows of one side with all rows of the other side, made by torch on the CPU or on a GPU."""
+"""Products of all rows of one side with all rows of the other side, in float32 or in int8."""
 
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 from typing_extensions import override
 
-from saematch.cost.passes import Tile, TilePasses
+from saematch.cost.passes import TILE, Passes, Tile, TilePasses
+from saematch.cost.quantised import int8_pads, quantised
 from saematch.cost.sides import Side, over_pairs
-from saematch.numeric.loops import centred_products
-from saematch.numeric.rounding import UNIT_32, Floats, Indices, gamma
+from saematch.numeric.loops import centred_products, scale_sums
+from saematch.numeric.rounding import UNIT_32, Floats, Indices, gamma, robust_scale
+from saematch.numeric.threads import ThreadPool
 
+MOST_INT32 = 133_120  # entries of int8 rows whose product an int32 sum holds: 127^2 times as much is below 2^31
 _FPMATH = ("ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE")  # how oneDNN may round float32, by its two names
 
 
-class TorchProducts(TilePasses):
-    """M_ij = -2 <x'_i, y'_j>, tile by tile: a product on `device`, searched on the CPU.
+class Products(Passes, ABC):
+    """M_ij = -2 <x'_i, y'_j> for the centred and scaled rows x' and y' of two sides.
 
-    `sides` are the source and the target; x' and y' are their centred and scaled rows.
+    Attributes:
+        pads: a `(F_A,)` and b `(F_B,)`: the value of a pair (i, j), in a sum with a price, is wrong by at most a_i +
+            b_j.
+        largest_residual: the largest part of a row that the operands of the products leave out, relative to the row.
     """
 
-    def __init__(self, sides: tuple[Side, Side], device: torch.device, memory: int, tile: tuple[int, int]) -> None:
-        super().__init__((len(sides[0].rows), len(sides[1].rows)), memory)
-        self.device = device
-        self._sides, self._tile = sides, tile
-        # The factor of M goes into one of the working copies: their product is M itself.
-        self._x, self._y = sides[0].working_copy(-2.0).to(device), sides[1].working_copy(1.0).to(device)
+    pads: tuple[Floats, Floats]
+    largest_residual: float
 
-    @staticmethod
-    def relative_error(width: int) -> float:
-        """Return a bound for the error of float32 products and of their sum with a price, relative to |x'_i| |y'_j|."""
-        return gamma(width + 8, UNIT_32)
-
+    @abstractmethod
     def exact(self, rows: Indices, columns: Indices) -> Floats:
         """Return <x_i - a, y_j - b> of the listed pairs in float64, with the centres a and b."""
+
+    @abstractmethod
+    def block(self, rows: Indices, columns: Indices) -> Floats:
+        """Return <x'_i, y'_j> of all pairs of the listed rows and columns in float64."""
+
+
+class TileProducts(Products, TilePasses):
+    """Products that torch makes tile by tile, and that are searched on the CPU."""
+
+    def __init__(self, sides: tuple[Side, Side], operands: tuple[Tensor, Tensor], tile: tuple[int, int]) -> None:
+        super().__init__((len(sides[0].rows), len(sides[1].rows)))
+        self._sides, self._operands, self._tile = sides, operands, tile
+        self.device = operands[0].device
+
+    @override
+    def exact(self, rows: Indices, columns: Indices) -> Floats:
         x, y = self._sides
         (products,) = over_pairs(centred_products, x.rows, y.rows, rows, columns, x.centre, y.centre)
         return products
 
+    @override
     def block(self, rows: Indices, columns: Indices) -> Floats:
-        """Return <x'_i, y'_j> of all pairs of the listed rows and columns in float64."""
         x, y = self._sides
         product = x.float64(rows).to(self.device) @ y.float64(columns).to(self.device).T
         return product.cpu().numpy()
 
     @override
-    def make_tiles(self, rows: Indices, keep: bool) -> Iterator[Tile]:
-        buffer = np.empty((0, 0), dtype=np.float32)
+    def make_tiles(self, rows: Indices, columns: Indices) -> Iterator[Tile]:
+        x, y = self._operands
+        if len(columns) < len(y):
+            y = y[torch.from_numpy(columns)]
+        # Memory that is new to a process is slow: one buffer serves all tiles.
+        height, width = min(self._tile[0], len(rows)), min(self._tile[1], len(columns))
+        buffer = np.empty(height * width, dtype=np.float32)
         for top in range(0, len(rows), self._tile[0]):
             places = slice(top, min(top + self._tile[0], len(rows)))
-            x = self._x[torch.from_numpy(rows[places])]
-            for left in range(0, self.shape[1], self._tile[1]):
-                columns = slice(left, min(left + self._tile[1], self.shape[1]))
-                size = (places.stop - top, columns.stop - left)
-                # Memory that is new to a process is slow: one buffer serves all tiles that are not kept.
-                if keep or buffer.shape != size:
-                    buffer = np.empty(size, dtype=np.float32)
-                float32_product(x, self._y[columns], torch.from_numpy(buffer))
-                yield Tile(places, columns, buffer)
+            left = x[torch.from_numpy(rows[places])]
+            for start in range(0, len(columns), self._tile[1]):
+                part = slice(start, min(start + self._tile[1], len(columns)))
+                size = (len(left), part.stop - start)
+                values = buffer[: size[0] * size[1]].reshape(size)
+                self._multiply(left, y[part], rows[places], columns[part], values)
+                yield Tile(places, part, values)
+
+    @abstractmethod
+    def _multiply(self, x: Tensor, y: Tensor, rows: Indices, columns: Indices, out: NDArray[np.float32]) -> None:
+        """Fill `out` with M of the listed rows and columns, whose operands are `x` and `y`."""
 
 
-def float32_product(x: torch.Tensor, y: torch.Tensor, out: torch.Tensor) -> None:
+class Float32Products(TileProducts):
+    """Products of rows that are rounded to float32, on a device."""
+
+    precision = "float32"
+
+    def __init__(self, sides: tuple[Side, Side], device: torch.device, tile: tuple[int, int] = TILE) -> None:
+        # The factor of M goes into one of the working copies: their product is M itself.
+        operands = sides[0].working_copy(-2.0).to(device), sides[1].working_copy(1.0).to(device)
+        super().__init__(sides, operands, tile)
+        self.pads = float32_pads(*sides)
+        self.largest_residual = UNIT_32
+
+    @override
+    def _multiply(self, x: Tensor, y: Tensor, rows: Indices, columns: Indices, out: NDArray[np.float32]) -> None:
+        float32_product(x, y, torch.from_numpy(out))
+
+
+class Int8Products(TileProducts):
+    """Products of rows that are rotated and rounded to whole numbers, on the CPU."""
+
+    precision = "int8"
+
+    def __init__(self, sides: tuple[Side, Side], tile: tuple[int, int] = TILE) -> None:
+        self._x, self._y = quantised(sides[0], -2.0), quantised(sides[1], 1.0)
+        super().__init__(sides, (torch.from_numpy(self._x.values), torch.from_numpy(self._y.values)), tile)
+        self.pads = int8_pads(self._x, self._y)
+        self.largest_residual = max(self._x.largest_residual, self._y.largest_residual)
+        self._sums = torch.empty(0, dtype=torch.int32)
+
+    @override
+    def _multiply(self, x: Tensor, y: Tensor, rows: Indices, columns: Indices, out: NDArray[np.float32]) -> None:
+        if len(self._sums) < out.size:
+            self._sums = torch.empty(out.size, dtype=torch.int32)
+        sums = integer_products(x, y, self._sums[: out.size].view(out.shape)).numpy()
+        row_scale, column_scale = self._x.scale[rows], self._y.scale[columns]
+        with ThreadPool(out.size) as pool:
+            pool.run(
+                partial(scale_sums, sums[part], row_scale[part], column_scale, out[part])
+                for part in pool.split(len(sums))
+            )
+
+
+def float32_pads(x: Side, y: Side) -> tuple[Floats, Floats]:
+    """Return a `(F_A,)` and b `(F_B,)`: a float32 value of M, in a sum with a price, is wrong by at most a_i + b_j.
+
+    1. The error is at most 2 r |x'_i| |y'_j|, where r is gamma(K + 8) in units of 2^-24. gamma(K) of it is the product,
+       in any order of summation; the rest covers the rounding of both rows and of the sum with a price.
+    2. For any t > 0, by the inequality of means,
+
+           2 r |x'_i| |y'_j|  <=  r (t |x'_i|^2 + |y'_j|^2 / t),
+
+       a part for the row and a part for the column. So a row of very large norm widens the bound of its own pairs only,
+       not of all others. Here t is the ratio of the typical norms.
+    3. Underflow, whether it is flushed to zero or not, is added absolutely, to the part of the row.
+    """
+    width = x.rows.shape[1]
+    r, t = gamma(width + 8, UNIT_32), robust_scale(y.norm) / robust_scale(x.norm)
+    underflow = (12 * width + 8) * 2.0**-125
+    return r * t * x.norm**2 + underflow, r / t * y.norm**2
+
+
+def integer_products(x: Tensor, y: Tensor, out: Tensor | None = None) -> Tensor:
+    """Return the products of all rows of two int8 matrices of one width, without any rounding.
+
+    They are int32, and fill `out` if it is given; or int64, if the rows are too long for int32.
+
+    >>> integer_products(torch.tensor([[127, -127]], dtype=torch.int8), torch.tensor([[2, 3]], dtype=torch.int8))
+    tensor([[-127]], dtype=torch.int32)
+    """
+    if x.shape[1] <= MOST_INT32:
+        return torch._int_mm(x, y.T) if out is None else torch._int_mm(x, y.T, out=out)
+    pieces = [slice(start, start + MOST_INT32) for start in range(0, x.shape[1], MOST_INT32)]
+    return torch.stack([torch._int_mm(x[:, piece], y[:, piece].T).long() for piece in pieces]).sum(dim=0)
+
+
+@cache
+def int8_obstacle() -> str | None:
+    """Return why whole numbers are not multiplied on this processor; None if they are, fast and exactly.
+
+    Processors without VNNI and AMX would add pairs of products in 16 bits, which is slow, and which may saturate.
+    """
+    fast = [getattr(torch.cpu, name, bool)() for name in ("_is_vnni_supported", "_is_amx_tile_supported")]
+    if not any(fast):
+        return "this processor has neither VNNI nor AMX"
+    extreme = torch.full((32, 4 * 64), 127, dtype=torch.int8)
+    sums = integer_products(extreme, -extreme)
+    return None if bool((sums == -(127**2) * extreme.shape[1]).all()) else "torch._int_mm is not exact here"
+
+
+def float32_product(x: Tensor, y: Tensor, out: Tensor) -> None:
     """Compute out = x @ y.T in IEEE float32, whatever precision the host program asked torch for.
 
     Where torch would compute in less than float32, the product is made in float64.

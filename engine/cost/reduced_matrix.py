@@ -159,22 +159,18 @@ class ReducedMatrix:
 
 
 class MatrixTiles(TilePasses):
-    """The float32 values of M of a given matrix, in tiles of whole rows."""
+    """The values of M of a given matrix in float32, which is read where it lies, in tiles of listed columns."""
 
-    def __init__(self, reduced: ReducedMatrix, memory: int) -> None:
-        super().__init__(reduced.shape, memory)
+    def __init__(self, reduced: ReducedMatrix) -> None:
+        super().__init__(reduced.shape)
         self._reduced = reduced
 
-    @property
     @override
-    def form(self) -> str:
-        return "given"
-
-    @override
-    def make_tiles(self, rows: Indices, keep: bool) -> Iterator[Tile]:
+    def make_tiles(self, rows: Indices, columns: Indices) -> Iterator[Tile]:
+        every = len(columns) == self.shape[1]
         for places, some in self._reduced.blocks(rows):
-            values = self._reduced.below_ceiling(self._reduced.whole_rows(some)).astype(np.float32)
-            yield Tile(places, slice(0, self.shape[1]), values)
+            values = self._reduced.whole_rows(some) if every else self._reduced.block(some, columns)
+            yield Tile(places, slice(0, len(columns)), self._reduced.below_ceiling(values).astype(np.float32))
 
 
 def finite_or_zero(values: Floats) -> Floats:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import torch
 
+from saematch.cost.products import int8_obstacle
 from saematch.errors import MatchError
 from saematch.numeric.threads import threads
 from saematch.options import BackendName, PrecisionName, names
@@ -107,9 +108,9 @@ def _why_not_triton(device: torch.device) -> str | None:
 
 def _why_not_int8(library: str, device: torch.device) -> str | None:
     """Return why a library does not multiply int8 rows exactly and fast on a device; None if it does."""
-    if library == "torch" and device.type == "cuda":
-        return "int8 products on a GPU need Triton's kernels"
-    return "this version has no int8 products yet"
+    if library == "triton":
+        return None
+    return "int8 products on a GPU need Triton's kernels" if device.type == "cuda" else int8_obstacle()
 
 
 def versions() -> dict[str, str | None]:

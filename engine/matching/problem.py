@@ -113,8 +113,7 @@ class RowProblem(Problem):
 
     @override
     def cost(self, backend: Backend) -> Cost:
-        precision = "ieee" if backend.name == "triton" else None
-        return DistanceCost(self.x, self.y, backend.device, precision=precision)
+        return DistanceCost(self.x, self.y, backend.device, precision=backend.precision, backend=backend.name)
 
     @override
     def pair_cost(self, permutation: Indices) -> Floats:

@@ -155,8 +155,10 @@ def _stats(cost: Cost, solution: Solution, seconds: float) -> dict[str, Any]:
     return {
         "backend": cost.backend,
         "device": str(cost.device),
-        "costs": cost.form,
         "precision": precision,
+        "largest_residual": cost.largest_residual,
+        "exact_pairs": cost.exact_pairs,
+        "products": cost.looked_at / max(1, math.prod(cost.shape)),
         "rounds": solution.rounds,
         "edges": solution.edges,
         "seconds": seconds,

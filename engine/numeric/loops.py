@@ -141,6 +141,14 @@ def centre_rows(rows: Any, centre: Any, scale: Any, out: Any) -> None:
 
 
 @compiled
+def scale_sums(sums: Any, row_scale: Any, column_scale: Any, out: Any) -> None:
+    """Fill out_ij = (sums_ij * column_scale_j) * row_scale_i in float32; each of the three operations rounds once."""
+    for i in range(sums.shape[0]):
+        for j in range(sums.shape[1]):
+            out[i, j] = (np.float32(sums[i, j]) * column_scale[j]) * row_scale[i]
+
+
+@compiled
 def _keep(values: Any, partners: Any, value: Any, partner: Any) -> None:
     """Insert a value into a short ascending list, and drop the last entry of the list."""
     place = len(values) - 1

@@ -85,3 +85,8 @@ def first_alike(rows: Rows, marks: Floats) -> Indices:
     for i in np.nonzero(count[group] > 1)[0]:
         first[i] = seen.setdefault(rows[i].tobytes(), int(i))
     return first
+
+
+def robust_scale(norms: Floats) -> float:
+    """Return the median of the norms that are not 0; 1.0 if there is none."""
+    return float(np.median(norms[norms > 0])) if (norms > 0).any() else 1.0

@@ -44,12 +44,12 @@ def check(given: Given, number: int, same_verdict: bool = True) -> Findings:
         number: its number, which decides how it is solved.
         same_verdict: whether equivalent problems must be certified alike.
     """
-    names = "DENSE", "LISTED_STORED", "LISTED_MATRIX_FREE"
+    names = "DENSE", "LISTED", "LISTED_OF_RISEN"
     before = {name: getattr(column_generation, name) for name in names}
     if number % 2 == 0:
         column_generation.DENSE = 0
     if number % 4 == 0:
-        column_generation.LISTED_STORED = column_generation.LISTED_MATRIX_FREE = 1
+        column_generation.LISTED = column_generation.LISTED_OF_RISEN = 1
     try:
         return _checked(given, np.random.default_rng(number), same_verdict)
     finally:

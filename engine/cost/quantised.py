@@ -1,0 +1,165 @@
+"""Rows as whole numbers between -127 and 127, and what their products can be away from the truth.
+
+A product of such rows is a sum of whole numbers, which no hardware rounds. The whole error of the product is therefore
+that of the rows, which is known row by row. It is small for rows whose entries are of similar size. An orthogonal
+transform, which changes no product, makes them so: signs, a permutation and Hadamard matrices of 64 entries, twice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from saematch.cost.sides import Side
+from saematch.numeric.compiled import compiled_sums
+from saematch.numeric.rounding import UNIT_32, Floats, robust_scale
+from saematch.numeric.threads import ThreadPool
+
+BLOCK = 64  # entries that one Hadamard matrix mixes: the width of quantised rows is a multiple of it
+_TURNS = 2
+_SEED = 0
+_LEAST_SCALE = np.float32(2.0**-120)  # the product of a scale and a whole number does not underflow
+_TRANSFORM_ERROR = 1e-14  # relative to the norm of a row, see `quantised`
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """Rows z_i of an orthogonal transform of x'_i, as z_i = scale_i values_i + a residual.
+
+    Attributes:
+        values: int8, `(F, 64 n)`.
+        scale: float32, `(F,)`.
+        residual: upper bounds for the norm of the residual, `(F,)`.
+        norm: upper bounds for |x'_i|, `(F,)`.
+    """
+
+    values: NDArray[np.int8]
+    scale: NDArray[np.float32]
+    residual: Floats
+    norm: Floats
+
+    @cached_property
+    def size(self) -> Floats:
+        """Upper bounds for the norm of scale_i values_i, `(F,)`."""
+        return self.norm + self.residual
+
+    @property
+    def largest_residual(self) -> float:
+        """The largest norm of a residual, relative to the norm of its row; 0.0 if all rows are 0."""
+        nonzero = self.norm > 0
+        return float((self.residual[nonzero] / self.norm[nonzero]).max(initial=0.0))
+
+
+def quantised(side: Side, factor: float) -> Quantised:
+    """Quantise the centred and scaled rows of a side times `factor`, a power of two.
+
+    The residual is measured, as the norm of the difference between the transformed row, in float64, and the whole
+    numbers times the scale. Two bounds are added for rounding:
+
+    1. The transformed row differs from the true one by at most 1e-14 of its norm. The centring rounds each entry once,
+       and so does each of the twelve steps of two Hadamard transforms. Everything else is exact: scaling by a power of
+       two, signs, a permutation. These are 13 roundings of 2^-53, each relative to the entries of a vector of the same
+       norm as the row, but for powers of two.
+    2. The sum of squares is rounded by less than 1e-9 of itself, in any order of summation.
+    """
+    features, width = side.rows.shape
+    padded = -(-width // BLOCK) * BLOCK
+    order, signs = _transform(padded)
+    values, scale = np.empty((features, padded), dtype=np.int8), np.empty(features, dtype=np.float32)
+    residual = np.empty(features)
+
+    def fill(part: slice) -> None:
+        of_part = values[part], scale[part], residual[part]
+        _quantise_rows(side.rows[part], side.centre, side.scale * factor, order, signs, *of_part)
+
+    with ThreadPool(side.rows.size) as pool:
+        pool.run(partial(fill, part) for part in pool.split(features))
+    norm = side.norm * abs(factor)
+    lost = np.sqrt(padded) * 2.0**-536  # by squares that underflow
+    return Quantised(values, scale, residual * (1 + 1e-9) + _TRANSFORM_ERROR * norm + lost, norm)
+
+
+def _transform(width: int) -> tuple[NDArray[np.int32], Floats]:
+    """Return the permutations and the signs of the transform, `(2, width)`, the same for every row of this width."""
+    random = np.random.default_rng(_SEED)
+    order = np.stack([random.permutation(width).astype(np.int32) for _ in range(_TURNS)])
+    return order, random.choice([-1.0, 1.0], size=(_TURNS, width))
+
+
+def int8_pads(x: Quantised, y: Quantised) -> tuple[Floats, Floats]:
+    """Return a `(F_A,)` and b `(F_B,)`: in a sum with a price, the value of a pair is wrong by a_i + b_j at most.
+
+    Let z_i and z_j be the transformed rows, whose product M_ij is that of the rows themselves; s_i and t_j the scales,
+    q_i and p_j the whole numbers, d_i = |z_i - s_i q_i| and d_j = |z_j - t_j p_j| the residuals. The value of the pair
+    is s_i t_j <q_i, p_j>, in which the sum <q_i, p_j> is exact.
+
+    **Theorem.** |M_ij - s_i t_j <q_i, p_j>| <= d_i |z_j| + |s_i q_i| d_j.
+
+    *Proof.* The difference is <z_i, z_j> - <s_i q_i, t_j p_j> = <z_i - s_i q_i, z_j> + <s_i q_i, z_j - t_j p_j>. By the
+    inequality of Cauchy and Schwarz, the first product is at most d_i |z_j|, and the second at most |s_i q_i| d_j.
+
+    Three roundings follow, each relative to at most |s_i q_i| |t_j p_j| by the same inequality: of the sum to float32,
+    and of its products with t_j and with s_i. The sum with a price rounds once more. Eight units of 2^-24 are counted,
+    which leaves room for the higher orders. What underflows is less than 2^-125.
+
+    Each of these products of a row's number and a column's number is split by the inequality of means: for any r > 0,
+
+        d_i |z_j|  <=  (d_i^2 / r + r |z_j|^2) / 2,
+
+    where r is the typical ratio of both. So a row with a large residual widens the bound of its own pairs only.
+
+    The theorem asks of the hardware only that it adds and multiplies whole numbers.
+    """
+    row_pad, column_pad = np.full(len(x.norm), 2.0**-124), np.zeros(len(y.norm))
+    for row, column in ((x.residual, y.norm), (x.size, y.residual), (8 * UNIT_32 * x.size, y.size)):
+        ratio = robust_scale(row) / robust_scale(column)
+        row_pad += row**2 / (2 * ratio)
+        column_pad += column**2 * (ratio / 2)
+    # One spare unit for the share of the column's part in the rounding of the sum with a price.
+    return row_pad * (1 + 2.0**-20), column_pad * (1 + 2.0**-20)
+
+
+@compiled_sums
+def _quantise_rows(
+    rows: Any, centre: Any, factor: Any, order: Any, signs: Any, values: Any, scale: Any, residual: Any
+) -> None:
+    """Fill `values`, `scale` and `residual` of each row, see `Quantised`; the residual without bounds of rounding."""
+    width, padded = rows.shape[1], values.shape[1]
+    z, w, largest_of = np.zeros(padded), np.empty(padded), np.empty(BLOCK)
+    for i in range(len(rows)):
+        # The centred row. Two Hadamard matrices divided by 8 are orthogonal: 1 / 64 is exact.
+        for k in range(width):
+            z[k] = (rows[i, k] - centre[k]) * (factor / BLOCK)
+        z[width:] = 0.0
+        for turn in range(len(order)):
+            for k in range(padded):
+                w[k] = z[order[turn, k]] * signs[turn, k]
+            # Two steps of the Hadamard matrices at a time. The same entry of all blocks lies side by side, so that the
+            # innermost loop is long, and vectorises.
+            step = padded // BLOCK
+            while step < padded:
+                for start in range(0, padded, 4 * step):
+                    quarters = w[start : start + 4 * step].reshape(4, step)
+                    a, b, c, d = quarters[0], quarters[1], quarters[2], quarters[3]
+                    for k in range(step):
+                        plus, minus, plus_2, minus_2 = a[k] + b[k], a[k] - b[k], c[k] + d[k], c[k] - d[k]
+                        a[k], b[k], c[k], d[k] = plus + plus_2, minus + minus_2, plus - plus_2, minus - minus_2
+                step *= 4
+            z, w = w, z
+        # The whole numbers, and what they leave.
+        largest_of[:] = 0.0
+        for start in range(0, padded, BLOCK):
+            for n in range(BLOCK):
+                size = abs(z[start + n])
+                largest_of[n] = size if size > largest_of[n] else largest_of[n]
+        scale[i] = max(np.float32(largest_of.max() / 127), _LEAST_SCALE)
+        unit, square = np.float64(scale[i]), 0.0
+        for k in range(padded):
+            whole = min(max(np.rint(z[k] / unit), -127.0), 127.0)
+            values[i, k] = np.int8(whole)
+            square += (z[k] - unit * whole) ** 2
+        residual[i] = np.sqrt(square)

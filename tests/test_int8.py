@@ -1,0 +1,221 @@
+"""The int8 filter: its theorem in exact arithmetic, and answers that do not depend on it."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+
+import saematch as sm
+from contracts import assert_proved_optimal
+from problems import nasty, noisy_copy
+from saematch.assignment import column_generation
+from saematch.cost import DistanceCost
+from saematch.cost.products import MOST_INT32, Int8Products, int8_obstacle, integer_products
+from saematch.cost.quantised import BLOCK, _transform, quantised
+from saematch.cost.sides import make_sides
+
+CPU = torch.device("cpu")
+R = np.random.default_rng
+needs_int8 = pytest.mark.skipif(int8_obstacle() is not None, reason=f"no int8 products: {int8_obstacle()}")
+
+
+def resisting(width):
+    """Return the row that the transform turns into a single entry: the residual of a sum with it is largest."""
+    order, signs = _transform(-(-width // BLOCK) * BLOCK)
+    row = np.zeros(order.shape[1])
+    row[5] = 1.0
+    for turn in (1, 0):
+        mixed = row.reshape(BLOCK, -1)
+        for half in (1, 2, 4, 8, 16, 32):  # a Hadamard matrix is its own inverse, but for a factor
+            pairs = mixed.reshape(-1, 2, half, mixed.shape[1])
+            mixed = np.stack([pairs[:, 0] + pairs[:, 1], pairs[:, 0] - pairs[:, 1]], axis=1).reshape(BLOCK, -1)
+        row = np.zeros_like(row)
+        row[order[turn]] = mixed.ravel() * signs[turn]
+    return row[:width] / BLOCK
+
+
+def adversarial(width=70):
+    """Return name -> rows that are hard to quantise, for a width that is a multiple of no power of two."""
+    x = R(0).standard_normal((24, width))
+    spikes, spikes[:, ::3] = x * 1e-9, R(1).standard_normal((24, len(range(0, width, 3))))
+    one_spike = np.eye(24, width) + 1e-7 * x
+    giant = x.copy()
+    giant[3] *= 1e6
+    against = 1e-3 * x + np.outer(R(2).choice([-1.0, 1.0], 24), resisting(width))
+    return {
+        "ordinary": x,
+        "one spike a row": one_spike,
+        "spikes": spikes,
+        "one giant row": giant,
+        "all equal": np.ones((24, width)),
+        "alternating": np.where(np.arange(width) % 2 == 0, 1.0, -1.0) * (1 + x),
+        "against the transform": against,
+        "denormal": x * 1e-310,
+        "largest": np.sign(x) * 1e150,
+        "zero": np.zeros((24, width)),
+        "mixed sizes": x * 10.0 ** R(3).integers(-12, 12, (24, 1)),
+    }
+
+
+def exact_products(cost):
+    """Return M of all pairs as fractions: -2 scale <x_i - a, y_j - b>."""
+    x, y = cost._x, cost._y
+    left, right = (
+        [[Fraction(v) - Fraction(c) for v, c in zip(row, s.centre, strict=True)] for row in s.rows.tolist()]
+        for s in (x, y)
+    )
+    factor = -2 * Fraction(cost.scale)
+    return [[factor * sum(a * b for a, b in zip(one, two, strict=True)) for two in right] for one in left]
+
+
+@needs_int8
+@pytest.mark.parametrize("name", adversarial())
+def test_no_value_is_further_from_the_truth_than_the_theorem_says(name):
+    """The values of all pairs are within a_i + b_j of the exact product, in exact arithmetic."""
+    x, y = adversarial()[name], adversarial()["ordinary"][::-1].copy()
+    for source, target in ((x, y), (y, x), (x, -x)):
+        cost = DistanceCost(source, target, CPU, precision="int8", tile=(7, 11))
+        a, b = cost._pads()
+        every = np.arange(24)
+        truth = exact_products(cost)
+        for tile in cost.passes.make_tiles(every, every):
+            for i, row in zip(every[tile.rows], tile.values, strict=True):
+                for j, value in zip(every[tile.columns], row, strict=True):
+                    assert abs(Fraction(float(value)) - truth[i][j]) <= Fraction(a[i]) + Fraction(b[j])
+
+
+@needs_int8
+@pytest.mark.parametrize("name", adversarial())
+def test_no_pair_below_its_bound_is_missed(name):
+    x, y = adversarial()[name], adversarial()["against the transform"][::-1].copy()
+    cost = DistanceCost(x, y, CPU, precision="int8", tile=(16, 8))
+    truth = exact_products(cost)
+    prices = np.array([float(min(row[j] for row in truth)) for j in range(24)]) * R(4).uniform(0, 2, 24)
+    scan = cost.scan(np.arange(24), prices, np.zeros(24), np.zeros(24), 3, np.inf)
+    for i, listed in enumerate(scan.row_partners):
+        left_out = set(range(24)) - set(listed.tolist())
+        assert min(truth[i][j] - Fraction(prices[j]) for j in left_out) >= Fraction(scan.floors[i, -1])
+    for j, listed in enumerate(scan.column_partners):
+        left_out = set(range(24)) - set(listed.tolist())
+        assert min(truth[i][j] - Fraction(prices[j]) for i in left_out) >= Fraction(scan.column_floors[j, -1])
+
+
+@needs_int8
+def test_a_transform_flattens_rows_and_changes_no_norm():
+    x = np.zeros((3, 1153))
+    x[0, 7], x[1, :40], x[2] = 1.0, 1.0, R(0).standard_normal(1153)
+    side, _ = make_sides(x, x)
+    rows = quantised(side, -2.0)
+    norm = np.linalg.norm(rows.values * rows.scale[:, None].astype(float), axis=1)
+    true = 2 * side.scale * np.linalg.norm(x - side.centre, axis=1)
+    assert rows.values.shape == (3, 1216)
+    assert (np.abs(norm - true) <= rows.residual).all()
+    assert rows.largest_residual < 0.015
+
+
+def test_a_row_against_the_transform_has_a_large_residual():
+    """The row that the tests above rely on is as bad as they say."""
+    x = np.zeros((40, 1152))
+    x[0] = resisting(1152)
+    rows = quantised(make_sides(x, x)[0], 1.0)
+    largest = np.abs(rows.values[0]) * rows.scale[0]
+    assert largest.max() > 0.9 * np.linalg.norm(largest)
+    x[0] += 1e-3 * R(0).standard_normal(1152)
+    assert quantised(make_sides(x, x)[0], 1.0).largest_residual > 0.03
+
+
+@needs_int8
+def test_integer_products_are_exact_at_the_extremes():
+    for width in (64, 4672, MOST_INT32, MOST_INT32 + 64, 2 * MOST_INT32 + 64):
+        x = torch.full((3, width), 127, dtype=torch.int8)
+        y = torch.stack([x[0], -x[0], torch.from_numpy(R(0).integers(-127, 128, width).astype(np.int8))])
+        truth = x.numpy().astype(np.int64) @ y.numpy().astype(np.int64).T
+        assert (integer_products(x, y).numpy() == truth).all()
+        assert truth[0, 0] == 127**2 * width
+
+
+@needs_int8
+def test_values_are_rounded_from_exact_sums_in_a_fixed_order():
+    """Each value is fl(fl(fl(sum) t_j) s_i), so that every device can make the same bits."""
+    x, y = R(0).standard_normal((2, 40, 100))
+    sides = make_sides(x, y)
+    products, (left, right) = Int8Products(sides, (16, 8)), (quantised(sides[0], -2.0), quantised(sides[1], 1.0))
+    sums = (left.values.astype(np.int64) @ right.values.astype(np.int64).T).astype(np.float32)
+    some = np.array([0, 3, 17, 39])
+    for tile in products.make_tiles(np.arange(40), some):
+        wanted = (sums[tile.rows, some[tile.columns]] * right.scale[some[tile.columns]]) * left.scale[tile.rows, None]
+        np.testing.assert_array_equal(tile.values, wanted)
+
+
+@needs_int8
+@pytest.mark.parametrize("name", adversarial())
+def test_the_kernel_lists_the_pairs_that_the_processor_lists(name, monkeypatch):
+    """Both compare the same bits, so that lists and floors are the same, for all pairs and for some."""
+    monkeypatch.setattr("saematch.cost.gpu.ROW_BLOCK_BYTES", 4 * 24 * 7)
+    x, y = adversarial()[name], adversarial()["against the transform"][::-1].copy()
+    for rows, columns in ((np.arange(24), np.arange(24)), (np.array([2, 3, 11, 23]), np.arange(1, 24, 2))):
+        scans = []
+        for backend in ("torch", "triton"):
+            cost = DistanceCost(x, y, CPU, precision="int8", backend=backend, tile=(16, 8))
+            prices, potentials = cost.by_cost()
+            scans.append(cost.scan(rows, prices, np.zeros(24), potentials, 3, np.inf, columns))
+        for field in ("row_partners", "column_partners", "floors", "column_floors"):
+            np.testing.assert_array_equal(*(getattr(scan, field) for scan in scans), err_msg=field)
+
+
+@needs_int8
+@pytest.mark.through_passes
+@pytest.mark.parametrize("name", nasty())
+def test_answers_do_not_depend_on_the_filter(name):
+    x, y = nasty()[name]
+    by_int8, by_float32 = (sm.assign(x, y, precision=precision) for precision in ("int8", "float32"))
+    assert_proved_optimal(by_int8, x, y)
+    assert by_int8.cost == pytest.approx(by_float32.cost, rel=1e-12)
+    assert by_int8.certified == by_float32.certified
+
+
+@needs_int8
+@pytest.mark.through_passes
+def test_rows_that_resist_the_transform_are_matched_all_the_same():
+    x, y, _ = noisy_copy(300, 1152, 0.4)
+    x[::7] += 60 * resisting(1152)
+    y[::5] -= 60 * resisting(1152)
+    found = sm.assign(x, y, precision="int8")
+    assert found.stats["largest_residual"] > 0.05
+    assert_proved_optimal(found, x, y)
+
+
+@needs_int8
+def test_stats_say_what_the_proof_rests_on():
+    x, y, _ = noisy_copy(600, 96, 0.5)
+    stats = sm.assign(x, y).stats
+    assert stats["precision"] == "int8"
+    assert 0.003 < stats["largest_residual"] < 0.02
+    assert len(x) * column_generation.LISTED <= stats["exact_pairs"] < 600**2 / 2
+    assert 1 < stats["products"] < 4
+    assert sm.assign(x, y, precision="float32").stats["largest_residual"] == 2.0**-24
+    assert sm.assign(x[:20], y[:20]).stats["precision"] == "float64"
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_pairs_that_a_later_pass_leaves_out_are_above_their_bound(seed):
+    """After any change of the prices, all pairs that are not to be looked at are at or above the new floors."""
+    r = R(seed)
+    x, y = r.standard_normal((2, 50, 6))
+    cost = DistanceCost(x, y, CPU)
+    unmatched = cost.unmatched(np.inf, np.inf)
+    values = cost.block(np.arange(50), np.arange(50))
+    prices = r.standard_normal(50)
+    others = column_generation._Others((values - prices).min(axis=1), prices)
+    for _ in range(4):
+        moved = others.prices + r.standard_normal(50) * 10.0 ** r.integers(-3, 1) * (r.random(50) < r.random())
+        wanted = np.quantile(values - moved, 0.02, axis=1)
+        looks = others.follow(unmatched, moved, wanted)
+        left_out = values - moved
+        for rows, columns in looks:
+            left_out[np.ix_(rows, columns)] = np.inf
+        assert (left_out.min(axis=1) >= others.floors - 1e-12).all()
+        settled = np.setdiff1d(np.arange(50), np.concatenate([rows for rows, _ in looks]))
+        assert (others.floors[settled] >= wanted[settled]).all()
+        others.floors = (values - moved).min(axis=1)
