@@ -114,7 +114,7 @@ def test_a_device_without_room_for_a_block_of_products_is_given_smaller_ones(mon
     assert attempts[0] == 2**30
     assert set(attempts[1:]) == {2**27}
     np.testing.assert_array_equal(found.perm, planted)
-    for operation in ("candidates", "exact_products"):
+    for operation in ("candidates", "exact_products", "Int8Products"):
         with monkeypatch.context() as patched:
             patched.setattr(kernels, operation, full)
             with pytest.raises(sm.MatchError, match="not enough memory on cpu: rows take"):

@@ -20,6 +20,7 @@ from triton.compiler import make_backend
 from triton.runtime.jit import JITFunction, create_function_from_signature
 
 from saematch import MatchError, kernels
+from saematch.cost import DistanceCost
 from saematch.kernels import Float32Products, Int8Products, TileShape
 from saematch.kernels import arguments as arguments_module
 from saematch.kernels.arguments import output
@@ -40,13 +41,14 @@ THOUSANDS = {"capacity": 4_000, "most": 2**28, "tile": SMALL}
 # (F_A, F_B, K): one, a whole tile, one past it, odd, and K on either side of a multiple of 16
 SHAPES = [(1, 1, 1), (16, 32, 16), (17, 33, 17), (32, 64, 15), (35, 97, 70)]
 EMPTY = [(0, 5, 3), (5, 0, 3), (0, 0, 0), (4, 6, 0)]
-# The last K is the longest whose sums int32 holds.
+# 133,120 is the largest K whose sums int32 holds.
 INT8_SHAPES = [
     (1, 1, 64),
     (17, 33, 192),
     (70, 140, 64),
     (5, 6, 4_672),
     (2, 3, 133_120),
+    (2, 3, 133_184),
     (0, 3, 64),
     (3, 0, 64),
     (3, 4, 0),
@@ -477,7 +479,6 @@ BAD = {
     "row_constant is a view that torch negates": lambda: kernels.pairwise_cost(X, Y, row_constant=NEGATED[0]),
     "left is torch.float32": lambda: kernels.int8_products(X, BYTES, ROW, ROW),
     "left has K = 63; expected a multiple of 64": lambda: Int8Products(BYTES[:, 1:], BYTES[:, 1:], ROW, ROW).block(),
-    "left has K = 133,184": lambda: kernels.int8_products(*2 * [BYTES.repeat(1, 2_081)], ROW, ROW),
     "right_scale is a torch.float32 tensor": lambda: kernels.int8_products(BYTES, BYTES, ROW, COLUMN),
     "rows reach from 5 to 5": lambda: kernels.int8_products(BYTES, BYTES, ROW, ROW, FIFTH),
     "x is a list": lambda: kernels.exact_products([[1.0]], Y, FIRST, FIRST, CENTRE, CENTRE),
@@ -535,20 +536,22 @@ def launched(monkeypatch):
     return launches
 
 
-def test_a_run_compiles_each_kernel_once(launched):
+@pytest.mark.parametrize("precision", ["int8", "float32"])
+def test_a_run_compiles_each_kernel_once(launched, precision, monkeypatch):
     """Rounds look at rows and columns of any number, whose blocks end anywhere, and compute any number of pairs."""
-    x, y, u, v = problem(130, 91, 33)
-    wide, centre = (x.double(), y.double()), torch.zeros(33).double()
-    for products in (Float32Products(x, y), Int8Products(*int8_problem(130, 91, 64))):
-        for rows, columns in ((130, 91), (128, 91), (67, 64), (1, 1)):
-            kernels.candidates(products, u, v, 3, block_bytes=4 * 48 * 96)
-            some = torch.arange(rows), torch.arange(columns)
-            kernels.candidates(products, u[:rows], v[:columns], 5, None, *some)
-            kernels.exact_products(*wide, *2 * [torch.arange(columns)], centre, centre)
+    monkeypatch.setattr("saematch.cost.gpu.ROW_BLOCK_BYTES", 4 * 48 * 96)
+    x, y = np.random.default_rng(0).standard_normal((2, 130, 33))
+    cost = DistanceCost(x, y[:91], torch.device("cpu"), precision=precision, backend="triton")
+    prices, potentials = cost.by_cost()
+    for rows, columns in ((130, 91), (130, 64), (67, 91), (128, 80), (1, 1)):
+        some = np.arange(130 - rows, 130), np.arange(columns)
+        cost.scan(some[0], prices, np.zeros(91), potentials, 3, np.inf, some[1])
+        cost.exact(some[1], some[1])
     specialisations = {}
     for operation, specialisation, options, _ in launched:
         specialisations.setdefault(operation, set()).add((specialisation, options))
-    assert specialisations.keys() == aot.KERNELS.keys()
+    products = {"int8": "int8_products", "float32": "pairwise_cost"}[precision]
+    assert specialisations.keys() == {products, "tile_minima", "pairs_below", "exact_products"}
     for operation, found in specialisations.items():
         assert len(found) == 1, (operation, found)
         # What is specialised is aligned, as the report assumes: loads and stores take 16 bytes.

@@ -118,7 +118,7 @@ class KernelProducts(Products):
             return run()
         except torch.OutOfMemoryError as error:
             width, itemsize = self._sides[0].rows.shape[1], self._sides[0].rows.itemsize
-            row_bytes = sum(self.shape) * width * (itemsize + 4)
+            row_bytes = sum(self.shape) * width * (itemsize + (1 if self.precision == "int8" else 4))
             raise MatchError(
                 f"not enough memory on {self.device}: rows take {row_bytes / 1e9:.1f} GB, passes about "
                 f'{4 * self._row_block_bytes / 1e9:.1f} GB more; give device="cpu", or a larger GPU'

@@ -11,7 +11,6 @@ from saematch.kernels.int8_products.kernel import int8_products_kernel
 from saematch.kernels.tiles import TileShape, default_tile
 
 WIDTH = 64  # columns of int8 rows come in multiples of this
-LARGEST_SUM = 127**2  # of one column
 
 
 def int8_products(
@@ -26,11 +25,12 @@ def int8_products(
 ) -> Tensor:
     """Return fl(fl(fl(a_ij) t_j) s_i) in float32, `(R, C)`, where a_ij is the sum over k of left_ik right_jk.
 
-    The sum a_ij is exact in int32. It is rounded to float32 once, and so is each of the products with the scales s and
-    t, in this order: every device computes the same bits.
+    The sum a_ij is exact: in int32 for K up to 133,120, and for longer rows in float64, which is slow. It is rounded to
+    float32 once, and so is each of the products with the scales s and t, in this order: every device computes the same
+    bits.
 
     Args:
-        left: int8 rows `(F_A, K)`, K a multiple of 64 up to 133,120, of numbers from -127 to 127, which is not checked.
+        left: int8 rows `(F_A, K)`, K a multiple of 64, of numbers from -127 to 127, which is not checked.
         right: int8 rows `(F_B, K)` of the same kind.
         left_scale: s, float32 `(F_A,)`.
         right_scale: t, float32 `(F_B,)`.
@@ -40,8 +40,7 @@ def int8_products(
         tile: the tile shape; the default of the device unless given.
 
     Raises:
-        MatchError: for arguments of another shape, type or device, for indices out of range, and for a K whose sums
-            are not exact in int32.
+        MatchError: for arguments of another shape, type or device, or for indices out of range.
 
     Examples:
         >>> import torch
@@ -53,10 +52,8 @@ def int8_products(
     # The arguments must fit each other, since a kernel reads whatever lies in memory.
     check_operands(torch.int8, left=left, right=right)
     K, device = left.shape[1], left.device
-    if K % WIDTH or K * LARGEST_SUM >= 2**31:
-        raise MatchError(
-            f"left has K = {K:,}; expected a multiple of {WIDTH}, and sums that int32 holds: up to 133,120"
-        )
+    if K % WIDTH:
+        raise MatchError(f"left has K = {K:,}; expected a multiple of {WIDTH}")
     check_vector(left_scale, "left_scale", len(left), device, torch.float32)
     check_vector(right_scale, "right_scale", len(right), device, torch.float32)
     check_indices(rows, "rows", len(left), device)
@@ -67,6 +64,9 @@ def int8_products(
     out, padded = output(out, size, device)
     if 0 in size:
         return out
+    if K * 127**2 >= 2**31:
+        sums = (left.double() @ right.double().T).float()
+        return torch.mul(sums.mul_(right_scale), left_scale[:, None], out=out)
     # One program per tile.
     chosen = tile or default_tile(device, "int8")
     launch(
