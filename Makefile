@@ -32,7 +32,6 @@ docs: $(VENV)/.installed-test  ## the site, in build/site
 	$(BIN)/mkdocs build
 
 bench: $(VENV)/.installed-bench  ## measure, append to bench/results, print the table
-	$(BIN)/python bench/certify_memory.py
 	$(BIN)/python -m pytest bench/assignment.py --benchmark-only -q
 	$(BIN)/python -m pytest bench/nasty.py --benchmark-only -q
 	$(BIN)/python bench/table.py

@@ -72,5 +72,7 @@ def timed(benchmark: Any, name: str, what: str, x: Any, y: Any, run: Callable[[]
         answer = benchmark.pedantic(run, rounds=runs)
     peak += x.nbytes + y.nbytes
     sizes = {"F_A": len(x), "F_B": len(y), "K": x.shape[1]}
-    append(f"{name}: {what}", sizes, list(benchmark.stats.stats.data), peak_bytes=peak)
+    stats = getattr(answer, "stats", {})
+    more = {key: stats[key] for key in ("rounds", "products", "exact_pairs", "largest_residual") if key in stats}
+    append(f"{name}: {what}", sizes, list(benchmark.stats.stats.data), peak_bytes=peak, **more)
     return answer
