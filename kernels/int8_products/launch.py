@@ -64,6 +64,7 @@ def int8_products(
     out, padded = output(out, size, device)
     if 0 in size:
         return out
+    # Sums that int32 may not hold are exact in float64: they are whole numbers below 2^53.
     if K * 127**2 >= 2**31:
         sums = (left.double() @ right.double().T).float()
         return torch.mul(sums.mul_(right_scale), left_scale[:, None], out=out)
