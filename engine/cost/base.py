@@ -5,9 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from saematch.cost.passes import Passes, T
 from saematch.cost.scan import Scan
@@ -253,14 +255,8 @@ class Cost(ABC):
         floors = by_row.values.astype(np.float64) - row_pad[:, None]
         reached = np.minimum(by_column.values, limit[:, None])
         column_floors = reached - (prices + column_pad + price_error)[:, None]
-        return Scan(
-            rows,
-            columns,
-            take_or(columns, by_row.partners, -1),
-            take_or(rows, by_column.partners, -1),
-            floors,
-            column_floors,
-        )
+        row_partners, column_partners = _indices(by_row.partners, columns), _indices(by_column.partners, rows)
+        return Scan(rows, columns, row_partners, column_partners, floors, column_floors)
 
     def row_minima(self, rows: Indices, prices: Floats, price_error: Floats) -> tuple[Indices, Floats]:
         """Return the column of min_j M_ij - v_j for each listed row, and a lower bound for the minimum, in float64.
@@ -288,3 +284,10 @@ class Cost(ABC):
             least = np.minimum(minima, least)
             lower = np.minimum((reduced - error).min(axis=1), lower)
         return places, lower
+
+
+def _indices(places: NDArray[Any], indices: Indices) -> Indices:
+    """Return the index at each place in an ascending list of indices; -1 at place -1."""
+    if len(indices) and indices[-1] == len(indices) - 1:
+        return places.astype(np.int64)
+    return take_or(indices, places, -1)

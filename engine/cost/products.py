@@ -69,14 +69,13 @@ class TileProducts(Products, TilePasses):
     @override
     def make_tiles(self, rows: Indices, columns: Indices) -> Iterator[Tile]:
         x, y = self._operands
-        if len(columns) < len(y):
-            y = y[torch.from_numpy(columns)]
+        y = _listed(y, columns)
         # Memory that is new to a process is slow: one buffer serves all tiles.
         height, width = min(self._tile[0], len(rows)), min(self._tile[1], len(columns))
         buffer = np.empty(height * width, dtype=np.float32)
         for top in range(0, len(rows), self._tile[0]):
             places = slice(top, min(top + self._tile[0], len(rows)))
-            left = x[torch.from_numpy(rows[places])]
+            left = _listed(x, rows[places])
             for start in range(0, len(columns), self._tile[1]):
                 part = slice(start, min(start + self._tile[1], len(columns)))
                 size = (len(left), part.stop - start)
@@ -129,6 +128,13 @@ class Int8Products(TileProducts):
                 partial(scale_sums, sums[part], row_scale[part], column_scale, out[part])
                 for part in pool.split(len(sums))
             )
+
+
+def _listed(matrix: Tensor, rows: Indices) -> Tensor:
+    """Return the listed rows of a matrix, which ascend; without a copy if they are successive."""
+    if len(rows) and rows[-1] - rows[0] == len(rows) - 1:
+        return matrix[rows[0] : rows[-1] + 1]
+    return matrix[torch.from_numpy(rows)]
 
 
 def float32_pads(x: Side, y: Side) -> tuple[Floats, Floats]:

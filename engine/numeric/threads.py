@@ -10,7 +10,6 @@ from itertools import pairwise
 from types import TracebackType
 from typing import TypeVar
 
-import numpy as np
 import torch
 
 import saematch
@@ -80,8 +79,7 @@ class ThreadPool:
 
     def split(self, length: int) -> list[slice]:
         """Split a length into one part per thread."""
-        cuts = np.linspace(0, length, self.size + 1).astype(int)
-        return [slice(start, stop) for start, stop in pairwise(cuts.tolist())]
+        return [slice(start, stop) for start, stop in pairwise(length * n // self.size for n in range(self.size + 1))]
 
     def run(self, jobs: Iterable[Callable[[], T]]) -> list[T]:
         """Run the jobs at the same time, wait for all of them, and return their results."""
