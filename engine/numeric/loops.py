@@ -177,7 +177,7 @@ def _any_below_own(values: Any, limits: Any, offset: Any) -> Any:
 
 
 # After the first tiles, almost no pair enters a list. A stretch of a row is therefore first tested as a whole.
-_STRETCH = 32
+_STRETCH = 64
 
 
 @compiled
