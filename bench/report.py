@@ -24,7 +24,7 @@ from playwright.sync_api import Page, sync_playwright
 from record import append, peak_bytes
 
 import saematch as sm
-from saematch.matching.files import scalars
+from saematch.matching.scalars import scalars
 from saematch.report import Contents, Server, write_report
 from saematch.runs.folder import RunFolder
 from saematch.runs.records import Outcome

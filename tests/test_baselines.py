@@ -7,7 +7,7 @@ import torch
 import saematch as sm
 from contracts import costs_of_all_pairs
 from problems import nasty, noisy_copy
-from saematch.matching.files import scalars
+from saematch.matching.scalars import scalars
 from saes import made_up
 
 pytestmark = pytest.mark.through_passes

@@ -29,7 +29,7 @@ from saematch.evaluation.meaning import read_grades
 from saematch.evaluation.texts import Texts
 from saematch.matching.files import read_permutation
 from saematch.report import Contents
-from saematch.sources import search
+from saematch.sources.search import search
 from saes import drawn, made_up, saelens
 
 

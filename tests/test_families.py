@@ -16,11 +16,11 @@ from safetensors.torch import load_file, save_file
 
 import saematch as sm
 from hostile_files import full_disk
-from saematch.sources import search
 from saematch.sources.address import ALLOWABLE
 from saematch.sources.files.tensors import SUFFIXES
 from saematch.sources.formats.families import FAMILIES
 from saematch.sources.locations import LocalLocation
+from saematch.sources.search import search
 from saes import (
     BY_NORM,
     FOLDED,
@@ -149,7 +149,7 @@ def test_headers_of_no_family_import_torchs_compiler(tmp_path):
     code = """
 import json, sys
 import saematch as sm
-from saematch.sources import search
+from saematch.sources.search import search
 for name, source in json.loads(sys.argv[1]).items():
     sae = search(source)[0][0].describe().sae
     assert "torch._dynamo" not in sys.modules, name

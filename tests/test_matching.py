@@ -12,8 +12,9 @@ import saematch as sm
 from contracts import dual_bound
 from problems import nasty
 from saematch.matching.basis import describe_basis
-from saematch.matching.files import read_permutation, scalars
+from saematch.matching.files import read_permutation
 from saematch.matching.permutation import check_permutation
+from saematch.matching.scalars import scalars
 from saes import made_up
 
 pytestmark = pytest.mark.through_passes

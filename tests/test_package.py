@@ -88,6 +88,18 @@ assert not {{"numba", "triton"}} & set(sys.modules) or {arguments[0] != "info"}
     python(code)
 
 
+def test_a_finished_run_is_looked_at_without_torch(tmp_path):
+    """Importing torch takes seconds, which are most of the time that these commands would take."""
+    sm.match_layers(sm.load_layers("sample?layer=8-9"), tmp_path / "run")
+    code = f"""
+import sys
+from saematch.cli.main import main
+assert main(["path", {str(tmp_path / "run")!r}, "--layer", "8", "--feature", "384"]) == 0
+assert not {{"torch", "numba", "triton", "lap"}} & set(sys.modules)
+"""
+    assert "Module, Syn, Ex, Dist, Gn" in python(code)
+
+
 def test_public_names_are_there_and_documented():
     assert set(sm.__all__) <= set(dir(sm))
     for name in sm.__all__:

@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the SAEs that a source names."""
-    from saematch.sources import search
+    from saematch.sources.search import search
 
     saes, _ = search(options.source)
     rows, unreadable = describe(saes)

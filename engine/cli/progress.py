@@ -171,7 +171,7 @@ class EventLog:
                 "gap": event.last_pass.certificate.gap,
             }
         if event.matching is not None:
-            from saematch.matching.files import scalars
+            from saematch.matching.scalars import scalars
 
             entry |= {**scalars(event.matching), "seconds": event.seconds}
         if event.error is not None:

@@ -80,7 +80,7 @@ def print_basis(searches: Sequence[dict[str, Any]]) -> None:
 
 def matching_as_json(matching: Matching) -> dict[str, Any]:
     """Return everything that a matching holds, for `--json`."""
-    from saematch.matching.files import scalars
+    from saematch.matching.scalars import scalars
 
     arrays = {"perm": matching.perm, "pair_cost": matching.pair_cost, "prices": matching.prices}
     lists = {name: values.tolist() for name, values in arrays.items()}

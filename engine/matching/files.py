@@ -1,4 +1,7 @@
-"""Files of matchings: they are written in one step, and checked when they are read."""
+"""Files of matchings: they are written in one step, and checked when they are read.
+
+Their tensors are read as arrays of numpy, so that what only looks at a run need not import torch, which takes seconds.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +9,16 @@ import json
 import math
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
-from torch import Tensor
+from safetensors.numpy import save
 
-from saematch.assignment import Certificate
 from saematch.errors import MatchError, refusals
-from saematch.matching.permutation import check_permutation
-from saematch.options import Status
+from saematch.matching.permutation import check_indices
+from saematch.matching.scalars import scalars
 from saematch.storage.folders import local_path, write_whole
 from saematch.storage.jsonfile import finite_or_none
 from saematch.storage.reading import refuse_pointer_at
@@ -33,24 +34,6 @@ _DAMAGED = (
 )  # fmt: skip
 
 
-class Scalars(TypedDict, total=False):
-    """The numbers of a matching that its file and its record hold; None stands for a number that is not finite."""
-
-    cost: float | None
-    objective: float | None
-    lower_bound: float | None
-    gap: float | None
-    rounding_error: float | None
-    proof_gap: float | None
-    gain: float | None
-    random_cost: float | None
-    certified: bool
-    status: Status
-
-
-SCALARS = tuple(Scalars.__annotations__)
-
-
 def save_matching(matching: Matching, path: str | os.PathLike[str]) -> None:
     """Write the file of a matching, in one step. Raises `MatchError` if it cannot be written."""
     write_whole(local_path(path), matching_bytes(matching))
@@ -58,7 +41,7 @@ def save_matching(matching: Matching, path: str | os.PathLike[str]) -> None:
 
 def matching_bytes(matching: Matching) -> bytes:
     """Return the content of the file of a matching: three tensors, and all numbers as JSON under the key "saematch"."""
-    tensors = {name: getattr(matching, name).contiguous() for name in TENSORS}
+    tensors = {name: np.ascontiguousarray(getattr(matching, name).numpy()) for name in TENSORS}
     record = {
         "schema": SCHEMA,
         "target_features": matching.target_features,
@@ -70,13 +53,10 @@ def matching_bytes(matching: Matching) -> bytes:
     return save(tensors, {"saematch": json.dumps(record, allow_nan=False)})
 
 
-def scalars(matching: Matching) -> Scalars:
-    """Return the numbers of a matching by name, for JSON."""
-    return cast(Scalars, {name: finite_or_none(getattr(matching, name)) for name in SCALARS})
-
-
 def read_matching(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Return the fields of the matching that a file holds, by name.
+
+    Tensors are arrays, and `certificate` is the tuple of what a `Certificate` consists of, or None.
 
     Raises:
         MatchError: if the file is damaged, is not a matching, or its parts do not fit each other.
@@ -84,7 +64,7 @@ def read_matching(path: str | os.PathLike[str]) -> dict[str, Any]:
     path = local_path(path)
     refuse_pointer_at(path)
     with refusals(_NOT_OURS, path, *_DAMAGED):
-        with safe_open(path, framework="pt", device="cpu") as file:
+        with safe_open(path, framework="np") as file:
             record = json.loads((file.metadata() or {})["saematch"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
         if record["schema"] != SCHEMA:
@@ -92,22 +72,21 @@ def read_matching(path: str | os.PathLike[str]) -> dict[str, Any]:
         return _checked_fields(path, record, tensors)
 
 
-def _checked_fields(path: Path, record: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Any]:
+def _checked_fields(path: Path, record: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> dict[str, Any]:
     # The tensors, whose sizes must fit.
     targets, status = record["target_features"], str(record["status"])
-    perm = check_permutation(tensors["perm"], len(tensors["perm"]), targets, many_to_one=status == "many_to_one")
-    pair_cost, prices = tensors["pair_cost"].double(), tensors["prices"].double()
+    perm = check_indices(tensors["perm"], len(tensors["perm"]), targets, many_to_one=status == "many_to_one")
+    pair_cost, prices = (tensors[name].astype(np.float64, copy=False) for name in ("pair_cost", "prices"))
     if pair_cost.shape != perm.shape or prices.shape != (targets,):
         raise MatchError(f"{path}: the sizes of pair_cost or prices do not fit that of perm")
     # The numbers: without a gap nothing was proved. Those that may be infinite or NaN are null in JSON.
     proved = record["gap"] is not None
     names = ("gap", "rounding_error", "gain", "evaluation_error")
     gap, rounding_error, gain, evaluation_error = (float(record[name]) if proved else 0.0 for name in names)
-    all_finite = bool(pair_cost.isfinite().all() and prices.isfinite().all())
+    all_finite = np.isfinite(pair_cost).all() and np.isfinite(prices).all()
     if not all_finite or not math.isfinite(gap + rounding_error + gain + evaluation_error):
         raise MatchError(f"{path}: holds costs or prices that are NaN or infinite")
     row, column = (math.inf if cost is None else float(cost) for cost in record["unmatched_cost"])
-    certificate = Certificate(gap, rounding_error, gain, record["certified"] is True) if proved else None
     return {
         "perm": perm,
         "pair_cost": pair_cost,
@@ -115,7 +94,7 @@ def _checked_fields(path: Path, record: dict[str, Any], tensors: dict[str, Tenso
         "prices": prices,
         "unmatched_cost": (row, column),
         "random_cost": math.nan if record["random_cost"] is None else float(record["random_cost"]),
-        "certificate": certificate,
+        "certificate": (gap, rounding_error, gain, record["certified"] is True) if proved else None,
         "evaluation_error": evaluation_error,
         "status": status,
         "options": dict(record["options"]),
@@ -125,7 +104,7 @@ def _checked_fields(path: Path, record: dict[str, Any], tensors: dict[str, Tenso
 def check_matching(path: Path) -> None:
     """Raise `MatchError` unless the file is complete and has the tensors of a matching. Only its header is read."""
     refuse_pointer_at(path)
-    with refusals(_NOT_OURS, path, OSError, SafetensorError), safe_open(path, framework="pt", device="cpu") as file:
+    with refusals(_NOT_OURS, path, OSError, SafetensorError), safe_open(path, framework="np") as file:
         missing = set(TENSORS) - set(file.keys())
     if missing:
         raise MatchError(f"{path}: {_NOT_OURS}: no {', '.join(sorted(missing))}")
@@ -138,8 +117,7 @@ def read_pair(path: Path, feature: int) -> tuple[int, float]:
     """
     refuse_pointer_at(path)
     with refusals(_NOT_OURS, path, OSError, SafetensorError, TypeError, ValueError, RuntimeError):
-        # Safetensors would make slices on the default device that the program of the caller has set.
-        with torch.device("cpu"), safe_open(path, framework="pt", device="cpu") as file:
+        with safe_open(path, framework="np") as file:
             target, cost = (file.get_slice(name)[feature : feature + 1] for name in ("perm", "pair_cost"))
         return int(target.item()), float(cost.item())
 
@@ -156,6 +134,6 @@ def read_permutation(path: str | os.PathLike[str]) -> tuple[Any, dict[str, Any]]
     with refusals("no permutation can be read", path, *kinds, remedy="expected .npy, or .safetensors with perm"):
         if path.suffix == ".npy":
             return np.load(path, allow_pickle=False), {}
-        with safe_open(path, framework="pt", device="cpu") as file:
+        with safe_open(path, framework="np") as file:
             record = json.loads((file.metadata() or {}).get("saematch", "{}"))
             return file.get_tensor("perm"), dict(record.get("options", {}))

@@ -336,21 +336,23 @@ class Matching:
             >>> m.certified, m.cost
             (True, 3.0)
         """
-        return Matching(**files.read_matching(path))
+        values = files.read_matching(path)
+        proved = values.pop("certificate")
+        return _of_arrays(values | {"certificate": None if proved is None else Certificate(*proved)})
 
     def __reduce__(self) -> tuple[Callable[[dict[str, Any]], Matching], tuple[dict[str, Any]]]:
         """Pickle tensors as arrays. Torch would send handles, which are lost with the process that made them."""
         values = {one.name: getattr(self, one.name) for one in fields(Matching)}
         arrays = {name: value.numpy() if isinstance(value, Tensor) else value for name, value in values.items()}
-        return _unpickled, (arrays | {"margin_finder": None},)
+        return _of_arrays, (arrays | {"margin_finder": None},)
 
     def __repr__(self) -> str:
         cost = f"cost={self.cost:.6g}, " if "cost" in self.__dict__ else ""  # a composed one may need SAEs for it
         return f"Matching({len(self.perm)} -> {self.target_features} features, {cost}status={self.status!r})"
 
 
-def _unpickled(values: dict[str, Any]) -> Matching:
-    # The arrays are copied, because a store of shared objects returns arrays that cannot be written.
+def _of_arrays(values: dict[str, Any]) -> Matching:
+    # The arrays are copied, because a file or a store of shared objects may return arrays that cannot be written.
     tensors = {
         name: torch.from_numpy(np.array(value)) for name, value in values.items() if isinstance(value, np.ndarray)
     }

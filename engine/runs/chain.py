@@ -1,36 +1,37 @@
-"""The matchings of a run as a chain: paths of features through the layers, and matchings between any two layers."""
+"""The matchings of a run as a chain: paths of features through the layers, and matchings between any two layers.
+
+What imports torch is imported where it is needed: opening a run and following a path take a fraction of a second.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
-from torch import Tensor
-
-from saematch.cost import squared_distances
 from saematch.errors import MatchError
-from saematch.matching.files import Scalars
-from saematch.matching.margins import MarginFinder
-from saematch.matching.problem import Comparison, RowProblem
-from saematch.matching.result import Matching
-from saematch.matching.solver import Solver
+from saematch.matching.scalars import Scalars
 from saematch.numeric.numbers import checked_count, whole_number
 from saematch.options import Side
-from saematch.runs.composed import compose, identity
 from saematch.runs.folder import RunFolder
 from saematch.runs.inputs import ChainInputs, read_input
 from saematch.runs.plan import Pair, as_pair, by_pair
 from saematch.runs.records import InputRecord, PairRecord, RunRecord
 from saematch.runs.results import Results, RunInMemory
 from saematch.runs.route import Route
-from saematch.sae.autoencoder import SAE
-from saematch.sources import Layers, as_layers
 from saematch.text import well_formed
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from saematch.matching.problem import Comparison, RowProblem
+    from saematch.matching.result import Matching
+    from saematch.matching.solver import Solver
+    from saematch.sae.autoencoder import SAE
+    from saematch.sources import Layers
 
 
 class Step(NamedTuple):
@@ -49,7 +50,7 @@ class Step(NamedTuple):
     label: str | None
 
 
-class Chain(Mapping[Pair, Matching]):
+class Chain(Mapping[Pair, "Matching"]):
     """The matchings of a run, by (source layer, target layer).
 
     Paths and compositions lead from each layer to the nearest later layer that it was matched with. Asking for a pair
@@ -68,7 +69,6 @@ class Chain(Mapping[Pair, Matching]):
 
     Attributes:
         layers: the numbers of the layers that have a matching, in ascending order.
-        comparison: how the features were compared; None if it is not known.
         of_two_sets: whether the pairs lead from one set of SAEs to another. Such a chain has no paths.
 
     Examples:
@@ -100,12 +100,10 @@ class Chain(Mapping[Pair, Matching]):
     ) -> None:
         if not isinstance(matchings, Results):
             matchings = RunInMemory.of(by_pair(matchings), by_pair(failures or {}))
-        sources, targets = (None if given is None else as_layers(given) for given in (inputs, against))
+        sources, targets = _as_layers(inputs), _as_layers(against)
         self._results = matchings
         self._inputs = ChainInputs(sources, targets, matchings.record)
-        self.comparison = comparison
-        made = solver or Solver()
-        self._solver = Solver(device=made.device, backend=made.backend, precision=made.precision)
+        self._comparison, self._solver = comparison, solver
         self.of_two_sets = matchings.two_sets or targets is not None
         self._cache = matchings.new_cache()  # matchings that can find their margins
         self._route = Route(matchings, self.of_two_sets)
@@ -136,10 +134,7 @@ class Chain(Mapping[Pair, Matching]):
             >>> chain.layers, chain.complete, chain.folder
             ([8, 9, 10], True, 'run')
         """
-        folder = RunFolder.open(run)
-        options = folder.record["options"]
-        comparison = Comparison.checked(options["parts"], options["weights"], options["fold"], options["max_cost"])
-        return cls(folder, inputs, comparison, against)
+        return cls(RunFolder.open(run), inputs, None, against)
 
     def __getitem__(self, pair: Pair) -> Matching:
         pair = as_pair(pair) or pair
@@ -205,6 +200,16 @@ class Chain(Mapping[Pair, Matching]):
             MatchError: if they cannot be located.
         """
         return self._inputs.layers(Side.SOURCE)
+
+    @cached_property
+    def comparison(self) -> Comparison | None:
+        """How the features were compared; None if it is not known."""
+        if self._comparison is not None or not self.record:
+            return self._comparison
+        from saematch.matching.problem import Comparison
+
+        options = self.record["options"]
+        return Comparison.checked(options["parts"], options["weights"], options["fold"], options["max_cost"])
 
     def known_comparison(self) -> Comparison:
         """Return `comparison`. Raises `MatchError` if it is not known, because the chain was made of matchings."""
@@ -272,6 +277,8 @@ class Chain(Mapping[Pair, Matching]):
             >>> bool(composed.cost > exact.cost)
             True
         """
+        from saematch.runs.composed import compose, identity
+
         source, target = _number(source), _number(target)
         if source > target:
             return self.compose(target, source).inverse()
@@ -334,28 +341,54 @@ class Chain(Mapping[Pair, Matching]):
         record = self._results.input(layer, Side.SOURCE) or read_input(self.inputs().handles[layer])[1]
         return dict(record["sha256"])
 
-    def label(self, layer: int, feature: int) -> str | None:
-        """Return the label of a feature of a source layer, if labels lie next to its SAE."""
-        label = self._inputs.labels(_number(layer)).get(_number(feature, "feature"))
+    def label(self, layer: int, feature: int, side: Side = Side.SOURCE) -> str | None:
+        """Return the label of a feature, if labels lie next to the SAE of its layer."""
+        label = self._labels(layer, side).get(_number(feature, "feature"))
         return None if label is None else well_formed(label)
 
-    def labels(self, layer: int) -> dict[int, str]:
-        """Return feature -> label for a source layer; empty if no labels lie next to its SAE."""
-        return {feature: well_formed(text) for feature, text in self._inputs.labels(_number(layer)).items()}
+    def labels(self, layer: int, side: Side = Side.SOURCE) -> dict[int, str]:
+        """Return feature -> label for a layer; empty if no labels lie next to its SAE.
+
+        Args:
+            layer: the number of the layer.
+            side: for a chain of two sets of SAEs, `Side.SOURCE` or `Side.TARGET` (`saematch.options`).
+        """
+        return {feature: well_formed(text) for feature, text in self._labels(layer, side).items()}
+
+    def _labels(self, layer: int, side: Side) -> Mapping[int, str]:
+        layer = _number(layer)
+        return self._inputs.labels(layer, side, self._results.input(layer, side))
 
     def _with_margins(self, pair: Pair, matching: Matching) -> Matching:
         """Give a matching that comes from a file or another process what it needs to find its margins."""
         if self.comparison is None or matching.margin_finder is not None or not matching.certified:
             return matching
-        return replace(matching, margin_finder=MarginFinder(partial(self._problem, pair), self._solver))
+        from saematch.matching.margins import MarginFinder
+        from saematch.matching.solver import Solver
+
+        made = self._solver or Solver()
+        solver = Solver(device=made.device, backend=made.backend, precision=made.precision)
+        return replace(matching, margin_finder=MarginFinder(partial(self._problem, pair), solver))
 
     def _direct_cost(self, source: int, target: int, perm: Tensor) -> Tensor:
+        import torch
+
+        from saematch.cost import squared_distances
+
         problem = self._problem((source, target))
         return torch.from_numpy(squared_distances(problem.x, problem.y, perm.numpy()))
 
     def _problem(self, pair: Pair) -> RowProblem:
         source, target = (self.sae(layer, side) for side, layer in zip(Side, pair, strict=True))
         return self.known_comparison().problem(source, target)
+
+
+def _as_layers(given: Mapping[int, SAE] | None) -> Layers | None:
+    if given is None:
+        return None
+    from saematch.sources import as_layers
+
+    return as_layers(given)
 
 
 def _number(given: Any, what: str = "layer") -> int:

@@ -14,13 +14,13 @@ import os
 import secrets
 import weakref
 from collections.abc import MutableMapping
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from typing_extensions import override
 
 from saematch.errors import MatchError
-from saematch.matching.files import SCALARS, Scalars, check_matching, matching_bytes, read_pair
-from saematch.matching.result import Matching
+from saematch.matching.files import check_matching, matching_bytes, read_pair
+from saematch.matching.scalars import SCALARS, Scalars
 from saematch.options import PrecisionName, Side, names
 from saematch.runs.locks import lock_start
 from saematch.runs.plan import Pair, pair_name
@@ -29,6 +29,9 @@ from saematch.runs.results import Results
 from saematch.storage.folders import Folder, LocalFolder, folder_at
 from saematch.storage.jsonfile import as_json, read_json
 from saematch.text import shorten
+
+if TYPE_CHECKING:
+    from saematch.matching.result import Matching
 
 
 class RunFolder(Results):
@@ -129,6 +132,8 @@ class RunFolder(Results):
     def matching(self, pair: Pair) -> Matching:
         if not self.has_matching(pair):
             raise KeyError(pair)
+        from saematch.matching.result import Matching
+
         matching = self._cache.get(pair)
         if matching is None:
             with self.folder.local(_matching_name(pair)) as path:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from saematch.errors import MatchError
 from saematch.options import Side
 from saematch.runs.records import InputRecord, RunRecord
-from saematch.sae.autoencoder import SAE
-from saematch.sources import Layers, SAEHandle, SourceLike, load_layers
+from saematch.sources.labels import read_labels
+
+if TYPE_CHECKING:
+    from saematch.sae.autoencoder import SAE
+    from saematch.sources import Layers, SAEHandle, SourceLike
 
 
 def read_input(handle: SAEHandle) -> tuple[SAE, InputRecord]:
@@ -49,6 +54,14 @@ def is_unchanged(handle: SAEHandle, record: InputRecord, verify: bool = False) -
     return handle.sha256() == record["sha256"]
 
 
+def _recorded_labels(record: InputRecord) -> Mapping[int, str]:
+    path = record["path"]
+    if path is None or "://" in path:
+        return {}
+    labels = Path(path).parent / "labels.json"
+    return read_labels(labels, str(labels), record["F"]) if labels.is_file() else {}
+
+
 class LazyLayers:
     """The layers of one side of a chain.
 
@@ -60,6 +73,7 @@ class LazyLayers:
     def __init__(self, given: Layers | None, recorded: SourceLike | None) -> None:
         self._located, self._recorded = given, recorded
         self._error: MatchError | None = None
+        self._labels: dict[int, Mapping[int, str]] = {}
 
     def get(self) -> Layers:
         """Return the layers. A search is made once, whether it succeeds or fails.
@@ -77,17 +91,20 @@ class LazyLayers:
                 raise
         return self._located
 
-    def labels(self, layer: int) -> Mapping[int, str]:
-        """Return the labels of a layer; empty if it has none, or if finding them would take a request to a network."""
-        if self._located is None and "://" in str(self._recorded):
-            return {}
-        try:
-            layers = self.get()
-        except MatchError:
-            return {}
-        return layers.handles[layer].labels if layer in layers else {}
+    def labels(self, layer: int, record: InputRecord | None) -> Mapping[int, str]:
+        """Return the labels of a layer; empty if it has none, or if finding them would take a request to a network.
+
+        The labels of an SAE that a run has recorded are read from its folder, without looking at the SAE itself.
+        """
+        if self._located is not None:
+            return self._located.handles[layer].labels if layer in self._located else {}
+        if layer not in self._labels:
+            self._labels[layer] = {} if record is None else _recorded_labels(record)
+        return self._labels[layer]
 
     def _locate(self) -> Layers:
+        from saematch.sources import load_layers
+
         if self._recorded is None:
             raise MatchError("the SAEs of this chain are needed, and are not known; pass inputs=")
         try:
@@ -116,9 +133,9 @@ class ChainInputs:
         """Return the layers of one side. Raises `MatchError` if they cannot be located."""
         return self._sides[side].get()
 
-    def labels(self, layer: int) -> Mapping[int, str]:
-        """Return the labels of a source layer; empty if none are known."""
-        return self._sides[Side.SOURCE].labels(layer)
+    def labels(self, layer: int, side: Side, record: InputRecord | None) -> Mapping[int, str]:
+        """Return the labels of a layer; empty if none are known."""
+        return self._sides[side].labels(layer, record)
 
     def handle(self, layer: int, side: Side, record: InputRecord | None) -> SAEHandle:
         """Return the handle of the SAE of a layer.

@@ -14,8 +14,8 @@ from functools import partial
 from typing import cast
 
 from saematch.errors import MatchError, about_memory, is_out_of_memory, reason_of
-from saematch.matching.files import scalars
 from saematch.matching.problem import RowProblem, check_widths
+from saematch.matching.scalars import scalars
 from saematch.runs.plan import Pair
 from saematch.runs.records import Outcome, PairRecord, Progress
 from saematch.runs.row_cache import RowCache

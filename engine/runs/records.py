@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from types import NoneType
-from typing import Any, TypedDict, cast
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 
-from saematch.assignment import Round
 from saematch.errors import MatchError
-from saematch.matching.files import SCALARS, Scalars
-from saematch.matching.result import Matching
+from saematch.matching.scalars import SCALARS, Scalars
 from saematch.options import BackendName, FoldName, Method, Part, Stage
 from saematch.runs.plan import Pair
+
+if TYPE_CHECKING:
+    from saematch.assignment import Round
+    from saematch.matching.result import Matching
 
 SCHEMA = 2
 

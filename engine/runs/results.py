@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, MutableMapping, Sequence
+from typing import TYPE_CHECKING
 
 from typing_extensions import override
 
-from saematch.matching.files import Scalars, scalars
-from saematch.matching.result import Matching
+from saematch.matching.scalars import Scalars, scalars
 from saematch.options import Side
 from saematch.runs.plan import Pair
 from saematch.runs.records import InputRecord, Outcome, PairRecord, RunRecord
+
+if TYPE_CHECKING:
+    from saematch.matching.result import Matching
 
 
 class Results(ABC):
