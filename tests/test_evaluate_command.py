@@ -13,6 +13,8 @@ from planted import World
 from saematch.cli.main import main
 from saematch.evaluation import StoredActivations, evaluate
 from saematch.evaluation.figures import draw_all
+from saematch.evaluation.figures.draw import _figures
+from saematch.evaluation.figures.panels import FigureSkipped, line_style
 from saes import made_up, write_npz
 
 FIGURES = {
@@ -127,3 +129,37 @@ def test_figures_of_a_world_without_labels(tmp_path):
     images = [path.read_bytes() for path in (tmp_path / "out" / "figures").glob("*.png")]
     assert len(images) == len(FIGURES) - len(left)
     assert all(np.frombuffer(image[16:24], ">u4").min() > 300 for image in images)  # pixels
+
+
+def test_every_line_of_a_figure_has_its_own_colour_and_a_place_in_the_legend(tmp_path):
+    """The colours count as in print, where equal markers do not help."""
+    assert len({line_style(number)["color"] for number in range(60)}) == 60
+    world = World()
+    chain = sm.match_layers({0: world.a, 1: world.b})
+    source = StoredActivations(world.write_activations(tmp_path / "activations"))
+    tables = evaluate(chain, tmp_path / "out", activations=source).tables
+    most = 0
+    for name, draw in _figures(tables, chain, []).items():
+        try:
+            figure = draw()
+        except FigureSkipped:
+            continue
+        panels = figure.axes
+        written = [
+            text.get_text() for legend in figure.legends + [panel.get_legend() for panel in panels] if legend
+            for text in legend.get_texts()
+        ]  # fmt: skip
+        for panel in panels:
+            handles, labels = panel.get_legend_handles_labels()
+            colours = [handle[0].get_color() if isinstance(handle, tuple) else handle.get_edgecolor()
+                       if hasattr(handle, "get_edgecolor") else handle.get_color() for handle in handles]  # fmt: skip
+            assert len(set(map(str, colours))) == len(labels), name
+            assert set(labels) <= set(written), name
+            most = max(most, len(labels))
+    assert most > 10  # more lines than there are markers
+    # What is drawn of one method is what the table says of it.
+    (random,) = [
+        line for line in _figures(tables, chain, [])["mse"]().axes[0].containers if line.get_label() == "random"
+    ]
+    rows = tables["mse"].where(method="random", part=tables["mse"].rows[0]["part"])
+    np.testing.assert_allclose(random[0].get_ydata(), [np.mean([row["mse"] for row in rows])])

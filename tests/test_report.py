@@ -4,6 +4,7 @@ import csv
 import http.client
 import io
 import json
+import re
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -231,6 +232,35 @@ def test_an_evaluation_adds_its_pictures(opened, tmp_path):
         assert {"layers", "matched", "identity", "random", "greedy"} <= set(head)
         page.click("#figure-distances >> text=Numbers")
         assert [row[2] for row in rows_of(page, "#figure-distances")] == ["2", "2", "3"]
+        for name in ("cost", "methods", "persistent", "encoder-norm"):
+            shows_its_numbers(page, name)
+
+
+def shows_its_numbers(page, name):
+    """Assert that every line of a picture is in the legend, has its own colour, and is drawn through its numbers."""
+    place = f"#figure-{name}"
+    if page.is_hidden(f"{place} table"):
+        page.click(f"{place} >> text=Numbers")
+    names = page.eval_on_selector_all(f"{place} th", "heads => heads.slice(1).map(head => head.innerText)")
+    numbers = [[float(cell.replace(",", "")) for cell in row[1:]] for row in rows_of(page, place)]
+    texts = page.eval_on_selector_all(f"{place} svg text", "texts => texts.map(text => text.textContent)")
+    assert set(names) <= set(texts)
+    assert not [text for text in texts if "/" in text]  # no pages of a legend, like 1/2
+    drawn = page.eval_on_selector_all(
+        f"{place} svg path", "paths => paths.map(path => ['stroke', 'fill', 'd'].map(key => path.getAttribute(key)))"
+    )
+    in_legend = [stroke for stroke, _, d in drawn if d.startswith("M0 7L")]
+    points = {
+        stroke: np.array(re.findall(r"[\d.]+", d), float).reshape(-1, 2)
+        for stroke, fill, d in drawn
+        if fill == "none" and d.count("L") == len(numbers) - 1
+    }
+    assert list(points) == in_legend, name
+    assert len(points) == len(names), name
+    heights = np.concatenate([line[:, 1] for line in points.values()])
+    expected = np.concatenate(np.transpose(numbers))
+    scale = np.polyfit(expected, heights, 1)
+    np.testing.assert_allclose(np.polyval(scale, expected), heights, atol=1)  # pixels
 
 
 @needs_browser

@@ -69,12 +69,11 @@ def draw_folds(tables: Tables) -> Figure:
     """Draw the effect of the fold on the matching, and of the fold on the codes that are carried."""
     table = measured(tables, "explained_variance")
     figure, (panel,) = new_figure(1, 6.0)
-    for number, (method, weights) in enumerate(((EVALUATED, "folded"), ("unfolded", "unfolded"))):
-        for folded, dashes in ((False, "--"), (True, "-")):
-            rows = table.where(method=method, folded=folded, gate=1.0)
-            if rows:
-                label = f"matched by {weights} weights, {FOLDED_CODES if folded else UNFOLDED_CODES}"
-                draw_by_pair(panel, rows, "value", label, number, dashes)
+    lines = [(method, folded) for method in (EVALUATED, "unfolded") for folded in (False, True)]
+    for number, (method, folded) in enumerate(lines):
+        weights, codes = "folded" if method == EVALUATED else method, FOLDED_CODES if folded else UNFOLDED_CODES
+        rows = table.where(method=method, folded=folded, gate=1.0)
+        draw_by_pair(panel, rows, "value", f"matched by {weights} weights, {codes}", number, "-" if folded else "--")
     label_axes(panel, "pair of layers", "explained variance, 95 % interval")
     add_legend(figure, [panel])
     return figure

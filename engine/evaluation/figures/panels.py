@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import colorsys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, TypedDict
 
@@ -12,6 +13,7 @@ from saematch.numeric.rounding import Floats
 from saematch.text import printable, shorten
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -20,8 +22,10 @@ Tables = Mapping[str, Table]
 # The palette of Okabe and Ito, and more. Markers and dashes distinguish the lines without colour, too.
 COLOURS = (
     "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999", "#8B5A2B", "#5D3A9B",
+    "#882255", "#44AA99", "#999933",
 )  # fmt: skip
 DASHES = ("-", "--", "-.", ":")
+_GOLDEN_ANGLE = 0.381966  # turns between the hues of successive lines, which then never meet
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
 
 UNFOLDED_CODES, FOLDED_CODES = "codes unchanged", "codes folded"
@@ -41,12 +45,16 @@ class LineStyle(TypedDict):
 
 
 def line_style(number: int, dashes: str | None = None) -> LineStyle:
-    """Return the colour, the marker and the dashes of line `number`, or with the given dashes."""
-    return {
-        "color": COLOURS[number % len(COLOURS)],
-        "marker": _MARKERS[number % len(_MARKERS)],
-        "ls": dashes or DASHES[number % len(DASHES)],
-    }
+    """Return the colour, the marker and the dashes of line `number`, or with the given dashes.
+
+    No two lines have the same colour: those that the palette does not reach differ in hue and lightness.
+    """
+    if number < len(COLOURS):
+        colour = COLOURS[number]
+    else:
+        rgb = colorsys.hls_to_rgb(number * _GOLDEN_ANGLE % 1, (0.35, 0.5, 0.65)[number % 3], 0.55)
+        colour = "#" + "".join(f"{round(255 * value):02X}" for value in rgb)
+    return {"color": colour, "marker": _MARKERS[number % len(_MARKERS)], "ls": dashes or DASHES[number % len(DASHES)]}
 
 
 def measured(tables: Tables, name: str) -> Table:
@@ -100,9 +108,12 @@ def label_axes(panel: Axes, x: str, y: str) -> None:
 
 
 def add_legend(figure: Figure, panels: Sequence[Axes]) -> None:
-    """Add one legend for all panels, to their right."""
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right upper", fontsize=7)
+    """Add one legend for all panels, to their right, with every line that one of the panels has."""
+    lines: dict[str, Artist] = {}
+    for panel in panels:
+        handles, labels = panel.get_legend_handles_labels()
+        lines |= dict(zip(labels, handles, strict=True))
+    figure.legend(list(lines.values()), list(lines), loc="outside right upper", fontsize=7)
 
 
 def add_legend_above(panel: Axes) -> None:

@@ -38,7 +38,7 @@ addEventListener("hashchange", () => {
 });
 
 let resizing;
-addEventListener("resize", () => { clearTimeout(resizing); resizing = setTimeout(() => charts.resize(), 100); });
+addEventListener("resize", () => { clearTimeout(resizing); resizing = setTimeout(() => charts.resizeAll(), 100); });
 
 function setTheme(dark) {
   document.documentElement.dataset.theme = dark ? "dark" : "light";

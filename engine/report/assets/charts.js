@@ -1,7 +1,12 @@
 "use strict";
-// Charts. Each has its numbers as a table, and can be saved. The colours are those of Okabe and Ito, which colour-blind
-// readers can tell apart.
-const COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999", "#F0E442"];
+// Charts. Each has its numbers as a table, and can be saved. The first colours are those of Okabe and Ito that both themes
+// show, which colour-blind readers can tell apart. Further colours differ in hue and lightness: no chart uses one twice.
+const MOST_COLOURS = 60;
+const FIRST_COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8B5A2B", "#7B5FC0", "#888888",
+  "#44AA99", "#CC6677", "#999933"];
+const COLOURS = Array.from({ length: MOST_COLOURS }, (_, number) => FIRST_COLOURS[number] ??
+  `hsl(${Math.round(137.5 * number) % 360},55%,${[35, 50, 65][number % 3]}%)`);
+const LEGEND_LINE = 20; // pixels: the height of a legend of one line
 const isDark = () => document.documentElement.dataset.theme === "dark";
 const inkColour = () => (isDark() ? "#ececec" : "#1a1a1a");
 
@@ -18,27 +23,44 @@ const charts = (() => {
     return {
       animation: false, color: COLOURS, textStyle: { color: ink, fontFamily: "system-ui, sans-serif" },
       aria: { enabled: true, decal: { show: false } }, grid: { left: 64, right: 20, top: 34, bottom: 44 }, ...options,
-      legend: options.legend && { textStyle: { color: ink }, type: "scroll", top: 0, ...options.legend },
+      legend: options.legend && { textStyle: { color: ink }, top: 0, ...options.legend },
       tooltip: { renderMode: "richText", confine: true, valueFormatter: (value) => shown(value), ...options.tooltip },
       xAxis: axis(options.xAxis), yAxis: axis(options.yAxis),
     };
   }
 
+  // Show a chart whose height is `height` with a legend of one line, and higher by the further lines of its legend.
+  function show(chart, options, height) {
+    chart.setOption(options);
+    if (!options.legend) return;
+    const legend = chart.getViewOfComponentModel(chart.getModel().getComponent("legend"));
+    const further = Math.max(0, Math.ceil(legend.group.getBoundingRect().height) - LEGEND_LINE);
+    chart.resize({ height: height + further });
+    chart.setOption({ grid: { top: options.grid.top + further } });
+  }
+
   function draw(name) {
-    const figure = figures.get(name);
+    const figure = figures.get(name), { place } = figure;
     figure.chart?.dispose();
-    if (!figure.place.clientWidth) return; // the figure is hidden; it is drawn when its view is shown
-    figure.chart = echarts.init(figure.place, null, { renderer: "svg" });
-    figure.chart.setOption(themed(figure.options()));
+    place.style.height = "";
+    figure.height = place.clientHeight;
+    if (!figure.height) return; // the figure is hidden; it is drawn when its view is shown
+    figure.chart = echarts.init(place, null, { renderer: "svg" });
+    show(figure.chart, themed(figure.options()), figure.height);
+    place.style.height = `${figure.chart.getHeight()}px`;
     figure.ready?.(figure.chart);
   }
 
+  function resize({ place, chart }, name) {
+    if (!chart || chart.isDisposed() || chart.getWidth() === place.clientWidth) return;
+    if (chart.getOption().legend?.length) draw(name); // the legend may need more lines, or fewer
+    else chart.resize();
+  }
+
   function save(name, kind) {
-    const { place, options } = figures.get(name);
-    const width = place.clientWidth || 640, height = place.clientHeight || 320;
-    const hidden = element("div", { style: `width:${width}px;height:${height}px` });
-    const chart = echarts.init(hidden, null, { renderer: kind === "svg" ? "svg" : "canvas", width, height });
-    chart.setOption({ ...themed(options()), backgroundColor: isDark() ? "#16181b" : "#fff" });
+    const { place, options, height } = figures.get(name), width = place.clientWidth;
+    const chart = echarts.init(element("div"), null, { renderer: kind === "svg" ? "svg" : "canvas", width, height });
+    show(chart, { ...themed(options()), backgroundColor: isDark() ? "#16181b" : "#fff" }, height);
     const address = kind === "svg" ? null : chart.getDataURL({ type: "png", pixelRatio: 2 });
     if (kind === "svg") download(`${name}.svg`, chart.renderToSVGString(), "image/svg+xml");
     else element("a", { href: address, download: `${name}.png` }).click();
@@ -73,7 +95,7 @@ const charts = (() => {
     },
     draw,
     drawAll() { for (const name of figures.keys()) draw(name); },
-    resize() { for (const { chart } of figures.values()) if (chart && !chart.isDisposed()) chart.resize(); },
+    resizeAll() { figures.forEach(resize); },
     forget(name) { figures.get(name)?.chart?.dispose(); figures.delete(name); },
   };
 })();

@@ -1,6 +1,6 @@
 "use strict";
 // The flow of chosen features: a diagram of their paths through the layers.
-const MOST_PATHS = 60; // of a diagram
+const MOST_PATHS = MOST_COLOURS; // of a diagram
 
 const chosen = () => get("chosen").split(",").filter(Boolean).map((feature) => feature.split(":").map(Number));
 const isChosen = (layer, feature) => chosen().some(([a, b]) => a === layer && b === feature);
@@ -48,7 +48,7 @@ function flowGraph(paths) {
   const depths = new Map(run.layers.map((layer, depth) => [layer.layer, depth]));
   const nodes = new Map(), links = new Map();
   paths.forEach((path, number) => {
-    const color = COLOURS[number % COLOURS.length];
+    const color = COLOURS[number];
     path.forEach((step, at) => {
       nodes.set(name(step), { name: name(step), depth: depths.get(step.layer), itemStyle: { color }, about: step.label });
       if (!at) return;
