@@ -259,13 +259,19 @@ def chain(model, tmp_path):
 
 def test_path_follows_the_permutations_with_costs_and_labels(chain):
     path = chain.path(3, 7)
-    feature, steps = 7, [(3, 7, 0.0, None)]
+    feature, steps = 7, [(3, 7, 0.0, None, None, None)]
     for pair in chain:
-        cost = float(chain[pair].pair_cost[feature])
+        cost, cosine = (float(values[feature]) for values in (chain[pair].pair_cost, chain[pair].cosine))
+        a, b = chain.sae(pair[0]).W_dec[feature].double(), chain.sae(pair[1]).W_dec.double()
         feature = int(chain[pair].perm[feature])
-        steps.append((pair[1], feature, cost, f"a, {feature}" if pair[1] == 4 else None))
+        assert cosine == pytest.approx(float(torch.cosine_similarity(a, b[feature], dim=0)), rel=1e-12)
+        steps.append((pair[1], feature, cost, f"a, {feature}" if pair[1] == 4 else None, cosine, None))
     assert path == steps
-    assert chain.path(5, 2)[0] == (5, 2, 0.0, None)
+    for step in path:  # the whole path is found from any of its features
+        assert chain.path(step.layer, step.feature) == path
+    margins = [step.margin for step in chain.path(5, 2, margins=True)]
+    assert margins[0] is None
+    assert margins[-1] == float(chain[5, 11].margins().exact([2])[0])
 
 
 def test_composition_is_one_permutation_after_the_other(chain, model):
@@ -299,6 +305,8 @@ def test_no_counterpart_stays_none():
     assert [step.feature for step in chain.path(0, 0)] == [0, 1, 2]
     assert [step.feature for step in chain.path(0, 1)] == [1]
     assert [step.feature for step in chain.path(0, 2)] == [2, 0]
+    assert chain.path(1, 1) == chain.path(0, 0)
+    assert [step[:2] for step in chain.path(1, 2)] == [(1, 2), (2, 3)]  # no feature of layer 0 leads to it
     assert chain.compose(2, 0).perm.tolist() == [3, -1, 0, -1]
 
 

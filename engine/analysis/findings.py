@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from saematch.analysis.persistence import row_cosines
 from saematch.cost import squared_distances
 from saematch.errors import MatchError
 from saematch.matching.problem import RowProblem
 from saematch.matching.solver import Solver
+from saematch.numeric.cosines import row_cosines
 from saematch.numeric.rounding import Floats, Indices, Rows
 from saematch.options import Side
 from saematch.runs.chain import Chain

@@ -8,26 +8,12 @@ from typing import NamedTuple
 import numpy as np
 
 from saematch.analysis.tables import quantiles
-from saematch.cost import squared_distances
 from saematch.numeric.rounding import Floats, Indices
 from saematch.runs.chain import Chain
 from saematch.runs.plan import Pair
 from saematch.sae.autoencoder import SAE
 
 LEAST_COSINES = (0.5, 0.7, 0.9)  # decoder cosines from which on a partner counts as the same feature
-
-
-def row_cosines(x: Floats, y: Floats, perm: Indices) -> Floats:
-    """Return the cosine of every row of x with its partner in y, `(F_A,)`; NaN without a partner or for a zero row.
-
-    >>> row_cosines(np.array([[3.0, 0.0], [0.0, 2.0]]), np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([0, -1]))
-    array([ 1., nan])
-    """
-    norms = np.linalg.norm(x, axis=1), np.linalg.norm(y, axis=1)
-    lengths = norms[0] * norms[1][perm]
-    dots = (norms[0] ** 2 + norms[1][perm] ** 2 - squared_distances(x, y, perm)) / 2
-    cosines: Floats = np.divide(dots, lengths, out=np.full(len(x), np.nan), where=(perm >= 0) & (lengths > 0))
-    return cosines
 
 
 def persistence(cosine: Floats, perm: Indices, targets: int, least: float) -> tuple[float, float]:

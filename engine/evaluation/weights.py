@@ -10,11 +10,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from saematch.analysis.persistence import LEAST_COSINES, lifetimes, persistence, quantities, row_cosines
+from saematch.analysis.persistence import LEAST_COSINES, lifetimes, persistence, quantities
 from saematch.analysis.tables import METHOD, PAIR, Row, Schema, finite_mean, quantile_columns, quantiles
 from saematch.cost import squared_distances
 from saematch.evaluation.methods import MethodPermutation
 from saematch.matching.result import Matching
+from saematch.numeric.cosines import row_cosines
 from saematch.numeric.rounding import Floats, Indices
 from saematch.options import FoldName
 from saematch.runs.chain import Chain

@@ -9,7 +9,7 @@ import json
 import math
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,8 +40,9 @@ def save_matching(matching: Matching, path: str | os.PathLike[str]) -> None:
 
 
 def matching_bytes(matching: Matching) -> bytes:
-    """Return the content of the file of a matching: three tensors, and all numbers as JSON under the key "saematch"."""
-    tensors = {name: np.ascontiguousarray(getattr(matching, name).numpy()) for name in TENSORS}
+    """Return the content of the file of a matching: its tensors, and all numbers as JSON under the key "saematch"."""
+    held = [*TENSORS, *(["cosine"] if matching.cosine is not None else [])]
+    tensors = {name: np.ascontiguousarray(getattr(matching, name).numpy()) for name in held}
     record = {
         "schema": SCHEMA,
         "target_features": matching.target_features,
@@ -77,8 +78,11 @@ def _checked_fields(path: Path, record: dict[str, Any], tensors: dict[str, NDArr
     targets, status = record["target_features"], str(record["status"])
     perm = check_indices(tensors["perm"], len(tensors["perm"]), targets, many_to_one=status == "many_to_one")
     pair_cost, prices = (tensors[name].astype(np.float64, copy=False) for name in ("pair_cost", "prices"))
-    if pair_cost.shape != perm.shape or prices.shape != (targets,):
-        raise MatchError(f"{path}: the sizes of pair_cost or prices do not fit that of perm")
+    cosine = tensors["cosine"].astype(np.float64, copy=False) if "cosine" in tensors else None
+    if {values.shape for values in (perm, pair_cost, cosine) if values is not None} != {perm.shape}:
+        raise MatchError(f"{path}: the sizes of pair_cost or cosine do not fit that of perm")
+    if prices.shape != (targets,):
+        raise MatchError(f"{path}: the size of prices does not fit the number of target features")
     # The numbers: without a gap nothing was proved. Those that may be infinite or NaN are null in JSON.
     proved = record["gap"] is not None
     names = ("gap", "rounding_error", "gain", "evaluation_error")
@@ -91,6 +95,7 @@ def _checked_fields(path: Path, record: dict[str, Any], tensors: dict[str, NDArr
         "perm": perm,
         "pair_cost": pair_cost,
         "target_features": targets,
+        "cosine": cosine,
         "prices": prices,
         "unmatched_cost": (row, column),
         "random_cost": math.nan if record["random_cost"] is None else float(record["random_cost"]),
@@ -110,16 +115,33 @@ def check_matching(path: Path) -> None:
         raise MatchError(f"{path}: {_NOT_OURS}: no {', '.join(sorted(missing))}")
 
 
-def read_pair(path: Path, feature: int) -> tuple[int, float]:
-    """Return the target of one source feature, -1 if it is unmatched, and the cost of the pair.
+class FeaturePair(NamedTuple):
+    """A source feature and its target feature, either of which is -1 if the other is unmatched.
+
+    Attributes:
+        source: the number of the source feature.
+        target: the number of the target feature.
+        cost: the cost of the pair.
+        cosine: the cosine of the decoder rows; None if it is not known.
+    """
+
+    source: int
+    target: int
+    cost: float
+    cosine: float | None
+
+
+def read_pair(path: Path, feature: int) -> FeaturePair:
+    """Return the pair of one source feature.
 
     No other parts of the file of the matching are read. Raises `MatchError` if the file is damaged.
     """
     refuse_pointer_at(path)
     with refusals(_NOT_OURS, path, OSError, SafetensorError, TypeError, ValueError, RuntimeError):
         with safe_open(path, framework="np") as file:
-            target, cost = (file.get_slice(name)[feature : feature + 1] for name in ("perm", "pair_cost"))
-        return int(target.item()), float(cost.item())
+            held = ("perm", "pair_cost", *(["cosine"] if "cosine" in file.keys() else []))  # noqa: SIM118
+            target, cost, *cosine = (file.get_slice(name)[feature : feature + 1].item() for name in held)
+        return FeaturePair(feature, int(target), float(cost), finite_or_none(cosine[0]) if cosine else None)
 
 
 def read_permutation(path: str | os.PathLike[str]) -> tuple[Any, dict[str, Any]]:

@@ -60,6 +60,7 @@ class Grader:
             torch.from_numpy(permutation),
             torch.from_numpy(self.problem.pair_cost(permutation)),
             target_features=self.problem.shape[1],
+            cosine=self._cosine(permutation),
             prices=torch.from_numpy(prices),
             unmatched_cost=self.unmatched.costs,
             random_cost=self._random_cost(permutation),
@@ -83,6 +84,7 @@ class Grader:
             torch.from_numpy(permutation),
             torch.from_numpy(self.problem.pair_cost(permutation)),
             target_features=self.problem.shape[1],
+            cosine=self._cosine(permutation),
             options=self.problem.options,
         )
         # The bound for all matchings gives a gap, which is no proof of an optimum.
@@ -93,6 +95,7 @@ class Grader:
             answer.perm,
             answer.pair_cost,
             target_features=self.problem.shape[1],
+            cosine=answer.cosine,
             prices=best.prices,
             unmatched_cost=best.unmatched_cost,
             random_cost=self._random_cost(permutation),
@@ -110,6 +113,10 @@ class Grader:
             return self.solution.stopped_by
         worse = certificate.gap - certificate.rounding_error > best.gap + best.rounding_error
         return "suboptimal" if best.certified or worse else "unproved"
+
+    def _cosine(self, permutation: Indices) -> torch.Tensor | None:
+        cosine = self.problem.cosine(permutation)
+        return None if cosine is None else torch.from_numpy(cosine)
 
     def _random_cost(self, permutation: Indices) -> float:
         """Return the cost of as many random pairs, on average."""

@@ -15,6 +15,7 @@ from saematch.cost import Cost, DistanceCost, MatrixCost, checked_max_cost, squa
 from saematch.errors import MatchError, memory_for
 from saematch.matching.backend import Backend
 from saematch.numeric.arrays import dense_array
+from saematch.numeric.cosines import row_cosines
 from saematch.numeric.numbers import real_number
 from saematch.numeric.rounding import UNIT_64, Floats, Indices, Rows, gamma
 from saematch.options import Part, Side
@@ -61,12 +62,17 @@ class Problem(ABC):
     def pair_cost(self, permutation: Indices) -> Floats:
         """Return the cost of each pair in float64, `(F_A,)`; 0.0 where `permutation` is -1."""
 
+    def cosine(self, permutation: Indices) -> Floats | None:  # noqa: ARG002 (for subclasses)
+        """Return the cosine of the decoder rows of each pair, `(F_A,)`; None if they are not known."""
+        return None
+
 
 @dataclass(frozen=True)
 class RowProblem(Problem):
     """A problem of rows `x (F_A, K)` and `y (F_B, K)`: the cost of a pair is the squared distance of its rows.
 
-    Raises `MatchError` for rows whose squared distances leave the range of float64.
+    The last `decoder_columns` columns are the folded decoder rows of two SAEs, whose cosines are those of the decoder
+    rows themselves. Raises `MatchError` for rows whose squared distances leave the range of float64.
     """
 
     x: Rows
@@ -74,6 +80,7 @@ class RowProblem(Problem):
     max_cost: float | None = None
     options: dict[str, Any] = field(default_factory=dict)
     remake: Callable[[], Problem] | None = None
+    decoder_columns: int = 0
 
     def __post_init__(self) -> None:
         if self.x.shape[1] > MOST_COLUMNS:
@@ -118,6 +125,12 @@ class RowProblem(Problem):
     @override
     def pair_cost(self, permutation: Indices) -> Floats:
         return squared_distances(self.x, self.y, permutation)
+
+    @override
+    def cosine(self, permutation: Indices) -> Floats | None:
+        if not self.decoder_columns:
+            return None
+        return row_cosines(self.x[:, -self.decoder_columns :], self.y[:, -self.decoder_columns :], permutation)
 
 
 @dataclass(frozen=True)
@@ -206,7 +219,11 @@ class Comparison:
     def problem(self, a: SAE, b: SAE, remake: Callable[[], Problem] | None = None) -> RowProblem:
         """Return the problem of two SAEs. Raises `MatchError` if the SAEs cannot be compared."""
         check_widths(a.d, a.source, b.d, b.source, "d")
-        return RowProblem(self.rows(a, Side.SOURCE), self.rows(b, Side.TARGET), self.max_cost, self.record(), remake)
+        return self.problem_of_rows(self.rows(a, Side.SOURCE), self.rows(b, Side.TARGET), a.d, remake)
+
+    def problem_of_rows(self, x: Rows, y: Rows, d: int, remake: Callable[[], Problem] | None = None) -> RowProblem:
+        """Return the problem of the feature rows of two SAEs for activations of width d."""
+        return RowProblem(x, y, self.max_cost, self.record(), remake, d if "decoder" in self.parts else 0)
 
     def record(self) -> dict[str, Any]:
         """Return the comparison for JSON. A scale that is an array of the caller is recorded as "own"."""

@@ -39,6 +39,9 @@ class Matching:
         pair_cost: float64 `(F_A,)`: the cost of each pair, which is a squared distance unless costs were given; 0.0 for
             an unmatched feature.
         target_features: the number of target features, F_B.
+        cosine: float64 `(F_A,)`: the cosine of the decoder rows of each pair; NaN for an unmatched feature. None if the
+            cosines are not known: for rows or costs of your own, if decoder rows were not compared, for a composed
+            matching, and for a file of an earlier version.
         prices: float64 `(F_B,)`: the prices of the target features, which prove the lower bound. They are 0 if nothing
             was proved.
         unmatched_cost: the cost of an unmatched source feature and of an unmatched target feature that the proof used.
@@ -93,6 +96,7 @@ class Matching:
     pair_cost: Tensor
     _: KW_ONLY
     target_features: int
+    cosine: Tensor | None = None
     prices: Tensor = _ZEROS
     unmatched_cost: tuple[float, float] = (math.inf, math.inf)
     random_cost: float = math.nan
@@ -114,6 +118,11 @@ class Matching:
     def cost(self) -> float:
         """The sum of `pair_cost`, correctly rounded."""
         return math.fsum(self.pair_cost.tolist())
+
+    @property
+    def matched(self) -> int:
+        """The number of source features that have a partner."""
+        return int((self.perm >= 0).sum())
 
     @property
     def unmatched_targets(self) -> Tensor:
@@ -280,6 +289,7 @@ class Matching:
             self._inverse_perm(),
             self._inverse_pair_cost(),
             target_features=len(self.perm),
+            cosine=None if self.cosine is None else self._inverted(self.cosine, math.nan),
             prices=prices,
             unmatched_cost=self.unmatched_cost[::-1],
             random_cost=self.random_cost,
@@ -298,16 +308,21 @@ class Matching:
         return perm
 
     def _inverse_pair_cost(self) -> Tensor:
+        return self._inverted(self.pair_cost, 0.0)
+
+    def _inverted(self, values: Tensor, unmatched: float) -> Tensor:
+        """Return the values of source features by target feature."""
         matched = self.perm >= 0
-        pair_cost = torch.zeros(self.target_features, dtype=torch.float64, device="cpu")
-        pair_cost[self.perm[matched]] = self.pair_cost[matched]
-        return pair_cost
+        inverted = torch.full((self.target_features,), unmatched, dtype=torch.float64, device="cpu")
+        inverted[self.perm[matched]] = values[matched]
+        return inverted
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the matching to a `.safetensors` file.
 
-        The file holds the tensors `perm`, `pair_cost` and `prices`, and all numbers as JSON under the key "saematch" of
-        its metadata. Equal matchings give equal bytes. An existing file is replaced in one step.
+        The file holds the tensors `perm`, `pair_cost`, `prices` and, if it is known, `cosine`, and all numbers as JSON
+        under the key "saematch" of its metadata. Equal matchings give equal bytes. An existing file is replaced in one
+        step.
 
         Raises:
             MatchError: if the file cannot be written.

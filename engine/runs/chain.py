@@ -13,6 +13,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from saematch.errors import MatchError
+from saematch.matching.files import FeaturePair
 from saematch.matching.scalars import Scalars
 from saematch.numeric.numbers import checked_count, whole_number
 from saematch.options import Side
@@ -42,12 +43,17 @@ class Step(NamedTuple):
         feature: the number of the feature in that layer.
         cost: the cost of the pair of features that the step follows; 0.0 at the start of the path.
         label: the label of the feature, if labels are known.
+        cosine: the cosine of the decoder rows of the pair; None at the start of the path, or if it is not known.
+        margin: how much the cost of the pair may rise before another matching is cheaper; None at the start of the
+            path, or if margins were not asked for, or do not exist because the matching is not certified.
     """
 
     layer: int
     feature: int
     cost: float
     label: str | None
+    cosine: float | None = None
+    margin: float | None = None
 
 
 class Chain(Mapping[Pair, "Matching"]):
@@ -289,12 +295,18 @@ class Chain(Mapping[Pair, "Matching"]):
             return identity(self._route.features(source))
         return compose((self[pair] for pair in pairs), partial(self._direct_cost, source, target))
 
-    def path(self, layer: int, feature: int) -> list[Step]:
-        """Follow a feature through the layers, until the last layer or the first in which it is unmatched.
+    def path(self, layer: int, feature: int, *, margins: bool = False) -> list[Step]:
+        """Follow a feature through the layers in both directions, as far as it has a partner.
 
         Args:
-            layer: the layer to start from.
+            layer: the layer of the feature.
             feature: the number of the feature in that layer.
+            margins: whether to compute the margin of each step, which takes some passes over all pairs of features, and
+                the SAEs of the run.
+
+        Returns:
+            The steps, from the first layer to the last. Where a baseline has matched several features with one, the
+            cheapest pair leads back.
 
         Raises:
             MatchError: if the layer or the feature does not exist, or the chain is of two sets of SAEs.
@@ -302,25 +314,53 @@ class Chain(Mapping[Pair, "Matching"]):
         Examples:
             >>> import saematch as sm
             >>> chain = sm.match_layers(sm.load_layers("sample?layer=8-10"))
-            >>> for step in chain.path(8, 384):
+            >>> for step in chain.path(9, 455):
             ...     print(step.layer, step.feature, round(step.cost, 3), step.label)
             8 384 0.0 Kn, Ex, Module, Dist, Gn
             9 455 0.837 Module, Syn, Ex, Dist, Gn
             10 948 1.001 De, Dist, Module, Ex, Syn
+            >>> step = chain.path(8, 384, margins=True)[1]
+            >>> print(f"cosine {step.cosine:.3f}, margin {step.margin:.2f}")
+            cosine 0.961, margin 18.41
         """
         layer = _number(layer)
         size = self._route.features(layer)
         wrong = f"feature {feature!r:.40} is not in layer {layer}, whose features are 0 to {size - 1}"
         feature = checked_count(feature, 0, wrong, size - 1)
-        steps = [Step(layer, feature, 0.0, self.label(layer, feature))]
-        for pair in pairwise(self._route.layers_from(layer)):
-            if feature >= self._route.features(pair[0]):
-                raise MatchError(f"the pairs of this run do not fit: layer {pair[0]} has no feature {feature}")
-            feature, cost = self._results.follow(pair, feature)
-            if feature < 0:
+        steps: list[tuple[Pair, FeaturePair]] = []
+        first = feature
+        for pair in reversed(list(pairwise(self._route.layers_to(layer)))):
+            step = self._follow(pair, first, back=True)
+            if step.source < 0:
                 break
-            steps.append(Step(pair[1], feature, cost, self.label(pair[1], feature)))
-        return steps
+            steps.insert(0, (pair, step))
+            first = step.source
+        for pair in pairwise(self._route.layers_from(layer)):
+            step = self._follow(pair, feature)
+            if step.target < 0:
+                break
+            steps.append((pair, step))
+            feature = step.target
+        start = steps[0][0][0] if steps else layer
+        path = [Step(start, first, 0.0, self.label(start, first))]
+        for (_, to), step in steps:
+            path.append(Step(to, step.target, step.cost, self.label(to, step.target), step.cosine))
+        if margins:
+            path[1:] = [
+                found._replace(margin=self._margin(pair, step.source))
+                for found, (pair, step) in zip(path[1:], steps, strict=True)
+            ]
+        return path
+
+    def _follow(self, pair: Pair, feature: int, back: bool = False) -> FeaturePair:
+        """Return the pair of a source feature or, with `back`, of a target feature."""
+        if feature >= self._results.shape(pair)[back]:
+            raise MatchError(f"the pairs of this run do not fit: layer {pair[back]} has no feature {feature}")
+        return self._results.follow_back(pair, feature) if back else self._results.follow(pair, feature)
+
+    def _margin(self, pair: Pair, feature: int) -> float | None:
+        matching = self[pair]
+        return float(matching.margins().exact([feature])[0]) if matching.certified else None
 
     def sae(self, layer: int, side: Side = Side.SOURCE) -> SAE:
         """Read the SAE of a layer.

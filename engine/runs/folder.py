@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Any, cast
 from typing_extensions import override
 
 from saematch.errors import MatchError
-from saematch.matching.files import check_matching, matching_bytes, read_pair
+from saematch.matching.files import FeaturePair, check_matching, matching_bytes, read_matching, read_pair
 from saematch.matching.scalars import SCALARS, Scalars
 from saematch.options import PrecisionName, Side, names
 from saematch.runs.locks import lock_start
 from saematch.runs.plan import Pair, pair_name
 from saematch.runs.records import SCHEMA, InputRecord, Outcome, PairRecord, RunRecord, read_pair_record, read_run_record
-from saematch.runs.results import Results
+from saematch.runs.results import PairArrays, Results
 from saematch.storage.folders import Folder, LocalFolder, folder_at
 from saematch.storage.jsonfile import as_json, read_json
 from saematch.text import shorten
@@ -141,7 +141,13 @@ class RunFolder(Results):
         return matching
 
     @override
-    def follow(self, pair: Pair, feature: int) -> tuple[int, float]:
+    def arrays(self, pair: Pair) -> PairArrays:
+        with self.folder.local(_matching_name(pair)) as path:
+            held = read_matching(path)
+        return PairArrays(held["perm"], held["pair_cost"], held["cosine"])
+
+    @override
+    def follow(self, pair: Pair, feature: int) -> FeaturePair:
         # Of a file on this machine, only the few bytes of this feature are read.
         with self.folder.local(_matching_name(pair)) as path:
             return read_pair(path, feature)

@@ -14,7 +14,7 @@ from functools import partial
 from typing import cast
 
 from saematch.errors import MatchError, about_memory, is_out_of_memory, reason_of
-from saematch.matching.problem import RowProblem, check_widths
+from saematch.matching.problem import check_widths
 from saematch.matching.scalars import scalars
 from saematch.runs.plan import Pair
 from saematch.runs.records import Outcome, PairRecord, Progress
@@ -84,7 +84,7 @@ def _match(work: Work, cache: RowCache, pair: Pair, notify: Callable[[Progress],
         x, y = (cache.layer(key) for key in work.keys(pair))
         check_widths(x.d, x.source, y.d, y.source, "d")
         remake = partial(work.problem, pair)
-        problem = RowProblem(x.rows, y.rows, work.comparison.max_cost, work.comparison.record(), remake)
+        problem = work.comparison.problem_of_rows(x.rows, y.rows, x.d, remake)
         solver = replace(work.solver, progress=lambda done: notify(Progress("pass", pair=pair, last_pass=done)))
         matching = solver.run(problem)
     # A bad input or too little memory makes the pair fail. Any other error is a defect of this package, and is raised.

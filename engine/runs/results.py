@@ -4,17 +4,35 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, MutableMapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 from typing_extensions import override
 
+from saematch.matching.files import FeaturePair
 from saematch.matching.scalars import Scalars, scalars
+from saematch.numeric.rounding import Floats, Indices
 from saematch.options import Side
 from saematch.runs.plan import Pair
 from saematch.runs.records import InputRecord, Outcome, PairRecord, RunRecord
+from saematch.storage.jsonfile import finite_or_none
 
 if TYPE_CHECKING:
     from saematch.matching.result import Matching
+
+
+class PairArrays(NamedTuple):
+    """The partner, cost and cosine of each source feature of a matching, `(F_A,)` each, see `Matching`.
+
+    Attributes:
+        perm: the target feature of each source feature; -1 for an unmatched feature.
+        cost: the cost of each pair; 0.0 for an unmatched feature.
+        cosine: the cosine of the decoder rows of each pair; NaN for an unmatched feature. None if they are not known.
+    """
+
+    perm: Indices
+    cost: Floats
+    cosine: Floats | None
 
 
 class Results(ABC):
@@ -54,8 +72,22 @@ class Results(ABC):
         """
 
     @abstractmethod
-    def follow(self, pair: Pair, feature: int) -> tuple[int, float]:
-        """Return the target of one source feature (-1 if it is unmatched), and the cost of this pair of features."""
+    def arrays(self, pair: Pair) -> PairArrays:
+        """Return what a matching says about each source feature, without making a `Matching` of it."""
+
+    @abstractmethod
+    def follow(self, pair: Pair, feature: int) -> FeaturePair:
+        """Return the pair of one source feature."""
+
+    def follow_back(self, pair: Pair, feature: int) -> FeaturePair:
+        """Return the pair of one target feature, the cheapest if it is the partner of several source features."""
+        perm, cost, cosine = self.arrays(pair)
+        sources = np.nonzero(perm == feature)[0]
+        if not len(sources):
+            return FeaturePair(-1, feature, 0.0, None)
+        source = int(sources[cost[sources].argmin()])
+        known = None if cosine is None else finite_or_none(float(cosine[source]))
+        return FeaturePair(source, feature, float(cost[source]), known)
 
     @abstractmethod
     def shape(self, pair: Pair) -> tuple[int, int]:
@@ -136,9 +168,16 @@ class RunInMemory(Results):
         return self._matchings[pair]
 
     @override
-    def follow(self, pair: Pair, feature: int) -> tuple[int, float]:
+    def arrays(self, pair: Pair) -> PairArrays:
         matching = self._matchings[pair]
-        return int(matching.perm[feature]), float(matching.pair_cost[feature])
+        cosine = None if matching.cosine is None else matching.cosine.numpy()
+        return PairArrays(matching.perm.numpy(), matching.pair_cost.numpy(), cosine)
+
+    @override
+    def follow(self, pair: Pair, feature: int) -> FeaturePair:
+        perm, cost, cosine = self.arrays(pair)
+        known = None if cosine is None else finite_or_none(float(cosine[feature]))
+        return FeaturePair(feature, int(perm[feature]), float(cost[feature]), known)
 
     @override
     def shape(self, pair: Pair) -> tuple[int, int]:

@@ -23,6 +23,7 @@ class Route:
         self._next: dict[int, int] = {}  # layer -> the layer that follows
         for a, b in [] if two_sets else results.pairs:
             self._next[a] = min(b, self._next.get(a, b))
+        self._previous = {b: a for a, b in sorted(self._next.items())}  # the nearest, if several lead to one layer
 
     def steps(self) -> list[Pair]:
         """Return the pairs on the route, in the order of the plan."""
@@ -34,6 +35,13 @@ class Route:
         while layers[-1] in self._next:
             layers.append(self._next[layers[-1]])
         return layers
+
+    def layers_to(self, layer: int) -> list[int]:
+        """Return the layers of the route that lead to `layer`, which is the last of them."""
+        layers = [layer]
+        while layers[-1] in self._previous:
+            layers.append(self._previous[layers[-1]])
+        return layers[::-1]
 
     def pairs_between(self, source: int, target: int) -> list[Pair]:
         """Return the successive pairs that lead from one layer to another. Raises `MatchError` if there are none."""
