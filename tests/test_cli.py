@@ -64,9 +64,9 @@ def run(model, tmp_path_factory):
 def test_demo_matches_the_sample_and_shows_labelled_paths(tmp_path):
     done = program("demo", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
-    for expected in ("8 -> 9", "12 -> 13", "proof gap", "of random", "Module, Frozen, Macro", "saematch-demo"):
+    for expected in ("8 -> 9", "12 -> 13", "certified", "of random", "Module, Frozen, Macro", "saematch-demo"):
         assert expected in done.stdout
-    assert done.stdout.count("  yes ") == 5
+    assert done.stdout.count("  yes\n") == 5
     assert sm.Chain.load(tmp_path / "saematch-demo").certified
     assert saematch("demo", cwd=tmp_path).returncode == 0  # again, over its own folder
 
@@ -145,7 +145,9 @@ def test_layers_and_path(run, model, tmp_path):
     assert [(pair["source"], pair["target"]) for pair in content["pairs"]] == [(3, 4), (4, 5), (5, 11)]
     path = parsed(saematch("path", run, "--layer", 3, "--feature", 7, "--json"))["path"]
     assert [(step["layer"], step["feature"]) for step in path] == [step[:2] for step in sm.Chain.load(run).path(3, 7)]
-    assert saematch("path", run, "--layer", 3, "--feature", 7).stdout.count("\n") == 4
+    lines = saematch("path", run, "--layer", 11, "--feature", path[-1]["feature"]).stdout.splitlines()
+    assert [line.split()[0] for line in lines[2:6]] == ["3", "4", "5", "11"]
+    assert lines[5].startswith("11 *")
     again = saematch("layers", model, "-o", run)
     assert (again.returncode, again.stderr) == (0, "")
     assert "3 pairs of layers, finished before." in again.stdout
@@ -159,7 +161,7 @@ def test_a_run_with_a_layer_that_cannot_be_read_has_exit_code_3_and_a_summary(mo
     (tmp_path / "model" / "layer_11" / "params.npz").write_bytes(b"PK")
     done = saematch("layers", tmp_path / "model", "-o", tmp_path / "run")
     assert (done.returncode, done.stderr) == (3, "")
-    assert done.stdout.count("  yes ") == 2
+    assert done.stdout.count("  yes\n") == 2
     assert "no matching of layers 5 and 11: " in done.stdout
     assert "layer_11/params.npz: cannot be read" in done.stdout
     assert "The same command tries these pairs again" in done.stdout

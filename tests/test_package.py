@@ -94,7 +94,10 @@ def test_a_finished_run_is_looked_at_without_torch(tmp_path):
     code = f"""
 import sys
 from saematch.cli.main import main
-assert main(["path", {str(tmp_path / "run")!r}, "--layer", "8", "--feature", "384"]) == 0
+run = {str(tmp_path / "run")!r}
+for command in (["show", run, "--limits"], ["top", run], ["top", run, "--alike", "3"]):
+    assert main(command) == 0
+assert main(["path", run, "--layer", "8", "--feature", "384"]) == 0
 assert not {{"torch", "numba", "triton", "lap"}} & set(sys.modules)
 """
     assert "Module, Syn, Ex, Dist, Gn" in python(code)

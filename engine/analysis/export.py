@@ -55,8 +55,9 @@ def export(
         format: "csv", "parquet" (needs pyarrow), "json" (columns by pair of layers, with definitions and provenance)
             or "graphml" (features are nodes, matched pairs are edges).
         margins: whether to compute margins and runners-up, with passes over all pairs of features.
-        max_cost: leave out features whose pair costs more.
-        min_cosine: leave out features whose decoder row has a smaller cosine with that of their partner.
+        max_cost: leave out features without a partner, and those whose pair costs more.
+        min_cosine: leave out features without a partner, and those whose decoder row has a smaller cosine with that of
+            their partner.
         progress: called with the name of each pair of layers before it is read.
 
     Returns:
@@ -102,6 +103,8 @@ def export(
 def _table(chain: Chain, pair: Pair, columns: Columns, max_cost: float, min_cosine: float) -> PairTable:
     """Return all columns of `EXPORT_COLUMNS` for the features that are exported, with None for unknown values."""
     exported = columns["cost"] <= max_cost
+    if math.isfinite(max_cost):
+        exported &= columns["partner"] >= 0
     if math.isfinite(min_cosine):
         exported &= np.nan_to_num(columns["cosine"], nan=-math.inf) >= min_cosine
     features = np.nonzero(exported)[0]

@@ -1,4 +1,4 @@
-"""`saematch export`: write every matched feature of a run to a file for other programs."""
+"""`saematch export`: write every feature of a run and its partner to a file for other programs."""
 
 from __future__ import annotations
 
@@ -24,14 +24,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_overwrite(parser)
     parser.add_argument("--format", help="csv, parquet, json or graphml (default: the suffix of FILE)")
     parser.add_argument(
-        "--max-cost", type=float, default=math.inf, metavar="C", help="leave out features whose pair costs more than C"
+        "--max-cost",
+        type=float,
+        default=math.inf,
+        metavar="C",
+        help="leave out features without a partner, and those whose pair costs more than C",
     )
     parser.add_argument(
         "--min-cosine",
         type=float,
         default=-math.inf,
         metavar="X",
-        help="leave out features whose decoder row has a cosine below X with their partner's",
+        help="leave out features without a partner, and those whose decoder row has a cosine below X with their "
+        "partner's",
     )
     add_margins(parser)
     add_inputs(parser)
@@ -39,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Write every matched feature."""
+    """Write every feature and its partner."""
     from saematch.analysis.export import export
 
     check_output(options.output, options.overwrite)
@@ -59,5 +64,8 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print_json({"file": options.output, "format": format, "rows": rows, "complete": chain.complete})
     else:
-        print(f"{rows:,} {'edges' if format == 'graphml' else 'rows'} written to {options.output}")
+        what = "edges" if format == "graphml" else "rows"
+        matched = min(rows, sum(int((chain.arrays(pair).perm >= 0).sum()) for pair in chain))
+        unmatched = f": {matched:,} matched features and {rows - matched:,} without a partner" if matched < rows else ""
+        print(f"{rows:,} {what} written to {options.output}{unmatched}")
     return DONE if chain.complete else UNFINISHED

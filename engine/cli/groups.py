@@ -76,7 +76,10 @@ def add_comparison(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--fold", help="scale of a feature: threshold (default), decoder_norm or none")
     group.add_argument(
-        "--max-cost", type=float, metavar="C", help="never match a pair that costs more than C (default: no limit)"
+        "--max-cost",
+        type=float,
+        metavar="C",
+        help="never match a pair that costs more than C (default: no limit); 'saematch show RUN --limits' suggests C",
     )
 
 
@@ -137,9 +140,12 @@ def solver_of(options: argparse.Namespace) -> dict[str, Any]:
 def chain_of(options: argparse.Namespace) -> Chain:
     """Return the chain of the run that `add_run` names, with the SAEs that `add_inputs` names."""
     from saematch.runs.chain import Chain
-    from saematch.sources import load_layers
 
-    return Chain.load(options.run_folder, None if options.inputs is None else load_layers(options.inputs))
+    if options.inputs is None:
+        return Chain.load(options.run_folder)
+    from saematch.sources import load_layers  # which imports torch, and that takes seconds
+
+    return Chain.load(options.run_folder, load_layers(options.inputs))
 
 
 def contents_of(options: argparse.Namespace, weights: bool) -> Contents:

@@ -23,9 +23,11 @@ from saematch.cli.groups import (
 from saematch.cli.info import describe
 from saematch.cli.parser import as_path, as_shard
 from saematch.cli.progress import EventLog, Listener, run_output
-from saematch.cli.terminal import print_basis, print_saes
+from saematch.cli.show import as_json, print_pairs
+from saematch.cli.terminal import print_saes
 from saematch.errors import MatchError
 from saematch.runs.plan import Pair, pair_name, share_of
+from saematch.runs.summary import summary_of
 from saematch.text import listing, printable, size
 
 if TYPE_CHECKING:
@@ -82,31 +84,35 @@ def run(options: argparse.Namespace) -> int:
         return _dry_run(options)
     if options.output is None:
         raise MatchError("there is no run folder to write to; give -o RUN, or --dry-run to see what a run would match")
-    failures: dict[Pair, str] = {}  # of this call: with --shard, those of the shard
-    chain = _match(options, failures)
+    matched: set[Pair] = set()  # in this call, as are the failures: with --shard, those of the shard
+    failures: dict[Pair, str] = {}
+    chain = _match(options, matched, failures)
     if options.json:
-        _print_json(options, chain, failures)
+        failed = [{"source": a, "target": b, "error": in_flags(error)} for (a, b), error in failures.items()]
+        print_json(as_json(chain, summary_of(chain)) | {"run": options.output, "failures": failed})
     elif options.quiet:
         for (a, b), error in failures.items():
             complain(f"no matching of layers {a} and {b}: {error}", UNFINISHED)
     else:
-        _print_summary(options, chain, failures)
+        _print_summary(options, chain, matched, failures)
     mine = chain.planned if options.shard is None else share_of(chain.planned, *options.shard)  # perhaps none
-    numbers = chain.scalars()
-    return DONE if all(pair in numbers and numbers[pair]["certified"] for pair in mine) else UNFINISHED
+    numbers, baseline = chain.scalars(), options.method != "optimal"
+    return DONE if all(pair in numbers and (baseline or numbers[pair]["certified"]) for pair in mine) else UNFINISHED
 
 
-def _match(options: argparse.Namespace, failures: dict[Pair, str]) -> Chain:
-    """Run `match_layers` with all listeners that the options ask for, and add each failed pair to `failures`."""
+def _match(options: argparse.Namespace, matched: set[Pair], failures: dict[Pair, str]) -> Chain:
+    """Run `match_layers` with all listeners that the options ask for; note which pairs it matches, and which fail."""
     from saematch.runs.api import match_layers
     from saematch.sources import load_layers
 
     # Every progress event goes to all listeners.
-    def note_failure(event: Progress) -> None:
+    def note_outcome(event: Progress) -> None:
+        if event.pair is not None and event.matching is not None:
+            matched.add(event.pair)
         if event.pair is not None and event.error is not None:
             failures[event.pair] = event.error
 
-    listeners: list[Listener] = [note_failure]
+    listeners: list[Listener] = [note_outcome]
 
     def notify(event: Progress) -> None:
         for listener in listeners:
@@ -115,7 +121,7 @@ def _match(options: argparse.Namespace, failures: dict[Pair, str]) -> Chain:
     # Displays and logs are closed when the run ends, also after an error.
     with ExitStack() as stack:
         if not (options.quiet or options.json):
-            listeners.append(stack.enter_context(run_output()))
+            listeners.append(stack.enter_context(run_output(options.method != "optimal")))
         if options.log_json is not None:
             listeners.append(stack.enter_context(EventLog(Path(options.log_json))))
         return match_layers(
@@ -134,15 +140,10 @@ def _match(options: argparse.Namespace, failures: dict[Pair, str]) -> Chain:
         )
 
 
-def _print_json(options: argparse.Namespace, chain: Chain, failures: dict[Pair, str]) -> None:
-    pairs = [{"source": a, "target": b, **numbers} for (a, b), numbers in chain.scalars().items()]
-    failed = [{"source": a, "target": b, "error": in_flags(error)} for (a, b), error in failures.items()]
-    verdict = {"complete": chain.complete, "certified": chain.certified}
-    print_json({"run": options.output, "layers": chain.layers, **verdict, "pairs": pairs, "failures": failed})
-
-
-def _print_summary(options: argparse.Namespace, chain: Chain, failures: dict[Pair, str]) -> None:
-    print_basis([chain.pair_record(pair)["stats"] for pair in chain])
+def _print_summary(options: argparse.Namespace, chain: Chain, matched: set[Pair], failures: dict[Pair, str]) -> None:
+    # The rows of this call are printed already. The whole table follows if an earlier call has matched other pairs.
+    rows = summary_of(chain)
+    print_pairs(chain, rows, with_table=not matched.issuperset(chain))
     print(f"\nWritten to {options.output}{'' if options.output.endswith('/') else '/'}")
     for (a, b), error in failures.items():
         print(f"no matching of layers {a} and {b}: {for_terminal(error)}")

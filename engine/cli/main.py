@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import NoReturn, Protocol, TextIO
 
 import saematch
-from saematch.cli import demo, env, evaluate, export, info, layers, match, path, report, serve, verify
+from saematch.cli import demo, env, evaluate, export, info, layers, match, path, report, serve, show, top, verify
 from saematch.cli.common import BAD_INPUT, DEFECT, INTERRUPTED, UNFINISHED, complain
 from saematch.cli.parser import Parser
 from saematch.errors import MatchError, about_memory, is_out_of_memory, reason_of
@@ -40,8 +40,8 @@ class Command(Protocol):
 
 
 COMMANDS: Mapping[str, Command] = {
-    "demo": demo, "info": info, "match": match, "layers": layers, "path": path, "evaluate": evaluate, "report": report,
-    "serve": serve, "export": export, "verify": verify, "env": env,
+    "demo": demo, "info": info, "match": match, "layers": layers, "show": show, "top": top, "path": path,
+    "evaluate": evaluate, "report": report, "serve": serve, "export": export, "verify": verify, "env": env,
 }  # fmt: skip
 DESCRIPTION = """Match the features of sparse autoencoders across the layers of a model. Matchings are optimal, and
 each comes with a proof."""

@@ -66,8 +66,8 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print_json(matching_as_json(matching))
     else:
-        print_proof(matching)
+        print_proof(matching, baseline=options.method != "optimal")
         print(
             f"\nWritten to {options.output}" if options.output else "\nNothing was written; -o FILE keeps the matching"
         )
-    return DONE if matching.certified else UNFINISHED
+    return DONE if matching.certified or options.method != "optimal" else UNFINISHED

@@ -5,33 +5,44 @@ from __future__ import annotations
 import argparse
 
 from saematch.cli.common import DONE, INCOMPLETE, UNFINISHED, print_json
-from saematch.cli.groups import add_json, add_run
-from saematch.cli.terminal import print_path
+from saematch.cli.groups import add_inputs, add_json, add_run, chain_of
+from saematch.cli.terminal import print_legend, print_path, status_line
 
 HELP = "follow a feature through the layers of a run"
-DESCRIPTION = """Print the counterparts of a feature in all later layers of a run, with the cost of each step and, if
-the SAEs have labels, the label of each counterpart."""
+DESCRIPTION = """Print the counterparts of a feature in all earlier and later layers of a run, with the cost of each
+step, the cosine of the decoder rows and, if the SAEs have labels, the label of each counterpart."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
     add_run(parser)
-    parser.add_argument("--layer", type=int, required=True, metavar="L", help="the layer to start from")
+    parser.add_argument("--layer", type=int, required=True, metavar="L", help="the layer of the feature")
     parser.add_argument("--feature", type=int, required=True, metavar="I", help="the number of the feature, from 0")
+    parser.add_argument(
+        "--margins", action="store_true", help="also compute the margin of each step, with passes over all pairs"
+    )
+    add_inputs(parser)
     add_json(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Print the path of a feature."""
-    from saematch.runs.chain import Chain
-
-    chain = Chain.load(options.run_folder)
-    path = chain.path(options.layer, options.feature)
+    chain = chain_of(options)
+    with status_line() as show:
+        show("margins of each step" if options.margins else "")
+        path = chain.path(options.layer, options.feature, margins=options.margins)
     if options.json:
         steps = [step._asdict() for step in path]
         print_json({"layer": options.layer, "feature": options.feature, "complete": chain.complete, "path": steps})
     else:
-        print_path(path)
+        print_path(path, options.layer)
+        legend = {
+            "*": "the feature that was asked for",
+            "cost": "squared distance from the feature in the row above",
+            "cosine": "of the two decoder rows",
+        }
+        margin = "how much the cost can rise before another matching of the two layers is cheaper"
+        print_legend(legend | ({"margin": margin} if options.margins else {}))
         if not chain.complete:
             print(f"\n{INCOMPLETE}")
     return DONE if chain.complete else UNFINISHED

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 from typing_extensions import override
 
 from saematch.cli.common import for_terminal
-from saematch.cli.terminal import PROOF_HEAD, describe_pass, proof_cells, row
+from saematch.cli.terminal import PAIR_HEAD, describe_pass, pair_cells, row
 from saematch.errors import refusals
+from saematch.runs.summary import summary_of_matching
 from saematch.text import size
 
 if TYPE_CHECKING:
@@ -27,9 +28,10 @@ Listener = Callable[["Progress"], None]
 class RunLog:
     """Prints one row per finished pair as plain lines, for a log or a pipe."""
 
-    _WIDTHS = (10, 14, 9, 9, 9, 7)
+    _WIDTHS = (8, 7, 12, 9, 6, 6, 7, 9)
 
-    def __init__(self) -> None:
+    def __init__(self, baseline: bool) -> None:
+        self._baseline = baseline
         self._rows = 0
 
     def __enter__(self) -> RunLog:
@@ -49,11 +51,12 @@ class RunLog:
         name = f"{event.pair[0]} -> {event.pair[1]}"
         if event.matching is not None:
             if not self._rows:
-                self._say(row(("layers", *PROOF_HEAD, "seconds"), self._WIDTHS))
+                self._say(row(PAIR_HEAD, self._WIDTHS))
             self._rows += 1
-            self._say(row((name, *proof_cells(event.matching), f"{event.seconds:.2f}"), self._WIDTHS))
+            numbers = summary_of_matching(event.pair, event.matching, event.seconds)
+            self._say(row(pair_cells(numbers, self._baseline), self._WIDTHS))
         elif event.error is not None:
-            self._say(f"{name:10}  no matching: {for_terminal(event.error)}")
+            self._say(f"{name:8}  no matching: {for_terminal(event.error)}")
 
     def _start(self, event: Progress) -> str:
         if not event.total:
@@ -71,8 +74,8 @@ class RunLog:
 class RunDisplay(RunLog):
     """Prints the rows of `RunLog` on a terminal, above a progress bar and the stage of each pair in work."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, baseline: bool) -> None:
+        super().__init__(baseline)
         from rich.console import Console, Group
         from rich.live import Live
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -180,6 +183,10 @@ class EventLog:
             self._file.write(f"{json.dumps(entry, allow_nan=False)}\n".encode())
 
 
-def run_output() -> RunLog:
-    """Return the display of a run that fits stdout: a `RunDisplay` on a terminal, else a `RunLog`."""
-    return RunDisplay() if sys.stdout.isatty() else RunLog()
+def run_output(baseline: bool = False) -> RunLog:
+    """Return the display of a run that fits stdout: a `RunDisplay` on a terminal, else a `RunLog`.
+
+    Args:
+        baseline: whether the run matches by a baseline, whose matchings are not meant to be proved optimal.
+    """
+    return RunDisplay(baseline) if sys.stdout.isatty() else RunLog(baseline)

@@ -3,35 +3,51 @@
 from __future__ import annotations
 
 import itertools
-import math
+import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from saematch.matching.basis import describe_basis
+from saematch.options import Side
+from saematch.runs.summary import PairSummary, summary_of_matching
 from saematch.storage.jsonfile import finite_or_none
-from saematch.text import printable
+from saematch.text import printable, shorten
 
 if TYPE_CHECKING:
+    from saematch.analysis.ranking import RankedPair
     from saematch.assignment import Round
     from saematch.matching.result import Matching
-    from saematch.runs.chain import Step
+    from saematch.runs.chain import Chain, Step
 
 # ---- Tables
 
 
-def row(cells: Sequence[str], widths: Sequence[int]) -> str:
-    """Return one line of a table: the first cell is aligned to the left, the others to the right."""
-    first, *others = zip(cells, widths, strict=True)
-    return "  ".join([first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in others)]).rstrip()
+def row(cells: Sequence[str], widths: Sequence[int], text_last: bool = False) -> str:
+    """Return one line of a table: the first cell is aligned to the left, the others to the right.
+
+    With `text_last`, the last cell is a text, which is aligned to the left.
+    """
+    first, *others = [cell.rjust(width) for cell, width in zip(cells, widths, strict=True)]
+    if text_last:
+        others[-1] = cells[-1]
+    return "  ".join([cells[0].ljust(len(first)), *others]).rstrip()
 
 
-def table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """Return a table with a head, whose columns are as wide as their content."""
+def table(head: Sequence[str], lines: Sequence[Sequence[str]], text_last: bool = False) -> str:
+    """Return a table with a head, whose columns are as wide as their content. For `text_last` see `row`."""
     widths = [max(map(len, column)) for column in zip(head, *lines, strict=True)]
     rule = ["-" * width for width in widths]
-    return "\n".join(row(line, widths) for line in (head, rule, *lines))
+    return "\n".join(row(line, widths, text_last) for line in (head, rule, *lines))
+
+
+def print_legend(meanings: Mapping[str, str]) -> None:
+    """Print what the columns of the table above mean: column -> its meaning."""
+    width = min(shutil.get_terminal_size((100, 24)).columns, 100)
+    text = "; ".join(f"{name}: {meaning}" for name, meaning in meanings.items())
+    print("\n" + textwrap.fill(f"{text}.", width, break_long_words=False, break_on_hyphens=False))
 
 
 def cell(value: str | float | None) -> str:
@@ -46,29 +62,72 @@ def decimal(value: str | float | None) -> str:
 
 # ---- Matchings
 
-PROOF_HEAD = ("cost", "of random", "proof gap", "certified")
+_MATCHED = {
+    "matched": "features that have a partner",
+    "cost": "sum of the squared distances of matched features",
+    "of random": "this cost, relative to that of random pairs",
+    "cosine": "mean cosine of the decoder rows of matched features",
+    ">= 0.7": "share of the features whose partner has a cosine of at least 0.7",
+}
+PAIR_LEGEND = _MATCHED | {
+    "seconds": "time from reading the SAEs to the proof",
+    "certified": "whether no other matching costs less, which is proved",
+}
+PAIR_HEAD = ("layers", *PAIR_LEGEND)
+_PROOF_LEGEND = _MATCHED | {
+    "proof gap": "the most that the cost can be above that of the best matching",
+    "certified": "whether no other matching costs less, which is proved",
+}
 
 
-def proof_cells(matching: Matching) -> list[str]:
-    """Return the cells below `PROOF_HEAD`.
+def pair_cells(numbers: PairSummary, baseline: bool) -> list[str]:
+    """Return the cells below `PAIR_HEAD` for a pair of layers."""
+    seconds = "-" if numbers.seconds is None else f"{numbers.seconds:.2f}"
+    layers = f"{numbers.source} -> {numbers.target}"
+    return [layers, f"{numbers.matched:,}", *_match_cells(numbers), seconds, _verdict(numbers, baseline)]
 
-    They are the cost, the cost as a share of a random pairing's, the gap that the proof leaves, and whether the
-    matching is certified.
-    """
+
+def _match_cells(numbers: PairSummary) -> list[str]:
     return [
-        f"{matching.cost:,.2f}",
-        f"{matching.cost / matching.random_cost:.1%}" if matching.random_cost > 0 else "-",
-        "-" if math.isnan(matching.proof_gap) else f"{matching.proof_gap:.1e}",
-        "yes" if matching.certified else f"NO ({matching.status})",
+        "-" if numbers.cost is None else f"{numbers.cost:,.2f}",
+        _share(numbers.of_random),
+        "-" if numbers.cosine is None else f"{numbers.cosine:.3f}",
+        _share(numbers.persistent),
     ]
 
 
-def print_proof(matching: Matching) -> None:
-    """Print a table with the numbers of one matching, and what its lower bound rests on."""
-    features, matched = len(matching.perm), int((matching.perm >= 0).sum())
-    shown = f"{features:,}" if matched == features else f"{matched:,} of {features:,}"
-    print(table(("matched", *PROOF_HEAD), [[shown, *proof_cells(matching)]]))
+def _share(share: float | None) -> str:
+    return "-" if share is None else f"{share:.1%}"
+
+
+def _verdict(numbers: PairSummary, baseline: bool) -> str:
+    if numbers.certified:
+        return "yes"
+    return "baseline" if baseline else f"NO ({numbers.status})"
+
+
+def print_proof(matching: Matching, baseline: bool = False) -> None:
+    """Print a table with the numbers of one matching, what they mean, and what its lower bound rests on."""
+    numbers = summary_of_matching((0, 0), matching)
+    all_matched = numbers.matched == numbers.features
+    matched = f"{numbers.matched:,}" if all_matched else f"{numbers.matched:,} of {numbers.features:,}"
+    gap = "-" if numbers.proof_gap is None else f"{numbers.proof_gap:.1e}"
+    cells = [matched, *_match_cells(numbers), gap, _verdict(numbers, baseline)]
+    known = [(name, cell) for name, cell in zip(_PROOF_LEGEND, cells, strict=True) if cell != "-"]
+    print(table([name for name, _ in known], [[cell for _, cell in known]]))
+    print_legend({name: _PROOF_LEGEND[name] for name, _ in known})
+    if baseline and not numbers.certified:
+        print("A baseline is not meant to be the best matching, so that no proof is missing.")
     print_basis([matching.stats])
+
+
+def print_unproved(rows: Sequence[PairSummary]) -> None:
+    """Print, for each pair of layers that is not proved optimal, how far from the optimum it can be."""
+    for numbers in rows:
+        if not numbers.certified and numbers.proof_gap is not None and numbers.cost:
+            layers = f"{numbers.source} -> {numbers.target}"
+            share = f"{numbers.proof_gap / numbers.cost:.2g}"
+            print(f"{layers}: at most {numbers.proof_gap:.4g} above the optimum, which is {share} of the cost")
 
 
 def print_basis(searches: Sequence[dict[str, Any]]) -> None:
@@ -95,11 +154,38 @@ def describe_pass(event: Round) -> str:
     return f"pass {event.number}, {event.edges:,} candidate pairs{share}"
 
 
-def print_path(path: Sequence[Step]) -> None:
-    """Print the path of a feature, one line per layer."""
+# ---- Features
+
+
+def print_path(path: Sequence[Step], asked: int | None = None) -> None:
+    """Print the path of a feature, one line per layer, and mark the layer that was asked for."""
+    has_margins = any(step.margin is not None for step in path)
+    head = ["layer", "feature", "cost", "cosine", *(["margin"] if has_margins else []), "label"]
+    lines = []
     for number, step in enumerate(path):
-        cost = f"{step.cost:10.3f}" if number else " " * 10
-        print(f"  layer {step.layer:>2}  feature {step.feature:>6}  {cost}  {printable(step.label or '')}".rstrip())
+        numbers = [step.cost if number else None, step.cosine, *([step.margin] if has_margins else [])]
+        cells = ["" if value is None else f"{value:.3f}" for value in numbers]
+        mark = " *" if step.layer == asked else ""
+        lines.append([f"{step.layer}{mark}", str(step.feature), *cells, printable(step.label or "")])
+    print(table(head, lines, text_last=True))
+
+
+def print_ranked(chain: Chain, pairs: Sequence[RankedPair]) -> None:
+    """Print matched pairs of features with their labels."""
+    has_margins = any(pair.margin is not None for pair in pairs)
+    head = ["layers", "feature", "partner", "cost", "cosine", *(["margin"] if has_margins else []), "labels"]
+    side = Side.TARGET if chain.of_two_sets else Side.SOURCE
+    lines = []
+    for pair in pairs:
+        numbers = [pair.cost, pair.cosine, *([pair.margin] if has_margins else [])]
+        labels = chain.label(pair.layer, pair.feature), chain.label(pair.target, pair.partner, side)
+        shown = [shorten(printable(label or "-"), 36) for label in labels]
+        lines.append(
+            [f"{pair.layer} -> {pair.target}", str(pair.feature), str(pair.partner)]
+            + ["-" if value is None else f"{value:.3f}" for value in numbers]
+            + [f"{shown[0]} | {shown[1]}" if any(labels) else ""]
+        )
+    print(table(head, lines, text_last=True))
 
 
 # ---- SAEs
@@ -112,11 +198,10 @@ def print_saes(rows: Sequence[dict[str, Any]]) -> None:
     head = ("layer", "F", "d", "activation", "l0", "dtype", "bytes", "format")
     paths = [printable(row["path"]) for row in rows]
     shared = _shared_folder(paths)
-    # Paths stand in a last column that is aligned to the left.
-    lines = table(head, [[cell(row[name]) for name in head] for row in rows]).splitlines()
-    ends = ["path", "----", *(path.removeprefix(shared) for path in paths)]
-    for line, end in zip(lines, ends, strict=True):
-        print(f"{line}  {end}")
+    lines = [
+        [*(cell(row[name]) for name in head), path.removeprefix(shared)] for row, path in zip(rows, paths, strict=True)
+    ]
+    print(table([*head, "path"], lines, text_last=True))
     if shared:
         print(f"paths are below {shared}")
     # A note that holds for several layers is printed once, with the layers.

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from saematch.errors import MatchError
 from saematch.matching.files import FeaturePair
 from saematch.matching.scalars import Scalars
+from saematch.numeric.cosines import row_cosines
 from saematch.numeric.numbers import checked_count, whole_number
 from saematch.options import Side
 from saematch.runs.folder import RunFolder
 from saematch.runs.inputs import ChainInputs, read_input
 from saematch.runs.plan import Pair, as_pair, by_pair
 from saematch.runs.records import InputRecord, PairRecord, RunRecord
-from saematch.runs.results import Results, RunInMemory
+from saematch.runs.results import PairArrays, Results, RunInMemory
 from saematch.runs.route import Route
 from saematch.text import well_formed
 
@@ -234,6 +235,31 @@ class Chain(Mapping[Pair, "Matching"]):
         """
         return {pair: self._results.scalars(pair) for pair in self}
 
+    def arrays(self, pair: Pair) -> PairArrays:
+        """Return partner, cost and cosine of each source feature of a pair, as arrays and without importing torch.
+
+        Cosines that the run has not recorded are computed from the SAEs, if these can be read.
+
+        Examples:
+            >>> import saematch as sm
+            >>> chain = sm.match_layers(sm.load_layers("sample?layer=8-9"))
+            >>> perm, cost, cosine = chain.arrays((8, 9))
+            >>> print(perm[384], f"{cosine[384]:.3f}")
+            455 0.967
+        """
+        pair = as_pair(pair) or pair
+        arrays = self._results.arrays(pair)
+        if arrays.cosine is not None:
+            return arrays
+        try:
+            a, b = (self.sae(layer, side) for side, layer in zip(Side, pair, strict=True))
+        except MatchError:
+            return arrays
+        if self.shape(pair) != (a.F, b.F):
+            return arrays
+        x, y = (sae.W_dec.detach().double().cpu().numpy() for sae in (a, b))
+        return arrays._replace(cosine=row_cosines(x, y, arrays.perm))
+
     def shape(self, pair: Pair) -> tuple[int, int]:
         """Return the numbers of features of the source and of the target, (F_A, F_B), without reading a matching."""
         return self._results.shape(as_pair(pair) or pair)
@@ -321,7 +347,7 @@ class Chain(Mapping[Pair, "Matching"]):
             10 948 1.001 De, Dist, Module, Ex, Syn
             >>> step = chain.path(8, 384, margins=True)[1]
             >>> print(f"cosine {step.cosine:.3f}, margin {step.margin:.2f}")
-            cosine 0.961, margin 18.41
+            cosine 0.967, margin 18.41
         """
         layer = _number(layer)
         size = self._route.features(layer)

@@ -1,7 +1,7 @@
 """The folder of a run: `run.json`, and for each pair its matching and its record, readable without this package.
 
 run.json                    the record of the run (`RunRecord`): what is matched and how; written once, at the start
-pairs/{a}-{b}.safetensors   the matching of a pair: perm, pair_cost, prices
+pairs/{a}-{b}.safetensors   the matching of a pair: perm, pair_cost, prices, cosine
 pairs/{a}-{b}.json          the record of a pair (`PairRecord`): inputs, numbers, seconds, or why the pair has failed
 
 The record of a pair is written after its matching, so that a pair with a record is complete.

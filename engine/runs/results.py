@@ -34,6 +34,12 @@ class PairArrays(NamedTuple):
     cost: Floats
     cosine: Floats | None
 
+    @classmethod
+    def of(cls, matching: Matching) -> PairArrays:
+        """Return the arrays of a matching, which share its memory."""
+        cosine = None if matching.cosine is None else matching.cosine.numpy()
+        return cls(matching.perm.numpy(), matching.pair_cost.numpy(), cosine)
+
 
 class Results(ABC):
     """The matchings and failures of a run, by pair of layers.
@@ -169,9 +175,7 @@ class RunInMemory(Results):
 
     @override
     def arrays(self, pair: Pair) -> PairArrays:
-        matching = self._matchings[pair]
-        cosine = None if matching.cosine is None else matching.cosine.numpy()
-        return PairArrays(matching.perm.numpy(), matching.pair_cost.numpy(), cosine)
+        return PairArrays.of(self._matchings[pair])
 
     @override
     def follow(self, pair: Pair, feature: int) -> FeaturePair:

@@ -1,0 +1,156 @@
+"""`saematch show`: show a finished run again."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from saematch.cli.common import DONE, INCOMPLETE, UNFINISHED, for_terminal, in_flags, print_json
+from saematch.cli.groups import add_inputs, add_json, add_run, chain_of
+from saematch.cli.terminal import (
+    PAIR_HEAD,
+    PAIR_LEGEND,
+    pair_cells,
+    print_basis,
+    print_legend,
+    print_ranked,
+    print_unproved,
+    table,
+)
+from saematch.text import printable
+
+if TYPE_CHECKING:
+    from saematch.runs.chain import Chain
+    from saematch.runs.summary import PairSummary
+
+HELP = "show a run again: its table, the best and the worst pairs, and limits to choose from"
+DESCRIPTION = """Print the table of a run that was matched before: for each pair of layers, how many features are
+matched, at which cost, how alike matched features are, and whether the matching is proved optimal. Below it, print the
+matched features that are most alike and least alike."""
+_COSINES = (0.3, 0.5, 0.7, 0.9)  # for which a limit of the cost is suggested
+_EXAMPLES = 3
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    add_run(parser)
+    parser.add_argument(
+        "--limits",
+        action="store_true",
+        help="also suggest limits for --max-cost: the cost that best separates pairs above a cosine from those below",
+    )
+    add_inputs(parser)
+    add_json(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Show a run."""
+    from saematch.runs.summary import summary_of
+
+    chain = chain_of(options)
+    rows = summary_of(chain)
+    if options.json:
+        print_json(as_json(chain, rows) | ({"limits": _limits(chain)} if options.limits else {}))
+    else:
+        print(describe_run(chain))
+        print_pairs(chain, rows, with_table=True)
+        _print_missing(chain)
+        _print_examples(chain)
+        if options.limits:
+            _print_limits(chain)
+    return DONE if is_done(chain) else UNFINISHED
+
+
+def is_baseline(chain: Chain) -> bool:
+    """Whether the run matched by a baseline, whose matchings are not meant to be proved optimal."""
+    return chain.record["options"]["method"] != "optimal"
+
+
+def is_done(chain: Chain) -> bool:
+    """Whether all pairs of a run have a matching, and all that are to be proved are proved."""
+    return chain.complete and (chain.certified or is_baseline(chain))
+
+
+def as_json(chain: Chain, rows: list[PairSummary]) -> dict[str, Any]:
+    """Return a run for `--json`."""
+    numbers = chain.scalars()
+    pairs = [{**row._asdict(), **numbers[row.source, row.target]} for row in rows]
+    failed = [{"source": a, "target": b, "error": in_flags(error)} for (a, b), error in chain.failures.items()]
+    verdict = {"complete": chain.complete, "certified": chain.certified}
+    return {"run": chain.folder, "layers": chain.layers, **verdict, "pairs": pairs, "failures": failed}
+
+
+def describe_run(chain: Chain) -> str:
+    """Describe a run in two lines: what was matched, and how."""
+    record = chain.record
+    source, against = (
+        name if isinstance(name, str) else "a list of SAEs" for name in (record["source"], record["against"] or "")
+    )
+    options = record["options"]
+    limit = options["max_cost"]
+    how = [f"by {', '.join(options['parts'])}", f"fold {options['fold']}"]
+    how += [] if set(options["weights"].values()) == {1.0} else [f"weights {options['weights']}"]
+    how += [] if limit is None else [f"no pair above a cost of {limit:g} (max_cost)"]
+    how += [f"method {options['method']}"] if is_baseline(chain) else []
+    of = printable(source + (f" against {against}" if against else ""))
+    return f"{len(chain)} of {len(chain.planned)} pairs of layers of {of}\nmatched {'; '.join(how)}"
+
+
+def print_pairs(chain: Chain, rows: list[PairSummary], with_table: bool) -> None:
+    """Print the table of a run, what its columns mean, what is not proved, and what proofs rest on."""
+    if not rows:
+        return
+    if with_table:
+        print()
+        print(table(PAIR_HEAD, [pair_cells(row, is_baseline(chain)) for row in rows]))
+    print_legend(PAIR_LEGEND)
+    if not is_baseline(chain):
+        print_unproved(rows)
+    print_basis([chain.pair_record(pair).get("stats", {}) for pair in chain])
+
+
+def _print_missing(chain: Chain) -> None:
+    for (a, b), error in chain.failures.items():
+        print(f"no matching of layers {a} and {b}: {for_terminal(error)}")
+    if not chain.complete:
+        print(f"\n{INCOMPLETE}")
+
+
+def _print_examples(chain: Chain) -> None:
+    """Print the matched features that are most alike and least alike, if cosines are known."""
+    from saematch.analysis.ranking import alike
+    from saematch.errors import MatchError
+
+    try:
+        most, least = alike(chain, _EXAMPLES), alike(chain, _EXAMPLES, least=True)
+    except MatchError:
+        return
+    print("\nThe matched features that are most alike and least alike:\n")
+    print_ranked(chain, most + [pair for pair in least if pair not in most])
+
+
+def _limits(chain: Chain) -> list[dict[str, float | None]]:
+    from saematch.analysis.ranking import cost_limits
+
+    return [limit._asdict() for limit in cost_limits(chain, _COSINES)]
+
+
+def _print_limits(chain: Chain) -> None:
+    rows = _limits(chain)
+    print("\nLimits for --max-cost, which leaves features unmatched rather than pair them at a higher cost:\n")
+    if not rows:
+        print("The cosines of this run are not known, so that no limit can be suggested.")
+        return
+    cells = [
+        [f"{row['cosine']:g}", "-" if row["max_cost"] is None else f"{row['max_cost']:.4g}"]
+        + ["-" if share is None else f"{share:.1%}" for share in (row["kept"], row["above"])]
+        for row in rows
+    ]
+    legend = {
+        "cosine": "of the decoder rows",
+        "--max-cost": "the cost that best separates matched pairs above this cosine from those below",
+        "kept": "share of the matched pairs that cost no more",
+        "above": "share of the pairs kept that are above this cosine",
+    }
+    print(table(tuple(legend), cells))
+    print_legend(legend)
