@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -16,6 +16,8 @@ from saematch.kernels.pairwise_cost.launch import k_major, pairwise_cost
 class Float32Products:
     """M_ij = <x_i, y_j> in float32, for rows `x (F_A, K)` and `y (F_B, K)`; see `pairwise_cost`.
 
+    If `absolute`, the products are -|<x_i, y_j>| instead.
+
     The operands are kept K-major, and are copied into this layout once, unless they are already in it. Raises
     `MatchError` unless they are float32 matrices of one width on one device.
 
@@ -28,6 +30,7 @@ class Float32Products:
 
     x: Tensor
     y: Tensor
+    absolute: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         check_operands(torch.float32, x=self.x, y=self.y)
@@ -46,22 +49,23 @@ class Float32Products:
 
     def block(self, rows: Tensor | None = None, columns: Tensor | None = None, out: Tensor | None = None) -> Tensor:
         """Return M of the listed rows and columns, `(R, C)`; all rows and all columns unless they are given."""
-        return pairwise_cost(self.x, self.y, rows, columns, out=out)
+        return _signed(pairwise_cost(self.x, self.y, rows, columns, out=out), self.absolute)
 
     def part(self, rows: slice) -> Float32Products:
         """Return the products of some consecutive rows; those that begin at a multiple of 16 are not copied."""
-        return Float32Products(self.x[rows], self.y)
+        return replace(self, x=self.x[rows])
 
     def of_columns(self, columns: Tensor) -> Float32Products:
         """Return the products of the listed columns, whose operand is copied once."""
-        return Float32Products(self.x, k_major(self.y, columns))
+        return replace(self, y=k_major(self.y, columns))
 
 
 @dataclass(frozen=True, eq=False)
 class Int8Products:
     """M_ij = s_i t_j <q_i, p_j>, for int8 rows q and p with float32 scales s and t; see `int8_products`.
 
-    `left (F_A, K)` is q, `right (F_B, K)` is p, `left_scale (F_A,)` is s, and `right_scale (F_B,)` is t.
+    `left (F_A, K)` is q, `right (F_B, K)` is p, `left_scale (F_A,)` is s, and `right_scale (F_B,)` is t. If `absolute`,
+    the products are -|M_ij| instead.
 
     Examples:
         >>> import torch
@@ -76,6 +80,7 @@ class Int8Products:
     right: Tensor
     left_scale: Tensor
     right_scale: Tensor
+    absolute: bool = field(default=False, kw_only=True)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -89,15 +94,21 @@ class Int8Products:
 
     def block(self, rows: Tensor | None = None, columns: Tensor | None = None, out: Tensor | None = None) -> Tensor:
         """Return M of the listed rows and columns, `(R, C)`; all rows and all columns unless they are given."""
-        return int8_products(self.left, self.right, self.left_scale, self.right_scale, rows, columns, out)
+        products = int8_products(self.left, self.right, self.left_scale, self.right_scale, rows, columns, out)
+        return _signed(products, self.absolute)
 
     def part(self, rows: slice) -> Int8Products:
         """Return the products of some consecutive rows, whose operand is not copied."""
-        return Int8Products(self.left[rows], self.right, self.left_scale[rows], self.right_scale)
+        return replace(self, left=self.left[rows], left_scale=self.left_scale[rows])
 
     def of_columns(self, columns: Tensor) -> Int8Products:
         """Return the products of the listed columns, whose operand is copied once."""
-        return Int8Products(self.left, self.right[columns], self.left_scale, self.right_scale[columns])
+        return replace(self, right=self.right[columns], right_scale=self.right_scale[columns])
 
 
 Products = Float32Products | Int8Products
+
+
+def _signed(products: Tensor, absolute: bool) -> Tensor:
+    """Replace products by minus their absolute values, where they are, if these are wanted."""
+    return products.abs_().neg_() if absolute else products

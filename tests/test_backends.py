@@ -99,7 +99,7 @@ def test_floors_hold_for_rows_that_are_built_to_be_bad(name, precision):
 
 
 def test_a_device_without_room_for_a_block_of_products_is_given_smaller_ones(monkeypatch):
-    def full(*given):
+    def full(*given, **options):
         raise torch.OutOfMemoryError
 
     x, y, planted = noisy_copy(40, 6, 0.1)

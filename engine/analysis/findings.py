@@ -91,15 +91,18 @@ class Findings:
         if layers is None:
             return columns
         a, b = layers
+        comparison = self.chain.known_comparison()
         for part, span in self._parts(a.sae.d):
             x, y = (np.ascontiguousarray(layer.rows[:, span]) for layer in layers)
-            columns[part] = squared_distances(x, y, perm)
+            columns[part] = squared_distances(x, y, perm, comparison.metric == "absolute_cosine")
         columns["cosine"] = row_cosines(a.decoder, b.decoder, perm)
         if self.margins and matching.certified:
             margins = matching.margins()
             columns |= {"margin": margins.bound.numpy(), "tied": margins.tied.numpy()}
             assert matching.margin_finder is not None
-            columns |= _runners_up(matching.margin_finder.solver, a.rows, b.rows, perm)
+            columns |= _runners_up(
+                matching.margin_finder.solver, comparison.problem_of_rows(a.rows, b.rows, a.sae.d), perm
+            )
         return columns
 
     def expected(self) -> list[str]:
@@ -147,7 +150,7 @@ class Findings:
             start = stop
 
 
-def _runners_up(solver: Solver, x: Rows, y: Rows, perm: Indices) -> Columns:
+def _runners_up(solver: Solver, problem: RowProblem, perm: Indices) -> Columns:
     """Return the columns of the runner-up: for each feature, the cheapest target feature other than its partner.
 
     A pass over all pairs in float32, which ranks pairs more finely than int8, lists the two cheapest target features of
@@ -155,18 +158,17 @@ def _runners_up(solver: Solver, x: Rows, y: Rows, perm: Indices) -> Columns:
 
     Args:
         solver: says which backend and which device the pass uses.
-        x: folded feature rows of the source layer.
-        y: folded feature rows of the target layer.
+        problem: the features of both layers.
         perm: partner of every source feature.
     """
-    cost = replace(solver, precision="float32").make_cost(RowProblem(x, y))
+    cost = replace(solver, precision="float32").make_cost(problem)
     prices = -cost.scale * cost.column_constant  # under these prices the pairs of a row rank by their cost
-    price_error, potentials = np.zeros(len(y)), np.zeros(len(x))
-    scan = partial(cost.scan, np.arange(len(x)), prices, price_error, potentials, 2, -math.inf)
+    price_error, potentials = np.zeros(cost.shape[1]), np.zeros(len(perm))
+    scan = partial(cost.scan, np.arange(len(perm)), prices, price_error, potentials, 2, -math.inf)
     listed = cost.retry_if_out_of_memory(scan).row_partners
     best, least = np.full(len(perm), -1), np.full(len(perm), np.inf)
     for candidates in listed.T:
         others = np.where(candidates == perm, -1, candidates)
-        costs = np.where(others >= 0, squared_distances(x, y, others), np.inf)
+        costs = np.where(others >= 0, problem.pair_cost(others), np.inf)
         best, least = np.where(costs < least, others, best), np.minimum(costs, least)
     return {"runner_up": best, "runner_up_cost": least}

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from saematch.cli.parser import as_parts, as_path, as_weights
 from saematch.cli.terminal import print_remarks
+from saematch.options import Metric
+from saematch.options import names as names_of
 
 if TYPE_CHECKING:
     from saematch.report import Contents
@@ -66,13 +68,18 @@ def add_comparison(parser: argparse.ArgumentParser) -> None:
         "--parts",
         type=as_parts,
         metavar="PART,...",
-        help="parts of a feature that are compared (default: encoder,bias,decoder)",
+        help="parts of a feature that are compared (default: encoder,bias,decoder; encoder,decoder by cosines)",
     )
     group.add_argument(
         "--weights",
         type=as_weights,
         metavar="PART=W,...",
         help="weight of each part, like encoder=1,decoder=2 (default: 1)",
+    )
+    group.add_argument(
+        "--metric",
+        choices=names_of(Metric),
+        help="cost of a pair: the squared distance (default), or 1 minus the cosine or the absolute cosine",
     )
     group.add_argument("--fold", help="scale of a feature: threshold (default), decoder_norm or none")
     group.add_argument(
@@ -127,8 +134,8 @@ def add_page(parser: argparse.ArgumentParser) -> None:
 
 def comparison_of(options: argparse.Namespace) -> dict[str, Any]:
     """Return the options of `add_comparison` that the user gave, as keyword arguments of `saematch.match`."""
-    options_of_comparison = {name: getattr(options, name) for name in ("parts", "weights", "fold", "max_cost")}
-    return {name: value for name, value in options_of_comparison.items() if value is not None}
+    names = ("metric", "parts", "weights", "fold", "max_cost")
+    return {name: value for name in names if (value := getattr(options, name)) is not None}
 
 
 def solver_of(options: argparse.Namespace) -> dict[str, Any]:

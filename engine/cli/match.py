@@ -22,7 +22,8 @@ from saematch.errors import MatchError
 
 HELP = "match two SAEs"
 DESCRIPTION = """Match every feature of A with a different feature of B so that the total cost is smallest, and prove
-that no other matching costs less. The cost of a pair is the squared distance of its folded feature rows."""
+that no other matching costs less. The cost of a pair is the squared distance of its folded feature rows, or 1 minus
+their cosine (--metric)."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -39,7 +39,7 @@ def run(options: argparse.Namespace) -> int:
     # Features are compared as the file records, unless the options say otherwise.
     perm, recorded = read_permutation(options.matching)
     comparison: dict[str, Any] = {
-        name: recorded[name] for name in ("parts", "weights", "fold", "max_cost") if name in recorded
+        name: recorded[name] for name in ("metric", "parts", "weights", "fold", "max_cost") if name in recorded
     }
     comparison.update(comparison_of(options))
     if isinstance(comparison.get("fold"), list):

@@ -4,6 +4,9 @@
 
 where a and b are the centres of the rows x and of the rows y, and x' = s (x - a), y' = s (y - b) for a power of two s.
 The sum p_i + q_j + M_ij / s^2 is the squared distance |x_i - y_j|^2.
+
+Rows may also be compared up to their sign, by the smaller of |x_i - y_j|^2 and |x_i + y_j|^2. Then M_ij is
+-2 |<x'_i, y'_j>|, and rows are not centred.
 """
 
 from __future__ import annotations
@@ -28,7 +31,8 @@ class DistanceCost(Cost):
     """The squared distances between all rows of `x (F_A, K)` and `y (F_B, K)`.
 
     The passes multiply rows in `precision`, "int8" or "float32", on `device`: in Triton kernels if `backend` is
-    "triton", else by torch. Whole numbers are multiplied by torch on the CPU only.
+    "triton", else by torch. Whole numbers are multiplied by torch on the CPU only. If `up_to_sign`, a pair costs the
+    squared distance of its rows or that of a row and the other row times -1, whichever is less.
     """
 
     passes: Products
@@ -41,16 +45,18 @@ class DistanceCost(Cost):
         *,
         precision: str = "float32",
         backend: str = "torch",
+        up_to_sign: bool = False,
         tile: tuple[int, int] = TILE,
     ) -> None:
         super().__init__((len(x), len(y)), tile)
-        self._x, self._y = sides = make_sides(x, y)
+        self._up_to_sign = up_to_sign
+        self._x, self._y = sides = make_sides(x, y, centred=not up_to_sign)
         if backend == "triton":
-            self.passes = KernelProducts(sides, device, precision)
+            self.passes = KernelProducts(sides, device, precision, up_to_sign)
         elif precision == "int8":
-            self.passes = Int8Products(sides, tile)
+            self.passes = Int8Products(sides, tile, up_to_sign)
         else:
-            self.passes = Float32Products(sides, device, tile)
+            self.passes = Float32Products(sides, device, tile, up_to_sign)
         self.largest_residual = self.passes.largest_residual
         self.scale = self._x.scale**2
         self.column_constant = square_norms(self._y.rows, self._x.centre)
@@ -95,7 +101,7 @@ class DistanceCost(Cost):
 
     @override
     def exact(self, rows: Indices, columns: Indices) -> Floats:
-        return self.passes.exact(rows, columns) * (-2 * self.scale)
+        return self._reduced(self.passes.exact(rows, columns), -2 * self.scale)
 
     @override
     def exact_error(self, rows: Indices, columns: Indices, price_error: Floats) -> Floats:
@@ -104,24 +110,39 @@ class DistanceCost(Cost):
 
     @override
     def block(self, rows: Indices, columns: Indices) -> Floats:
-        return self.passes.block(rows, columns) * -2.0
+        return self._reduced(self.passes.block(rows, columns), -2.0)
+
+    def _reduced(self, products: Floats, factor: float) -> Floats:
+        """Return M from products <x, y>, for a factor below zero."""
+        return (np.abs(products) if self._up_to_sign else products) * factor
 
     @override
     def pair_cost(self, rows: Indices, columns: Indices) -> Floats:
-        (costs,) = over_pairs(squared_differences, self._x.rows, self._y.rows, rows, columns)
-        return costs
+        return _pair_costs(self._x.rows, self._y.rows, rows, columns, self._up_to_sign)
 
     @override
     def less(self, rows: Indices, columns: Indices, potentials: Floats, prices: Floats) -> tuple[Floats, Floats]:
-        value, error = over_pairs(
-            squared_distances_less, self._x.rows, self._y.rows, rows, columns, potentials, prices, results=2
-        )
+        sides = self._x.rows, self._y.rows, rows, columns
+        found = [
+            over_pairs(squared_distances_less, *sides, sign, potentials, prices, results=2) for sign in self._signs
+        ]
+        value, error = found[0]
+        # The error of the smaller value; and more, where the larger one may be below all that the smaller one can be.
+        for other, its_error in found[1:]:
+            lower, low_error = np.where(other < value, other, value), np.where(other < value, its_error, error)
+            upper, high_error = np.where(other < value, value, other), np.where(other < value, error, its_error)
+            value, error = lower, low_error + np.maximum(high_error - low_error - (upper - lower), 0.0) * (1 + 2.0**-40)
         return value, error
+
+    @property
+    def _signs(self) -> tuple[float, ...]:
+        """The factors of y that rows are compared with."""
+        return (1.0, -1.0) if self._up_to_sign else (1.0,)
 
     @property
     @override
     def largest_cost(self) -> float:
-        product = 2 * self._x.largest_distance * self._y.largest_distance
+        product = 0.0 if self._up_to_sign else 2 * self._x.largest_distance * self._y.largest_distance
         constants = float(self.row_constant.max(initial=0.0) + self.column_constant.max(initial=0.0))
         return (constants + product) * (1 + 1e-9)
 
@@ -138,12 +159,17 @@ class DistanceCost(Cost):
     @cached_property
     @override
     def random_total(self) -> float:
+        if self._up_to_sign:
+            return self.passes.total() / max(1, *self.shape)
         sums = [column_sums(side.rows, side.centre) for side in (self._x, self._y)]
         return float(-2 * (sums[0] @ sums[1])) * self.scale / max(1, *self.shape)
 
     @property
     @override
     def random_error(self) -> float:
+        if self._up_to_sign:
+            row_pad, column_pad = self._pads()
+            return float(row_pad.sum() * self.shape[1] + column_pad.sum() * self.shape[0]) / max(1, *self.shape)
         terms = sum(self.shape) + self.width + 8
         return 2 * gamma(terms, UNIT_64) * float(self._x.norm.sum() * self._y.norm.sum()) / max(1, *self.shape)
 
@@ -152,10 +178,18 @@ class DistanceCost(Cost):
         return self.passes.pads
 
 
-def squared_distances(x: Rows, y: Rows, permutation: Indices) -> Floats:
-    """Return |x_i - y_perm(i)|^2 of every row of `x` in float64, as a sum of squared differences; 0.0 for perm -1."""
+def squared_distances(x: Rows, y: Rows, permutation: Indices, up_to_sign: bool = False) -> Floats:
+    """Return |x_i - y_perm(i)|^2 of every row of `x` in float64, as a sum of squared differences; 0.0 for perm -1.
+
+    If `up_to_sign`, return |x_i + y_perm(i)|^2 where that is less.
+    """
     rows, costs = np.nonzero(permutation >= 0)[0], np.zeros(len(x))
-    of_pairs = np.empty(len(rows))
-    squared_differences(x, y, rows, permutation[rows], of_pairs)
-    costs[rows] = of_pairs
+    costs[rows] = _pair_costs(x, y, rows, permutation[rows], up_to_sign)
+    return costs
+
+
+def _pair_costs(x: Rows, y: Rows, rows: Indices, columns: Indices, up_to_sign: bool) -> Floats:
+    (costs,) = over_pairs(squared_differences, x, y, rows, columns, 1.0)
+    if up_to_sign:
+        costs = np.minimum(costs, *over_pairs(squared_differences, x, y, rows, columns, -1.0))
     return costs

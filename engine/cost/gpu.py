@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -28,12 +29,12 @@ class KernelProducts(Products):
     do not fit into the memory of the GPU.
     """
 
-    def __init__(self, sides: tuple[Side, Side], device: torch.device, precision: str) -> None:
+    def __init__(self, sides: tuple[Side, Side], device: torch.device, precision: str, absolute: bool = False) -> None:
         # Kernels are imported where they are needed: they import triton.
         from saematch import kernels
 
         super().__init__((len(sides[0].rows), len(sides[1].rows)))
-        self._kernels, self.precision = kernels, precision
+        self._kernels, self.precision, self.absolute = kernels, precision, absolute
         self.device, self._sides = device, sides
         self._row_block_bytes = ROW_BLOCK_BYTES
         self.backend = "triton, interpreted" if kernels.is_interpreted() else "triton"
@@ -45,11 +46,21 @@ class KernelProducts(Products):
             x, y = quantised(sides[0], -2.0), quantised(sides[1], 1.0)
             self.pads, self.largest_residual = int8_pads(x, y), max(x.largest_residual, y.largest_residual)
             parts = x.values, y.values, x.scale, y.scale
-            self._products = self._or_refuse(lambda: kernels.Int8Products(*[self._on_device(part) for part in parts]))
+            self._products = self._or_refuse(
+                lambda: kernels.Int8Products(*[self._on_device(part) for part in parts], absolute=absolute)
+            )
         else:
             self.pads, self.largest_residual = float32_pads(*sides), UNIT_32
             copies = [side.working_copy(factor) for side, factor in zip(sides, (-2.0, 1.0), strict=True)]
-            self._products = self._or_refuse(lambda: kernels.Float32Products(*(copy.to(device) for copy in copies)))
+            self._products = self._or_refuse(
+                lambda: kernels.Float32Products(*[copy.to(device) for copy in copies], absolute=absolute)
+            )
+
+    @override
+    def total(self) -> float:
+        step = max(16, self._row_block_bytes // (4 * max(1, self.shape[1])) // 16 * 16)
+        blocks = (slice(top, min(top + step, self.shape[0])) for top in range(0, self.shape[0], step))
+        return math.fsum(float(self._products.part(rows).block().sum(dtype=torch.float64)) for rows in blocks)
 
     @override
     def exact(self, rows: Indices, columns: Indices) -> Floats:

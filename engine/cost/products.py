@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -29,13 +30,20 @@ class Products(Passes, ABC):
     """M_ij = -2 <x'_i, y'_j> for the centred and scaled rows x' and y' of two sides.
 
     Attributes:
+        absolute: whether M_ij is -2 |<x'_i, y'_j>| instead. Bounds for the error hold for both, because the absolute
+            values of two numbers differ by no more than the numbers.
         pads: a `(F_A,)` and b `(F_B,)`: the value of a pair (i, j), in a sum with a price, is wrong by at most a_i +
             b_j.
         largest_residual: the largest part of a row that the operands of the products leave out, relative to the row.
     """
 
+    absolute: bool
     pads: tuple[Floats, Floats]
     largest_residual: float
+
+    @abstractmethod
+    def total(self) -> float:
+        """Return the sum of the values of all pairs."""
 
     @abstractmethod
     def exact(self, rows: Indices, columns: Indices) -> Floats:
@@ -49,10 +57,17 @@ class Products(Passes, ABC):
 class TileProducts(Products, TilePasses):
     """Products that torch makes tile by tile, and that are searched on the CPU."""
 
-    def __init__(self, sides: tuple[Side, Side], operands: tuple[Tensor, Tensor], tile: tuple[int, int]) -> None:
+    def __init__(
+        self, sides: tuple[Side, Side], operands: tuple[Tensor, Tensor], tile: tuple[int, int], absolute: bool
+    ) -> None:
         super().__init__((len(sides[0].rows), len(sides[1].rows)))
-        self._sides, self._operands, self._tile = sides, operands, tile
+        self._sides, self._operands, self._tile, self.absolute = sides, operands, tile, absolute
         self.device = operands[0].device
+
+    @override
+    def total(self) -> float:
+        every = (np.arange(size) for size in self.shape)
+        return math.fsum(float(tile.values.sum(dtype=np.float64)) for tile in self.make_tiles(*every))
 
     @override
     def exact(self, rows: Indices, columns: Indices) -> Floats:
@@ -81,6 +96,8 @@ class TileProducts(Products, TilePasses):
                 size = (len(left), part.stop - start)
                 values = buffer[: size[0] * size[1]].reshape(size)
                 self._multiply(left, y[part], rows[places], columns[part], values)
+                if self.absolute:
+                    np.copysign(values, np.float32(-1), out=values)
                 yield Tile(places, part, values)
 
     @abstractmethod
@@ -93,10 +110,12 @@ class Float32Products(TileProducts):
 
     precision = "float32"
 
-    def __init__(self, sides: tuple[Side, Side], device: torch.device, tile: tuple[int, int] = TILE) -> None:
+    def __init__(
+        self, sides: tuple[Side, Side], device: torch.device, tile: tuple[int, int] = TILE, absolute: bool = False
+    ) -> None:
         # The factor of M goes into one of the working copies: their product is M itself.
         operands = sides[0].working_copy(-2.0).to(device), sides[1].working_copy(1.0).to(device)
-        super().__init__(sides, operands, tile)
+        super().__init__(sides, operands, tile, absolute)
         self.pads = float32_pads(*sides)
         self.largest_residual = UNIT_32
 
@@ -110,9 +129,10 @@ class Int8Products(TileProducts):
 
     precision = "int8"
 
-    def __init__(self, sides: tuple[Side, Side], tile: tuple[int, int] = TILE) -> None:
+    def __init__(self, sides: tuple[Side, Side], tile: tuple[int, int] = TILE, absolute: bool = False) -> None:
         self._x, self._y = quantised(sides[0], -2.0), quantised(sides[1], 1.0)
-        super().__init__(sides, (torch.from_numpy(self._x.values), torch.from_numpy(self._y.values)), tile)
+        operands = torch.from_numpy(self._x.values), torch.from_numpy(self._y.values)
+        super().__init__(sides, operands, tile, absolute)
         self.pads = int8_pads(self._x, self._y)
         self.largest_residual = max(self._x.largest_residual, self._y.largest_residual)
         self._sums = torch.empty(0, dtype=torch.int32)

@@ -21,16 +21,17 @@ class Side:
     Attributes:
         rows: the rows themselves.
         square: |x_i|^2 `(F,)`.
-        centre: the centre `(K,)` that is subtracted from all rows.
+        centre: the centre `(K,)` that is subtracted from all rows; 0 unless they are to be `centred`.
         distance: |x_i - centre| `(F,)`.
         scale: a power of two that brings the largest distance of both sides to about 1.
         norm: upper bounds for |x_i - centre| * scale `(F,)`.
     """
 
-    def __init__(self, rows: Rows) -> None:
+    def __init__(self, rows: Rows, centred: bool = True) -> None:
         self.rows = rows
-        self.square = square_norms(rows, np.zeros(rows.shape[1]))
-        self.centre = _centre(rows, self.square)
+        origin = np.zeros(rows.shape[1])
+        self.square = square_norms(rows, origin)
+        self.centre = _centre(rows, self.square) if centred else origin
         self.distance = np.sqrt(square_norms(rows, self.centre))
 
     @property
@@ -71,10 +72,10 @@ def _centre(rows: Rows, square: Floats) -> Floats:
     return centre
 
 
-def make_sides(x: Rows, y: Rows) -> tuple[Side, Side]:
+def make_sides(x: Rows, y: Rows, centred: bool = True) -> tuple[Side, Side]:
     """Return both sides with a common scale."""
     with ThreadPool(x.size + y.size) as pool:
-        sides = pool.run([partial(Side, x), partial(Side, y)])
+        sides = pool.run([partial(Side, x, centred), partial(Side, y, centred)])
     largest = max(side.largest_distance for side in sides)
     scale = float(2.0 ** min(-np.ceil(np.log2(largest)), 500.0)) if largest > 0 else 1.0
     for side in sides:
@@ -88,7 +89,7 @@ def over_pairs(
     y: Rows,
     rows: Indices,
     columns: Indices,
-    *arguments: NDArray[np.float64],
+    *arguments: NDArray[np.float64] | float,
     results: int = 1,
 ) -> list[Floats]:
     """Run a compiled loop over the listed pairs of rows of `x` and `y`, on all threads.

@@ -16,9 +16,8 @@ from saematch.matching.problem import Comparison, Fold, MatrixProblem, Problem, 
 from saematch.matching.result import Matching
 from saematch.matching.solver import Solver
 from saematch.numeric.arrays import ArrayLike
-from saematch.options import BackendName, Method, Part, PrecisionName
+from saematch.options import BackendName, Method, Metric, Part, PrecisionName
 from saematch.sae.autoencoder import SAE
-from saematch.sae.features import PARTS
 
 
 class _Limits(TypedDict, total=False):
@@ -38,11 +37,16 @@ class _Options(_Limits, total=False):
     method: Method
 
 
+class _RowOptions(_Options, total=False):
+    metric: Metric
+
+
 def match(
     a: SAE,
     b: SAE,
     *,
-    parts: Sequence[Part] = PARTS,
+    metric: Metric = "squared_distance",
+    parts: Sequence[Part] | None = None,
     weights: Mapping[Part, float] | None = None,
     fold: Fold = "threshold",
     max_cost: float | None = None,
@@ -67,11 +71,16 @@ def match(
     Args:
         a: the source SAE, with F_A features on activations of width d.
         b: the target SAE, with F_B features on activations of the same width.
-        parts: the weights to compare: any of "encoder", "bias" and "decoder".
-        weights: part -> factor of its squared distance; 1 by default.
+        metric: the cost of a pair. "squared_distance" is the squared distance of folded weights, "cosine" is 1 minus
+            the cosine, or 1 minus the mean of the cosines of several parts, and "absolute_cosine" is 1 minus the
+            absolute value of that, so that a feature may be matched with the negative of another one. What is 0 has
+            no direction, and costs 1 with everything: `stats` counts such features.
+        parts: the weights to compare: any of "encoder", "bias" and "decoder"; all of them by default, and encoder and
+            decoder under a cosine, because a bias has no direction.
+        weights: part -> factor of its squared distance, or of its cosine in the mean; 1 by default.
         fold: the scale s of each feature, see `SAE.fold`: its encoder, bias and threshold are divided by s, and its
             decoder is multiplied by s. A tuple gives the scales of `a` and of `b`. "threshold" needs JumpReLU SAEs;
-            ReLU and TopK SAEs have no threshold and need another fold.
+            ReLU and TopK SAEs have no threshold and need another fold. No fold changes a cosine.
         max_cost: the most that a pair may cost. What is paid for an unmatched feature is `max_cost / 2`. By default all
             features of the smaller side are matched, at any cost.
         method: "optimal", or a baseline that is graded by the same proof: "greedy" takes the cheapest pair first;
@@ -106,12 +115,12 @@ def match(
         >>> print(f"{m.cost:.1f}, {m.cost / m.random_cost:.1%} of the cost of random pairs; {m.status}")
         15820.8, 57.5% of the cost of random pairs; optimal
 
-        Only the decoders, scaled to norm 1. Then `max_cost=1` leaves features unmatched rather than make a pair whose
-        cosine is below 0.5, since the squared distance of unit vectors is 2 - 2 cos:
+        Only the decoders, by their cosine. Then `max_cost=0.5` leaves features unmatched rather than make a pair whose
+        cosine is below 0.5:
 
-        >>> m = sm.match(a, b, parts=["decoder"], fold="decoder_norm", max_cost=1)
-        >>> int((m.perm >= 0).sum()), round(float(m.pair_cost.max()), 3)
-        (304, 0.999)
+        >>> m = sm.match(a, b, metric="cosine", parts=["decoder"], max_cost=0.5)
+        >>> int((m.perm >= 0).sum()), round(1 - float(m.pair_cost.max()), 3)
+        (304, 0.5)
     """
     for sae in (a, b):
         if not isinstance(sae, SAE):
@@ -126,12 +135,12 @@ def match(
         strict=strict,
         progress=progress,
     ).checked()
-    comparison = Comparison.checked(parts, weights, fold, max_cost)
+    comparison = Comparison.checked(parts, weights, fold, max_cost, metric)
     return solver.run(comparison.problem(a, b, remake=partial(comparison.problem, a, b)))
 
 
 @overload
-def assign(x: ArrayLike, y: ArrayLike, **options: Unpack[_Options]) -> Matching: ...
+def assign(x: ArrayLike, y: ArrayLike, **options: Unpack[_RowOptions]) -> Matching: ...
 @overload
 def assign(*, cost: ArrayLike, **options: Unpack[_Options]) -> Matching: ...
 def assign(
@@ -139,6 +148,7 @@ def assign(
     y: ArrayLike | None = None,
     *,
     cost: ArrayLike | None = None,
+    metric: Metric | None = None,
     max_cost: float | None = None,
     method: Method = "optimal",
     max_rounds: int | None = None,
@@ -155,9 +165,10 @@ def assign(
     accepted, and are not changed. Masked and sparse arrays are refused.
 
     Args:
-        x: feature rows `(F_A, K)`. The cost of a pair is the squared distance of its rows.
+        x: feature rows `(F_A, K)`. The cost of a pair is the squared distance of its rows, or another `metric` of them.
         y: feature rows `(F_B, K)`.
         cost: a matrix `(F_A, F_B)` of costs. They may be negative; inf forbids a pair.
+        metric: "squared_distance" (the default), "cosine" or "absolute_cosine" of the rows, see `match`.
         max_cost: see `match`, as for all other options.
         method: see `match`.
         max_rounds: see `match`.
@@ -195,7 +206,7 @@ def assign(
         strict=strict,
         progress=progress,
     ).checked()
-    return solver.run(_plain_problem(x, y, cost, max_cost))
+    return solver.run(_plain_problem(x, y, cost, max_cost, metric))
 
 
 @overload
@@ -204,13 +215,16 @@ def certify(
     b: SAE,
     perm: Matching | ArrayLike,
     *,
+    metric: Metric | None = None,
     parts: Sequence[Part] | None = None,
     weights: Mapping[Part, float] | None = None,
     fold: Fold | None = None,
     **options: Unpack[_Limits],
 ) -> Matching: ...
 @overload
-def certify(a: ArrayLike, b: ArrayLike, perm: Matching | ArrayLike, **options: Unpack[_Limits]) -> Matching: ...
+def certify(
+    a: ArrayLike, b: ArrayLike, perm: Matching | ArrayLike, *, metric: Metric | None = None, **options: Unpack[_Limits]
+) -> Matching: ...
 @overload
 def certify(*, perm: Matching | ArrayLike, cost: ArrayLike, **options: Unpack[_Limits]) -> Matching: ...
 def certify(
@@ -219,6 +233,7 @@ def certify(
     perm: Matching | ArrayLike | None = None,
     *,
     cost: ArrayLike | None = None,
+    metric: Metric | None = None,
     parts: Sequence[Part] | None = None,
     weights: Mapping[Part, float] | None = None,
     fold: Fold | None = None,
@@ -239,8 +254,9 @@ def certify(
         a: the source SAE, or feature rows `(F_A, K)`.
         b: the target SAE, or feature rows `(F_B, K)`.
         perm: `(F_A,)`: the target of each source feature, -1 for an unmatched feature; or a `Matching`, of which only
-            `perm` is used: give the parts, weights, fold and `max_cost` with which it was made.
+            `perm` is used: give the metric, parts, weights, fold and `max_cost` with which it was made.
         cost: a matrix `(F_A, F_B)` of costs, instead of `a` and `b`.
+        metric: see `match`.
         parts: see `match`, as for all other options. `parts`, `weights` and `fold` apply to SAEs only.
         weights: see `match`.
         fold: see `match`.
@@ -270,7 +286,7 @@ def certify(
     # The problem: from SAEs, from rows, or from a cost matrix.
     if isinstance(a, SAE) and isinstance(b, SAE):
         comparison = Comparison.checked(
-            PARTS if parts is None else parts, weights, "threshold" if fold is None else fold, max_cost
+            parts, weights, "threshold" if fold is None else fold, max_cost, metric or "squared_distance"
         )
         problem: Problem = comparison.problem(a, b)
     elif isinstance(a, SAE) or isinstance(b, SAE):
@@ -278,7 +294,7 @@ def certify(
     elif parts is not None or weights is not None or fold is not None:
         raise MatchError("parts, weights and fold apply to SAEs; feature rows are compared as they are")
     else:
-        problem = _plain_problem(a, b, cost, max_cost)
+        problem = _plain_problem(a, b, cost, max_cost, metric)
     # The permutation, which may make no forbidden pair, and must be complete unless features may be unmatched.
     checked = check_permutation(perm.perm if isinstance(perm, Matching) else perm, *problem.shape)
     forbidden = np.nonzero(np.isinf(problem.pair_cost(checked.numpy())))[0]
@@ -300,7 +316,13 @@ def certify(
     return solver.run(problem, checked)
 
 
-def _plain_problem(x: ArrayLike | None, y: ArrayLike | None, cost: ArrayLike | None, max_cost: float | None) -> Problem:
+def _plain_problem(
+    x: ArrayLike | None, y: ArrayLike | None, cost: ArrayLike | None, max_cost: float | None, metric: Metric | None
+) -> Problem:
     if (x is None) != (y is None) or (x is None) == (cost is None):
         raise MatchError("give two matrices of feature rows, or one matrix as cost=")
-    return RowProblem.checked(x, y, max_cost) if cost is None else MatrixProblem.checked(cost, max_cost)
+    if cost is None:
+        return RowProblem.checked(x, y, max_cost, metric or "squared_distance")
+    if metric is not None:
+        raise MatchError("metric is for rows: costs that are given are taken as they are")
+    return MatrixProblem.checked(cost, max_cost)

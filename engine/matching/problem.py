@@ -18,9 +18,9 @@ from saematch.numeric.arrays import dense_array
 from saematch.numeric.cosines import row_cosines
 from saematch.numeric.numbers import real_number
 from saematch.numeric.rounding import UNIT_64, Floats, Indices, Rows, gamma
-from saematch.options import Part, Side
+from saematch.options import Metric, Part, Side, names
 from saematch.sae.autoencoder import SAE, Scale
-from saematch.sae.features import PARTS, check_parts, feature_rows
+from saematch.sae.features import PARTS, as_targets, check_parts, direction_rows, feature_rows, without_direction
 
 LARGEST, SMALLEST = 1e140, 1e-140  # limits of the largest entry: its square stays in the range of float64
 LARGEST_SQUARE = 1e299  # a limit of max_cost: the sum over all features stays in the range of float64
@@ -58,6 +58,11 @@ class Problem(ABC):
     def cost(self, backend: Backend) -> Cost:
         """Return the costs of all pairs, whose passes run on the given backend."""
 
+    @property
+    def stats(self) -> dict[str, Any]:
+        """Remarks on the features, as a part of `Matching.stats`."""
+        return {}
+
     @abstractmethod
     def pair_cost(self, permutation: Indices) -> Floats:
         """Return the cost of each pair in float64, `(F_A,)`; 0.0 where `permutation` is -1."""
@@ -71,8 +76,9 @@ class Problem(ABC):
 class RowProblem(Problem):
     """A problem of rows `x (F_A, K)` and `y (F_B, K)`: the cost of a pair is the squared distance of its rows.
 
-    The last `decoder_columns` columns are the folded decoder rows of two SAEs, whose cosines are those of the decoder
-    rows themselves. Raises `MatchError` for rows whose squared distances leave the range of float64.
+    The last `decoder_columns` columns of weights are the decoder rows of two SAEs, scaled, whose cosines are those of
+    the decoder rows themselves. Under a `metric` other than the squared distance, `x` and `y` are `direction_rows`.
+    Raises `MatchError` for rows whose squared distances leave the range of float64.
     """
 
     x: Rows
@@ -81,6 +87,7 @@ class RowProblem(Problem):
     options: dict[str, Any] = field(default_factory=dict)
     remake: Callable[[], Problem] | None = None
     decoder_columns: int = 0
+    metric: Metric = "squared_distance"
 
     def __post_init__(self) -> None:
         if self.x.shape[1] > MOST_COLUMNS:
@@ -98,15 +105,21 @@ class RowProblem(Problem):
             )
 
     @classmethod
-    def checked(cls, x: Any, y: Any, max_cost: float | None) -> RowProblem:
+    def checked(cls, x: Any, y: Any, max_cost: float | None, metric: Metric = "squared_distance") -> RowProblem:
         """Make a problem from the arguments of a caller.
 
-        Raises `MatchError` unless `x` and `y` are finite matrices of one width, and `max_cost` is valid.
+        Raises `MatchError` unless `x` and `y` are finite matrices of one width, and `max_cost` and `metric` are valid.
         """
+        check_metric(metric)
         x, y = _rows(x, "the first matrix"), _rows(y, "the second matrix")
         check_widths(x.shape[1], "the first matrix", y.shape[1], "the second matrix", "K")
         max_cost = checked_max_cost(max_cost, LARGEST_SQUARE)
-        return cls(x, y, max_cost, {"max_cost": max_cost})
+        options: dict[str, Any] = {"max_cost": max_cost}
+        if metric != "squared_distance":
+            x, y = (direction_rows(rows, [rows.shape[1]], [1.0]) for rows in (x, y))
+            y = as_targets(y)
+            options["metric"] = metric
+        return cls(x, y, max_cost, options, metric=metric)
 
     @property
     @override
@@ -120,17 +133,38 @@ class RowProblem(Problem):
 
     @override
     def cost(self, backend: Backend) -> Cost:
-        return DistanceCost(self.x, self.y, backend.device, precision=backend.precision, backend=backend.name)
+        return DistanceCost(
+            self.x,
+            self.y,
+            backend.device,
+            precision=backend.precision,
+            backend=backend.name,
+            up_to_sign=self.up_to_sign,
+        )
 
     @override
     def pair_cost(self, permutation: Indices) -> Floats:
-        return squared_distances(self.x, self.y, permutation)
+        return squared_distances(self.x, self.y, permutation, self.up_to_sign)
+
+    @property
+    def up_to_sign(self) -> bool:
+        """Whether a row may be compared with the negative of another row."""
+        return self.metric == "absolute_cosine"
+
+    @property
+    @override
+    def stats(self) -> dict[str, Any]:
+        if self.metric == "squared_distance":
+            return {}
+        return {"without_direction": [without_direction(self.x), without_direction(self.y)]}
 
     @override
     def cosine(self, permutation: Indices) -> Floats | None:
         if not self.decoder_columns:
             return None
-        return row_cosines(self.x[:, -self.decoder_columns :], self.y[:, -self.decoder_columns :], permutation)
+        end = self.x.shape[1] - (0 if self.metric == "squared_distance" else 2)
+        decoder = slice(end - self.decoder_columns, end)
+        return row_cosines(self.x[:, decoder], self.y[:, decoder], permutation)
 
 
 @dataclass(frozen=True)
@@ -185,36 +219,53 @@ class Comparison:
     Attributes:
         parts: the parts of the weights that are compared.
         weights: the factor of the squared distance of each part.
-        folds: the scale of the features of the source, and of the target, see `SAE.scale`.
+        folds: the scale of the features of the source, and of the target, see `SAE.scale`; "none" for cosines, which no
+            fold changes.
         max_cost: the most expensive pair, or None, see `Problem`.
+        metric: the cost of a pair, see `match`.
     """
 
     parts: tuple[Part, ...]
     weights: dict[Part, float]
     folds: tuple[Scale, Scale]
     max_cost: float | None
+    metric: Metric = "squared_distance"
 
     @classmethod
     def checked(
         cls,
-        parts: Sequence[Part] = PARTS,
+        parts: Sequence[Part] | None = None,
         weights: Mapping[Part, float] | None = None,
         fold: Fold = "threshold",
         max_cost: float | None = None,
+        metric: Metric = "squared_distance",
     ) -> Comparison:
         """Make a comparison from the arguments of a caller. Raises `MatchError` for options that are not valid."""
+        check_metric(metric)
+        if metric != "squared_distance":
+            fold = "none"
+            if parts is not None and "bias" in parts:
+                raise MatchError(f"metric {metric!r}: a bias is one number and has no direction; leave it out of parts")
+        if parts is None:
+            parts = PARTS if metric == "squared_distance" else ("encoder", "decoder")
         is_pair = isinstance(fold, tuple) and len(fold) == 2 and all(real_number(one) is None for one in fold)
         folds = cast(tuple[Scale, Scale], fold if is_pair else (fold, fold))
-        return cls(*check_parts(parts, weights), folds, checked_max_cost(max_cost, LARGEST_SQUARE))
+        return cls(*check_parts(parts, weights), folds, checked_max_cost(max_cost, LARGEST_SQUARE), metric)
 
     def width(self, sae: SAE) -> int:
         """Return K, the number of columns of the feature rows."""
-        return sum(1 if part == "bias" else sae.d for part in self.parts)
+        return sum(self._widths(sae)) + (0 if self.metric == "squared_distance" else 2)
+
+    def _widths(self, sae: SAE) -> list[int]:
+        return [1 if part == "bias" else sae.d for part in self.parts]
 
     def rows(self, sae: SAE, side: Side = Side.SOURCE) -> Rows:
         """Return the feature rows of an SAE on one side of a pair, `(F, K)`."""
         with memory_for(f"the feature rows of {sae.source}"):
-            return feature_rows(sae, self.parts, self.weights, self.folds[side])
+            if self.metric == "squared_distance":
+                return feature_rows(sae, self.parts, self.weights, self.folds[side])
+            rows = feature_rows(sae, self.parts, None, "none")
+            return direction_rows(rows, self._widths(sae), list(self.weights.values()))
 
     def problem(self, a: SAE, b: SAE, remake: Callable[[], Problem] | None = None) -> RowProblem:
         """Return the problem of two SAEs. Raises `MatchError` if the SAEs cannot be compared."""
@@ -223,13 +274,23 @@ class Comparison:
 
     def problem_of_rows(self, x: Rows, y: Rows, d: int, remake: Callable[[], Problem] | None = None) -> RowProblem:
         """Return the problem of the feature rows of two SAEs for activations of width d."""
-        return RowProblem(x, y, self.max_cost, self.record(), remake, d if "decoder" in self.parts else 0)
+        if self.metric != "squared_distance":
+            y = as_targets(y)
+        decoder_columns = d if "decoder" in self.parts else 0
+        return RowProblem(x, y, self.max_cost, self.record(), remake, decoder_columns, self.metric)
 
     def record(self) -> dict[str, Any]:
         """Return the comparison for JSON. A scale that is an array of the caller is recorded as "own"."""
         names = [fold if isinstance(fold, str) else "own" for fold in self.folds]
         fold = names[0] if names[0] == names[1] else names
-        return {"parts": list(self.parts), "weights": self.weights, "fold": fold, "max_cost": self.max_cost}
+        record = {"parts": list(self.parts), "weights": self.weights, "fold": fold, "max_cost": self.max_cost}
+        return record if self.metric == "squared_distance" else {**record, "metric": self.metric}
+
+
+def check_metric(metric: Metric) -> None:
+    """Raise `MatchError` unless the metric is known."""
+    if metric not in names(Metric):
+        raise MatchError(f"metric is {metric!r}; choose one of {', '.join(names(Metric))}")
 
 
 def check_widths(width: int, source: str, other: int, target: str, letter: str) -> None:

@@ -60,7 +60,7 @@ class Matching:
             - `"many_to_one"`, `"incomplete"`: it is a baseline that is not a matching as asked for. Its gap may be
               negative, because it may cost less than every such matching;
             - `"unproved"`: it is composed of other matchings, or rounding is too large for a proof.
-        options: the parts, weights, fold and `max_cost` that were used.
+        options: the parts, weights, fold and `max_cost` that were used, and the metric if it is a cosine.
         stats: how the matching was computed:
 
             - `"backend"`, `"device"`: what ran the passes;
@@ -69,6 +69,7 @@ class Matching:
             - `"largest_residual"`: how much of a row the numbers of a pass left out at most, relative to its norm;
             - `"exact_pairs"`: the number of pairs whose costs were computed in float64;
             - `"products"`: the number of pairs whose products passes made, relative to the number of all pairs;
+            - `"without_direction"`: under a cosine, the numbers of source and target features of which some part is 0;
             - `"rounds"`, `"edges"`: the number of rounds, and of candidate pairs;
             - `"seconds"`, `"stages"`: the time, in total and by stage.
         margin_finder: how `margins` makes the problem again; None for a matching from a file or a pickle.

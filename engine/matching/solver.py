@@ -112,7 +112,7 @@ class Solver:
             progress=self.progress,
         )
         finder = MarginFinder(problem.remake or (lambda: problem), self, solution.prices / cost.scale)
-        stats = _stats(cost, solution, time.perf_counter() - began)
+        stats = _stats(cost, solution, time.perf_counter() - began) | problem.stats
         grader = Grader(problem, cost, policy, unmatched, solution, stats, finder)
 
         if given is None:

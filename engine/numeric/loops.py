@@ -37,13 +37,13 @@ def centred_products(x: Any, y: Any, rows: Any, columns: Any, a: Any, b: Any, ou
 
 
 @compiled_sums
-def squared_differences(x: Any, y: Any, rows: Any, columns: Any, out: Any) -> None:
-    """Fill out_e = |x_i - y_j|^2 for the pairs e = (i, j), in float64."""
+def squared_differences(x: Any, y: Any, rows: Any, columns: Any, sign: Any, out: Any) -> None:
+    """Fill out_e = |x_i - sign y_j|^2 for the pairs e = (i, j), in float64; `sign` is 1.0 or -1.0."""
     for e in range(len(rows)):
         i, j = rows[e], columns[e]
         total = 0.0
         for k in range(x.shape[1]):
-            total += (np.float64(x[i, k]) - np.float64(y[j, k])) ** 2
+            total += (np.float64(x[i, k]) - sign * np.float64(y[j, k])) ** 2
         out[e] = total
 
 
@@ -57,9 +57,9 @@ def _two_sum(a: Any, b: Any) -> Any:
 
 @compiled
 def squared_distances_less(
-    x: Any, y: Any, rows: Any, columns: Any, potentials: Any, prices: Any, out: Any, error: Any
+    x: Any, y: Any, rows: Any, columns: Any, sign: Any, potentials: Any, prices: Any, out: Any, error: Any
 ) -> None:
-    """Fill out_e = |x_i - y_j|^2 - sum_n u_ni - sum_n v_nj for the pairs e = (i, j), and bounds on the errors.
+    """Fill out_e = |x_i - sign y_j|^2 - sum_n u_ni - sum_n v_nj for the pairs e = (i, j), and bounds on the errors.
 
     The rounding errors of all differences, squares and sums are computed exactly (Dekker's product; Knuth's sum) and
     added up in a second number, `rest`. The rounding errors of that second sum are added up in `lost`, which bounds the
@@ -77,7 +77,7 @@ def squared_distances_less(
             lost += abs(lower)
         # Plus the squares. Splitting d into two halves (high + tail) makes the rounding error of d * d computable.
         for k in range(x.shape[1]):
-            d, d_low = _two_sum(np.float64(x[i, k]), -np.float64(y[j, k]))
+            d, d_low = _two_sum(np.float64(x[i, k]), -sign * np.float64(y[j, k]))
             if d == 0:
                 continue
             square = d * d

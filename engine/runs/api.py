@@ -13,7 +13,7 @@ from saematch.errors import MatchError
 from saematch.matching.backend import machine, versions
 from saematch.matching.problem import Comparison
 from saematch.matching.solver import Solver, require_certified
-from saematch.options import BackendName, FoldName, Method, PairsName, Part, PrecisionName
+from saematch.options import BackendName, FoldName, Method, Metric, PairsName, Part, PrecisionName
 from saematch.runs.chain import Chain
 from saematch.runs.folder import RunFolder
 from saematch.runs.inputs import is_unchanged
@@ -24,7 +24,6 @@ from saematch.runs.results import Results, RunInMemory
 from saematch.runs.work import Key, Work, check_headers, memory_needed
 from saematch.runs.workers import Device, Workers
 from saematch.sae.autoencoder import SAE
-from saematch.sae.features import PARTS
 from saematch.sources import as_layers
 
 
@@ -34,7 +33,8 @@ def match_layers(
     *,
     against: Mapping[int, SAE] | None = None,
     pairs: PairsName | str | Iterable[Pair] | None = None,
-    parts: Sequence[Part] = PARTS,
+    metric: Metric = "squared_distance",
+    parts: Sequence[Part] | None = None,
     weights: Mapping[Part, float] | None = None,
     fold: FoldName = "threshold",
     max_cost: float | None = None,
@@ -65,6 +65,7 @@ def match_layers(
             activations.
         pairs: "adjacent" (the default for one set of SAEs), "same" (the same layer of both sets, the default for two),
             "all", or a list of (source layer, target layer).
+        metric: the cost of a pair of features, see `match`.
         parts: the parts of the SAEs that are compared, see `match`.
         weights: part -> weight, see `match`.
         fold: the name of the fold, see `match`.
@@ -116,7 +117,7 @@ def match_layers(
     # Everything that can be wrong is checked before the folder of the run is touched.
     sources, targets = as_layers(layers), None if against is None else as_layers(against)
     workers = Workers.checked(device, executor, backend, precision)
-    comparison = Comparison.checked(parts, weights, fold, max_cost)
+    comparison = Comparison.checked(parts, weights, fold, max_cost, metric)
     solver = Solver(
         method=method,
         max_rounds=max_rounds,

@@ -193,7 +193,7 @@ class Chain(Mapping[Pair, "Matching"]):
         return self._results.record
 
     def options(self) -> dict[str, Any]:
-        """Return the options `parts`, `weights`, `fold` and `max_cost` of the run, for `match` or `match_layers`.
+        """Return the options of `match` that say how features were compared, such as `parts` and `max_cost`.
 
         Raises:
             MatchError: if they are not known, because the chain was made of matchings.
@@ -216,7 +216,8 @@ class Chain(Mapping[Pair, "Matching"]):
         from saematch.matching.problem import Comparison
 
         options = self.record["options"]
-        return Comparison.checked(options["parts"], options["weights"], options["fold"], options["max_cost"])
+        metric = options.get("metric", "squared_distance")
+        return Comparison.checked(options["parts"], options["weights"], options["fold"], options["max_cost"], metric)
 
     def known_comparison(self) -> Comparison:
         """Return `comparison`. Raises `MatchError` if it is not known, because the chain was made of matchings."""
@@ -439,10 +440,8 @@ class Chain(Mapping[Pair, "Matching"]):
     def _direct_cost(self, source: int, target: int, perm: Tensor) -> Tensor:
         import torch
 
-        from saematch.cost import squared_distances
-
         problem = self._problem((source, target))
-        return torch.from_numpy(squared_distances(problem.x, problem.y, perm.numpy()))
+        return torch.from_numpy(problem.pair_cost(perm.numpy()))
 
     def _problem(self, pair: Pair) -> RowProblem:
         source, target = (self.sae(layer, side) for side, layer in zip(Side, pair, strict=True))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from types import NoneType
-from typing import TYPE_CHECKING, Any, TypedDict, cast
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, cast
 
 from saematch.errors import MatchError
 from saematch.matching.scalars import SCALARS, Scalars
-from saematch.options import BackendName, FoldName, Method, Part, Stage
+from saematch.options import BackendName, FoldName, Method, Metric, Part, Stage
 from saematch.runs.plan import Pair
 
 if TYPE_CHECKING:
@@ -67,9 +67,11 @@ class PairRecord(Scalars, total=False):
 class RunOptions(TypedDict):
     """The options of `match_layers` that all pairs of a run share. A run resumes only under the same options.
 
-    Records of earlier versions have other precisions, and the option `memory`.
+    Records of earlier versions have other precisions, and the option `memory`. Without a `metric`, costs are squared
+    distances.
     """
 
+    metric: NotRequired[Metric]
     parts: list[Part]
     weights: dict[Part, float]
     fold: FoldName

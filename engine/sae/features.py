@@ -16,6 +16,7 @@ from torch import Tensor
 from saematch.errors import MatchError
 from saematch.numeric.loops import fold_rows
 from saematch.numeric.numbers import checked_number
+from saematch.numeric.rounding import Floats, Rows
 from saematch.numeric.threads import ThreadPool, torch_threads
 from saematch.options import Part
 from saematch.sae.autoencoder import SAE, Scale
@@ -63,6 +64,64 @@ def feature_rows(
             )
             left += values.shape[1]
     return rows
+
+
+def direction_rows(rows: Rows, widths: Sequence[int], weights: Sequence[float]) -> Floats:
+    """Return rows whose squared distance is 1 - similarity, `(F, K + 2)`.
+
+    The similarity of two rows is the mean of the cosines of their parts, by weight. Each part is scaled to a length
+    that depends on its weight alone, so that all rows have the squared norm 1 / 2. A part that is 0 has no direction,
+    and its similarity to everything is 0: its length goes to the first of two more columns, or to the second one for
+    the target of a pair, see `as_targets`.
+
+    Args:
+        rows: the rows `(F, K)`, which are not changed.
+        widths: the number of columns of each part, K in all.
+        weights: the weight of each part.
+
+    >>> direction_rows(np.array([[3.0, 4.0], [0.0, 0.0]]), [2], [1.0]).round(3)
+    array([[0.424, 0.566, 0.   , 0.   ],
+           [0.   , 0.   , 0.707, 0.   ]])
+    """
+    out = np.zeros((len(rows), rows.shape[1] + 2))
+    missing, left = np.zeros(len(rows)), 0
+    for width, weight in zip(widths, weights, strict=True):
+        part = out[:, left : left + width]
+        part += rows[:, left : left + width]
+        # Divided by its largest entry first, so that no square leaves the range of float64.
+        for size in (_largest, _norm):
+            sizes = size(part)
+            np.divide(part, sizes, out=part, where=sizes > 0)
+        share = weight / (2 * math.fsum(weights))
+        part *= math.sqrt(share)
+        missing += np.where((part != 0).any(axis=1), 0.0, share)
+        left += width
+    out[:, left] = np.sqrt(missing)
+    return out
+
+
+def as_targets(rows: Floats) -> Floats:
+    """Return `direction_rows` as the target of a pair; a copy, if any part has no direction."""
+    if without_direction(rows) == 0:
+        return rows
+    targets = rows.copy()
+    targets[:, -1], targets[:, -2] = rows[:, -2], 0.0
+    return targets
+
+
+def _largest(rows: Floats) -> Floats:
+    largest: Floats = np.abs(rows).max(axis=1, initial=0.0, keepdims=True)
+    return largest
+
+
+def _norm(rows: Floats) -> Floats:
+    norms: Floats = np.linalg.norm(rows, axis=1, keepdims=True)
+    return norms
+
+
+def without_direction(rows: Rows) -> int:
+    """Return how many `direction_rows` have a part without a direction."""
+    return int((rows[:, -2:] != 0).any(axis=1).sum())
 
 
 def _compiled_array(tensor: Tensor) -> NDArray[Any]:
