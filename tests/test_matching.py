@@ -273,6 +273,7 @@ INT8 = {"precision": "int8", "exact_pairs": 1200, "largest_residual": 0.0123}
             [INT8, INT8 | {"precision": "float64", "largest_residual": 9.0}],
             "Lower bounds rest on 2,400 .* int8 .*0.012",
         ),
+        ([INT8 | {"precision": "float32", "largest_residual": 0}], "1,200 .* costs rounded to float32"),
         ([INT8 | {"precision": "float64"}], "The lower bound rests on the costs of all pairs in float64"),
         ([INT8, {"precision": "ieee chooses, float64 proves", "costs": "stored"}], "^$"),
         ([INT8 | {"exact_pairs": "many"}], "^$"),

@@ -1,7 +1,7 @@
 """The costs of all pairs, as an object that answers questions in passes over tiles.
 
-A pass computes every pair in float32 and *chooses* some pairs. All claims about these pairs are computed again in
-float64, and the object states bounds for the errors of both. Costs have a reduced form,
+A pass computes every pair from int8 or float32 numbers and *chooses* some pairs. All claims about these pairs are
+computed again in float64, and the object states bounds for the errors of both. Costs have a reduced form,
 
     C_ij = p_i + q_j + M_ij / scale,
 

@@ -24,6 +24,8 @@ most 0.012 of their norm.'
     if not by_products:
         return f"{bound} on the costs of all pairs in float64."
     exact = sum(stats["exact_pairs"] for stats in searches)
+    if all(stats["largest_residual"] == 0 for stats in by_products):  # costs that were given as a matrix
+        return f"{bound} on {exact:,} costs in float64 and, for all other pairs, on costs rounded to float32."
     numbers = " and ".join(sorted({stats["precision"] for stats in by_products}))
     residual = max(stats["largest_residual"] for stats in by_products)
     return (
