@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 def printable(text: str) -> str:
@@ -61,3 +62,18 @@ def size(number: float) -> str:
 def first_line(error: BaseException) -> str:
     """Return the first line of an exception's message, or the name of its type if it has no message."""
     return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def html_table(title: str, head: Sequence[str], rows: Sequence[Sequence[object]], most: int = 50) -> str:
+    """Return a table in HTML for a notebook: at most `most` rows, and the number of the others.
+
+    >>> html_table("1 layer", ["layer", "F"], [[8, 1024]])
+    '<p>1 layer</p><table><tr><th>layer</th><th>F</th></tr><tr><td>8</td><td>1024</td></tr></table>'
+    """
+
+    def line(cells: Sequence[object], tag: str) -> str:
+        return f"<tr>{''.join(f'<{tag}>{html.escape(str(cell))}</{tag}>' for cell in cells)}</tr>"
+
+    body = "".join(line(row, "td") for row in rows[:most])
+    more = f"<p>and {len(rows) - most:,} more rows</p>" if len(rows) > most else ""
+    return f"<p>{html.escape(title)}</p><table>{line(head, 'th')}{body}</table>{more}"

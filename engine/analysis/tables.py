@@ -20,6 +20,7 @@ from saematch.storage.csvfile import csv_rows
 from saematch.storage.folders import LocalFolder
 from saematch.storage.jsonfile import finite_or_none
 from saematch.storage.reading import refuse_pointer
+from saematch.text import html_table
 
 Row = dict[str, Any]
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
@@ -50,12 +51,19 @@ class Schema:
         return {column: finite_or_none(values[column]) for column in self.columns}
 
 
-@dataclass
+@dataclass(repr=False)
 class Table:
     """The rows of one measurement, one dictionary per row."""
 
     schema: Schema
     rows: list[Row] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        return f"Table({self.schema.name!r}, {len(self.rows)} rows)"
+
+    def _repr_html_(self) -> str:
+        rows = [[row[column] for column in self.schema.columns] for row in self.rows]
+        return html_table(f"{self!r}: {self.schema.about}", list(self.schema.columns), rows)
 
     def where(self, **values: Any) -> list[Row]:
         """Return the rows that have these values. Raises `MatchError` for a column that the table does not have."""

@@ -96,6 +96,9 @@ class StoredActivations(ActivationSource):
     def __str__(self) -> str:
         return str(self._folder)
 
+    def __repr__(self) -> str:
+        return f"StoredActivations({str(self)!r}, layers {sorted(self._layers)}, {len(self.documents)} tokens)"
+
     @override
     def record(self) -> FolderRecord:
         stats = [path.stat() for path in sorted(self._folder.glob("*.npy"))]

@@ -20,9 +20,10 @@ from saematch.options import FoldName
 from saematch.runs.chain import Chain
 from saematch.runs.records import Progress
 from saematch.storage.folders import LocalFolder
+from saematch.text import html_table
 
 
-@dataclass
+@dataclass(repr=False)
 class Evaluation:
     """The result of `evaluate`.
 
@@ -40,6 +41,14 @@ class Evaluation:
     fold: FoldName
     not_measured: dict[str, str] = field(default_factory=dict)
     unfinished: str | None = None
+
+    def __repr__(self) -> str:
+        return f"Evaluation({self.folder!r}, {len(self.tables)} tables, {len(self.not_measured)} not measured)"
+
+    def _repr_html_(self) -> str:
+        rows = [[name, len(table.rows), table.schema.about] for name, table in self.tables.items()]
+        rows += [[name, "-", f"not measured: {reason}"] for name, reason in self.not_measured.items()]
+        return html_table(repr(self), ["table", "rows", "what it measures"], rows)
 
 
 @torch_threads()

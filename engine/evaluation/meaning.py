@@ -52,6 +52,9 @@ class Judge(Protocol):
 
     name: str
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r})"
+
     def verdicts(self, pairs: Sequence[tuple[str, str]]) -> list[Verdict]:
         """Return one verdict for each pair of explanations."""
 

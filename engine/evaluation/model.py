@@ -112,6 +112,9 @@ class LanguageModel(ActivationSource):
     def __str__(self) -> str:
         return self.name
 
+    def __repr__(self) -> str:
+        return f"LanguageModel({self.name!r}, {len(self._contexts)} contexts, {len(self.documents)} tokens)"
+
     @override
     def record(self) -> ModelRecord:
         hooks = self._hooks if isinstance(self._hooks, str | None) else sorted(self._hooks.items())

@@ -40,6 +40,9 @@ class Texts(NamedTuple):
     documents: list[str]
     digest: str
 
+    def __repr__(self) -> str:
+        return f"Texts({len(self.documents)} documents)"
+
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Texts:
         """Read a `.jsonl` file with `{"text": …}` on every line, or plain text with empty lines between documents.

@@ -16,12 +16,16 @@ from torch import Tensor
 from saematch.assignment import Certificate
 from saematch.errors import MatchError
 from saematch.matching import files
+from saematch.matching.frames import columns_of, import_pandas
 from saematch.numeric.arrays import checked_last
 from saematch.numeric.numbers import checked_count
 from saematch.numeric.rounding import UNIT_64
 from saematch.options import Status
+from saematch.text import html_table
 
 if TYPE_CHECKING:
+    from pandas import DataFrame
+
     from saematch.matching.margins import MarginFinder, Margins
 
 _ZEROS: Any = None  # the default of `prices`, whose size `__post_init__` knows
@@ -318,6 +322,21 @@ class Matching:
         inverted[self.perm[matched]] = values[matched]
         return inverted
 
+    def to_pandas(self) -> DataFrame:
+        """Return the matching as a pandas `DataFrame` with one row per source feature.
+
+        The columns are `feature`, `partner`, `cost` and `cosine`. What is not known is missing: the partner of an
+        unmatched feature, its cost and cosine, and all cosines if there are none.
+
+        Raises:
+            MatchError: if pandas is not installed.
+        """
+        pandas = import_pandas()
+        cosine = None if self.cosine is None else self.cosine.numpy()
+        columns = columns_of(self.perm.numpy(), self.pair_cost.numpy(), cosine)
+        frame: DataFrame = pandas.DataFrame(columns).astype({"partner": "Int64"})
+        return frame
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the matching to a `.safetensors` file.
 
@@ -364,7 +383,14 @@ class Matching:
 
     def __repr__(self) -> str:
         cost = f"cost={self.cost:.6g}, " if "cost" in self.__dict__ else ""  # a composed one may need SAEs for it
-        return f"Matching({len(self.perm)} -> {self.target_features} features, {cost}status={self.status!r})"
+        matched = "" if self.matched == len(self.perm) else f"{self.matched} matched, "
+        return f"Matching({len(self.perm)} -> {self.target_features} features, {matched}{cost}status={self.status!r})"
+
+    def _repr_html_(self) -> str:
+        cost, proof_gap = ("-", "-") if self.certificate is None else (f"{self.cost:,.6g}", f"{self.proof_gap:.1e}")
+        cosine = "-" if self.cosine is None else f"{self.cosine.nanmean():.3f}"
+        head = ["matched", "cost", "mean cosine", "proof gap", "certified"]
+        return html_table(repr(self), head, [[self.matched, cost, cosine, proof_gap, self.certified]])
 
 
 def _of_arrays(values: dict[str, Any]) -> Matching:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from saematch.errors import MatchError
 from saematch.matching.files import FeaturePair
+from saematch.matching.frames import columns_of, import_pandas
 from saematch.matching.scalars import Scalars
 from saematch.numeric.cosines import row_cosines
 from saematch.numeric.numbers import checked_count, whole_number
@@ -24,9 +25,11 @@ from saematch.runs.plan import Pair, as_pair, by_pair
 from saematch.runs.records import InputRecord, PairRecord, RunRecord
 from saematch.runs.results import PairArrays, Results, RunInMemory
 from saematch.runs.route import Route
-from saematch.text import well_formed
+from saematch.runs.summary import PairSummary, summary_of
+from saematch.text import html_table, well_formed
 
 if TYPE_CHECKING:
+    from pandas import DataFrame
     from torch import Tensor
 
     from saematch.matching.problem import Comparison, RowProblem
@@ -143,6 +146,18 @@ class Chain(Mapping[Pair, "Matching"]):
         """
         return cls(RunFolder.open(run), inputs, None, against)
 
+    def __repr__(self) -> str:
+        matched = f"{len(self)} of {len(self.planned)} pairs of {len(self.layers)} layers matched"
+        folder = "" if self.folder is None else f", folder={self.folder!r}"
+        return f"Chain({matched}, certified={self.certified}{folder})"
+
+    def _repr_html_(self) -> str:
+        rows = summary_of(self, recorded=True)
+        columns = [name for name in PairSummary._fields if any(getattr(row, name) is not None for row in rows)]
+        values = [[getattr(row, name) for name in columns] for row in rows]
+        cells = [[f"{value:,.4g}" if isinstance(value, float) else value for value in line] for line in values]
+        return html_table(repr(self), columns, cells)
+
     def __getitem__(self, pair: Pair) -> Matching:
         pair = as_pair(pair) or pair
         matching = self._cache.get(pair)
@@ -236,10 +251,11 @@ class Chain(Mapping[Pair, "Matching"]):
         """
         return {pair: self._results.scalars(pair) for pair in self}
 
-    def arrays(self, pair: Pair) -> PairArrays:
+    def arrays(self, pair: Pair, *, recorded: bool = False) -> PairArrays:
         """Return partner, cost and cosine of each source feature of a pair, as arrays and without importing torch.
 
-        Cosines that the run has not recorded are computed from the SAEs, if these can be read.
+        Cosines that the run has not recorded are computed from the SAEs, if these can be read and unless `recorded` is
+        true.
 
         Examples:
             >>> import saematch as sm
@@ -250,7 +266,7 @@ class Chain(Mapping[Pair, "Matching"]):
         """
         pair = as_pair(pair) or pair
         arrays = self._results.arrays(pair)
-        if arrays.cosine is not None:
+        if recorded or arrays.cosine is not None:
             return arrays
         try:
             a, b = (self.sae(layer, side) for side, layer in zip(Side, pair, strict=True))
@@ -260,6 +276,26 @@ class Chain(Mapping[Pair, "Matching"]):
             return arrays
         x, y = (sae.W_dec.detach().double().cpu().numpy() for sae in (a, b))
         return arrays._replace(cosine=row_cosines(x, y, arrays.perm))
+
+    def to_pandas(self) -> DataFrame:
+        """Return the run as a pandas `DataFrame` with one row for each pair of layers and source feature.
+
+        The columns are `source` and `target` (numbers of layers), `feature`, `partner`, `cost`, `cosine`, `label` and
+        `partner_label`. What is not known, such as the partner of an unmatched feature, is missing.
+
+        Raises:
+            MatchError: if pandas is not installed.
+        """
+        pandas = import_pandas()
+        frames = []
+        for pair in self:
+            columns = columns_of(*self.arrays(pair))
+            frame = pandas.DataFrame({"source": pair[0], "target": pair[1], **columns})
+            partner_side = Side.TARGET if self.of_two_sets else Side.SOURCE
+            frame["label"] = frame["feature"].map(self.labels(pair[0]))
+            frame["partner_label"] = frame["partner"].map(self.labels(pair[1], partner_side))
+            frames.append(frame.astype({"partner": "Int64"}))
+        return pandas.concat(frames, ignore_index=True) if frames else pandas.DataFrame()
 
     def shape(self, pair: Pair) -> tuple[int, int]:
         """Return the numbers of features of the source and of the target, (F_A, F_B), without reading a matching."""

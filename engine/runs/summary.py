@@ -50,12 +50,15 @@ class PairSummary(NamedTuple):
     seconds: float | None
 
 
-def summary_of(chain: Chain) -> list[PairSummary]:
-    """Return the summary of every pair of a run that has a matching, in the order of the plan."""
+def summary_of(chain: Chain, *, recorded: bool = False) -> list[PairSummary]:
+    """Return the summary of every pair of a run that has a matching, in the order of the plan.
+
+    Cosines that the run has not recorded are computed from the SAEs, unless `recorded` is true.
+    """
     rows = []
     for pair, numbers in chain.scalars().items():
         seconds = chain.pair_record(pair).get("seconds")
-        rows.append(_summary(pair, numbers, chain.arrays(pair), seconds))
+        rows.append(_summary(pair, numbers, chain.arrays(pair, recorded=recorded), seconds))
     return rows
 
 

@@ -17,12 +17,13 @@ from saematch.numeric.numbers import checked_count
 from saematch.options import Activation, FoldName, SaeFormat, names
 from saematch.sae.saving import save_sae
 from saematch.storage.folders import local_path
+from saematch.text import html_table
 
 _TENSORS = ("W_enc", "b_enc", "W_dec", "b_dec", "threshold")
 Scale = FoldName | Tensor | np.ndarray | Sequence[float]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class SAE:
     """A sparse autoencoder with `F` features for activations of width `d`, in the units of raw activations.
 
@@ -66,6 +67,14 @@ class SAE:
                 self._set(name, dense_tensor(value, f"{self.source}: {name}"))
         self._check_shapes()
         self._check_activation()
+
+    def __repr__(self) -> str:
+        k = f", k={self.k}" if self.k is not None else ""
+        return f"SAE(F={self.F}, d={self.d}, activation={self.activation!r}{k}, source={self.source!r})"
+
+    def _repr_html_(self) -> str:
+        rows = [[name, " x ".join(map(str, tensor.shape)), tensor.dtype] for name, tensor in self.tensors().items()]
+        return html_table("; ".join([repr(self), *self.notes]), ["tensor", "shape", "type"], rows)
 
     def _set(self, name: str, value: Any) -> None:
         """Set an attribute while the SAE is made; it is frozen afterwards."""

@@ -36,6 +36,9 @@ class SAEHandle(ABC):
     damaged.
     """
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.shown!r})"
+
     @property
     @abstractmethod
     def layer(self) -> int | None:
@@ -103,7 +106,7 @@ class SAEHandle(ABC):
         """Return the names of the SAE on Neuronpedia, as far as an installed sae-lens knows them."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SAEInMemory(SAEHandle):
     """One SAE of a caller's mapping, which is asked for the SAE whenever it is read.
 

@@ -17,7 +17,7 @@ from saematch.sources.lists import SourceLike
 from saematch.sources.locations import LocalLocation
 from saematch.sources.search import search
 from saematch.sources.stored import LAYER, StoredSAE
-from saematch.text import listing
+from saematch.text import html_table, listing
 
 IN_MEMORY = "in memory"  # the source of layers that are in a caller's mapping
 
@@ -63,6 +63,10 @@ class Layers(Mapping[int, SAE]):
 
     def __repr__(self) -> str:
         return f"Layers({self.source!r}, {list(self)})"
+
+    def _repr_html_(self) -> str:
+        title = f"{len(self)} layers of {self.source if isinstance(self.source, str) else 'a list of SAEs'}"
+        return html_table(title, ["layer", "SAE"], [[layer, handle.shown] for layer, handle in self.handles.items()])
 
 
 def load(source: SourceLike) -> SAE:

@@ -36,7 +36,7 @@ _UNIT = 0.01  # rows of norm 1 that were stored in float16 have norms within thi
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class StoredSAE(SAEHandle):
     """An SAE in a file.
 
