@@ -56,6 +56,8 @@ class MarginSearch:
         unpaired = np.ones(cost.shape[1], dtype=bool)
         unpaired[permutation[permutation >= 0]] = False
         prices = np.where(unpaired & np.isfinite(unmatched.columns), unmatched.columns, prices)
+        # Margins need bounds for pairs outside the graph that are close to the costs.
+        cost.sharpen()
         # The cheapest pairs, and with them prices halfway between the extremes.
         self._list(prices, np.inf)
         halfway = self._between_extremes(prices)
