@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Sequence
 from functools import partial
-from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from saematch.errors import MatchError
 from saematch.evaluation.api import Evaluation
 from saematch.evaluation.figures.codes import (
     draw_added_loss,
@@ -19,7 +16,7 @@ from saematch.evaluation.figures.codes import (
     draw_parts,
 )
 from saematch.evaluation.figures.meaning import draw_meaning, draw_mse_by_grade, draw_paths
-from saematch.evaluation.figures.panels import FigureSkipped, Tables
+from saematch.evaluation.figures.panels import Tables
 from saematch.evaluation.figures.weights import (
     draw_distances,
     draw_layers,
@@ -27,22 +24,12 @@ from saematch.evaluation.figures.weights import (
     draw_mse_histogram,
     draw_persistence,
 )
+from saematch.evaluation.figures.writing import draw_and_write
 from saematch.runs.chain import Chain
 from saematch.storage.folders import LocalFolder
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-# The fixed salt gives equal figures equal SVG files. (The type that matplotlib has for these names needs matplotlib.)
-_STYLE: Any = {
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "legend.frameon": False,
-    "svg.hashsalt": "saematch",
-    "figure.dpi": 150,
-    "axes.formatter.useoffset": False,
-}
 
 
 def draw_all(evaluation: Evaluation, chain: Chain, others: Sequence[Tables] = ()) -> dict[str, str]:
@@ -64,19 +51,7 @@ def draw_all(evaluation: Evaluation, chain: Chain, others: Sequence[Tables] = ()
     Raises:
         MatchError: if matplotlib is not installed, or if the folder cannot be written.
     """
-    if find_spec("matplotlib") is None:
-        raise MatchError("figures need the package matplotlib: pip install 'saematch[evaluate]'")
-    from matplotlib import rc_context
-
-    folder = LocalFolder(evaluation.folder)
-    skipped = {}
-    with rc_context(_STYLE):
-        for name, draw in _figures(evaluation.tables, chain, others).items():
-            try:
-                _write(folder, name, draw())
-            except FigureSkipped as reason:
-                skipped[name] = str(reason)
-    return skipped
+    return draw_and_write(LocalFolder(evaluation.folder), _figures(evaluation.tables, chain, others))
 
 
 def _figures(tables: Tables, chain: Chain, others: Sequence[Tables]) -> dict[str, Callable[[], Figure]]:
@@ -96,11 +71,3 @@ def _figures(tables: Tables, chain: Chain, others: Sequence[Tables]) -> dict[str
         "persistence": partial(draw_persistence, tables),
         "paths": partial(draw_paths, chain),
     }
-
-
-def _write(folder: LocalFolder, name: str, figure: Figure) -> None:
-    # An SVG file has the date in it unless it is left out: equal figures shall give equal files.
-    for suffix, metadata in (("png", {}), ("svg", {"Date": None})):
-        content = io.BytesIO()
-        figure.savefig(content, format=suffix, bbox_inches="tight", metadata=metadata)
-        folder.write(f"figures/{name}.{suffix}", content.getvalue())
