@@ -11,6 +11,8 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from saematch.dictionaries.api import consistency as consistency
+    from saematch.dictionaries.result import Consistency as Consistency
     from saematch.errors import MatchError as MatchError
     from saematch.matching.api import assign as assign
     from saematch.matching.api import certify as certify
@@ -47,9 +49,10 @@ _process = os.getpid()
 _forked_before = _is_forked()
 
 _HOME = {
-    "SAE": "sae", "Chain": "runs.chain", "Layers": "sources", "MatchError": "errors", "Matching": "matching.result",
-    "NotCertified": "matching.result", "Progress": "runs.records", "Step": "runs.chain", "assign": "matching.api",
-    "certify": "matching.api", "load": "sources", "load_layers": "sources", "match": "matching.api",
+    "SAE": "sae", "Chain": "runs.chain", "Consistency": "dictionaries.result", "Layers": "sources",
+    "MatchError": "errors", "Matching": "matching.result", "NotCertified": "matching.result",
+    "Progress": "runs.records", "Step": "runs.chain", "assign": "matching.api", "certify": "matching.api",
+    "consistency": "dictionaries.api", "load": "sources", "load_layers": "sources", "match": "matching.api",
     "match_layers": "runs.api",
 }  # fmt: skip
 

@@ -9,6 +9,7 @@ import pytest
 
 import saematch
 import saematch.analysis.export
+import saematch.dictionaries
 import saematch.evaluation
 import saematch.kernels
 import saematch.report
@@ -25,6 +26,7 @@ VERBLESS = re.compile(r"(What(ever)?|Of|The same|Those|Whoever|See `)\b")
 PUBLIC = {
     **{f"saematch.{name}": getattr(saematch, name) for name in saematch.__all__},
     **{f"evaluation.{name}": getattr(saematch.evaluation, name) for name in saematch.evaluation.__all__},
+    **{f"dictionaries.{name}": getattr(saematch.dictionaries, name) for name in saematch.dictionaries.__all__},
     **{f"report.{name}": getattr(saematch.report, name) for name in saematch.report.__all__},
     **{f"kernels.{name}": getattr(saematch.kernels, name) for name in saematch.kernels.__all__},
     "analysis.export.export": saematch.analysis.export.export,

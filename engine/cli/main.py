@@ -14,7 +14,22 @@ from contextlib import suppress
 from typing import NoReturn, Protocol, TextIO
 
 import saematch
-from saematch.cli import demo, env, evaluate, export, info, layers, match, path, report, serve, show, top, verify
+from saematch.cli import (
+    consistency,
+    demo,
+    env,
+    evaluate,
+    export,
+    info,
+    layers,
+    match,
+    path,
+    report,
+    serve,
+    show,
+    top,
+    verify,
+)
 from saematch.cli.common import BAD_INPUT, DEFECT, INTERRUPTED, UNFINISHED, complain
 from saematch.cli.parser import Parser
 from saematch.errors import MatchError, about_memory, is_out_of_memory, reason_of
@@ -41,13 +56,14 @@ class Command(Protocol):
 
 COMMANDS: Mapping[str, Command] = {
     "demo": demo, "info": info, "match": match, "layers": layers, "show": show, "top": top, "path": path,
+    "consistency": consistency,
     "evaluate": evaluate, "report": report, "serve": serve, "export": export, "verify": verify, "env": env,
 }  # fmt: skip
 DESCRIPTION = """Match the features of sparse autoencoders across the layers of a model. Matchings are optimal, and
 each comes with a proof."""
 EXIT_CODES = """Exit codes: 0 everything is done and certified; 1 an error in saematch itself; 2 bad input or usage,
-or output that cannot be written; 3 finished, but something failed, is not certified or (verify) is not optimal; 130
-interrupted."""
+or output that cannot be written; 3 finished, but something failed, is not certified, (verify) is not
+optimal, or (consistency) is below --fail-under; 130 interrupted."""
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -64,8 +80,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code.
 
     The exit code is 0 if everything is done and certified; 1 after an error in saematch itself; 2 for bad input or
-    usage, or output that cannot be written; 3 if the command finished, but something failed, is not certified or
-    (verify) is not optimal, or if the reader of the output has left; and 130 if the command was interrupted.
+    usage, or output that cannot be written; 3 if the command finished, but something failed, is not certified,
+    (verify) is not optimal or (consistency) is below the given limit, or if the reader of the output has left; and
+    130 if the command was interrupted.
     """
     try:
         try:

@@ -62,5 +62,6 @@ def _path(text: str) -> str:
 
 as_parts = converter(lambda text: tuple(text.split(",")), "encoder,decoder")
 as_weights = converter(_weights, "encoder=1,decoder=2")
+as_names = converter(lambda text: text.split(","), "seed_1,seed_2")
 as_shard = converter(_shard, "2/8")
 as_path = converter(_path, "a path")

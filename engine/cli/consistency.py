@@ -1,0 +1,228 @@
+"""`saematch consistency`: measure how far several SAEs agree."""
+
+from __future__ import annotations
+
+import argparse
+from importlib.util import find_spec
+from itertools import takewhile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from saematch.cli.common import DONE, UNFINISHED, complain, for_terminal, print_json
+from saematch.cli.groups import add_json, add_quiet, add_solver, solver_of
+from saematch.cli.parser import as_names, as_path
+from saematch.cli.terminal import describe_pass, status_line, table
+from saematch.errors import MatchError
+from saematch.text import printable
+
+if TYPE_CHECKING:
+    from saematch.dictionaries import Consistency, ConsistencyProgress
+    from saematch.sources import SAEHandle
+
+HELP = "measure how far SAEs agree: seeds, training steps, widths or layers"
+DESCRIPTION = """Measure how far SAEs of the same activations agree, by their weights: MCC of decoders and encoders
+over all pairs, MMCS, shared and unique features, and the same for null models. Every matching behind a number is
+proved to be optimal."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    # What is compared.
+    parser.add_argument(
+        "sources", metavar="SAE", nargs="+", help="the SAEs, two or more: files, folders, patterns or addresses"
+    )
+    parser.add_argument(
+        "--names", type=as_names, metavar="NAME,...", help="names of the SAEs (default: where their paths differ)"
+    )
+    parser.add_argument(
+        "--reference", metavar="NAME", help="compare this SAE with each of the others (default: all pairs)"
+    )
+    parser.add_argument(
+        "--axis", default="seed", help="what the SAEs differ in: seed (default), step, width, layer or any text"
+    )
+    # What is measured.
+    parser.add_argument(
+        "--threshold",
+        type=float,
+        default=0.7,
+        metavar="T",
+        help="cosine above which features are shared (default: 0.7)",
+    )
+    parser.add_argument(
+        "--null-seeds", type=int, default=3, metavar="N", help="seeds of each null model; 0 for none (default: 3)"
+    )
+    parser.add_argument("--margins", action="store_true", help="also compute margins, with passes over all pairs")
+    parser.add_argument(
+        "--firing-rates",
+        action="append",
+        default=[],
+        metavar="[NAME=]FILE",
+        help="firing rates of the SAE of that name, or of the first: .npy, or one number a line; may be repeated",
+    )
+    # Where the result goes.
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="DIR",
+        type=as_path,
+        help="write consistency.json, tables and figures, or resume there",
+    )
+    parser.add_argument(
+        "--fail-under", type=float, metavar="X", help="exit with 3 if the PW-MCC of decoders is below X"
+    )
+    add_quiet(parser)
+    add_json(parser)
+    add_solver(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Compare SAEs."""
+    from saematch.dictionaries import consistency, draw_figures
+
+    handles = _handles(options)
+    with status_line() as show:
+        result = consistency(
+            handles,
+            reference=options.reference,
+            axis=options.axis,
+            threshold=options.threshold,
+            nulls=options.null_seeds,
+            margins=options.margins,
+            firing_rates=_rates(options.firing_rates, next(iter(handles))),
+            out=options.output,
+            **solver_of(options),
+            progress=lambda event: show(_describe(event)),
+        )
+        skipped = {}
+        if options.output is not None and find_spec("matplotlib") is not None:
+            show("figures")
+            skipped = draw_figures(result, options.output)
+    if options.json:
+        print_json(result.as_dict())
+    elif not options.quiet:
+        _print_summary(options, result, skipped)
+    if options.fail_under is not None and result.pw_mcc_decoder < options.fail_under:
+        return complain(f"PW-MCC of decoders is {result.pw_mcc_decoder:.6g}, below {options.fail_under:g}", UNFINISHED)
+    return DONE if result.certified else UNFINISHED
+
+
+def _handles(options: argparse.Namespace) -> dict[str, SAEHandle]:
+    """Return all SAEs that the sources lead to, by name."""
+    from saematch.dictionaries.api import check_names
+    from saematch.sources.search import search
+
+    found = [sae for source in options.sources for sae in search(source)[0]]
+    names = distinct_names([sae.shown for sae in found]) if options.names is None else options.names
+    if len(names) != len(found):
+        shown = ", ".join(sae.shown for sae in found)
+        raise MatchError(f"--names has {len(names)} names for {len(found)} SAEs: {shown}")
+    check_names(names)
+    return dict(zip(names, found, strict=True))
+
+
+def distinct_names(paths: list[str]) -> list[str]:
+    """Return the parts of paths by which they differ; a number is added where a path is given twice.
+
+    >>> distinct_names(["runs/seed_1/final/sae.npz", "runs/seed_2/final/sae.npz"])
+    ['seed_1', 'seed_2']
+    >>> distinct_names(["layer_8/params.npz", "layer_8/params.npz"])
+    ['layer_8/params.npz', 'layer_8/params.npz (2)']
+    """
+    parts = [path.replace(";", ",").split("/") for path in paths]
+    names = ["/".join(own) for own in parts]
+    if len(set(names)) > 1:
+        start = _alike(parts)
+        end = _alike([own[start:][::-1] for own in parts])
+        names = ["/".join(own[start : len(own) - end]) or "/".join(own) for own in parts]
+    return [name if name not in names[:i] else f"{name} ({names[:i].count(name) + 1})" for i, name in enumerate(names)]
+
+
+def _alike(parts: list[list[str]]) -> int:
+    """Return how many parts are the same in all paths, from their start."""
+    return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*parts, strict=False)))
+
+
+def _rates(given: list[str], first: str) -> dict[str, Any]:
+    """Return the firing rates by the name of the SAE; a file without a name is for the first SAE."""
+    from saematch.dictionaries.rates import read_rates
+
+    rates = {}
+    for text in given:
+        name, is_named, path = text.partition("=")
+        if is_named and not Path(text).exists():
+            rates[name] = read_rates(path)
+        else:
+            rates[first] = read_rates(text)
+    return rates
+
+
+def _describe(event: ConsistencyProgress) -> str:
+    """Describe an event on one line."""
+    left = "" if event.seconds_left is None else f", about {_duration(event.seconds_left)} left"
+    last = "" if event.last_pass is None else f": {describe_pass(event.last_pass)}"
+    return f"{event.a} and {event.b}, {event.doing} (matching {event.done + 1} of {event.total}{left}){last}"
+
+
+def _duration(seconds: float) -> str:
+    """Return a time in the unit that suits it.
+
+    >>> _duration(42), _duration(500), _duration(20_000)
+    ('42 s', '8 min', '5.6 h')
+    """
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 90
+        else f"{seconds / 60:.0f} min"
+        if seconds < 5400
+        else f"{seconds / 3600:.1f} h"
+    )
+
+
+def _print_summary(options: argparse.Namespace, result: Consistency, skipped: dict[str, str]) -> None:
+    _print_pairs(result)
+    compared = "all pairs" if result.reference is None else f"the pairs with {printable(result.reference)}"
+    print(
+        f"\nPW-MCC over {compared}: decoders {result.pw_mcc_decoder:.4f}, encoders {result.pw_mcc_encoder:.4f}, both "
+        f"{result.pw_mcc_joint:.4f};\nup to the sign: decoders {result.pw_mcc_decoder_absolute:.4f}, encoders "
+        f"{result.pw_mcc_encoder_absolute:.4f}, both {result.pw_mcc_joint_absolute:.4f}.\n"
+    )
+    _print_saes(result)
+    print(
+        f"\nShared: the matching of decoders and the matching of encoders give partners with cosines above "
+        f"{result.threshold:g}.\nUnique: no feature of another SAE has a cosine above {result.threshold:g} with it."
+    )
+    print(
+        "Every matching behind these numbers is proved to be optimal."
+        if result.certified
+        else "NOT every matching behind these numbers is proved to be optimal."
+    )
+    if options.output is None:
+        print("Nothing was written; -o DIR keeps every feature, tables and figures.")
+        return
+    print(f"Written to {options.output}: consistency.json, tables and figures")
+    if find_spec("matplotlib") is None:
+        print("  missing: figures (matplotlib is not installed: pip install 'saematch[evaluate]')")
+    for name, reason in skipped.items():
+        print(f"  missing: figure {name} ({for_terminal(reason)})")
+
+
+def _print_pairs(result: Consistency) -> None:
+    head = ["A", "B", "MCC", "encoder", "both", "random", "rotated", "MMCS", "back", "shared", "same", "certified"]
+    lines = []
+    for pair in result.pairs:
+        nulls = [null.mean["mcc_decoder"] if null else None for null in (pair.null_random, pair.null_rotated)]
+        numbers = [pair.mcc_decoder, pair.mcc_encoder, pair.mcc_joint, *nulls, pair.mmcs_ab, pair.mmcs_ba]
+        shown = ["-" if number is None else f"{number:.3f}" for number in numbers]
+        shares = [f"{pair.shared:.1%}", f"{pair.same_partner:.1%}"]
+        lines.append([printable(pair.a), printable(pair.b), *shown, *shares, "yes" if pair.certified else "NO"])
+    print(table(head, lines))
+
+
+def _print_saes(result: Consistency) -> None:
+    features = {sae["name"]: sae["F"] for sae in result.saes}
+    columns = (result.shared_with_all, result.shared_with_some, result.shared_with_none)
+    lines = []
+    for name in result.shared_with_all:
+        shares = [*(column[name] for column in columns), result.decisions[name]["unique"]]
+        lines.append([printable(name), f"{features[name]:,}", *(f"{share:.1%}" for share in shares)])
+    print(table(("SAE", "features", "shared with all", "with some", "with none", "unique"), lines))

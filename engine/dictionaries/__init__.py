@@ -1,0 +1,8 @@
+"""How far several SAEs agree, by their weights: seeds, training steps, widths or layers, with a proof."""
+
+from saematch.dictionaries.api import consistency
+from saematch.dictionaries.figures import draw_figures
+from saematch.dictionaries.result import Consistency, NullModel, PairConsistency
+from saematch.dictionaries.study import ConsistencyProgress
+
+__all__ = ["Consistency", "ConsistencyProgress", "NullModel", "PairConsistency", "consistency", "draw_figures"]

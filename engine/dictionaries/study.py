@@ -1,0 +1,265 @@
+"""The comparison of all pairs of SAEs, pair by pair, with progress; finished pairs are kept in a folder."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+import saematch
+from saematch.analysis.tables import Ledger
+from saematch.assignment import Round
+from saematch.dictionaries.decisions import Columns, columns_of
+from saematch.dictionaries.files import listed
+from saematch.dictionaries.measures import SEARCHES, PairMeasures, compare
+from saematch.dictionaries.nulls import Nulls
+from saematch.dictionaries.result import NullModel, PairConsistency
+from saematch.dictionaries.similarity import Kind, match_by_cosine
+from saematch.matching.problem import check_widths
+from saematch.matching.result import Matching
+from saematch.runs.inputs import read_input
+from saematch.sae.autoencoder import SAE
+from saematch.sources import SAEHandle
+
+
+@dataclass(frozen=True)
+class ConsistencyProgress:
+    """An event of `saematch.consistency`: a matching begins, or a pass over all pairs of features has ended.
+
+    Attributes:
+        a: the name of SAE A.
+        b: the name of SAE B.
+        doing: what is computed, in words.
+        done: the number of matchings that are finished, or were found in the folder.
+        total: the number of all matchings.
+        seconds_left: an estimate from the matchings of this call; None before the first one is finished.
+        last_pass: the state of the search after its last pass; None before the first pass.
+    """
+
+    a: str
+    b: str
+    doing: str
+    done: int
+    total: int
+    seconds_left: float | None = None
+    last_pass: Round | None = None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The options of a comparison that all its pairs share.
+
+    Attributes:
+        threshold: the cosine above which matched features are shared.
+        nulls: the number of seeds of each null model.
+        margins: whether to compute margins.
+        limits: options of `saematch.match` that say how the search runs.
+        device: the device of the pass that finds the most similar features.
+    """
+
+    threshold: float
+    nulls: int
+    margins: bool
+    limits: Mapping[str, Any]
+    device: torch.device
+
+    @property
+    def searches(self) -> int:
+        """The number of matchings of one pair."""
+        return SEARCHES * (1 + 2 * self.nulls)
+
+    def record(self) -> dict[str, Any]:
+        """Return the options that the numbers of a pair depend on."""
+        limits = {name: self.limits[name] for name in ("max_rounds", "time_limit")}
+        return {"threshold": self.threshold, "nulls": self.nulls, "margins": self.margins, **limits}
+
+
+@dataclass
+class Study:
+    """A comparison of SAEs.
+
+    Attributes:
+        handles: name -> SAE.
+        pairs: the pairs of names that are compared.
+        settings: the options.
+        ledger: keeps the pairs that are finished; None to keep them in memory only.
+        notify: is called with each event.
+        records: name -> record of each SAE that was read.
+    """
+
+    handles: Mapping[str, SAEHandle]
+    pairs: list[tuple[str, str]]
+    settings: Settings
+    ledger: Ledger | None
+    notify: Callable[[ConsistencyProgress], None]
+    records: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def run(self) -> tuple[list[PairConsistency], dict[tuple[str, str], Columns]]:
+        """Compare all pairs, and return their numbers, and what is known of each feature.
+
+        Raises:
+            MatchError: if an SAE cannot be read, or two have different widths.
+        """
+        self._check_headers()
+        clock = _Clock(self.settings.searches * len(self.pairs), self.notify)
+        results, partners = [], dict[tuple[str, str], Columns]()
+        opened = _Opened(self.handles, self.records)
+        for a, b in self.pairs:
+            measured = self._measured(a, b, opened, clock)
+            pair, source, target = measured["pair"][0], measured["source"][0], measured["target"][0]
+            results.append(_as_pair(a, b, pair))
+            partners[a, b], partners[b, a] = _as_arrays(source), _as_arrays(target)
+        return results, partners
+
+    def _check_headers(self) -> None:
+        """Refuse SAEs of different widths before any weights are read, as far as headers tell."""
+        known = [header for handle in self.handles.values() if (header := handle.header()) is not None]
+        for first, other in itertools.pairwise(known):
+            check_widths(first.d, first.source, other.d, other.source, "d")
+
+    def _measured(self, a: str, b: str, opened: _Opened, clock: _Clock) -> dict[str, list[dict[str, Any]]]:
+        if self.ledger is None:
+            return self._measure(a, b, opened, clock)
+        inputs = {
+            "version": saematch.__version__,
+            "saes": [[opened.record(name)["sha256"], opened.record(name)["options"]] for name in (a, b)],
+            **self.settings.record(),
+        }
+        name = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
+        before = clock.done
+        rows = self.ledger.measured(name, inputs, lambda: self._measure(a, b, opened, clock))
+        if clock.done == before:
+            clock.skip(self.settings.searches)
+        return rows
+
+    def _measure(self, a: str, b: str, opened: _Opened, clock: _Clock) -> dict[str, list[dict[str, Any]]]:
+        """Compare two SAEs, and B's null models with A. Return rows for JSON."""
+        settings, first, second = self.settings, opened.read(a), opened.read(b)
+
+        def matcher(what: str) -> Callable[[SAE, SAE, Kind, bool], Matching]:
+            def match(x: SAE, y: SAE, kind: Kind, absolute: bool) -> Matching:
+                doing = f"{'absolute ' if absolute else ''}{kind}{what}"
+                with clock.search(a, b, doing) as progress:
+                    return match_by_cosine(x, y, kind, absolute, **settings.limits, progress=progress)
+
+            return match
+
+        compared = compare(first, second, matcher(""), settings.device, ("decoder", "encoder"), settings.margins)
+        numbers = compared.numbers(settings.threshold)
+        histograms: dict[str, Any] = {"matched": compared.histograms()}
+        pair: dict[str, Any] = {
+            "features": list(compared.features),
+            "numbers": numbers,
+            "certified": compared.certified,
+        }
+        if settings.nulls:
+            nulls = Nulls(second)
+            for name, null, doing in (
+                ("null_random", nulls.random, "random directions"),
+                ("null_rotated", nulls.rotated, "turned at random"),
+            ):
+                of_seeds = [
+                    compare(first, null(seed), matcher(f", {doing}, seed {seed}"), settings.device)
+                    for seed in range(settings.nulls)
+                ]
+                pair[name] = {
+                    "certified": all(one.certified for one in of_seeds),
+                    "values": [one.numbers(settings.threshold) for one in of_seeds],
+                }
+                histograms[name] = _mean_histograms(of_seeds)
+        columns = [
+            {name: listed(values) for name, values in columns_of(compared, side, settings.threshold).items()}
+            for side in (0, 1)
+        ]
+        return {"pair": [{**pair, "histograms": histograms}], "source": columns[:1], "target": columns[1:]}
+
+
+class _Opened:
+    """The SAEs that are in memory: those of the pair that is compared."""
+
+    def __init__(self, handles: Mapping[str, SAEHandle], records: dict[str, dict[str, Any]]) -> None:
+        self._handles, self._records = handles, records
+        self._saes: dict[str, SAE] = {}
+
+    def read(self, name: str) -> SAE:
+        """Return an SAE; the one that was asked for before the last two is forgotten."""
+        sae = self._saes.pop(name, None)
+        if sae is None:
+            while len(self._saes) > 1:
+                del self._saes[next(iter(self._saes))]
+            if name in self._records:
+                sae = self._handles[name].read()
+            else:
+                sae, record = read_input(self._handles[name])
+                self._records[name] = dict(record)
+        self._saes[name] = sae
+        return sae
+
+    def record(self, name: str) -> dict[str, Any]:
+        """Return the record of an SAE, which is read for it if need be."""
+        if name not in self._records:
+            self.read(name)
+        return self._records[name]
+
+
+class _Clock:
+    """Counts matchings, and estimates the time left from the matchings of this call."""
+
+    def __init__(self, total: int, notify: Callable[[ConsistencyProgress], None]) -> None:
+        self.done, self._total, self._notify = 0, total, notify
+        self._began, self._skipped = time.monotonic(), 0
+
+    def skip(self, count: int) -> None:
+        """Count matchings that were found in a folder."""
+        self.done, self._skipped = self.done + count, self._skipped + count
+
+    def search(self, a: str, b: str, doing: str) -> _Search:
+        """Return a context for one matching."""
+        mine = self.done - self._skipped
+        left = (time.monotonic() - self._began) / mine * (self._total - self.done) if mine else None
+        return _Search(self, ConsistencyProgress(a, b, doing, self.done, self._total, left), self._notify)
+
+
+class _Search:
+    """One matching: its context yields a function that reports its passes, and counts it at its end."""
+
+    def __init__(
+        self, clock: _Clock, event: ConsistencyProgress, notify: Callable[[ConsistencyProgress], None]
+    ) -> None:
+        self._clock, self._event, self._notify = clock, event, notify
+
+    def __enter__(self) -> Callable[[Round], None]:
+        self._notify(self._event)
+        return lambda last: self._notify(replace(self._event, last_pass=last))
+
+    def __exit__(self, *error: object) -> None:
+        self._clock.done += 1
+
+
+def _mean_histograms(of_seeds: list[PairMeasures]) -> dict[Kind, list[float]]:
+    histograms = [one.histograms() for one in of_seeds]
+    return {kind: np.mean([one[kind] for one in histograms], axis=0).tolist() for kind in histograms[0]}
+
+
+def _as_pair(a: str, b: str, row: dict[str, Any]) -> PairConsistency:
+    nulls: dict[str, Any] = {
+        name: NullModel.of(row["numbers"], row[name]["values"], row[name]["certified"])
+        for name in ("null_random", "null_rotated")
+        if name in row
+    }
+    certified = row["certified"] and all(null.certified for null in nulls.values())
+    shape = dict(zip(("features_a", "features_b"), row["features"], strict=True))
+    return PairConsistency(a, b, **shape, **row["numbers"], certified=certified, **nulls, histograms=row["histograms"])
+
+
+def _as_arrays(columns: Mapping[str, list[Any]]) -> Columns:
+    """Return columns from JSON as arrays, with NaN for None."""
+    whole = ("decision", "partner", "encoder_partner", "joint_partner", "nearest")
+    return {name: np.array(values, dtype=np.int64 if name in whole else float) for name, values in columns.items()}
