@@ -61,6 +61,7 @@ def test_findings_add_up(run):
     np.testing.assert_array_equal(found["runner_up"], costs.argmin(axis=1))
     np.testing.assert_allclose(found["runner_up_cost"], costs.min(axis=1), rtol=1e-12)
     np.testing.assert_array_equal(found["margin"], chain[1, 2].margins().bound)
+    np.testing.assert_array_equal(found["margin_exact"], chain[1, 2].margins().is_exact)
 
 
 def test_findings_are_computed_as_the_run_was(run, monkeypatch):

@@ -179,8 +179,8 @@ def test_answers_do_not_depend_on_the_filter(name):
 @pytest.mark.through_passes
 def test_rows_that_resist_the_transform_are_matched_all_the_same():
     x, y, _ = noisy_copy(300, 1152, 0.4)
-    x[::7] += 60 * resisting(1152)
-    y[::5] -= 60 * resisting(1152)
+    x[::70] += 60 * resisting(1152)
+    y[::50] -= 60 * resisting(1152)
     found = sm.assign(x, y, precision="int8")
     assert found.stats["largest_residual"] > 0.05
     assert_proved_optimal(found, x, y)
@@ -219,3 +219,34 @@ def test_pairs_that_a_later_pass_leaves_out_are_above_their_bound(seed):
         settled = np.setdiff1d(np.arange(50), np.concatenate([rows for rows, _ in looks]))
         assert (others.floors[settled] >= wanted[settled]).all()
         others.floors = (values - moved).min(axis=1)
+
+
+@needs_int8
+@pytest.mark.parametrize("dead", [0.5, 0.8, 0.99])
+@pytest.mark.parametrize("value", [0.0, 3.0])
+def test_dead_features_do_not_widen_the_bounds_of_others(dead, value):
+    """Many rows that are 0, or that all equal the centre, leave few pairs of the other rows to float64."""
+    x, y, _ = noisy_copy(600, 64, 0.5)
+    x, y = 1e6 * x, 1e6 * y
+    for rows, seed in ((x, 1), (y, 2)):
+        rows[R(seed).random(600) < dead] = value
+    found = sm.assign(x, y)
+    assert_proved_optimal(found, x, y)
+    assert found.stats["largest_residual"] < 0.03
+    assert found.stats["rounds"] < 10
+    assert found.stats["products"] < 12
+
+
+@needs_int8
+@pytest.mark.parametrize("spread", [0.1, 0.01])
+def test_rows_in_narrow_groups_are_matched_by_float32_passes(spread):
+    """Within a group, costs differ less than int8 products can tell: float32 takes over, and margins rank rightly."""
+    r = R(0)
+    groups = r.standard_normal((2, 64))
+    x, y = (groups[r.integers(0, 2, 400)] + spread * r.standard_normal((400, 64)) for _ in range(2))
+    by_int8, by_float32 = (sm.assign(x, y, precision=precision) for precision in ("int8", "float32"))
+    assert_proved_optimal(by_int8, x, y)
+    assert by_int8.stats["rounds"] <= by_float32.stats["rounds"] + 6
+    assert by_int8.stats["precision"] == "float32"
+    if spread > 0.01:
+        assert not by_int8.margins().tied.any()

@@ -12,6 +12,7 @@ from adversary.oracle import Truth
 from adversary.problems import Given
 from contracts import costs_of_all_pairs, doubled
 from problems import nasty, noisy_copy
+from saematch.assignment import graph, margins
 
 pytestmark = pytest.mark.through_passes
 
@@ -35,13 +36,21 @@ def true_margins(costs, perm, max_cost):
 
 
 def assert_margins(matching, costs, max_cost=None):
-    """Assert that bounds are not above the true margins, exact values equal them, and ties have margin zero."""
+    """Assert that bounds are not above the true margins, exact values equal them, and ties have margin zero.
+
+    The lowest margins must be found before others are computed, since these might help to find them.
+    """
     truth = true_margins(costs, matching.perm.numpy(), max_cost)
     size = np.abs(costs[np.isfinite(costs)]).max(initial=0.0) + (max_cost or 0.0)
     rounding = 1e-12 * size * (1 + len(costs))
-    bound, exact = matching.margins().bound.numpy(), matching.margins().exact(range(len(costs))).numpy()
+    bound, is_exact = matching.margins().bound.numpy(), matching.margins().is_exact.numpy()
     assert (bound >= 0).all()
     assert (bound <= truth + rounding).all()
+    assert (bound[is_exact] >= truth[is_exact] - rounding).all()
+    lowest, least = matching.margins().lowest(5), np.sort(truth)[:5]
+    np.testing.assert_allclose(matching.margins().exact(lowest).numpy(), least, rtol=0, atol=rounding)
+    np.testing.assert_allclose(truth[lowest], least, rtol=0, atol=rounding)
+    exact = matching.margins().exact(range(len(costs))).numpy()
     assert (exact <= truth + rounding).all()
     finite = np.isfinite(truth)
     np.testing.assert_array_equal(finite, np.isfinite(exact))
@@ -100,9 +109,54 @@ def test_margins_at_more_features_than_a_pass_lists():
     x, y = np.random.default_rng(0).standard_normal((2, 150, 6))
     matching = sm.assign(x, y)
     assert_margins(matching, costs_of_all_pairs(x, y))
+    assert matching.margins().is_exact.all()
     assert not matching.margins().tied.any()
-    assert (matching.margins().bound > 0).double().mean() > 0.98
-    assert (matching.margins().bound / matching.margins().exact(range(150))).median() > 0.4
+
+
+@pytest.fixture
+def few_from_the_start(monkeypatch):
+    """Treat problems as large ones, of which passes list few pairs, and few margins are exact from the start."""
+    monkeypatch.setattr(margins, "LISTED", 2)
+    monkeypatch.setattr(graph, "LONG_LIST", 2)
+    monkeypatch.setattr(margins, "_SMALL", 0)
+    monkeypatch.setattr(margins, "LOWEST", 10)
+
+
+@pytest.mark.usefixtures("few_from_the_start")
+@pytest.mark.parametrize(("sizes", "quantile"), [((150, 150), None), ((120, 150), None), ((150, 120), 0.1)])
+def test_the_lowest_margins_of_large_problems_are_exact(sizes, quantile):
+    x, y = np.random.default_rng(1).standard_normal((2, 150, 12))
+    x, y = x[: sizes[0]], y[: sizes[1]]
+    costs = costs_of_all_pairs(x, y)
+    max_cost = None if quantile is None else float(np.quantile(costs, quantile))
+    matching = sm.assign(x, y, max_cost=max_cost)
+    found = matching.margins()
+    ranked = np.argsort(found.bound.numpy(), kind="stable")
+    assert found.is_exact[ranked[:10]].all()
+    truth = true_margins(costs, matching.perm.numpy(), max_cost)
+    np.testing.assert_allclose(truth[ranked[:10]], np.sort(truth)[:10], rtol=1e-9)
+    assert_margins(matching, costs, max_cost)
+
+
+@pytest.mark.usefixtures("few_from_the_start")
+def test_without_the_work_bounds_are_said_to_be_bounds(monkeypatch):
+    monkeypatch.setattr(margins, "_MOST_NUMBERS", 0)
+    x, y = np.random.default_rng(1).standard_normal((2, 150, 12))
+    matching = sm.assign(x, y)
+    assert not matching.margins().is_exact[matching.margins().bound.argsort()[:10]].all()
+    assert_margins(matching, costs_of_all_pairs(x, y))
+
+
+def test_next_to_a_margin_of_few_digits_no_other_feature_is_called_tied():
+    """Such a margin is computed in twice the precision; the bounds of all other features must not become worse."""
+    x, y = np.random.default_rng(0).standard_normal((2, 150, 6))
+    x[1] = x[0] + 1e-10
+    matching = sm.assign(x, y)
+    bound, exact = matching.margins().bound, matching.margins().exact(range(150))
+    assert matching.margins().tied.sum() == 0
+    assert sorted(matching.margins().lowest(2).tolist()) == [0, 1]
+    assert 0 < exact[:2].min() < 1e-8
+    torch.testing.assert_close(bound, exact, rtol=1e-9, atol=0)
 
 
 def test_a_planted_match_is_firm_and_duplicates_are_tied():
@@ -132,6 +186,11 @@ def test_features_are_indices_or_a_mask():
     exact = matching.margins().exact(range(40))
     assert torch.equal(matching.margins().exact(loose), exact[loose])
     assert matching.margins().exact([]).shape == (0,)
+    torch.testing.assert_close(exact[matching.margins().lowest(50)], exact.sort().values, rtol=1e-12, atol=0)
+    assert matching.margins().lowest(0).tolist() == []
+    for wrong in (-1, 2.5, "3"):
+        with pytest.raises(sm.MatchError, match="give the number of features"):
+            matching.margins().lowest(wrong)
     for wrong in ([1.5], ["a"], [None]):
         with pytest.raises(sm.MatchError, match="give their indices, or a mask"):
             matching.margins().exact(wrong)

@@ -31,7 +31,7 @@ EXPORT_COLUMNS = {
     "label": "label of the feature: what the feature fires on",
     "partner_label": "label of the partner",
 }
-_INTEGERS = {"source", "target", "feature", "partner", "runner_up", "tied"}
+_INTEGERS = {"source", "target", "feature", "partner", "runner_up", "margin_exact", "tied"}
 _EDGE_COLUMNS = [name for name in DEFINITIONS if name not in ("partner", "runner_up", "runner_up_cost")]
 _NOT_IN_XML = dict.fromkeys((*range(9), 11, 12, *range(14, 32), 0xFFFE, 0xFFFF, *range(0xD800, 0xE000)), "\ufffd")
 PairTable = dict[str, list[Any]]  # the columns of one pair
@@ -117,7 +117,8 @@ def _table(chain: Chain, pair: Pair, columns: Columns, max_cost: float, min_cosi
         values = columns[name][features] if name in columns else np.full(len(features), np.nan)
         finite = np.isfinite(values) if values.dtype.kind == "f" else np.ones(len(values), bool)
         table[name] = [value if known else None for value, known in zip(values.tolist(), finite, strict=True)]
-    table["tied"] = [None if value is None else int(value) for value in table["tied"]]
+    for name in ("margin_exact", "tied"):
+        table[name] = [None if value is None else int(value) for value in table[name]]
     labels = chain.labels(pair[0])
     partner_labels = {} if chain.of_two_sets else chain.labels(pair[1])  # a second set of SAEs has no labels
     table["label"] = [labels.get(feature) for feature in table["feature"]]

@@ -34,12 +34,14 @@ DEFINITIONS = {
     "bias": "contribution of the encoder biases to the cost",
     "decoder": "contribution of the decoder rows to the cost",
     "cosine": "cosine of the two decoder rows",
-    "margin": "proved lower bound on how much the cost of the pair can rise before another matching costs less",
+    "margin": "how much the cost of the pair can rise before another matching costs less; at least so much where "
+    "margin_exact is 0",
+    "margin_exact": "1 if the margin is exact; 0 if it is a proved lower bound",
     "tied": "1 if the feature could have another partner at the same total cost, within rounding; otherwise 0",
     "runner_up": "number of the cheapest target feature other than the partner",
     "runner_up_cost": "cost of the pair of the feature and its runner-up",
 }
-MARGIN_COLUMNS = ("margin", "tied", "runner_up", "runner_up_cost")
+MARGIN_COLUMNS = ("margin", "margin_exact", "tied", "runner_up", "runner_up_cost")
 Columns = dict[str, NDArray[Any]]
 
 
@@ -98,7 +100,8 @@ class Findings:
         columns["cosine"] = row_cosines(a.decoder, b.decoder, perm)
         if self.margins and matching.certified:
             margins = matching.margins()
-            columns |= {"margin": margins.bound.numpy(), "tied": margins.tied.numpy()}
+            columns |= {"margin": margins.bound.numpy(), "margin_exact": margins.is_exact.numpy()}
+            columns["tied"] = margins.tied.numpy()
             assert matching.margin_finder is not None
             columns |= _runners_up(
                 matching.margin_finder.solver, comparison.problem_of_rows(a.rows, b.rows, a.sae.d), perm

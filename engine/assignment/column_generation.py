@@ -215,8 +215,11 @@ def _price(
             continue
         scan = cost.scan(rows, prices, unmatched.bound_price_error(prices), wanted, k, columns=columns)
         _add_listed(cost, graph, scan, prices)
-        every = len(columns) == cost.shape[1]
-        others.floors[rows] = scan.floors[:, -1] if every else np.minimum(others.floors[rows], scan.floors[:, -1])
+        every, floors = len(columns) == cost.shape[1], scan.floors[:, -1]
+        others.floors[rows] = floors if every else np.minimum(others.floors[rows], floors)
+        # If the lists of most rows leave pairs out that may matter, costs differ too little for int8.
+        if np.count_nonzero(floors < wanted[rows]) > cost.shape[0] / 2:
+            cost.sharpen()
     # Combine the bounds over the candidates, over all other pairs, and for the pair of each row.
     rest = others.floors
     minima, apart, undercut = graph.settle_row_minima(permutation, prices, potentials, rounding, wanted, rest)

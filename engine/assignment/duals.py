@@ -125,6 +125,23 @@ class PassBounds:
         rows = _Share(given, taken, size, self.cost.constant_error()[0])
         return self._at_duals(floors, self._columns(duals, np.zeros(len(self.prices))), rows)
 
+    def block_floors(self, duals: Duals, rows: Indices, columns: Indices) -> Floats:
+        """Return lower bounds for the residual costs of all pairs of some rows and columns, from float64 values.
+
+        As in `row_floors`, C_ij - P_i - Q_j = M_ij / scale + (p_i - P_i) + (q_j - Q_j).
+        """
+        cost = self.cost
+        values, error = cost.block_with_error(rows, columns, np.zeros(cost.shape[1]))
+        allowed = np.isfinite(values)
+        values, error = np.where(allowed, values / cost.scale, 0.0), error / cost.scale
+        potentials, prices = duals.potentials.sum(axis=0)[rows], duals.prices.sum(axis=0)[columns]
+        p, q = cost.row_constant[rows], cost.column_constant[columns]
+        p_error, q_error = cost.constant_error()
+        size = np.abs(p) + np.abs(duals.potentials).sum(axis=0)[rows]
+        size = size[:, None] + (np.abs(q) + np.abs(duals.prices).sum(axis=0)[columns]) + np.abs(values) + error
+        error += p_error[rows][:, None] + q_error[columns] + 16 * UNIT_64 * size
+        return np.where(allowed, values + (p - potentials)[:, None] + (q - prices) - error, np.inf)
+
     def _columns(self, duals: Duals, correction: Floats) -> _Share:
         constant = self.cost.column_constant
         given, taken = constant + self.prices / self.cost.scale, duals.prices.sum(axis=0) + correction

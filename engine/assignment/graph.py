@@ -13,6 +13,7 @@ from saematch.numeric.gather import take_or
 from saematch.numeric.rounding import Floats, Indices, at_least
 
 LONG_LIST = 256  # pairs of a row that a pass lists if a short list leaves the proof of the row open
+MANY = 1 / 32  # of all rows
 
 
 class RowMinima(NamedTuple):
@@ -112,8 +113,9 @@ class CandidateGraph:
 
         A row is open if all entries of its list may be below the minimum of the row, because pairs that did not fit
         into the list may be as cheap. Once no edge is below the potential of its row, another pass lists up to
-        `LONG_LIST` pairs of each open row. Rows that are still open, with more pairs than that within the error of the
-        pass, are compared with all columns in float64.
+        `LONG_LIST` pairs of each open row. If many rows are still open, with more pairs than that within the error of
+        the pass, costs differ too little for int8: float32 passes take over. Rows that are open in the end are compared
+        with all columns in float64.
 
         Args:
             permutation: a matching of the graph.
@@ -133,10 +135,12 @@ class CandidateGraph:
         if not len(doubtful):
             return result
         price_error = self._unmatched.bound_price_error(prices)
-        scan = self._cost.scan(doubtful, prices, price_error, wanted, LONG_LIST)
-        self.add(*scan.row_pairs())
-        rest[doubtful] = scan.floors[:, -1]
-        result, doubtful = state()
+        for look in range(2):
+            if look == 0 or (len(doubtful) > MANY * len(rest) and self._cost.sharpen()):
+                scan = self._cost.scan(doubtful, prices, price_error, wanted, LONG_LIST)
+                self.add(*scan.row_pairs())
+                rest[doubtful] = scan.floors[:, -1]
+                result, doubtful = state()
         if len(doubtful):
             cheapest, rest[doubtful] = self._cost.row_minima(doubtful, prices, price_error)
             self.add(doubtful, cheapest)

@@ -6,15 +6,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saematch.assignment.certificate import BLUR
+from saematch.assignment.cycles import Cycles
 from saematch.assignment.graph import CandidateGraph
 from saematch.assignment.paths import Exchanges
 from saematch.assignment.reduced_bounds import Listed, ReducedBounds
 from saematch.assignment.refinement import MOST_WORK
 from saematch.cost import Cost, Unmatched
-from saematch.numeric.rounding import Floats, Indices
+from saematch.numeric.rounding import UNIT_64, Floats, Indices
 
 LISTED = 16  # cheapest pairs of each row and column that a pass adds to the graph
-_WHOLE_ROWS, _MOST_ENTRIES = 64, 2**25  # rows whose pairs are computed at a time, and numbers kept in the row cache
+LOWEST = 256  # margins that are computed exactly from the start; all of them in a problem of at most `_SMALL` pairs
+_SMALL, _MOST_NUMBERS = 2**22, 2**36  # numbers that are multiplied for the lowest margins: some seconds of one core
 # A margin of fewer roundings of a pair than this has few digits: it is computed in twice the precision of float64.
 _FEW_DIGITS = 2.0**22
 
@@ -27,15 +29,15 @@ class MarginSearch:
     row i and others exchange their columns, or become unmatched. At any prices that prove the optimum, the cost of a
     cycle is the sum of the reduced costs along it, none of which is negative. It follows that
 
-    - the cheapest way out of row i plus the cheapest way into its column is a lower bound for the margin (`bound`);
-    - the shortest path from row i back to its column gives the margin itself (`exact`).
+    - the cheapest way out of row i plus the cheapest way into its column is a lower bound for the margin;
+    - a search among the pairs that a pass has listed gives a better bound, and mostly the margin itself;
+    - the shortest path from row i back to its column, over all pairs, is the margin.
 
-    The bound depends on the prices. The prices are put halfway between the highest and the lowest that prove the
+    The bounds depend on the prices. The prices are put halfway between the highest and the lowest that prove the
     optimum, which do not depend on the prices at hand, and then each price is moved to the middle of the range that the
     others leave it.
 
     Attributes:
-        bound: `(F_A,)`, proved lower bounds of the margins.
         tied: `(F_A,)`, whether the margin is 0 within rounding.
         short: how much less than `permutation` another matching may cost, because the reduced cost of some pair is
             below zero by more than rounding; 0.0 for an optimum.
@@ -43,18 +45,19 @@ class MarginSearch:
 
     def __init__(self, cost: Cost, unmatched: Unmatched, permutation: Indices, prices: Floats) -> None:
         self._cost, self._unmatched, self._permutation = cost, unmatched, permutation
-        rows = np.nonzero(permutation >= 0)[0]
-        self._columns = permutation[rows]
-        self._owner = np.full(cost.shape[1], -1)
-        self._owner[self._columns] = rows
         self._graph = CandidateGraph(cost, unmatched, permutation)
-        self._row_cache: dict[int, Floats] = {}
+        self.tied, self.short = np.zeros(cost.shape[0], dtype=bool), 0.0
+        # The shortest cycles are at least, and at most, so long.
+        self._least, self._most, self._first_bound = np.full((3, cost.shape[0]), np.inf)
+        self._scale, self._trusted, self._below_zero = 1.0, np.inf, 0.0
         if 0 in cost.shape:
-            self.bound, self.tied = np.full(cost.shape[0], np.inf), np.zeros(cost.shape[0], dtype=bool)
-            self.short = 0.0
             return
         # The price of an unmatched column is its unmatched cost, and not less by any rounding.
-        prices = np.where((self._owner < 0) & np.isfinite(unmatched.columns), unmatched.columns, prices)
+        unpaired = np.ones(cost.shape[1], dtype=bool)
+        unpaired[permutation[permutation >= 0]] = False
+        prices = np.where(unpaired & np.isfinite(unmatched.columns), unmatched.columns, prices)
+        # Margins need bounds for pairs outside the graph that are close to the costs.
+        cost.sharpen()
         # The cheapest pairs, and with them prices halfway between the extremes.
         self._list(prices, np.inf)
         halfway = self._between_extremes(prices)
@@ -66,14 +69,56 @@ class MarginSearch:
             if not listed.new:
                 break
         self._settle(listed)
+        self._least, self._most = self._cycles.glance()
+        pairs = cost.shape[0] * cost.shape[1]
+        if pairs <= _SMALL:
+            self.lowest(cost.shape[0])
+        else:
+            self.lowest(LOWEST, most_pairs=_MOST_NUMBERS / cost.width)
+
+    @property
+    def bound(self) -> Floats:
+        """Proved lower bounds of the margins, `(F_A,)`, by all that is known so far."""
+        # A path adds up fewer numbers than there are nodes.
+        rounding = (sum(self._cost.shape) + 4) * UNIT_64
+        found = (self._least + self._below_zero) * (1 - rounding) / self._scale
+        bound: Floats = np.maximum(self._first_bound, found)
+        return bound
+
+    @property
+    def is_exact(self) -> NDArray[np.bool_]:
+        """Whether each bound is the margin itself, within the rounding of float64, `(F_A,)`."""
+        known: NDArray[np.bool_] = self._least >= self._most
+        trusted: NDArray[np.bool_] = (self._most <= self._trusted) | np.isinf(self._most)
+        return known & trusted
 
     def exact(self, features: Indices) -> Floats:
-        """Return the margins of some rows, within the rounding of float64: one shortest path each."""
-        if 0 in self._cost.shape:
-            return np.full(len(features), np.inf)
-        # A path over the edges of the graph limits the search over all pairs.
-        margins = [self._cycle(int(i), self._cycle(int(i), np.inf, False), True) for i in features]
-        return np.array(margins) / self._bounds.scale
+        """Return the margins of some rows, within the rounding of float64."""
+        self._search(features, np.inf, np.inf)
+        return self._most[features] / self._scale
+
+    def lowest(self, count: int, most_pairs: float = np.inf) -> Indices:
+        """Return the rows of the `count` lowest margins, the lowest first, which are then known exactly.
+
+        If more than `most_pairs` would have to be computed, the rows are those with the lowest bounds.
+        """
+        count = min(count, len(self._most))
+        if not count:
+            return np.empty(0, dtype=np.int64)
+        # So many margins are known to be no more than this limit. Others matter only if they can be less.
+        limit = np.partition(self._most, count - 1)[count - 1]
+        self._search(np.nonzero(self._least <= limit)[0], np.nextafter(limit, np.inf), most_pairs)
+        return np.argsort(self._least, kind="stable")[:count]
+
+    def _search(self, rows: Indices, limit: float, most_pairs: float) -> None:
+        """Find the margins of some rows, as far as they are below the limit."""
+        rows = np.unique(rows[self._least[rows] < self._most[rows]])
+        if not len(rows):
+            return
+        least, most = self._cycles.shortest(rows, np.minimum(self._most[rows], limit), most_pairs)
+        found = most < limit
+        self._most[rows[found]] = most[found]
+        self._least[rows] = np.maximum(self._least[rows], least)
 
     def _list(self, prices: Floats, ceiling: float) -> Listed:
         """Make a pass over all pairs, which adds cheap ones to the graph."""
@@ -103,108 +148,47 @@ class MarginSearch:
         return Exchanges.of(self._permutation, rows, columns, reduced, *exits)
 
     def _settle(self, listed: Listed) -> None:
-        """Set `bound`, `tied` and `short`, by the graph and by what the last pass has proved of all other pairs."""
+        """Bound the margins by the graph and by what the last pass has proved of all other pairs."""
         cost, matched = self._cost, self._permutation >= 0
         arguments = cost, self._unmatched, self._graph, self._permutation, self._prices, listed
-        self._use(ReducedBounds.in_float64(*arguments))
+        _, rounding = self._graph.potentials(self._permutation, self._prices)
+        few = _FEW_DIGITS * float(rounding.max())
+        self._use(ReducedBounds.in_float64(*arguments), few)
         # Where float64 leaves a margin few digits, compute all of them in twice the precision, unless that is too much
         # work. Margins of 0 need no digits if identical rows explain them, and rounding is small for all pairs.
-        _, rounding = self._graph.potentials(self._permutation, self._prices)
         rows, columns = (_is_unique(first) for first in cost.identical_rows)
         unique = rows & (~matched | columns[self._permutation])
-        blurred = rounding.max() > BLUR * cost.typical_difference
-        doubtful = (unique | blurred) & (self.bound * cost.scale <= _FEW_DIGITS * rounding.max())
-        if doubtful.any() and len(self._graph) * cost.width <= MOST_WORK:
-            self._use(ReducedBounds.refined(*arguments))
+        blurred = bool(rounding.max() > BLUR * cost.typical_difference)
+        doubtful = np.nonzero((unique | blurred) & (self._first_bound * cost.scale <= few))[0]
+        if not blurred and -self._below_zero <= few:  # then a search can tell the margins from their bounds
+            limits = np.full(len(doubtful), 2 * few)
+            doubtful = doubtful[self._cycles.shortest(doubtful, limits)[1] < limits]
+        if len(doubtful) and len(self._graph) * cost.width <= MOST_WORK:
+            self._use(ReducedBounds.refined(*arguments, blurred=blurred), 0.0)
         # A row whose bound is 0 is tied if there is a cycle that costs nothing. Rounding may leave reduced costs below
         # zero: what a true tie seems to cost on one edge, it gains on another edge of its cycle.
-        self.tied = self.bound == 0
-        for i in np.nonzero(self.tied)[0]:
-            limit = np.nextafter(-self._below_zero, np.inf)
-            self.tied[i] = self._cycle(int(i), limit, True) <= -self._below_zero
-        self.short = -self._below_zero / self._bounds.scale if listed.undercut > 0 else 0.0
+        zero = np.nonzero(self._first_bound == 0)[0]
+        limits = np.full(len(zero), np.nextafter(-self._below_zero, np.inf))
+        self.tied[zero] = self._cycles.shortest(zero, limits)[1] < limits
+        self.short = -self._below_zero / self._scale if listed.undercut > 0 else 0.0
 
-    def _use(self, bounds: ReducedBounds) -> None:
-        """Set `bound`, and the lengths of the edges for the search, by lower bounds of the reduced costs."""
-        graph, matched = self._graph, self._permutation >= 0
-        self._bounds = bounds
-        # The cheapest way out of each row, and into each column: to become unmatched, by a pair that is not in the
-        # graph, or by an edge.
-        row_exit = np.where(matched, bounds.row_exit, np.inf)
-        out, into = np.minimum(bounds.floors, row_exit), np.minimum(bounds.column_floors, bounds.column_exit)
-        np.minimum.at(out, graph.rows, bounds.edges)
-        np.minimum.at(into, graph.columns, bounds.edges)
+    def _use(self, bounds: ReducedBounds, few: float) -> None:
+        """Search with these lower bounds of reduced costs, and list what is missing in rows whose floor is too low.
+
+        A floor may be too low, up to the length `few`, because a pass computes in few digits.
+        """
+        cost, matched = self._cost, self._permutation >= 0
+        self._scale, self._trusted = bounds.scale, bounds.trusted
+        self._cycles = Cycles(self._permutation, bounds)
+        low = np.nonzero(bounds.floors <= few)[0]
+        if len(low) and len(low) * cost.shape[1] * cost.width <= MOST_WORK:
+            self._cycles.add(low, np.full(len(low), max(2 * few, float(np.median(self._cycles.out)))))
+            self._cycles.measure()
         # The rest of a cycle costs no less than the sum of all that is below zero, which only ties within rounding are.
+        out, into = self._cycles.out, self._cycles.into
         self._below_zero = float(np.minimum(out, 0.0).sum())
         total = out + np.where(matched, into[self._permutation], 0.0) + self._below_zero
-        self.bound = np.maximum(total, 0.0) * (1 - 2.0**-50) / bounds.scale  # minus the rounding of these sums
-        # The lengths of the edges, none of them negative.
-        self._starts, self._others, self._lengths = graph.starts, graph.columns, np.maximum(bounds.edges, 0.0)
-        self._row_exit, self._column_exit = np.maximum(row_exit, 0.0), np.maximum(bounds.column_exit, 0.0)
-
-    def _cycle(self, i: int, limit: float, whole: bool) -> float:
-        """Return the length of the shortest cycle through row i, or `limit` if that is less.
-
-        Dijkstra's algorithm over the columns that rows take, from row i to its own column; the last node, the hub,
-        stands for being unmatched. If `whole`, pairs that are not in the graph are included wherever they can matter.
-        """
-        hub = self._cost.shape[1]
-        goal = int(self._permutation[i]) if self._permutation[i] >= 0 else hub
-        distance, done = np.full(hub + 1, np.inf), np.zeros(hub + 1, dtype=bool)
-        self._leave(i, 0.0, limit if whole else 0.0, distance)
-        while True:
-            # The nearest node that is not done. The search ends if it is no nearer than the goal, or than the limit.
-            node = int(np.where(done, np.inf, distance).argmin())
-            so_far, best = float(distance[node]), min(float(distance[goal]), limit)
-            if best <= so_far or done[node]:
-                return best
-            done[node] = True
-            if node == hub:
-                # A row has become unmatched, or an unmatched column was taken. Either a matched column becomes
-                # unmatched, or an unmatched row takes a column.
-                columns = self._columns
-                distance[columns] = np.minimum(distance[columns], so_far + self._column_exit[columns])
-                movers = np.nonzero(self._permutation < 0)[0]
-            elif self._owner[node] < 0:
-                # An unmatched column was taken.
-                distance[hub] = min(float(distance[hub]), so_far)
-                continue
-            else:
-                # The column of a row was taken: the row must move.
-                movers = self._owner[node : node + 1]
-            for k in movers:
-                self._leave(int(k), so_far, best if whole else 0.0, distance)
-
-    def _leave(self, i: int, so_far: float, limit: float, distance: Floats) -> None:
-        """Update the distances for row i, which takes another column or becomes unmatched, at distance `so_far`.
-
-        All pairs of the row are included if those that are not in the graph may lead to distances below `limit`.
-        """
-        hub = self._cost.shape[1]
-        edges = slice(self._starts[i], self._starts[i + 1])
-        others = self._others[edges]
-        distance[others] = np.minimum(distance[others], so_far + self._lengths[edges])
-        distance[hub] = min(float(distance[hub]), so_far + float(self._row_exit[i]))
-        if so_far + self._bounds.floors[i] < limit:
-            distance[:hub] = np.minimum(distance[:hub], so_far + self._whole_row(i, distance))
-
-    def _whole_row(self, i: int, distance: Floats) -> Floats:
-        """Return the lengths of all pairs of row i, from the row cache.
-
-        If row i is not in the cache, the rows that the search will probably visit next are computed with it: those
-        whose columns are nearest.
-        """
-        if i not in self._row_cache:
-            if len(self._row_cache) * len(distance) > _MOST_ENTRIES:
-                self._row_cache.clear()
-            new = np.array([k >= 0 and k not in self._row_cache for k in self._owner.tolist()])
-            nearest = np.argsort(np.where(new, distance[:-1], np.inf), kind="stable")[:_WHOLE_ROWS]
-            rows = np.unique(np.append(self._owner[nearest[new[nearest]]], i))
-            lengths = np.maximum(self._bounds.whole(rows), 0.0)
-            matched = self._permutation[rows] >= 0
-            lengths[matched, self._permutation[rows][matched]] = np.inf
-            self._row_cache.update(zip(rows.tolist(), lengths, strict=True))
-        return self._row_cache[i]
+        self._first_bound = np.maximum(total, 0.0) * (1 - 2.0**-50) / bounds.scale  # minus the rounding of these sums
 
 
 def _is_unique(first: Indices) -> NDArray[np.bool_]:

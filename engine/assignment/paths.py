@@ -108,7 +108,7 @@ class Exchanges:
         one after the other, in some sweeps.
         """
         ends = (self.sources, self.targets), (self.targets, self.sources)
-        out, into = (_sorted_edges(start, self.nodes, end, self.lengths) for start, end in ends)
+        out, into = (sorted_edges(self.nodes, start, end, self.lengths) for start, end in ends)
         moved = np.zeros(self.nodes)
         for _ in range(SWEEPS):
             _balance(*out, *into, self.permutation[self.permutation >= 0], moved)
@@ -117,14 +117,17 @@ class Exchanges:
 
 def _shortest(sources: Indices, targets: Indices, lengths: Floats, root: int, nodes: int) -> Floats:
     """Return the distance from `root` to every node; for a node without a path, the distance of the farthest."""
-    distance: Floats = _dijkstra(*_sorted_edges(sources, nodes, targets, lengths), root)
+    distance: Floats = _dijkstra(*sorted_edges(nodes, sources, targets, lengths), root)
     distance[np.isinf(distance)] = distance[np.isfinite(distance)].max()
     return distance
 
 
-def _sorted_edges(ends: Indices, nodes: int, others: Indices, lengths: Floats) -> tuple[Indices, Indices, Floats]:
-    """Sort edges by one end; return the first edge of each node, the other end of each edge, and its length."""
-    order = np.argsort(ends, kind="stable")
+def sorted_edges(nodes: int, ends: Indices, others: Indices, lengths: Floats) -> tuple[Indices, Indices, Floats]:
+    """Sort edges by one end, then by length.
+
+    Return the first edge of each node, the other end of each edge, and its length.
+    """
+    order = np.lexsort((lengths, ends))
     return np.searchsorted(ends[order], np.arange(nodes + 1)), others[order], lengths[order]
 
 

@@ -15,6 +15,8 @@ from saematch.cost import Cost, Unmatched
 from saematch.numeric.rounding import UNIT_64, Floats, Indices, at_least, at_most
 
 _CORRECTIONS = 4
+_HUGE = np.finfo(float).max
+Pairs = tuple[Indices, Indices, Floats]  # the row, the column and a number of each pair
 
 
 class Listed(NamedTuple):
@@ -37,21 +39,29 @@ class ReducedBounds:
 
     Attributes:
         scale: the factor between the cost and these numbers.
+        rows: the row of each edge of the graph.
+        columns: the column of each edge of the graph.
         edges: the bound of each edge of the graph; inf for the pairs of the matching.
         row_exit: `(F_A,)`, the bounds of the unmatched costs of the rows.
         column_exit: `(F_B,)`, the bounds of the unmatched costs of the columns.
         floors: `(F_A,)`, a bound for all pairs of each row that are not in the graph.
         column_floors: `(F_B,)`, the same for each column.
-        whole: a function of some rows that returns the bounds of all their pairs, `(rows, F_B)`.
+        trusted: up to this length, sums of bounds are sums of reduced costs, within rounding. Longer ones may contain
+            pairs whose cost a ceiling has limited, see `Cost.set_ceiling`.
+        below: a function of some rows, and of a limit for each of them. It returns the rows, the columns and the bounds
+            of all pairs of these rows whose bounds are below the limits, without the pairs of the matching.
     """
 
     scale: float
+    rows: Indices
+    columns: Indices
     edges: Floats
     row_exit: Floats
     column_exit: Floats
     floors: Floats
     column_floors: Floats
-    whole: Callable[[Indices], Floats]
+    trusted: float
+    below: Callable[[Indices, Floats], Pairs]
 
     @classmethod
     def in_float64(
@@ -67,11 +77,15 @@ class ReducedBounds:
         price_error = unmatched.bound_price_error(prices)
         highest = at_most(*graph.potentials(permutation, prices))  # that a potential can be
         error = cost.exact_error(graph.rows, graph.columns, price_error)
+        ceiling = float(cost.below_ceiling(np.full(1, _HUGE))[0])
+        trusted = np.inf if ceiling == _HUGE else ceiling - float(highest.max(initial=0.0)) - float(prices.max())
 
-        def whole(rows: Indices) -> Floats:
-            columns = np.arange(cost.shape[1])
+        def block(rows: Indices, columns: Indices) -> Floats:
             values, error = cost.block_with_error(rows, columns, price_error)
-            return values - prices - highest[rows][:, None] - error
+            return _rounded_down(at_least(values - prices[columns], error) - highest[rows][:, None])
+
+        def below(rows: Indices, limits: Floats) -> Pairs:
+            return _below(cost, permutation, rows, limits, block)
 
         return cls._less_potentials(
             highest,
@@ -79,11 +93,12 @@ class ReducedBounds:
             permutation,
             scale=cost.scale,
             edges=at_least(graph.costs - prices[graph.columns], error),
-            rows=at_least(unmatched.rows, unmatched.row_error),
+            row_exit=at_least(unmatched.rows, unmatched.row_error),
             column_exit=_rounded_down(at_least(unmatched.columns, unmatched.column_error) - prices),
             floors=listed.floors,
             column_floors=listed.column_floors,
-            whole=whole,
+            trusted=trusted,
+            below=below,
         )
 
     @classmethod
@@ -95,9 +110,15 @@ class ReducedBounds:
         permutation: Indices,
         prices: Floats,
         listed: Listed,
+        *,
+        blurred: bool,
     ) -> ReducedBounds:
-        """Return bounds in twice the precision of float64, at prices that residual costs have corrected."""
-        duals = _corrected_duals(cost, unmatched, graph, permutation, prices)
+        """Return bounds in twice the precision of float64, at prices that residual costs have corrected.
+
+        If the prices are `blurred`, so that rounding hides how far other pairs are, they are moved as far from other
+        pairs as possible. Otherwise they hardly change, and the bounds of the pass hold for them as well.
+        """
+        duals = _corrected_duals(cost, unmatched, graph, permutation, prices, blurred)
         residual = Residual.at(cost, unmatched, graph, duals)
         # The most that the residual of a row's own pair, or of its unmatched cost, can be.
         matched = np.nonzero(permutation >= 0)[0]
@@ -108,11 +129,18 @@ class ReducedBounds:
         potentials, _ = graph.potentials(permutation, prices)
         column_floors = bounds.column_floors(duals, potentials, listed.column_floors)
 
-        def whole(rows: Indices) -> Floats:
-            columns = np.arange(cost.shape[1])
-            pairs = np.repeat(rows, len(columns)), np.tile(columns, len(rows))
-            lower = at_least(*cost.less(*pairs, duals.potentials, duals.prices))
-            return _rounded_down(lower - highest[pairs[0]]).reshape(len(rows), -1)
+        def block(rows: Indices, columns: Indices) -> Floats:
+            return bounds.block_floors(duals, rows, columns) - highest[rows][:, None]
+
+        def below(rows: Indices, limits: Floats) -> Pairs:
+            limit = np.zeros(cost.shape[0])
+            limit[rows] = limits
+            # Float64 tells most pairs from those below the limits; the others are computed again.
+            rows, columns, _ = _below(cost, permutation, rows, limits, block)
+            residuals = at_least(*cost.less(rows, columns, duals.potentials, duals.prices))
+            lower = _rounded_down(residuals - highest[rows])
+            found = lower < limit[rows]
+            return rows[found], columns[found], lower[found]
 
         return cls._less_potentials(
             highest,
@@ -120,11 +148,12 @@ class ReducedBounds:
             permutation,
             scale=1.0,
             edges=at_least(residual.values, residual.error),
-            rows=at_least(*residual.rows),
+            row_exit=at_least(*residual.rows),
             column_exit=at_least(*residual.columns),
             floors=bounds.row_floors(graph, duals, np.zeros(cost.shape[1])),
             column_floors=column_floors - float(highest.max(initial=0.0)),
-            whole=whole,
+            trusted=np.inf,
+            below=below,
         )
 
     @classmethod
@@ -136,21 +165,41 @@ class ReducedBounds:
         *,
         scale: float,
         edges: Floats,
-        rows: Floats,
+        row_exit: Floats,
         column_exit: Floats,
         floors: Floats,
         column_floors: Floats,
-        whole: Callable[[Indices], Floats],
+        trusted: float,
+        below: Callable[[Indices, Floats], Pairs],
     ) -> ReducedBounds:
-        """Subtract upper bounds `highest (F_A,)` of the potentials from the bounds of `edges`, `rows` and `floors`."""
-        reduced = _rounded_down(edges - highest[graph.rows])
-        reduced[permutation[graph.rows] == graph.columns] = np.inf
-        row_exit, floors = _rounded_down(rows - highest), _rounded_down(floors - highest)
-        return cls(scale, reduced, row_exit, column_exit, floors, column_floors, whole)
+        """Subtract upper bounds `highest (F_A,)` of the potentials from `edges`, `row_exit` and `floors`."""
+        rows, columns = graph.rows, graph.columns
+        reduced = _rounded_down(edges - highest[rows])
+        reduced[permutation[rows] == columns] = np.inf
+        row_exit, floors = _rounded_down(row_exit - highest), _rounded_down(floors - highest)
+        return cls(scale, rows, columns, reduced, row_exit, column_exit, floors, column_floors, trusted, below)
+
+
+def _below(
+    cost: Cost, permutation: Indices, rows: Indices, limits: Floats, block: Callable[[Indices, Indices], Floats]
+) -> Pairs:
+    """Return the pairs of some rows that a `block` of rows and columns says to be below the limits of their rows."""
+    found: list[Pairs] = [(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64), np.empty(0))]
+    height, width = max(1, cost.tile[0] // 4), cost.tile[1]
+    for top in range(0, len(rows), height):
+        part = slice(top, top + height)
+        for left in range(0, cost.shape[1], width):
+            columns = np.arange(left, min(left + width, cost.shape[1]))
+            values = block(rows[part], columns)
+            values[permutation[rows[part]][:, None] == columns] = np.inf
+            i, j = np.nonzero(values < limits[part, None])
+            found.append((rows[part][i], columns[j], values[i, j]))
+    all_rows, all_columns, all_values = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    return all_rows, all_columns, all_values
 
 
 def _corrected_duals(
-    cost: Cost, unmatched: Unmatched, graph: CandidateGraph, permutation: Indices, prices: Floats
+    cost: Cost, unmatched: Unmatched, graph: CandidateGraph, permutation: Indices, prices: Floats, blurred: bool
 ) -> Duals:
     """Return duals at which rounding leaves next to nothing of the residuals of the matching."""
     duals = Duals.of(cost, unmatched, permutation, prices)
@@ -158,7 +207,7 @@ def _corrected_duals(
         residual = Residual.at(cost, unmatched, graph, duals)
         _, correction = residual.optimum()
         # Once, move the prices as far from all other pairs as possible; later corrections repair the rounding of that.
-        if number == 1:
+        if number == 1 and blurred:
             correction = residual.central(permutation, correction, np.inf)
         duals = duals.corrected(cost, unmatched, permutation, correction)
     # The price of an unmatched column is its unmatched cost, and not less by any rounding.

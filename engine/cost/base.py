@@ -33,11 +33,9 @@ class Cost(ABC):
         tile: the largest number of rows and of columns that are computed at a time.
         looked_at: how many pairs the passes have looked at so far.
         exact_pairs: for how many pairs a float64 value was computed so far, to choose and to prove the optimum.
-        largest_residual: how much of a row the values of the passes leave out at most, relative to the row.
     """
 
     passes: Passes
-    largest_residual = 0.0
     scale: float
     row_constant: Floats
     column_constant: Floats
@@ -68,6 +66,15 @@ class Cost(ABC):
     def retry_if_out_of_memory(self, run: Callable[[], T]) -> T:
         """Return `run()`; if the memory of a device is too small for it, run it again with less at a time."""
         return self.passes.retry_if_out_of_memory(run)
+
+    @property
+    def largest_residual(self) -> float:
+        """How much of a row the values of the passes leave out at most, relative to the row."""
+        return 0.0
+
+    def sharpen(self) -> bool:
+        """Make the values of later passes more exact, if that is possible, and return whether they are."""
+        return False
 
     # Exact values of listed pairs, and of blocks.
 

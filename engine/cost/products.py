@@ -19,7 +19,7 @@ from saematch.cost.passes import TILE, Passes, Tile, TilePasses
 from saematch.cost.quantised import int8_pads, quantised
 from saematch.cost.sides import Side, over_pairs
 from saematch.numeric.loops import centred_products, scale_sums
-from saematch.numeric.rounding import UNIT_32, Floats, Indices, gamma, robust_scale
+from saematch.numeric.rounding import UNIT_32, Floats, Indices, gamma
 from saematch.numeric.threads import ThreadPool
 
 MOST_INT32 = 133_120  # entries of int8 rows whose product an int32 sum holds: 127^2 times as much is below 2^31
@@ -171,7 +171,7 @@ def float32_pads(x: Side, y: Side) -> tuple[Floats, Floats]:
     3. Underflow, whether it is flushed to zero or not, is added absolutely, to the part of the row.
     """
     width = x.rows.shape[1]
-    r, t = gamma(width + 8, UNIT_32), robust_scale(y.norm) / robust_scale(x.norm)
+    r, t = gamma(width + 8, UNIT_32), y.typical_norm / x.typical_norm
     underflow = (12 * width + 8) * 2.0**-125
     return r * t * x.norm**2 + underflow, r / t * y.norm**2
 

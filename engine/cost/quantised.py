@@ -35,12 +35,14 @@ class Quantised:
         scale: float32, `(F,)`.
         residual: upper bounds for the norm of the residual, `(F,)`.
         norm: upper bounds for |x'_i|, `(F,)`.
+        is_zero: whether all entries of a row are 0, or so small that their squares vanish, `(F,)`.
     """
 
     values: NDArray[np.int8]
     scale: NDArray[np.float32]
     residual: Floats
     norm: Floats
+    is_zero: NDArray[np.bool_]
 
     @cached_property
     def size(self) -> Floats:
@@ -50,8 +52,12 @@ class Quantised:
     @property
     def largest_residual(self) -> float:
         """The largest norm of a residual, relative to the norm of its row; 0.0 if all rows are 0."""
-        nonzero = self.norm > 0
-        return float((self.residual[nonzero] / self.norm[nonzero]).max(initial=0.0))
+        ratios = self.residual[~self.is_zero] / self.norm[~self.is_zero]
+        return float(ratios.max(initial=0.0))
+
+    def typical(self, sizes: Floats) -> float:
+        """Return a typical size of the rows that are not 0, from numbers for all rows."""
+        return robust_scale(sizes[~self.is_zero])
 
 
 def quantised(side: Side, factor: float) -> Quantised:
@@ -80,7 +86,8 @@ def quantised(side: Side, factor: float) -> Quantised:
         pool.run(partial(fill, part) for part in pool.split(features))
     norm = side.norm * abs(factor)
     lost = np.sqrt(padded) * 2.0**-536  # by squares that underflow
-    return Quantised(values, scale, residual * (1 + 1e-9) + _TRANSFORM_ERROR * norm + lost, norm)
+    residual = residual * (1 + 1e-9) + _TRANSFORM_ERROR * norm + lost
+    return Quantised(values, scale, residual, norm, side.distance == 0)
 
 
 def _transform(width: int) -> tuple[NDArray[np.int32], Floats]:
@@ -116,7 +123,7 @@ def int8_pads(x: Quantised, y: Quantised) -> tuple[Floats, Floats]:
     """
     row_pad, column_pad = np.full(len(x.norm), 2.0**-124), np.zeros(len(y.norm))
     for row, column in ((x.residual, y.norm), (x.size, y.residual), (8 * UNIT_32 * x.size, y.size)):
-        ratio = robust_scale(row) / robust_scale(column)
+        ratio = x.typical(row) / y.typical(column)
         row_pad += row**2 / (2 * ratio)
         column_pad += column**2 * (ratio / 2)
     # One spare unit for the share of the column's part in the rounding of the sum with a price.

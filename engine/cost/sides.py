@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from saematch.numeric.loops import centre_rows, column_sums, square_norms
-from saematch.numeric.rounding import Floats, Indices, Rows
+from saematch.numeric.rounding import Floats, Indices, Rows, robust_scale
 from saematch.numeric.threads import ThreadPool
 
 
@@ -38,6 +38,11 @@ class Side:
     def largest_distance(self) -> float:
         """The largest distance of a row from the centre; 0.0 without rows."""
         return float(self.distance.max(initial=0.0))
+
+    @property
+    def typical_norm(self) -> float:
+        """A typical norm of the rows that differ from the centre."""
+        return robust_scale(self.norm[self.distance > 0])
 
     def set_scale(self, scale: float) -> None:
         """Set the scale, and the norms in its units."""

@@ -15,6 +15,7 @@ from saematch.cost import UnmatchedCost
 from saematch.errors import MatchError
 from saematch.matching.problem import Problem
 from saematch.numeric.arrays import dense_array
+from saematch.numeric.numbers import checked_count
 from saematch.numeric.rounding import Floats, numpy_warnings
 
 if TYPE_CHECKING:
@@ -30,15 +31,46 @@ class Margins:
     it is the least that any matching costs more in which the feature has a partner. A margin is in units of the cost.
     It is inf if there is no such matching. `Matching.margins` returns this object.
 
+    Margins are computed exactly from the start for SAEs of up to 2,048 features. For larger SAEs, the 256 lowest ones
+    are, and every other feature has a lower bound that is not below any of these 256. (Only if that would take very
+    long, fewer are exact.)
+
     Attributes:
         bound: float64 `(F_A,)`: a proved lower bound for the margin of each source feature.
+        is_exact: bool `(F_A,)`: whether `bound` is the margin itself, within the rounding of float64.
         tied: bool `(F_A,)`: whether the margin is 0 within rounding, so that the feature could have another partner at
             the same cost.
     """
 
     bound: Tensor
+    is_exact: Tensor
     tied: Tensor
     _search: MarginSearch = field(repr=False)
+
+    def lowest(self, count: int) -> Tensor:
+        """Return the source features with the lowest margins, the lowest first.
+
+        Their margins are computed exactly, and so are all margins that might be lower.
+
+        Args:
+            count: how many features; all of them if there are fewer.
+
+        Returns:
+            int64, the indices of the features.
+
+        Raises:
+            MatchError: if `count` is not a whole number from 0 on.
+
+        Examples:
+            >>> import saematch as sm
+            >>> margins = sm.assign(cost=[[5.0, 1.0, 9.0], [2.0, 6.0, 9.0]]).margins()
+            >>> margins.lowest(1)
+            tensor([1])
+            >>> margins.exact(margins.lowest(2)).round(decimals=9)
+            tensor([7., 8.], dtype=torch.float64)
+        """
+        checked = checked_count(count, 0, f"count is {count!r:.40}; give the number of features, 0 or more")
+        return torch.from_numpy(self._search.lowest(checked))
 
     def exact(self, features: Sequence[int] | Tensor) -> Tensor:
         """Return the margins of some source features themselves, by one shortest path each.
@@ -106,7 +138,8 @@ class MarginFinder:
                 "the matching is not an optimum of the inputs as they are now: they have changed since they were "
                 "matched"
             )
-        return Margins(torch.from_numpy(search.bound), torch.from_numpy(search.tied), search)
+        bound, is_exact, tied = (torch.from_numpy(each) for each in (search.bound, search.is_exact, search.tied))
+        return Margins(bound, is_exact, tied, search)
 
     def _search(self, problem: Problem, matching: Matching, prices: Floats) -> MarginSearch:
         perm, cost = matching.perm.numpy(), self.solver.make_cost(problem)

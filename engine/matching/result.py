@@ -220,12 +220,12 @@ class Matching:
             >>> import saematch as sm
             >>> m = sm.assign(cost=[[5.0, 1.0, 9.0], [2.0, 6.0, 9.0]])
             >>> margins = m.margins()
-            >>> margins.bound  # the margins are at least
-            tensor([7.5000, 7.0000], dtype=torch.float64)
-            >>> margins.exact([0]).round(decimals=9)  # the margin of source feature 0
-            tensor([8.], dtype=torch.float64)
-            >>> margins.tied.any()
-            tensor(False)
+            >>> margins.bound.round(decimals=9)  # the margins are at least
+            tensor([8., 7.], dtype=torch.float64)
+            >>> margins.is_exact.all(), margins.tied.any()
+            (tensor(True), tensor(False))
+            >>> margins.lowest(1)  # the feature whose pair is most easily replaced
+            tensor([1])
         """
         return self._margins
 

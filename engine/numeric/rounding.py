@@ -88,5 +88,16 @@ def first_alike(rows: Rows, marks: Floats) -> Indices:
 
 
 def robust_scale(norms: Floats) -> float:
-    """Return the median of the norms that are not 0; 1.0 if there is none."""
-    return float(np.median(norms[norms > 0])) if (norms > 0).any() else 1.0
+    """Return the median of the norms that matter; 1.0 if all are 0.
+
+    Left out are norms below a millionth of the largest one, after the largest hundredth of all norms was set aside. So
+    the result depends neither on a few norms that are far above the others nor on many that are next to 0.
+
+    >>> robust_scale(np.array([0.0, 0.0, 0.0, 0.0, 1e-30, 2.0, 3.0, 4.0, 1e9]))
+    3.0
+    """
+    ordered = np.sort(norms[norms > 0])
+    if not len(ordered):
+        return 1.0
+    large = ordered[max(0, len(ordered) - 1 - max(1, len(ordered) // 100))]
+    return float(np.median(ordered[ordered > 2.0**-20 * large]))

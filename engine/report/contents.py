@@ -26,7 +26,7 @@ from saematch.storage.folders import LocalFolder
 from saematch.storage.jsonfile import finite_or_none
 
 _VERSION = 1  # of the summary
-_INTEGERS = ("partner", "runner_up", "tied")
+_INTEGERS = ("partner", "runner_up", "margin_exact", "tied")
 # Of the 23 bits of a float32's mantissa, 16 are kept, which is 5 decimal digits. More would only fill the file.
 _KEPT_BITS = np.uint32(0xFFFFFF00)
 PAGE_DEFINITIONS = {

@@ -5,7 +5,7 @@ const SAME = run.same[1]; // the decoder cosine from which on a partner counts a
 const pairKey = (pair) => `${pair.source}-${pair.target}`;
 
 const data = (() => {
-  const INTEGERS = new Set(["partner", "runner_up", "tied"]);
+  const INTEGERS = new Set(["partner", "runner_up", "margin_exact", "tied"]);
   const pairs = new Map(run.pairs.map((pair) => [pairKey(pair), pair]));
   const cache = new Map();
 

@@ -14,6 +14,10 @@ let drawnHistograms = null; // the pairs of layers whose histograms are drawn
 let searches = 0; // number of the latest search
 const number = (value) => value.toLocaleString("en");
 
+// A number as text. A margin that is only known to be no less is marked as such.
+const shownNumber = (name, value, exact) =>
+  (name === "margin" && exact === 0 && Number.isFinite(value) ? "≥ " : "") + shown(value, DIGITS[name]);
+
 const featureLink = (layer, feature, title = `${layer} / ${number(feature)}`) =>
   button(title, () => follow(layer, feature), { title: `follow feature ${feature} of layer ${layer}` });
 
@@ -118,7 +122,7 @@ function resultColumns() {
       cell: (row) => (value("partner")(row) < 0 ? "none" : link(row, value("partner")(row))) },
     labelColumn("partner_label", "its label", (row) => row.pair.partnerLabels.get(value("partner")(row))),
     ...numbers.map((name) => ({ name, title: TITLES[name], about: about(name), value: value(name),
-      cell: (row) => shown(value(name)(row), DIGITS[name]) })),
+      cell: (row) => shownNumber(name, value(name)(row), value("margin_exact")(row)) })),
     ...(known("runner_up") ? [{ name: "runner_up", title: "runner-up", about: about("runner_up"), value: value("runner_up_cost"),
       cell: (row) => {
         const feature = value("runner_up")(row);
@@ -231,7 +235,7 @@ function pathColumns() {
     { name: "label", title: "label", about: "what the feature fires on", text: true, value: (step) => step.label,
       cell: (step) => short(step.label ?? "") },
     ...NUMBERS.filter(known).map((name) => ({ name, title: TITLES[name], about: about(name), value: (step) => step.step?.[name],
-      cell: (step) => shown(step.step?.[name], DIGITS[name]) })),
+      cell: (step) => shownNumber(name, step.step?.[name], step.step?.margin_exact) })),
     ...(known("runner_up") ? [{ name: "runner_up", title: "runner-up", about: about("runner_up"), value: (step) => step.step?.runner_up,
       cell: ({ layer, step }) => (step?.runner_up >= 0 ? featureLink(layer, step.runner_up, number(step.runner_up)) : "–") }] : []),
     { name: "neuronpedia", title: "Neuronpedia", about: "the page of the feature on Neuronpedia", value: () => 0,
