@@ -7,7 +7,7 @@ from adversary.oracle import Truth
 from adversary.problems import BEYOND, KINDS, Given
 from adversary.search import findings, smaller
 
-EACH = 40  # problems of each kind
+EACH = 30  # problems of each kind
 
 
 @pytest.mark.parametrize("name", KINDS)

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from adversary.problems import costs, normal, rows, sides, size
+from adversary.problems import costs, normal, rows, sides, size, up_to_sign
 
 
 @rows
@@ -344,3 +344,18 @@ def answers_of_cost_zero(r, n, m):
 def squared_differences_of_large_numbers(r, n, m):
     a, b = r.random((n, 1)) * 1e8, r.random((1, m)) * 1e8
     return (a - b) ** 2
+
+
+for kind_of_rows in (
+    ordinary_rows,
+    nearly_the_same_rows,
+    nearly_one_row,
+    one_outlier,
+    orthonormal_rows,
+    sparse_unit_rows,
+    zero_rows,
+    duplicates_within_rounding,
+    points_on_a_line,
+    nearly_tied_swaps,
+):
+    up_to_sign(kind_of_rows)

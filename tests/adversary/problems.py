@@ -8,8 +8,11 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
+import torch
 
 import saematch as sm
+from saematch.matching.problem import RowProblem
+from saematch.matching.solver import Solver
 
 Array = np.ndarray[Any, Any]
 Costs = list[list[Fraction | None]]  # None forbids a pair
@@ -17,17 +20,24 @@ Costs = list[list[Fraction | None]]  # None forbids a pair
 
 @dataclass(frozen=True)
 class Given:
-    """The arguments of `saematch.assign`: rows of both sides, or costs."""
+    """The arguments of `saematch.assign`: rows of both sides, or costs.
+
+    If `up_to_sign`, a pair of rows costs the smaller of |x - y|^2 and |x + y|^2, as directions do under the metric
+    "absolute_cosine".
+    """
 
     x: Array | None = None
     y: Array | None = None
     cost: Array | None = None
     max_cost: float | None = None
+    up_to_sign: bool = False
 
     def assign(self, **options: Any) -> sm.Matching:
         """Return the answer of `saematch.assign`."""
         if self.cost is not None:
             return sm.assign(cost=self.cost, max_cost=self.max_cost, **options)
+        if self.up_to_sign:
+            return Solver(**options).checked().run(self._directions())
         return sm.assign(self.x, self.y, max_cost=self.max_cost, **options)
 
     def certify(self, perm: list[int]) -> sm.Matching:
@@ -35,7 +45,14 @@ class Given:
         given = np.array(perm, dtype=np.int64)
         if self.cost is not None:
             return sm.certify(cost=self.cost, perm=given, max_cost=self.max_cost)
+        if self.up_to_sign:
+            return Solver().run(self._directions(), torch.from_numpy(given))
         return sm.certify(self.x, self.y, given, max_cost=self.max_cost)
+
+    def _directions(self) -> RowProblem:
+        assert self.x is not None
+        assert self.y is not None
+        return replace(RowProblem.checked(self.x, self.y, self.max_cost), metric="absolute_cosine")
 
     def transposed(self) -> Given:
         """The same problem with the sides exchanged."""
@@ -57,7 +74,12 @@ class Given:
         assert self.x is not None
         assert self.y is not None
         x, y = ([[Fraction(float(value)) for value in row] for row in side] for side in (self.x, self.y))
-        return [[sum(((a - b) ** 2 for a, b in zip(one, other, strict=True)), Fraction(0)) for other in y] for one in x]
+        signs = (1, -1) if self.up_to_sign else (1,)
+        return [[min(_squared_distance(one, other, sign) for sign in signs) for other in y] for one in x]
+
+
+def _squared_distance(one: list[Fraction], other: list[Fraction], sign: int) -> Fraction:
+    return sum(((a - sign * b) ** 2 for a, b in zip(one, other, strict=True)), Fraction(0))
 
 
 # Kinds whose numbers may differ by more than twice the precision of float64. All claims must hold for them, but an
@@ -126,6 +148,20 @@ def rows(make: Callable[[np.random.Generator], tuple[Array, Array]]) -> Callable
     given.__name__ = make.__name__
     kind(given)
     return given
+
+
+def up_to_sign(make: Callable[[np.random.Generator], Given]) -> None:
+    """Register the problems of a kind again, with rows of random signs that are compared up to their sign."""
+
+    def given(r: np.random.Generator) -> Given:
+        plain = make(r)
+        assert plain.x is not None
+        assert plain.y is not None
+        x, y = (rows * r.choice([-1.0, 1.0], (len(rows), 1)) for rows in (plain.x, plain.y))
+        return replace(plain, x=x, y=y, up_to_sign=True)
+
+    given.__name__ = f"{make.__name__}_up_to_sign"
+    kind(given)
 
 
 def costs(make: Callable[[np.random.Generator, int, int], Array]) -> Callable[[np.random.Generator], Given]:
