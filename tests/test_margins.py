@@ -59,6 +59,15 @@ def assert_margins(matching, costs, max_cost=None):
     assert not matching.margins().tied[truth > rounding].any()
 
 
+@pytest.fixture
+def few_from_the_start(monkeypatch):
+    """Treat problems as large ones, of which passes list few pairs, and few margins are exact from the start."""
+    monkeypatch.setattr(margins, "LISTED", 2)
+    monkeypatch.setattr(graph, "LONG_LIST", 2)
+    monkeypatch.setattr(margins, "_SMALL", 0)
+    monkeypatch.setattr(margins, "LOWEST", 10)
+
+
 SMALL = {name: rows for name, rows in nasty(24, 5).items() if name not in ("huge", "tiny", "outliers on both sides")}
 
 
@@ -105,21 +114,22 @@ def test_margins_where_pairs_are_forbidden(seed):
     assert_margins(sm.assign(cost=costs), costs)
 
 
+@pytest.mark.usefixtures("few_from_the_start")
+def test_a_pair_without_alternative_has_an_infinite_margin():
+    costs = np.full((5, 4), np.inf)
+    costs[[0, 1, 1, 2, 2], [1, 0, 3, 1, 2]] = 0.33, 0.01, 0.17, 0.71, 0.64
+    costs[[3, 4, 4, 4, 4], [1, 0, 1, 2, 3]] = 0.43, 0.43, 0.49, 0.84, 0.43
+    matching = sm.assign(cost=costs)
+    assert torch.isinf(matching.margins().exact([2])).all()
+    assert_margins(matching, costs)
+
+
 def test_margins_at_more_features_than_a_pass_lists():
     x, y = np.random.default_rng(0).standard_normal((2, 150, 6))
     matching = sm.assign(x, y)
     assert_margins(matching, costs_of_all_pairs(x, y))
     assert matching.margins().is_exact.all()
     assert not matching.margins().tied.any()
-
-
-@pytest.fixture
-def few_from_the_start(monkeypatch):
-    """Treat problems as large ones, of which passes list few pairs, and few margins are exact from the start."""
-    monkeypatch.setattr(margins, "LISTED", 2)
-    monkeypatch.setattr(graph, "LONG_LIST", 2)
-    monkeypatch.setattr(margins, "_SMALL", 0)
-    monkeypatch.setattr(margins, "LOWEST", 10)
 
 
 @pytest.mark.usefixtures("few_from_the_start")

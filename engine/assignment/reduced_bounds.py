@@ -82,7 +82,8 @@ class ReducedBounds:
 
         def block(rows: Indices, columns: Indices) -> Floats:
             values, error = cost.block_with_error(rows, columns, price_error)
-            return _rounded_down(at_least(values - prices[columns], error) - highest[rows][:, None])
+            lower = _rounded_down(at_least(values - prices[columns], error) - highest[rows][:, None])
+            return np.where(np.isinf(values), np.inf, lower)
 
         def below(rows: Indices, limits: Floats) -> Pairs:
             return _below(cost, permutation, rows, limits, block)
