@@ -56,13 +56,13 @@ class MarginSearch:
         unpaired = np.ones(cost.shape[1], dtype=bool)
         unpaired[permutation[permutation >= 0]] = False
         prices = np.where(unpaired & np.isfinite(unmatched.columns), unmatched.columns, prices)
-        # Margins need bounds for pairs outside the graph that are close to the costs.
-        cost.sharpen()
         # The cheapest pairs, and with them prices halfway between the extremes.
         self._list(prices, np.inf)
         halfway = self._between_extremes(prices)
         # Balance the prices, and let a pass look for pairs that these prices do not allow for: each pass may add some
-        # to the graph, and the prices are balanced again, until there are none.
+        # to the graph, and the prices are balanced again, until there are none. What the last pass proves of pairs
+        # outside the graph should be close to their costs.
+        cost.sharpen()
         while True:
             self._prices = self._exchanges(halfway).balanced(halfway)
             listed = self._list(self._prices, np.inf)
