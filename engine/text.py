@@ -59,6 +59,22 @@ def size(number: float) -> str:
     return f"{number / 1e9:,.1f} GB" if number >= 1e9 else f"{number / 1e6:,.0f} MB"
 
 
+def duration(seconds: float) -> str:
+    """Return a time in words, in one or two units.
+
+    >>> duration(0.4), duration(75), duration(5400)
+    ('1 s', '1 min 15 s', '1 h 30 min')
+    """
+    whole = max(1, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 10:
+        return f"{minutes} min" + (f" {rest} s" if rest else "")
+    hours, minutes = divmod(round(whole / 60), 60)
+    return (f"{hours} h" + (f" {minutes} min" if minutes else "")) if hours else f"{minutes} min"
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of an exception's message, or the name of its type if it has no message."""
     return str(error).strip().partition("\n")[0] or type(error).__name__

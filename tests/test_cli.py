@@ -2,6 +2,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -183,6 +184,21 @@ def test_pairs_and_shards_from_the_command_line(model, tmp_path):
     assert sm.Chain.load(run).complete
     assert_refused(saematch(*listed, "--shard", "3/2"), "shard 3/2: give i/n")
     assert_refused(saematch("layers", model, "-o", tmp_path / "x", "--pairs", "3-4,5"), "pairs is '3-4,5'")
+
+
+def test_a_dry_run_states_memory_and_time_and_a_log_says_how_far_a_run_is(model, tmp_path, monkeypatch):
+    planned = parsed(saematch("layers", model, "--dry-run", "--json"))
+    assert planned["pairs"] == [[3, 4], [4, 5], [5, 11]]
+    assert planned["bytes"] > 0
+    assert 0 < planned["seconds"] < 60
+    assert "about " in saematch("layers", model, "--dry-run").stdout
+    limited = parsed(saematch("layers", model, "--dry-run", "--time-limit", 1e-6, "--json"))
+    assert limited["seconds"] <= 3e-6 * 1.01
+    monkeypatch.setattr("saematch.cli.terminal._PAUSES", (0.001,))
+    for layer in range(4):
+        write_npz(tmp_path / "large" / f"layer_{layer}", made_up(F=600, d=64, seed=layer))
+    log = saematch("layers", tmp_path / "large", "-o", tmp_path / "run").stderr
+    assert re.search(r"^[12] of 3 pairs of layers \(\d+ s so far, about \d+ s left\)$", log, re.MULTILINE)
 
 
 def test_one_set_of_saes_against_another(model, tmp_path):

@@ -1,6 +1,7 @@
 """The command `saematch evaluate`: tables, figures, missing results, bad input."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -43,7 +44,10 @@ def test_everything_at_once_and_again(run, capsys):
     shown = capsys.readouterr().out
     assert "layers" in shown.splitlines()[0]
     assert {"0 -> 1", "1 -> 2"} <= {line[:6] for line in shown.splitlines()}
-    assert "missing: figure l0 (no evaluation of SAEs with another L0 was given (--compare))" in shown
+    assert "not there, since no evaluation of SAEs with another L0 was given (--compare): figure l0" in shown
+    assert shown.index("Written to") < shown.index("not there")
+    for name in shown.splitlines()[0].split("  ")[1:]:  # every column is explained below the table
+        assert f"{name.strip()}: " in " ".join(shown.split())
     out = run / "run" / "evaluation"
     drawn = {path.stem for path in (out / "figures").glob("*.png")}
     assert drawn == {path.stem for path in (out / "figures").glob("*.svg")} == FIGURES - {"l0"}
@@ -55,6 +59,31 @@ def test_everything_at_once_and_again(run, capsys):
     assert said["summary"][0]["layers"] == "0 -> 1"
     assert (out / "figures" / "l0.png").is_file()
     assert b"<script>\x1b" not in (out / "figures" / "paths.svg").read_bytes()
+
+
+def test_a_log_says_what_is_measured_and_how_long_it_will_take(run, capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("saematch.cli.terminal._PAUSES", (0.01,))
+    command = ["evaluate", str(run / "run"), "-o", str(tmp_path / "out")]
+    assert main([*command, "--model", str(run / "model"), "--texts", str(run / "texts.txt")]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    steps = [re.fullmatch(r"(\d+) of (\d+): (.*) \((\d.*) so far(?:, about (\d.*) left)?\)", line) for line in lines]
+    steps = [step for step in steps if step]
+    numbers = [int(step[1]) for step in steps]
+    assert numbers == sorted(numbers)
+    assert {step[2] for step in steps} == {steps[-1][1]}  # as many as were announced
+    assert any(step[3] == "activations of layers 0 and 1" for step in steps)
+    assert steps[-1][5]
+    assert main([*command, "--quiet"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_every_column_is_explained(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["evaluate", "--explain"])
+    assert stop.value.code == 0
+    shown = capsys.readouterr().out
+    for word in ("mse.csv: ", "nearest_cosine", "EV own", "delta_loss.csv: ", "number of the source layer"):
+        assert word in shown
 
 
 def test_a_judge_that_refuses_ends_with_3_and_says_why(run, capsys, tmp_path):

@@ -90,16 +90,11 @@ def uncertain(chain: Chain, count: int, progress: Callable[[Pair], None] = lambd
             continue
         progress(pair)
         margins, arrays = matching.margins(), chain.arrays(pair)
-        matched = np.nonzero(arrays.perm >= 0)[0]
-        bound = margins.bound.numpy()[matched]
-        # A bound may be far below the margin: margins are computed until all other bounds are above the largest.
-        order, exact = matched[np.argsort(bound)], np.empty(0)
-        for size in (count, 4 * count, 16 * count, len(order)):
-            exact = margins.exact(order[:size].tolist()).numpy()
-            if size >= len(order) or np.sort(exact)[min(count, len(exact)) - 1] <= np.sort(bound)[size]:
-                break
-        for place in np.argsort(exact, kind="stable")[:count]:
-            found.append(ranked_pair(pair, arrays, int(order[place]))._replace(margin=float(exact[place])))
+        unmatched = len(matching.perm) - matching.matched
+        lowest = margins.lowest(count + unmatched)  # unmatched features have margins, too, and are not listed
+        for feature, margin in zip(lowest.tolist(), margins.exact(lowest).tolist(), strict=True):
+            if arrays.perm[feature] >= 0:
+                found.append(ranked_pair(pair, arrays, feature)._replace(margin=margin))
     if not found:
         raise MatchError("margins exist only for pairs of layers that are proved optimal, and this run has none")
     return heapq.nsmallest(count, found, key=lambda one: one.margin or 0.0)

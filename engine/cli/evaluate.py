@@ -6,16 +6,18 @@ The modules of `saematch.evaluation` are imported when they are needed, since th
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Mapping
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from typing_extensions import override
 
 from saematch.cli.common import DONE, INCOMPLETE, UNFINISHED, for_terminal, in_flags, print_json
 from saematch.cli.groups import add_inputs, add_json, add_quiet, add_run, chain_of
 from saematch.cli.parser import as_path
-from saematch.cli.terminal import decimal, print_remarks, status_line, table
+from saematch.cli.terminal import Status, decimal, print_legend, print_remarks, status_line, table
 from saematch.errors import MatchError
 
 if TYPE_CHECKING:
@@ -25,13 +27,26 @@ if TYPE_CHECKING:
     from saematch.evaluation.activations import ActivationSource
     from saematch.evaluation.api import Evaluation
     from saematch.evaluation.endpoint import EndpointJudge
+    from saematch.evaluation.schedule import Measurement
     from saematch.runs.chain import Chain
-    from saematch.runs.records import Progress
 
 HELP = "measure how good a run is, compared with baselines: tables and figures"
 DESCRIPTION = """Measure how good the matchings of a run are, and match the same layers by other methods to compare
 with. Write one table per measurement and one figure per question. Weights and labels are always used; activations, a
 language model and explanations are used if the options name them. Rerun the same command to resume an evaluation."""
+# The columns of the summary. A is the source layer, B the target layer.
+_LEGEND = {
+    "mse": "mean squared error of matched features of A and B, folded",
+    "mse random": "the same for random pairs",
+    "cosine": "mean cosine of the decoder rows of matched features",
+    ">= 0.7": "share of the features of A whose partner has a cosine of at least 0.7",
+    "EV own": "share of the variance of B's activations that B's own SAE explains",
+    "EV carried": "the same if B's SAE decodes codes of A, carried over by the matching",
+    "EV folded": "the same with each code multiplied by the ratio of the thresholds of its pair",
+    "loss added": "rise of the language model's loss, in nats per token, with hidden states decoded from carried codes",
+    "meaning": "how alike the explanations of matched features are, from 1 (different) to 3 (same)",
+    "meaning random": "the same for random pairs",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,6 +70,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu", help="where codes and the model run (default: %(default)s)")
     add_quiet(parser)
     add_json(parser)
+    parser.add_argument(
+        "--explain", action=_Explain, nargs=0, help="print what every table and every column means, and do nothing else"
+    )
     _add_activations(parser)
     _add_meaning(parser)
 
@@ -112,16 +130,10 @@ def _add_meaning(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Measure how good a run is."""
     quiet = options.quiet or options.json
-    with status_line() as show:
-
-        def notify(stage: str, event: Progress | None) -> None:
-            if not quiet:
-                show(
-                    f"{stage}: {event.finished} of {event.total} pairs" if event is not None and event.total else stage
-                )
-
-        evaluation, chain = _evaluate(options, notify)
-        show("figures")
+    with status_line(quiet) as show:
+        show("reading the run")
+        evaluation, chain = _evaluate(options, show)
+        show("drawing figures")
         undrawn = _draw(evaluation, chain, options.compare)
     missing = evaluation.not_measured | {f"figure {name}": reason for name, reason in undrawn.items()}
     if options.json:
@@ -131,7 +143,31 @@ def run(options: argparse.Namespace) -> int:
     return DONE if chain.complete and not evaluation.unfinished else UNFINISHED
 
 
-def _evaluate(options: argparse.Namespace, notify: Callable[[str, Progress | None], None]) -> tuple[Evaluation, Chain]:
+class _Explain(argparse.Action):
+    """Prints what tables and columns mean, and ends the program, as `--help` does."""
+
+    @override
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
+        from saematch.evaluation.methods import ABOUT
+        from saematch.evaluation.study import SCHEMAS
+
+        print("The methods that are compared:\n")
+        _print_meanings(ABOUT)
+        print("\nThe columns of the summary that is printed:\n")
+        _print_meanings(_LEGEND)
+        for schema in SCHEMAS:
+            print(f"\n{schema.name}.csv: {schema.about}\n")
+            _print_meanings(schema.columns)
+        parser.exit()
+
+
+def _print_meanings(meanings: Mapping[str, str]) -> None:
+    width = max(map(len, meanings))
+    for name, meaning in meanings.items():
+        print(f"  {name:{width}}  {meaning}")
+
+
+def _evaluate(options: argparse.Namespace, show: Status) -> tuple[Evaluation, Chain]:
     from saematch.evaluation import evaluate
     from saematch.evaluation.explanations import explanations_of
     from saematch.evaluation.meaning import read_grades
@@ -144,12 +180,18 @@ def _evaluate(options: argparse.Namespace, notify: Callable[[str, Progress | Non
     out = Path(options.run_folder) / "evaluation" if options.out is None else Path(options.out)
     # Read what is cheap to read, so that bad input is refused before any measurement.
     device = choose_backend("torch", options.device).device
-    judge = _judge(options, out, notify)
+    judge = _judge(options, out, show)
     explained = None
     if options.explanations is not None:
         explained = explanations_of(chain, options.explanations, options.neuronpedia)
         if not options.quiet:
             print_remarks(explained.about)
+
+    def notify(event: Measurement) -> None:
+        run = event.run
+        pairs = "" if run is None or not run.total else f", {run.finished} of {run.total} pairs of layers"
+        show(f"{event.number} of {event.total}: {event.name}{pairs}", event.seconds_left)
+
     evaluation = evaluate(
         chain,
         out,
@@ -166,9 +208,7 @@ def _evaluate(options: argparse.Namespace, notify: Callable[[str, Progress | Non
     return evaluation, chain
 
 
-def _judge(
-    options: argparse.Namespace, out: Path, notify: Callable[[str, Progress | None], None]
-) -> EndpointJudge | None:
+def _judge(options: argparse.Namespace, out: Path, show: Status) -> EndpointJudge | None:
     from saematch.evaluation.endpoint import EndpointJudge
 
     if options.judge is None:
@@ -180,7 +220,7 @@ def _judge(
         options.judge_model,
         out / "judge.jsonl",
         calls=options.judge_calls,
-        on_answer=lambda asked: notify(f"the judge has answered {asked:,} times", None),
+        on_answer=lambda asked: show(f"the judge has answered {asked:,} times"),
     )
 
 
@@ -243,9 +283,12 @@ def _print_summary(evaluation: Evaluation, chain: Chain, missing: dict[str, str]
         print(f"{INCOMPLETE}\n")
     rows = _summary(evaluation)
     print(table(tuple(rows[0]), [[decimal(value) for value in row.values()] for row in rows]))
-    print(f"\nWritten to {evaluation.folder}/: {len(evaluation.tables)} tables, defined in tables.json, and figures/")
-    for name, reason in missing.items():
-        print(f"  missing: {name} ({in_flags(reason)})")
+    print_legend({name: _LEGEND[name] for name in rows[0] if name in _LEGEND})
+    print(f"\nWritten to {evaluation.folder}/: tables {', '.join(sorted(evaluation.tables))}; and figures/")
+    print("'saematch evaluate --explain' says what all tables and columns mean.")
+    # What could be measured besides, by the reason that it was not.
+    for reason in dict.fromkeys(missing.values()):
+        print(f"not there, since {in_flags(reason)}: {', '.join(name for name in missing if missing[name] == reason)}")
     if evaluation.unfinished:
         print(f"Unfinished: {for_terminal(evaluation.unfinished)}. The same command resumes the evaluation.")
 
@@ -264,13 +307,13 @@ def _summary(evaluation: Evaluation) -> list[Row]:
                 "mse": row["mse"],
                 "mse random": value("mse", "mse", method=RANDOM, part="all"),
                 "cosine": value("cosine", "mean", method=EVALUATED),
-                "same >= 0.7": value("persistence", "persistent", method=EVALUATED, cosine=0.7),
-                "EV of B's SAE": value("explained_variance", "value", stand_in="sae_of_target"),
+                ">= 0.7": value("persistence", "persistent", method=EVALUATED, cosine=0.7),
+                "EV own": value("explained_variance", "value", stand_in="sae_of_target"),
                 "EV carried": value("explained_variance", "value", **carried, folded=False),
                 "EV folded": value("explained_variance", "value", **carried, folded=True),
                 "loss added": value("delta_loss", "value", **carried, folded=False),
-                "grade": value("meaning", "value", method=EVALUATED, quarter=0),
-                "grade random": value("meaning", "value", method=RANDOM, quarter=0),
+                "meaning": value("meaning", "value", method=EVALUATED, quarter=0),
+                "meaning random": value("meaning", "value", method=RANDOM, quarter=0),
             }
         )
     known = [name for name in rows[0] if any(row[name] is not None for row in rows)]

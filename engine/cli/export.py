@@ -51,7 +51,7 @@ def run(options: argparse.Namespace) -> int:
     chain = chain_of(options)
     suffix: Any = Path(options.output).suffix.removeprefix(".")
     format = suffix if options.format is None else options.format
-    with status_line() as show:
+    with status_line(options.json) as show:
         rows = export(
             chain,
             options.output,
@@ -59,7 +59,7 @@ def run(options: argparse.Namespace) -> int:
             margins=options.margins,
             max_cost=options.max_cost,
             min_cosine=options.min_cosine,
-            progress=show,
+            progress=show.counted(len(chain)),
         )
     if options.json:
         print_json({"file": options.output, "format": format, "rows": rows, "complete": chain.complete})

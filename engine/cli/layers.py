@@ -24,11 +24,11 @@ from saematch.cli.info import describe
 from saematch.cli.parser import as_path, as_shard
 from saematch.cli.progress import EventLog, Listener, run_output
 from saematch.cli.show import as_json, print_pairs
-from saematch.cli.terminal import print_saes
+from saematch.cli.terminal import print_saes, status_line
 from saematch.errors import MatchError
 from saematch.runs.plan import Pair, pair_name, share_of
 from saematch.runs.summary import summary_of
-from saematch.text import listing, printable, size
+from saematch.text import duration, listing, printable, size
 
 if TYPE_CHECKING:
     from saematch.runs.chain import Chain
@@ -50,7 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_overwrite(parser)
     parser.add_argument(
-        "--dry-run", action="store_true", help="only show the SAEs, the pairs and the memory that a run would take"
+        "--dry-run",
+        action="store_true",
+        help="only show the SAEs, the pairs, and the memory and time that a run would take",
     )
     parser.add_argument(
         "--pairs", help="adjacent (default), same (default with --against), all, or a list of pairs like 0-12,3-5"
@@ -170,30 +172,40 @@ def _dry_run(options: argparse.Namespace) -> int:
 
     layers = load_layers(options.source)
     against = None if options.against is None else load_layers(options.against)
-    pairs, needed = _plan(options, layers, against)
+    with status_line(options.json) as show:
+        show("reading headers, and matching random rows to estimate the time")
+        pairs, needed, seconds = _plan(options, layers, against)
     sets = [(saes.source, *describe(list(saes.handles.values()))) for saes in (layers, against) if saes is not None]
     unreadable = [error for _, _, errors in sets for error in errors]
     if options.json:
         described = [
             {"source": source, "layers": rows, "warnings": list(map(in_flags, errors))} for source, rows, errors in sets
         ]
-        print_json({"sets": described, "pairs": [list(pair) for pair in pairs], "bytes": needed})
+        print_json({"sets": described, "pairs": [list(pair) for pair in pairs], "bytes": needed, "seconds": seconds})
         return UNFINISHED if unreadable else DONE
     for source, rows, _ in sets:
         print(printable(source if isinstance(source, str) else ", ".join(source.values())))
         print_saes(rows)
         print()
     listed = listing(map(pair_name, pairs), most=12)
-    print(f"{len(pairs):,} pairs: {listed}; at most {size(needed)} of memory. Nothing was matched: this was a dry run.")
+    count = f"{len(pairs):,} pair{'' if len(pairs) == 1 else 's'}"
+    print(f"{count}: {listed}")
+    print(f"at most {size(needed)} of memory")
+    if seconds is not None:
+        print(
+            f"about {duration(seconds)} on this machine, by a trial with random rows; half or twice as long is possible"
+        )
+    print("Nothing was matched: this was a dry run.")
     for error in unreadable:
         print(f"warning: {for_terminal(error)}")
     return UNFINISHED if unreadable else DONE
 
 
-def _plan(options: argparse.Namespace, layers: Layers, against: Layers | None) -> tuple[list[Pair], int]:
-    """Return the pairs that a run would match, and the most memory that it would take, in bytes."""
+def _plan(options: argparse.Namespace, layers: Layers, against: Layers | None) -> tuple[list[Pair], int, float | None]:
+    """Return the pairs that a run would match, the most memory that it would take, and an estimate of its seconds."""
     from saematch.matching.problem import Comparison
     from saematch.matching.solver import Solver
+    from saematch.runs.estimate import seconds_needed
     from saematch.runs.plan import plan_pairs
     from saematch.runs.work import Work, check_headers, memory_needed
 
@@ -201,6 +213,8 @@ def _plan(options: argparse.Namespace, layers: Layers, against: Layers | None) -
     pairs = pairs if options.shard is None else share_of(pairs, *options.shard)
     devices = _devices(options)
     workers = len(devices) if isinstance(devices, list) else 1
-    work = Work(layers, against, Comparison.checked(**comparison_of(options)), Solver())
+    limits = solver_of(options) | {"device": devices[0] if isinstance(devices, list) else devices}
+    solver = Solver(method=options.method, **limits).checked()
+    work = Work(layers, against, Comparison.checked(**comparison_of(options)), solver)
     check_headers(work, pairs)
-    return pairs, memory_needed(work, pairs) * workers
+    return pairs, memory_needed(work, pairs) * workers, seconds_needed(work, pairs, workers)

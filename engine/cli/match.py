@@ -52,7 +52,8 @@ def run(options: argparse.Namespace) -> int:
             f"{options.output}: a matching is a .safetensors file, and sae_weights.safetensors that of an SAE; choose "
             "another name"
         )
-    with status_line() as show:
+    with status_line(options.json) as show:
+        show("reading the SAEs")
         matching = match(
             load(options.a),
             load(options.b),

@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Print the path of a feature."""
     chain = chain_of(options)
-    with status_line() as show:
+    with status_line(options.json) as show:
         show("margins of each step" if options.margins else "")
         path = chain.path(options.layer, options.feature, margins=options.margins)
     if options.json:

@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from typing_extensions import override
 
 from saematch.cli.common import for_terminal
-from saematch.cli.terminal import PAIR_HEAD, describe_pass, pair_cells, row
+from saematch.cli.terminal import PAIR_HEAD, Status, describe_pass, pair_cells, row, status_line
 from saematch.errors import refusals
 from saematch.runs.summary import summary_of_matching
 from saematch.text import size
@@ -26,112 +27,95 @@ Listener = Callable[["Progress"], None]
 
 
 class RunLog:
-    """Prints one row per finished pair as plain lines, for a log or a pipe."""
+    """Prints one row per finished pair as plain lines, for a log or a pipe, and the status of the run on stderr."""
 
     _WIDTHS = (8, 7, 12, 9, 6, 6, 7, 9)
 
     def __init__(self, baseline: bool) -> None:
         self._baseline = baseline
-        self._rows = 0
+        self._has_rows = False
+        self._stages: dict[Pair, str] = {}  # of the pairs in work
+        self._finished_before = 0
+        self._open = ExitStack()
 
     def __enter__(self) -> RunLog:
+        self._status = self._open.enter_context(status_line())
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        pass
+        self._open.close()
 
     def __call__(self, event: Progress) -> None:
         """Print a progress event of the run."""
         if event.stage == "start":
-            self._say(self._start(event))
-        if event.pair is None:
-            return
-        name = f"{event.pair[0]} -> {event.pair[1]}"
+            self._finished_before = event.finished
+            self._say(_start(event))
+        new, planned = event.finished - self._finished_before, event.total - self._finished_before
+        if event.pair is not None:
+            self._note(event, event.pair, is_first=new == 0)
+        self._status.share(f"{event.finished:,} of {event.total:,} pairs of layers", new / planned if planned else 0)
+
+    def _note(self, event: Progress, pair: Pair, is_first: bool) -> None:
+        """Note the stage of a pair, and print its row when it is finished."""
+        if event.stage in ("done", "failed"):
+            self._stages.pop(pair, None)
+        elif event.last_pass is not None:
+            self._stages[pair] = describe_pass(event.last_pass)
+        else:
+            self._stages[pair] = f"reading the SAEs{'; a first run also compiles code' if is_first else ''}"
+        name = f"{pair[0]} -> {pair[1]}"
         if event.matching is not None:
-            if not self._rows:
+            if not self._has_rows:
                 self._say(row(PAIR_HEAD, self._WIDTHS))
-            self._rows += 1
-            numbers = summary_of_matching(event.pair, event.matching, event.seconds)
+            self._has_rows = True
+            numbers = summary_of_matching(pair, event.matching, event.seconds)
             self._say(row(pair_cells(numbers, self._baseline), self._WIDTHS))
         elif event.error is not None:
             self._say(f"{name:8}  no matching: {for_terminal(event.error)}")
-
-    def _start(self, event: Progress) -> str:
-        if not event.total:
-            return "This part of the run has no pairs of layers."
-        pairs = f"{event.total:,} pair{'' if event.total == 1 else 's'} of layers"
-        if event.finished == event.total:
-            return f"{pairs}, finished before."
-        before = f", {event.finished:,} of them finished before" if event.finished else ""
-        return f"{pairs}{before}; at most {size(event.peak_bytes)} of memory for the rest.\n"
 
     def _say(self, text: str) -> None:
         print(text, flush=True)
 
 
 class RunDisplay(RunLog):
-    """Prints the rows of `RunLog` on a terminal, above a progress bar and the stage of each pair in work."""
+    """Prints the rows of `RunLog` on a terminal, above the status of the run and the stage of each pair in work."""
 
     def __init__(self, baseline: bool) -> None:
         super().__init__(baseline)
-        from rich.console import Console, Group
+        from rich.console import Console
         from rich.live import Live
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
         from rich.text import Text
 
-        console = Console(highlight=False, markup=False, soft_wrap=True)
-        self._bar = Progress(
-            TextColumn("pairs"),
-            BarColumn(bar_width=30),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TextColumn("left:"),
-            TimeRemainingColumn(),
-            console=console,
-        )
-        self._task = self._bar.add_task("", total=None, rate="")
-        self._stages: dict[Pair, str] = {}
-        self._started, self._finished_before = time.monotonic(), 0
-        self._live = Live(
-            get_renderable=lambda: Group(self._bar, *(Text(line) for line in list(self._stages.values()))),
-            console=console,
-            transient=True,
-        )
+        self._console = Console(highlight=False, markup=False, soft_wrap=True)
+        self._status = Status()
+        self._live = Live(get_renderable=lambda: Text(self._lines()), console=self._console, transient=True)
 
     @override
     def __enter__(self) -> RunDisplay:
-        self._live.start()
+        self._open.enter_context(self._live)
         return self
 
-    @override
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._live.stop()
-
-    @override
-    def __call__(self, event: Progress) -> None:
-        super().__call__(event)
-        if event.stage == "start":
-            self._started, self._finished_before = time.monotonic(), event.finished
-        self._bar.update(self._task, total=event.total, completed=event.finished, rate=self._rate(event.finished))
-        if event.stage in ("done", "failed"):
-            self._stages.pop(event.pair or (0, 0), None)
-        elif event.pair is not None:
-            reading = "reading the SAEs; a first run also compiles its loops"
-            stage = describe_pass(event.last_pass) if event.last_pass else reading
-            self._stages[event.pair] = f"  {event.pair[0]} -> {event.pair[1]}: {stage}"
-
-    def _rate(self, finished: int) -> str:
-        seconds = time.monotonic() - self._started
-        done = finished - self._finished_before
-        return f"{60 * done / seconds:.1f} per minute" if done > 0 else ""
+    def _lines(self) -> str:
+        stages = [f"  {a} -> {b}: {stage}" for (a, b), stage in list(self._stages.items())]
+        return "\n".join([self._status.line(), *stages])
 
     @override
     def _say(self, text: str) -> None:
-        self._live.console.print(text)
+        self._console.print(text)
+
+
+def _start(event: Progress) -> str:
+    """Describe a run that starts."""
+    if not event.total:
+        return "This part of the run has no pairs of layers."
+    pairs = f"{event.total:,} pair{'' if event.total == 1 else 's'} of layers"
+    if event.finished == event.total:
+        return f"{pairs}, finished before."
+    before = f", {event.finished:,} of them finished before" if event.finished else ""
+    others = "the others" if event.finished else "them"
+    return f"{pairs}{before}. Matching {others} takes at most {size(event.peak_bytes)} of memory.\n"
 
 
 class EventLog:

@@ -39,8 +39,8 @@ def run(options: argparse.Namespace) -> int:
         raise MatchError("the page of a run in a store is written to this machine; give -o FILE")
     output = Path(options.run_folder) / "report.html" if options.output is None else Path(options.output)
     contents = contents_of(options, weights=True)
-    with status_line() as show:
-        write_report(contents, output, show)
+    with status_line(options.json) as show:
+        write_report(contents, output, show.counted(len(contents.chain)))
     written = output.stat().st_size
     if options.json:
         print_json({"file": str(output), "bytes": written, "complete": contents.chain.complete})

@@ -6,15 +6,17 @@ import itertools
 import shutil
 import sys
 import textwrap
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from saematch.matching.basis import describe_basis
 from saematch.options import Side
 from saematch.runs.summary import PairSummary, summary_of_matching
 from saematch.storage.jsonfile import finite_or_none
-from saematch.text import printable, shorten
+from saematch.text import duration, printable, shorten
 
 if TYPE_CHECKING:
     from saematch.analysis.ranking import RankedPair
@@ -64,7 +66,7 @@ def decimal(value: str | float | None) -> str:
 
 _MATCHED = {
     "matched": "features that have a partner",
-    "cost": "sum of the squared distances of matched features",
+    "cost": "sum of the costs of matched pairs: squared distances of features, or what --metric says",
     "of random": "this cost, relative to that of random pairs",
     "cosine": "mean cosine of the decoder rows of matched features",
     ">= 0.7": "share of the features whose partner has a cosine of at least 0.7",
@@ -231,19 +233,79 @@ def print_remarks(lines: Iterable[str]) -> None:
         print(printable(line), file=sys.stderr)
 
 
+_PAUSES = (10.0, 30.0, 60.0)  # seconds between lines of status in a log
+
+
+class Status:
+    """The status of a command in one line: what it is doing, how long it has taken, and how long it will take."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._text = ""
+        self._ends: float | None = None
+
+    def __call__(self, text: str, left: float | None = None) -> None:
+        """Set what the command is doing, and about how many seconds are left, if that is known."""
+        self._text, self._ends = text, None if left is None else time.monotonic() + left
+
+    def share(self, text: str, done: float) -> None:
+        """Set what the command is doing, and which share of its work is done; the rest takes as long."""
+        passed = time.monotonic() - self._began
+        self(text, passed * (1 - done) / done if done > 0 else None)
+
+    def counted(self, total: int) -> Callable[[str], None]:
+        """Return a function that is called with the name of each of several steps when the step begins."""
+        steps = itertools.count()
+
+        def begin(text: str) -> None:
+            done = next(steps)
+            self.share(f"{text}: {done + 1} of {total}", done / total)
+
+        return begin
+
+    def line(self) -> str:
+        """Return the line; "" before anything was set."""
+        if not self._text:
+            return ""
+        now = time.monotonic()
+        left = "" if self._ends is None else f", about {duration(max(0, self._ends - now))} left"
+        return f"{printable(self._text)} ({duration(now - self._began)} so far{left})"
+
+
 @contextmanager
-def status_line() -> Iterator[Callable[[str], None]]:
-    """Yield a function that shows a text on one line of stderr, in place of the text before.
+def status_line(quiet: bool = False) -> Iterator[Status]:
+    """Yield the status of a command, which is shown on stderr: on a terminal in one line, which disappears at the end.
 
-    The line disappears at the end of the block. If stderr is not a terminal, nothing is shown.
+    If stderr is not a terminal, a line is printed after 10 seconds, then after half a minute, and then once a minute.
+
+    Args:
+        quiet: whether to show nothing.
     """
-    if not sys.stderr.isatty():
-        yield lambda _: None
-        return
-    from rich.console import Console
-    from rich.live import Live
-    from rich.text import Text
+    status = Status()
+    if quiet:
+        yield status
+    elif sys.stderr.isatty():
+        from rich.console import Console
+        from rich.live import Live
+        from rich.text import Text
 
-    # Output to stdout must stay there, so it is not redirected.
-    with Live(console=Console(stderr=True), transient=True, redirect_stdout=False) as live:
-        yield lambda text: live.update(Text(printable(text), no_wrap=True, overflow="ellipsis"))
+        # Output to stdout must stay there, so it is not redirected.
+        text = lambda: Text(status.line(), no_wrap=True, overflow="ellipsis")  # noqa: E731
+        with Live(get_renderable=text, console=Console(stderr=True), transient=True, redirect_stdout=False):
+            yield status
+    else:
+        ended = threading.Event()
+        printer = threading.Thread(target=_print_now_and_then, args=(status, ended), daemon=True)
+        printer.start()
+        try:
+            yield status
+        finally:
+            ended.set()
+            printer.join()
+
+
+def _print_now_and_then(status: Status, ended: threading.Event) -> None:
+    pauses = itertools.chain(_PAUSES, itertools.repeat(_PAUSES[-1]))
+    while not ended.wait(next(pauses)):
+        with suppress(OSError):  # stderr that is closed or full is no reason to stop
+            print(status.line(), file=sys.stderr, flush=True)

@@ -65,8 +65,9 @@ def _list_pairs(options: argparse.Namespace, chain: Chain) -> None:
         name, pairs = "alike", alike(chain, _checked(options.alike, "--alike"))
     else:
         count = _checked(options.uncertain, "--uncertain")
-        with status_line() as show:
-            pairs = uncertain(chain, count, lambda pair: show(f"margins of layers {pair[0]} and {pair[1]}"))
+        with status_line(options.json) as show:
+            begin = show.counted(len(chain))
+            pairs = uncertain(chain, count, lambda pair: begin(f"margins of layers {pair[0]} and {pair[1]}"))
         name = "uncertain"
     if options.json:
         print_json({name: [pair._asdict() for pair in pairs], "complete": chain.complete})

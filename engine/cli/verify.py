@@ -44,7 +44,8 @@ def run(options: argparse.Namespace) -> int:
     comparison.update(comparison_of(options))
     if isinstance(comparison.get("fold"), list):
         comparison["fold"] = tuple(comparison["fold"])
-    with status_line() as show:
+    with status_line(options.json) as show:
+        show("reading the SAEs")
         matching = certify(
             load(options.a),
             load(options.b),

@@ -13,12 +13,13 @@ from saematch.analysis.tables import Table
 from saematch.evaluation.activations import OUTLIERS, ActivationSource
 from saematch.evaluation.explanations import checked_explanations
 from saematch.evaluation.meaning import JUDGED, Grade, Judge, PairOfFeatures, TokenOverlap
+from saematch.evaluation.model import LanguageModel
+from saematch.evaluation.schedule import Measurement
 from saematch.evaluation.study import Study
 from saematch.numeric.numbers import checked_count, checked_number
 from saematch.numeric.threads import torch_threads
 from saematch.options import FoldName
 from saematch.runs.chain import Chain
-from saematch.runs.records import Progress
 from saematch.storage.folders import LocalFolder
 from saematch.text import html_table
 
@@ -64,7 +65,7 @@ def evaluate(
     distance: int | None = None,
     outliers: float | None = OUTLIERS,
     device: torch.device | str = "cpu",
-    progress: Callable[[str, Progress | None], None] | None = None,
+    progress: Callable[[Measurement], None] | None = None,
 ) -> Evaluation:
     """Measure a run and compare it with baselines.
 
@@ -91,8 +92,8 @@ def evaluate(
         outliers: leave out a token if its norm in some layer exceeds this many medians of the norms of that layer;
             None leaves out no token.
         device: the device on which SAEs encode and decode activations.
-        progress: a function that is called with a description of the current measurement and, if the measurement is a
-            run of its own, with each progress event of that run, otherwise with None.
+        progress: a function that is called with each measurement that begins: its name, its number, and about how many
+            seconds are left; and, if the measurement is a run of its own, also with each progress event of that run.
 
     Returns:
         The tables, and what is missing.
@@ -128,6 +129,12 @@ def evaluate(
     study = Study(chain, LocalFolder(out), progress, torch.device(device))
     if activations is not None:
         study.check_activations(activations)
+    study.plan(
+        tokens=0 if activations is None else len(activations.documents),
+        with_loss=isinstance(activations, LanguageModel),
+        farthest=distance,
+        has_texts=bool(study.texts(explanations)),
+    )
     study.match_baselines()
     study.measure_weights()
     study.measure_distances(distance)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
@@ -83,6 +83,14 @@ class MethodPermutation:
     perm: Indices
 
 
+def baselines_of(chain: Chain) -> Iterator[tuple[Baseline, dict[str, Any]]]:
+    """Yield each baseline with all its options, except those whose options are those of the run."""
+    for baseline in BASELINES:
+        options: dict[str, Any] = {**chain.options(), **baseline.options}
+        if options != chain.options():
+            yield baseline, options
+
+
 def run_baselines(
     chain: Chain, pairs: Sequence[Pair], out: Path, listener: Callable[[str], Callable[[Progress], None]]
 ) -> dict[str, Chain]:
@@ -99,11 +107,9 @@ def run_baselines(
         those of the run.
     """
     chains = {EVALUATED: chain}
-    for baseline in BASELINES:
-        options: dict[str, Any] = {**chain.options(), **baseline.options}
-        if options != chain.options():
-            folder, progress = out / baseline.name, listener(baseline.name)
-            chains[baseline.name] = match_layers(chain.inputs(), folder, pairs=pairs, progress=progress, **options)
+    for baseline, options in baselines_of(chain):
+        folder, progress = out / baseline.name, listener(baseline.name)
+        chains[baseline.name] = match_layers(chain.inputs(), folder, pairs=pairs, progress=progress, **options)
     return chains
 
 

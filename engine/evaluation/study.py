@@ -13,8 +13,17 @@ from saematch.errors import MatchError
 from saematch.evaluation import coactivity, codes, loss, meaning, weights
 from saematch.evaluation.activations import ActivationSource, TokenSelection
 from saematch.evaluation.meaning import Grade, Judge, PairOfFeatures
-from saematch.evaluation.methods import ABOUT, EVALUATED, RANDOM, MethodPermutation, permutations_of, run_baselines
+from saematch.evaluation.methods import (
+    ABOUT,
+    EVALUATED,
+    RANDOM,
+    MethodPermutation,
+    baselines_of,
+    permutations_of,
+    run_baselines,
+)
 from saematch.evaluation.model import LanguageModel
+from saematch.evaluation.schedule import Measurement, Schedule
 from saematch.options import FoldName
 from saematch.runs.api import match_layers
 from saematch.runs.chain import Chain
@@ -49,11 +58,7 @@ class Study:
     """
 
     def __init__(
-        self,
-        chain: Chain,
-        folder: LocalFolder,
-        progress: Callable[[str, Progress | None], None] | None,
-        device: torch.device,
+        self, chain: Chain, folder: LocalFolder, progress: Callable[[Measurement], None] | None, device: torch.device
     ) -> None:
         self._chain, self._progress, self._device = chain, progress, device
         self.folder = folder
@@ -66,6 +71,35 @@ class Study:
         self._rows: dict[str, list[Row]] = {}
         self.not_measured: dict[str, str] = {}
         self._chains: dict[str, Chain] = {EVALUATED: chain}
+        self._schedule = Schedule({}, {})
+
+    def plan(self, tokens: int, with_loss: bool, farthest: int | None, has_texts: bool) -> None:
+        """Plan the measurements, so that their number is known, and the time that they will take can be estimated.
+
+        Args:
+            tokens: the number of tokens with activations; 0 without activations.
+            with_loss: whether the loss of a language model is measured.
+            farthest: the largest distance of far layers, see `evaluate`.
+            has_texts: whether meaning is measured.
+        """
+        pairs, far = len(self._pairs), len(_far_pairs(self._chain, farthest))
+        counts = {
+            "baseline": sum(1 for _ in baselines_of(self._chain)),
+            "weights": pairs,
+            "far run": 1 if far else 0,
+            "distance": far,
+            "norms": 1 if tokens else 0,
+            "codes": pairs if tokens else 0,
+            "loss": pairs if with_loss else 0,
+            "meaning": pairs if has_texts else 0,
+        }
+        # Relative times, from measurements of SAEs with 1,024 features.
+        per_token = tokens / 1000
+        guesses = {
+            "baseline": 0.3 * pairs, "weights": 2.0, "far run": 0.3 * far, "distance": 0.5, "norms": 0.2 * per_token,
+            "codes": 4.0 * per_token, "loss": 30.0 * per_token, "meaning": 0.5,
+        }  # fmt: skip
+        self._schedule = Schedule(counts, guesses)
 
     def check_activations(self, source: ActivationSource) -> None:
         """Raise `MatchError` unless the source has activations for every SAE."""
@@ -74,7 +108,7 @@ class Study:
 
     def match_baselines(self) -> None:
         """Match the pairs of the run by every baseline."""
-        self._chains = run_baselines(self._chain, self._pairs, self.folder.path / "runs", self._listener)
+        self._chains = run_baselines(self._chain, self._pairs, self.folder.path / "runs", self._baseline_listener)
         for name, chain in self._chains.items():
             self._note_failures(name, chain)
 
@@ -84,7 +118,7 @@ class Study:
             self._measure(f"layer-{layer}", self._chain.hashes(layer), partial(self._measure_layer, layer))
         cosines = {}
         for pair in self._pairs:
-            self._notify(f"weights of layers {pair[0]} and {pair[1]}")
+            self._begin("weights", f"weights of layers {pair[0]} and {pair[1]}")
             a, b = self._folded(pair[0]), self._folded(pair[1])
             permutations = self._permutations(pair)
             measure = partial(weights.measure_pair, pair, a, b, permutations)
@@ -106,12 +140,12 @@ class Study:
             self._chain.inputs(),
             self.folder.path / "runs" / FAR_RUN,
             pairs=list(distances),
-            progress=self._listener("far layers"),
+            progress=self._begin("far run", "exact matchings of far layers"),
             **self._chain.options(),
         )
         self._note_failures("far layers", exact)
         for pair in exact:
-            self._notify(f"composed and exact matching of layers {pair[0]} and {pair[1]}")
+            self._begin("distance", f"composed and exact matching of layers {pair[0]} and {pair[1]}")
             composed, matching = self._chain.compose(*pair), exact[pair]
             perms = fingerprint([composed.perm.numpy(), matching.perm.numpy()])
             a, b = self._folded(pair[0]), self._folded(pair[1])
@@ -120,22 +154,26 @@ class Study:
 
     def measure_activations(self, source: ActivationSource, outliers: float | None) -> None:
         """Measure explained variance and matching scores, and the loss of a language model."""
-        self._notify("norms of all tokens in all layers")
+        self._begin("norms", "norms of all tokens in all layers")
         selection = TokenSelection.of(source, self._layers, outliers)
         tokens = {"source": source.record(), "kept": fingerprint([selection.selected])}
         for pair in self._pairs:
-            self._notify(f"activations of layers {pair[0]} and {pair[1]}")
+            self._begin("codes", f"activations of layers {pair[0]} and {pair[1]}")
             permutations, costs = self._permutations(pair), self._chain[pair].pair_cost.numpy()
             inputs = {**self._inputs(pair, permutations), **tokens}
             a, b = self._sae(pair[0]), self._sae(pair[1])
             measure = partial(codes.measure_codes, selection, pair, a, b, permutations, costs, self._device)
             self._measure(f"codes-{pair_name(pair)}", inputs, measure)
             if isinstance(source, LanguageModel):
-                self._notify(f"loss with hidden states after layer {pair[1]} replaced")
+                self._begin("loss", f"loss with hidden states after layer {pair[1]} replaced")
                 measure = partial(loss.measure_loss, source, selection, pair, a, b, permutations, costs)
                 self._measure(f"loss-{pair_name(pair)}", inputs, measure)
         if not isinstance(source, LanguageModel):
             self.not_measured[loss.LOSS.name] = "no language model was given"
+
+    def texts(self, explanations: Mapping[int, Mapping[int, str]] | None) -> Mapping[int, Mapping[int, str]]:
+        """Return the explanations that were given, or else the labels that are stored next to the SAEs."""
+        return _labels_of(self._chain) if explanations is None else explanations
 
     def measure_meaning(
         self,
@@ -145,12 +183,12 @@ class Study:
         human: Mapping[PairOfFeatures, Grade] | None,
     ) -> None:
         """Measure grades of explanations. The results are not kept in the folder: a judge keeps its own answers."""
-        texts = _labels_of(self._chain) if explanations is None else explanations
+        texts = self.texts(explanations)
         if not texts:
             self.not_measured["judgements, meaning"] = "there are no explanations, and no labels next to the SAEs"
             return
         for pair in self._pairs:
-            self._notify(f"meaning of features in layers {pair[0]} and {pair[1]}")
+            self._begin("meaning", f"meaning of features in layers {pair[0]} and {pair[1]}")
             a, b = self._folded(pair[0]), self._folded(pair[1])
             with_errors = [
                 (permutation, weights.feature_errors(a, b, permutation.perm))
@@ -191,7 +229,16 @@ class Study:
         return {"version": saematch.__version__, "fold": self.fold, "inputs": inputs, "perms": perms}
 
     def _measure(self, name: str, inputs: Mapping[str, object], measure: Callable[[], Mapping[str, list[Row]]]) -> None:
-        self._add(self._ledger.measured(name, inputs, measure))
+        made = False
+
+        def make() -> Mapping[str, list[Row]]:
+            nonlocal made
+            made = True
+            return measure()
+
+        self._add(self._ledger.measured(name, inputs, make))
+        if not made:
+            self._schedule.skip()
 
     def _add(self, rows: Mapping[str, list[Row]]) -> None:
         for name, more in rows.items():
@@ -201,12 +248,22 @@ class Study:
         for (a, b), reason in chain.failures.items():
             self.not_measured[f"{name}, layers {a} and {b}"] = reason
 
-    def _notify(self, measurement: str, progress: Progress | None = None) -> None:
-        if self._progress is not None:
-            self._progress(measurement, progress)
+    def _begin(self, kind: str, name: str) -> Callable[[Progress], None]:
+        """Begin a measurement of a kind in the schedule, and return a listener for the run that it consists of."""
+        self._schedule.begin(kind)
+        self._notify(name, None)
+        return partial(self._notify, name)
 
-    def _listener(self, measurement: str) -> Callable[[Progress], None]:
-        return partial(self._notify, measurement)
+    def _baseline_listener(self, method: str) -> Callable[[Progress], None]:
+        return self._begin("baseline", f"baseline {method}: {ABOUT[method]}")
+
+    def _notify(self, name: str, run: Progress | None) -> None:
+        if self._progress is not None:
+            schedule = self._schedule
+            if run is not None and run.stage == "start" and run.finished == run.total:
+                schedule.skip()  # an earlier call has matched all pairs
+            left = schedule.seconds_left()
+            self._progress(Measurement(name, schedule.number, schedule.total, left, run))
 
 
 def _steps_of(chain: Chain) -> list[Pair]:

@@ -1,0 +1,53 @@
+"""An estimate of how long a run takes, from a trial on this machine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from saematch.matching.problem import RowProblem
+from saematch.runs.plan import Pair
+from saematch.runs.work import Key, Work
+
+_ROWS = 2048  # features of the trial
+_VALUES = 2**23  # numbers in the rows of the trial, at most, on each side
+
+
+def seconds_needed(work: Work, pairs: Sequence[Pair], devices: int = 1) -> float | None:
+    """Estimate how long matching these pairs takes on this machine, by matching random rows of the same width.
+
+    Passes take a time that is proportional to the number of all pairs of features, and everything else a time that is
+    proportional to the number of features. SAEs differ in how many passes they need, so that the true time may well be
+    half or twice as long. Reading the SAEs is not included.
+
+    Returns:
+        Seconds; None if no header can be read.
+    """
+    headers = {key: work.handle(key).header() for pair in pairs for key in work.keys(pair)}
+    shapes = []
+    for pair in pairs:
+        source, target = (headers[Key(*key)] for key in work.keys(pair))
+        if source is not None and target is not None:
+            shapes.append((source.F, target.F, work.comparison.width(source)))
+    if not shapes:
+        return None
+    # Match random rows twice: the first time, loops are compiled or loaded.
+    width = max(width for _, _, width in shapes)
+    rows = max(16, min(_ROWS, max(max(a, b) for a, b, _ in shapes), _VALUES // width))
+    rng = np.random.default_rng(0)
+    problem = RowProblem(rng.standard_normal((rows, width)), rng.standard_normal((rows, width)))
+    solver = replace(work.solver, progress=None, time_limit=None, max_rounds=None)
+    solver.run(problem)
+    began = time.perf_counter()
+    stages = solver.run(problem).stats["stages"]
+    seconds, passes = time.perf_counter() - began, stages.get("passes", 0.0)
+    # Scale both parts to each pair of layers.
+    limit = np.inf if work.solver.time_limit is None else work.solver.time_limit
+    needed = 0.0
+    for a, b, own_width in shapes:
+        scaled = passes * (a / rows) * (b / rows) * (own_width / width) + (seconds - passes) * max(a, b) / rows
+        needed += min(scaled, limit)
+    return needed / devices
