@@ -86,10 +86,13 @@ def test_a_suggested_limit_misplaces_the_fewest_pairs(planted):
     assert limits[2].max_cost is None  # no pair is above a cosine of 2
 
 
-def test_the_least_certain_pairs_have_the_least_margins():
+@pytest.mark.parametrize("max_cost", [None, 20.0])
+def test_the_least_certain_pairs_have_the_least_margins(max_cost):
     layers = sm.load_layers("sample?layer=8-9")
-    chain = sm.match_layers({layer: few(layers[layer]) for layer in layers})
-    exact = chain[8, 9].margins().exact(range(60))
+    chain = sm.match_layers({layer: few(layers[layer]) for layer in layers}, max_cost=max_cost)
+    matched = chain[8, 9].perm >= 0
+    assert matched.all() == (max_cost is None)
+    exact = chain[8, 9].margins().exact(matched)
     assert [one.margin for one in uncertain(chain, 5)] == pytest.approx(sorted(exact.tolist())[:5])
 
 
