@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import saematch as sm
+from saematch.cli.main import main
 from saematch.runs.folder import RunFolder
 from saematch.runs.locks import lock_run
 from saematch.storage.folders import folder_at
@@ -333,3 +334,29 @@ def test_interrupted_at_any_moment_it_says_so_in_a_line(model, tmp_path, after):
         assert errors.count("\n") == 1
     else:  # before the program had begun, while Python itself was starting
         assert after < 1
+
+
+def test_a_matching_that_is_missing_is_matched_again_as_the_message_says(tmp_path, capsys):
+    layers = sm.load_layers(write_model(tmp_path / "saes", layers=(1, 2, 3)))
+    run = tmp_path / "run"
+    sm.match_layers(layers, run)
+    file = run / "pairs" / "1-2.safetensors"
+    whole = file.read_bytes()
+    commands = (
+        ["path", str(run), "--layer", "1", "--feature", "0"],
+        ["report", str(run)],
+        ["export", str(run), "-o", str(tmp_path / "x.csv")],
+    )
+    for content in (None, whole[:-1]):
+        file.unlink(missing_ok=True)
+        if content is not None:
+            file.write_bytes(content)
+        for command in commands:
+            assert main(command) == 2
+            said = capsys.readouterr().err
+            assert f"{file}: " in said
+            assert "the same `saematch layers` command, or the same call of match_layers, computes it again" in said
+    assert main(["layers", str(tmp_path / "saes"), "-o", str(run), "--quiet"]) == 0
+    assert file.read_bytes() == whole
+    for command in commands:
+        assert main(command) == 0

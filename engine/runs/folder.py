@@ -13,7 +13,9 @@ import json
 import os
 import secrets
 import weakref
-from collections.abc import MutableMapping
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from typing_extensions import override
@@ -114,6 +116,19 @@ class RunFolder(Results):
             return False
         return True
 
+    @contextmanager
+    def _matching_file(self, pair: Pair) -> Iterator[Path]:
+        """Yield the path of the file of a matching on this machine. If it is missing or truncated, say what helps."""
+        try:
+            with self.folder.local(_matching_name(pair)) as path:
+                yield path
+        except MatchError as error:
+            if self._is_whole(pair):
+                raise
+            what = error if path.exists() else f"{path}: the matching of layers {pair[0]} and {pair[1]} is missing"
+            again = "the same `saematch layers` command, or the same call of match_layers, computes it again"
+            raise MatchError(f"{what}; {again}") from error
+
     @property
     @override
     def pairs(self) -> list[Pair]:
@@ -136,7 +151,7 @@ class RunFolder(Results):
 
         matching = self._cache.get(pair)
         if matching is None:
-            with self.folder.local(_matching_name(pair)) as path:
+            with self._matching_file(pair) as path:
                 matching = self._cache[pair] = Matching.load(path)
         return matching
 
@@ -149,7 +164,7 @@ class RunFolder(Results):
     @override
     def follow(self, pair: Pair, feature: int) -> FeaturePair:
         # Of a file on this machine, only the few bytes of this feature are read.
-        with self.folder.local(_matching_name(pair)) as path:
+        with self._matching_file(pair) as path:
             return read_pair(path, feature)
 
     @override
