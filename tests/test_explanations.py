@@ -47,7 +47,8 @@ def run(tmp_path_factory):
 
 
 def report(run, labels, *options):
-    return main(["report", str(run), "-o", str(labels.parent / "page.html"), "--labels", str(labels), *options])
+    page = ["-o", str(run.parent / "page.html"), "--overwrite"]
+    return main(["report", str(run), *page, "--labels", str(labels), *options])
 
 
 def test_what_a_sync_leaves_is_read(tmp_path, run, capsys):

@@ -60,6 +60,7 @@ def test_findings_add_up(run):
     costs[np.arange(12), perm] = np.inf
     np.testing.assert_array_equal(found["runner_up"], costs.argmin(axis=1))
     np.testing.assert_allclose(found["runner_up_cost"], costs.min(axis=1), rtol=1e-12)
+    np.testing.assert_array_equal(perm.numpy()[found["runner_up_taken_by"]], found["runner_up"])
     np.testing.assert_array_equal(found["margin"], chain[1, 2].margins().bound)
     np.testing.assert_array_equal(found["margin_exact"], chain[1, 2].margins().is_exact)
 
@@ -162,6 +163,9 @@ def test_features_without_a_partner_and_two_sets(tmp_path):
         write_npz(tmp_path / name / "layer_1", made_up(F, seed=seed))
     sm.match_layers(sm.load_layers(tmp_path / "a"), tmp_path / "run", against=sm.load_layers(tmp_path / "b"))
     table = pyarrow.parquet.read_table(exported(tmp_path / "run", tmp_path / "x.parquet", "--margins")).to_pydict()
+    taken = [row for row in zip(table["runner_up"], table["runner_up_taken_by"], strict=True) if row[1] >= 0]
+    assert len(taken) == 12  # all nine targets have a partner
+    assert all(table["partner"][holder] == runner_up for runner_up, holder in taken)
     alone = [at for at, partner in enumerate(table["partner"]) if partner < 0]
     assert len(alone) == 3
     assert [table["cosine"][at] for at in alone] == [None] * 3

@@ -8,6 +8,8 @@ import re
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ import pytest
 import saematch as sm
 from browser import browser, findings_of_axe, needs_browser, page_at, rows_of, until
 from saematch.cli.main import main
+from saematch.options import Side
 from saematch.report import Contents, Server, write_report
 from saes import made_up, write_model, write_npz
 
@@ -208,15 +211,165 @@ def test_what_is_odd_is_shown_as_what_it_is(opened, odd):
         assert HOSTILE[0] in page.inner_text("#feature")
 
 
-@needs_browser
-def test_two_sets_of_saes_have_steps_and_no_paths(opened, tmp_path):
+@pytest.fixture
+def two(tmp_path):
+    """Write two sets of SAEs with labels, of which only the features 0 to 8 of both sets share a number, and a run."""
     for name, F, seed in (("a", 12, 1), ("b", 9, 2)):
-        write_npz(tmp_path / name / "layer_1", made_up(F, seed=seed))
+        folder = write_npz(tmp_path / name / "layer_1", made_up(F, seed=seed))
+        rows = [{"feature": feature, "tokens": [f"{name}{feature}"]} for feature in range(F)]
+        (folder / "labels.json").write_text(json.dumps({"features": rows}))
     sm.match_layers(sm.load_layers(tmp_path / "a"), tmp_path / "run", against=sm.load_layers(tmp_path / "b"))
-    assert main(["report", str(tmp_path / "run")]) == 0
-    with page_at(opened, f"{(tmp_path / 'run' / 'report.html').as_uri()}#view=explorer") as page:
-        page.wait_for_selector("#table td button")
-        assert [row[2] for row in rows_of(page, "#table")].count("none") == 3
+    return tmp_path / "run"
+
+
+@needs_browser
+@pytest.mark.parametrize("served", [False, True])
+def test_a_partner_of_a_second_set_of_saes_is_found_in_that_set(opened, two, served):
+    perm = sm.Chain.load(two)[1, 1].perm.tolist()
+    feature = next(feature for feature in range(12) if perm[feature] not in (-1, feature))
+    contents = Contents(sm.Chain.load(two), margins=True)
+    write_report(contents, two / "report.html")
+    with serving(contents) as running:
+        address = running.address if served else (two / "report.html").as_uri()
+        with page_at(opened, f"{address}#view=explorer") as page:
+            page.wait_for_selector("#table td button")
+            rows = rows_of(page, "#table")
+            assert [row[2] for row in rows].count("none") == 3
+            assert [row[3] for row in rows] == [f"b{partner}" if partner >= 0 else "" for partner in perm]
+            page.click(f"#table tbody tr:nth-child({feature + 1}) td:nth-child(3) button")
+            page.wait_for_selector("#feature:not([hidden])")
+            expected = [
+                ["second", "1", f"{perm[feature]}", f"b{perm[feature]}"],
+                ["first", "1", f"{feature}", f"a{feature}"],
+            ]
+            assert [row[:4] for row in rows_of(page, "#feature")] == expected
+            assert page.inner_text("#feature-title") == f"Layer 1 of the second set, feature {perm[feature]}"
+            page.click("#feature >> text=Add to flow")
+            page.wait_for_selector("#flow svg")
+            link = page.url
+            page.click("#feature tbody tr:nth-child(2) button")
+            until(
+                page,
+                f"document.getElementById('feature-title').innerText === 'Layer 1 of the first set, feature {feature}'",
+            )
+            assert [row[:4] for row in rows_of(page, "#feature")] == expected[::-1]
+            page.click("text=Overview")
+            assert [row[:3] for row in rows_of(page, "#inputs")] == [["first", "1", "12"], ["second", "1", "9"]]
+        with page_at(opened, link) as page:
+            page.wait_for_selector("#flow svg")
+            assert page.inner_text("#feature-title") == f"Layer 1 of the second set, feature {perm[feature]}"
+
+
+def test_a_second_set_of_saes_that_has_moved_is_given(two, tmp_path):
+    (tmp_path / "b").rename(tmp_path / "moved")
+    for given, reason in (
+        (["--inputs", "a"], "no longer where the run found them"),
+        (["--against", "moved"], None),
+        (["--against", "a"], "has changed since the run"),
+    ):
+        assert main(["report", str(two), "--overwrite", given[0], str(tmp_path / given[1])]) == 0
+        without = summary_of(two / "report.html")["without_saes"]
+        assert without is None if reason is None else reason in without
+
+
+@needs_browser
+def test_the_cheapest_other_target_is_shown_with_the_feature_that_has_it(opened, report):
+    """It costs less than the partner for many features, so that it would mislead as a next best partner."""
+    columns = Contents(sm.Chain.load(report.parent), margins=True).columns((8, 9))
+    cheaper = np.nonzero(columns["runner_up_cost"] < columns["cost"])[0]
+    assert len(cheaper) > 100
+    feature = int(cheaper[0])
+    other, holder = (int(columns[name][feature]) for name in ("runner_up", "runner_up_taken_by"))
+    assert int(columns["partner"][holder]) == other
+    with page_at(opened, f"{report.as_uri()}#view=explorer&pair=8-9&index={feature}&layer=8&feature={feature}") as page:
+        page.wait_for_selector("#feature:not([hidden])")
+        said = f"9 / {other:,} costs {columns['runner_up_cost'][feature]:.4g}, taken by 8 / {holder:,}"
+        assert said in rows_of(page, "#table")[0]
+        assert said in rows_of(page, "#feature")[1]
+
+
+@needs_browser
+def test_a_link_to_what_the_run_does_not_have_says_so(opened, report):
+    wrong = ["pair=99-1", "layer=8", "feature=5000", "chosen=8:17,7:1", "sort=nothing", "cost-from=x", "theme=red"]
+    with page_at(opened, f"{report.as_uri()}#view=explorer&{'&'.join(wrong)}") as page:
+        said = page.inner_text("#notices")
+        assert "asks for what this run does not have" in said
+        assert [each for each in wrong if each not in said] == []
+        assert page.inner_text("#found") == "1,024 of 1,024 features"
+        page.evaluate("location.hash = 'view=explorer&layer=x&feature=1'")
+        until(page, "document.getElementById('notices').innerText.includes('layer=x, feature=1')")
+        page.evaluate("location.hash = 'view=explorer&layer=8&feature=1'")
+        page.wait_for_selector("#feature:not([hidden])")
+        assert page.is_hidden("#notices")
+
+
+def summary_of(page):
+    return json.loads(page.read_text(encoding="utf-8").rpartition('id="summary">')[2].partition("</script>")[0])
+
+
+def test_a_page_and_an_export_do_not_say_where_the_saes_are_on_this_machine(tmp_path):
+    saes = write_model(tmp_path / "my saes", layers=(1, 2, 3))
+    (saes / "layer_04").mkdir()
+    (saes / "layer_04" / "params.npz").write_bytes(b"nothing")
+    sm.match_layers(sm.load_layers(f"{saes}/layer_{{layer}}/*"), tmp_path / "run", progress=lambda _: None)
+    assert main(["report", str(tmp_path / "run")]) == 3
+    assert main(["export", str(tmp_path / "run"), "-o", str(tmp_path / "x.json")]) == 3
+    assert main(["export", str(tmp_path / "run"), "-o", str(tmp_path / "x.graphml")]) == 3
+    for file in (tmp_path / "run" / "report.html", tmp_path / "x.json", tmp_path / "x.graphml"):
+        text = file.read_text(encoding="utf-8")
+        assert str(tmp_path) not in text
+        assert tmp_path.name not in text
+    summary = summary_of(tmp_path / "run" / "report.html")
+    assert summary["run"]["source"] == "my saes/layer_{layer}/*"
+    assert summary["folder"] == "run"
+    assert [layer["path"] for layer in summary["layers"]] == [
+        f"my saes/layer_0{layer}/params.npz" for layer in (1, 2, 3)
+    ]
+    assert summary["failures"][0]["reason"].startswith("my saes/layer_04/params.npz: ")
+    saes.rename(tmp_path / "moved")
+    assert str(tmp_path) not in str(Contents(sm.Chain.load(tmp_path / "run")).summary())
+
+
+def test_a_page_is_replaced_only_on_request(tmp_path, capsys):
+    run = tmp_path / "run"
+    sm.match_layers(sm.load_layers(write_model(tmp_path / "saes", layers=(1, 2))), run)
+    assert main(["report", str(run), "--margins"]) == 0
+    before = (run / "report.html").read_bytes()
+    assert main(["report", str(run)]) == 2
+    assert (
+        "exists already; choose another name, or replace it with --overwrite (and --margins, to keep its margins)"
+        in (capsys.readouterr().err)
+    )
+    assert (run / "report.html").read_bytes() == before
+    assert main(["report", str(run), "--overwrite"]) == 0
+    assert "margin" not in summary_of(run / "report.html")["pairs"][0]["columns"]
+    assert main(["report", str(run)]) == 2
+    assert "--margins" not in capsys.readouterr().err
+
+
+@needs_browser
+def test_a_quick_list_has_every_feature_of_the_chosen_paths(opened, report):
+    contents = Contents(sm.Chain.load(report.parent), weights=False, neuronpedia="m/{layer}-res-1k")
+    page_of = report.with_name("lists.html")
+    write_report(contents, page_of)
+    path = contents.chain.path(8, 384)
+    with page_at(opened, f"{page_of.as_uri()}#view=explorer&chosen=10:{path[2].feature},8:384") as page:
+        page.wait_for_selector("#flow a")
+        (link,) = page.eval_on_selector_all("#flow a", "links => links.map(link => link.href)")
+        listed = json.loads(parse_qs(urlsplit(link).query)["features"][0])
+        assert listed == [
+            {"modelId": "m", "layer": f"{step.layer}-res-1k", "index": str(step.feature)} for step in path
+        ]
+
+
+@pytest.mark.parametrize(
+    "address", ["gemma", "m/res-16k", "m/{layers}-res", "a/b/{layer}-res", "m/7-res", "https://m/{layer}-x", ""]
+)
+def test_what_is_no_address_on_neuronpedia_is_refused(report, capsys, address):
+    assert main(["report", str(report.parent), "--overwrite", "--neuronpedia", address]) == 2
+    assert f"--neuronpedia '{address}': not the address of SAEs of this run" in capsys.readouterr().err
+    one = Contents(sm.Chain.load(report.parent), weights=False, neuronpedia="m/9-res").summary()["layers"]
+    assert [layer["neuronpedia"] for layer in one] == [None, "m/9-res", None, None, None, None]
 
 
 @needs_browser
@@ -294,6 +447,47 @@ def test_the_page_of_a_run_in_a_store_is_written_where_it_is_said(capsys):
     assert "give -o FILE" in capsys.readouterr().err
 
 
+def test_labels_of_a_labels_json_are_shown_wherever_labels_are(report, tmp_path, capsys):
+    rows = [{"feature": 384, "tokens": ["May", "June"]}, {"feature": 5, "tokens": []}]
+    own, folder = tmp_path / "labels.json", tmp_path / "mine" / "layer_9"
+    own.write_text(json.dumps({"layer": 8, "features": rows}))
+    folder.mkdir(parents=True)
+    (folder / "labels.json").write_text(json.dumps({"features": [{"feature": 455, "tokens": ["July"]}]}))
+    run = str(report.parent)
+    for path, labels in ((own, ["May, June", None]), (tmp_path, ["May, June", "July"])):
+        assert main(["path", run, "--layer", "8", "--feature", "384", "--json", "--labels", str(path)]) == 0
+        assert [step["label"] for step in json.loads(capsys.readouterr().out.splitlines()[-1])["path"]][:2] == labels
+        assert main(["export", run, "-o", str(tmp_path / "x.csv"), "--overwrite", "--labels", str(path)]) == 0
+        with (tmp_path / "x.csv").open(newline="") as file:
+            row = next(row for row in csv.DictReader(file) if row["feature"] == "384")
+        assert [row["label"], row["partner_label"]] == [label or "" for label in labels]
+        assert main(["report", run, "-o", str(tmp_path / "x.html"), "--overwrite", "--labels", str(path)]) == 0
+        assert ('id="labels-0-9"' in (tmp_path / "x.html").read_text()) == (labels[1] is not None)
+    own.write_text(json.dumps({"features": rows}))
+    assert main(["path", run, "--layer", "8", "--feature", "384", "--labels", str(own)]) == 2
+    assert "of which layer its labels are is not known" in capsys.readouterr().err
+    own.write_text(json.dumps({"layer": 8, "features": [{"feature": 1024, "tokens": ["a"]}]}))
+    assert main(["path", run, "--layer", "8", "--feature", "384", "--labels", str(own)]) == 2
+    assert "features that its SAE does not have, the first of feature 1024 of 1024" in capsys.readouterr().err
+
+
+def test_labels_of_a_second_set_are_given(two, tmp_path, capsys):
+    (tmp_path / "own.jsonl").write_text('{"layer": "1-res", "feature": 8, "explanation": "names of rivers"}\n')
+    command = ["export", str(two), "-o", str(tmp_path / "x.json"), "--overwrite"]
+    assert main([*command, "--against-labels", str(tmp_path / "own.jsonl")]) == 0
+    table = json.loads((tmp_path / "x.json").read_text())["pairs"][0]
+    assert table["partner_label"] == ["names of rivers" if partner == 8 else None for partner in table["partner"]]
+    assert table["label"] == [f"a{feature}" for feature in range(12)]
+    (tmp_path / "own.jsonl").write_text(
+        "".join(f'{{"layer": "1-{name}", "feature": 8, "explanation": "x"}}\n' for name in ("res", "att"))
+    )
+    capsys.readouterr()
+    assert main([*command, "--against-labels", str(tmp_path / "own.jsonl")]) == 2
+    assert "choose one: --against-neuronpedia '{layer}-res'" in capsys.readouterr().err
+    with pytest.raises(sm.MatchError, match="has only one set"):
+        sm.match_layers(sm.load_layers("sample?layer=8-9")).labelled({8: {0: "x"}}, Side.TARGET)
+
+
 def test_labels_from_elsewhere_and_an_evaluation(report, tmp_path):
     (tmp_path / "labels.jsonl").write_text('{"layer": 8, "feature": 3, "explanation": "names of rivers"}\n')
     contents = Contents(sm.Chain.load(report.parent), labels={8: {3: "names of rivers"}})
@@ -310,14 +504,22 @@ def test_labels_from_elsewhere_and_an_evaluation(report, tmp_path):
 # ---- saematch serve
 
 
-@pytest.fixture(scope="module")
-def server(report):
-    with Server(Contents(sm.Chain.load(report.parent), weights=False)) as running:
+@contextmanager
+def serving(contents, host="127.0.0.1"):
+    with Server(contents, host) as running:
         thread = threading.Thread(target=running.serve_forever)
         thread.start()
+        try:
+            yield running
+        finally:
+            running.shutdown()
+            thread.join()
+
+
+@pytest.fixture(scope="module")
+def server(report):
+    with serving(Contents(sm.Chain.load(report.parent), weights=False)) as running:
         yield running
-        running.shutdown()
-        thread.join()
 
 
 def ask(server, path, **headers):
@@ -350,7 +552,7 @@ def test_a_served_path_goes_back_along_the_steps_of_paths(tmp_path):
 
 
 def test_a_hundred_requests_at_once(server):
-    asked = ["/data/8/9?first=0", "/labels/8", "/path/8/384", "/"] * 25
+    asked = ["/data/8/9?first=0", "/labels/0/8", "/path/8/384", "/"] * 25
     with ThreadPoolExecutor(100) as pool:
         answers = list(pool.map(lambda path: ask(server, path), asked))
     assert {status for status, _ in answers} == {200}
@@ -368,8 +570,9 @@ def test_a_hundred_requests_at_once(server):
         "/data/8/9?first=99999999999999999999",
         "/data/8/13?first=0",
         "/data/8",
-        "/labels/x",
-        "/labels/8/9",
+        "/labels/0/x",
+        "/labels/8",
+        "/labels/2/8",
         "/path/8/1024",
         "/path/99/1",
         "/nothing",
@@ -389,17 +592,11 @@ def test_names_that_lead_here_from_elsewhere_are_refused(server):
 
 
 def test_other_addresses_than_loopback_need_the_token(report):
-    with Server(Contents(sm.Chain.load(report.parent), weights=False), "0.0.0.0") as running:
-        thread = threading.Thread(target=running.serve_forever)
-        thread.start()
-        try:
-            assert ask(running, "/")[0] == 403
-            assert ask(running, "/data/8/9?first=0&token=wrong")[0] == 403
-            assert ask(running, f"/data/8/9?first=0&token={running.token}")[0] == 200
-            assert running.address.endswith(f"?token={running.token}")
-        finally:
-            running.shutdown()
-            thread.join()
+    with serving(Contents(sm.Chain.load(report.parent), weights=False), "0.0.0.0") as running:
+        assert ask(running, "/")[0] == 403
+        assert ask(running, "/data/8/9?first=0&token=wrong")[0] == 403
+        assert ask(running, f"/data/8/9?first=0&token={running.token}")[0] == 200
+        assert running.address.endswith(f"?token={running.token}")
 
 
 def test_a_port_that_is_taken_is_named(server, report, capsys):

@@ -15,6 +15,7 @@ from xml.sax.saxutils import escape, quoteattr
 import numpy as np
 
 from saematch.analysis.findings import DEFINITIONS, Columns, Findings
+from saematch.analysis.shareable import Shareable
 from saematch.errors import MatchError
 from saematch.options import Side, TableFormat, names
 from saematch.runs.chain import Chain
@@ -31,8 +32,8 @@ EXPORT_COLUMNS = {
     "label": "label of the feature: what the feature fires on",
     "partner_label": "label of the partner",
 }
-_INTEGERS = {"source", "target", "feature", "partner", "runner_up", "margin_exact", "tied"}
-_EDGE_COLUMNS = [name for name in DEFINITIONS if name not in ("partner", "runner_up", "runner_up_cost")]
+_INTEGERS = {"source", "target", "feature", "partner", "runner_up", "runner_up_taken_by", "margin_exact", "tied"}
+_EDGE_COLUMNS = [name for name in DEFINITIONS if name != "partner" and not name.startswith("runner_up")]
 _NOT_IN_XML = dict.fromkeys((*range(9), 11, 12, *range(14, 32), 0xFFFE, 0xFFFF, *range(0xD800, 0xE000)), "\ufffd")
 PairTable = dict[str, list[Any]]  # the columns of one pair
 
@@ -120,7 +121,7 @@ def _table(chain: Chain, pair: Pair, columns: Columns, max_cost: float, min_cosi
     for name in ("margin_exact", "tied"):
         table[name] = [None if value is None else int(value) for value in table[name]]
     labels = chain.labels(pair[0])
-    partner_labels = {} if chain.of_two_sets else chain.labels(pair[1])  # a second set of SAEs has no labels
+    partner_labels = chain.labels(pair[1], Side.TARGET)
     table["label"] = [labels.get(feature) for feature in table["feature"]]
     table["partner_label"] = [partner_labels.get(partner) if partner >= 0 else None for partner in table["partner"]]
     return table
@@ -221,11 +222,13 @@ def _escaped(text: str) -> str:
 
 
 def _provenance(chain: Chain) -> dict[str, Any]:
-    """Return what was matched, how, and with which versions."""
+    """Return what was matched, how, and with which versions; paths are without the folders of this machine."""
     inputs: dict[str, Any] = {}
     for pair in chain:
         records = chain.pair_record(pair).get("inputs", ())
         for side, layer, record in zip(Side, pair, records, strict=False):
             inputs[f"{side.name.lower()} {layer}"] = record
     known = ("id", "source", "against", "options", "versions", "machine")
-    return {"run": {name: chain.record.get(name) for name in known}, "inputs": inputs}
+    content: dict[str, Any] = {"run": {name: chain.record.get(name) for name in known}, "inputs": inputs}
+    shareable: dict[str, Any] = Shareable(chain).content(content)
+    return shareable

@@ -38,10 +38,12 @@ DEFINITIONS = {
     "margin_exact is 0",
     "margin_exact": "1 if the margin is exact; 0 if it is a proved lower bound",
     "tied": "1 if the feature could have another partner at the same total cost, within rounding; otherwise 0",
-    "runner_up": "number of the cheapest target feature other than the partner",
+    "runner_up": "number of the cheapest target feature other than the partner; it costs less than the partner where "
+    "the smallest sum of all costs needs it for another feature",
     "runner_up_cost": "cost of the pair of the feature and its runner-up",
+    "runner_up_taken_by": "number of the source feature that the runner-up is matched with; -1 if it has none",
 }
-MARGIN_COLUMNS = ("margin", "margin_exact", "tied", "runner_up", "runner_up_cost")
+MARGIN_COLUMNS = ("margin", "margin_exact", "tied", "runner_up", "runner_up_cost", "runner_up_taken_by")
 Columns = dict[str, NDArray[Any]]
 
 
@@ -117,9 +119,9 @@ class Findings:
             absent |= set(MARGIN_COLUMNS)
         return [name for name in DEFINITIONS if name not in absent]
 
-    def source(self, layer: int) -> SAE | None:
-        """Return the SAE of a source layer, or None if it cannot be read."""
-        opened = self._layer(layer, Side.SOURCE)
+    def sae(self, layer: int, side: Side = Side.SOURCE) -> SAE | None:
+        """Return the SAE of a layer, or None if it cannot be read."""
+        opened = self._layer(layer, side)
         return None if opened is None else opened.sae
 
     def layers(self, pair: Pair) -> tuple[OpenedLayer, OpenedLayer] | None:
@@ -156,6 +158,9 @@ class Findings:
 def _runners_up(solver: Solver, problem: RowProblem, perm: Indices) -> Columns:
     """Return the columns of the runner-up: for each feature, the cheapest target feature other than its partner.
 
+    The runner-up is not the next partner that the feature would get: it costs less than the partner wherever the
+    optimum gives the target to another feature, which is named.
+
     A pass over all pairs in float32, which ranks pairs more finely than int8, lists the two cheapest target features of
     each feature, at least one of which is not the partner. The costs of the listed pairs are computed again in float64.
 
@@ -174,4 +179,7 @@ def _runners_up(solver: Solver, problem: RowProblem, perm: Indices) -> Columns:
         others = np.where(candidates == perm, -1, candidates)
         costs = np.where(others >= 0, problem.pair_cost(others), np.inf)
         best, least = np.where(costs < least, others, best), np.minimum(costs, least)
-    return {"runner_up": best, "runner_up_cost": least}
+    matched = np.nonzero(perm >= 0)[0]
+    source_of = np.full(cost.shape[1] + 1, -1)  # the last entry is for features without a runner-up, whose `best` is -1
+    source_of[perm[matched]] = matched
+    return {"runner_up": best, "runner_up_cost": least, "runner_up_taken_by": source_of[best]}

@@ -8,7 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from saematch.cli.common import DONE, UNFINISHED, check_output, print_json
-from saematch.cli.groups import add_inputs, add_json, add_margins, add_overwrite, add_run, chain_of
+from saematch.cli.groups import (
+    add_inputs,
+    add_json,
+    add_labels,
+    add_margins,
+    add_overwrite,
+    add_run,
+    chain_of,
+    labelled,
+)
 from saematch.cli.parser import as_path
 from saematch.cli.terminal import status_line
 
@@ -41,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_margins(parser)
     add_inputs(parser)
     add_json(parser)
+    add_labels(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -48,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
     from saematch.analysis.export import export
 
     check_output(options.output, options.overwrite)
-    chain = chain_of(options)
+    chain = labelled(chain_of(options), options)
     suffix: Any = Path(options.output).suffix.removeprefix(".")
     format = suffix if options.format is None else options.format
     with status_line(options.json) as show:

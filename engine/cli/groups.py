@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from saematch.cli.parser import as_parts, as_path, as_weights
 from saematch.cli.terminal import print_remarks
-from saematch.options import Metric
+from saematch.errors import MatchError
+from saematch.options import Metric, Side
 from saematch.options import names as names_of
 
 if TYPE_CHECKING:
@@ -35,8 +36,9 @@ def add_run(parser: argparse.ArgumentParser) -> None:
 
 
 def add_inputs(parser: argparse.ArgumentParser) -> None:
-    """Add the option that says where the SAEs of a run are now."""
+    """Add the options that say where the SAEs of a run are now."""
     parser.add_argument("--inputs", metavar="SOURCE", help="the SAEs of the run, if they have moved since the run")
+    parser.add_argument("--against", metavar="SOURCE", help="the second set of a run of two, if it has moved")
 
 
 def add_margins(parser: argparse.ArgumentParser) -> None:
@@ -115,21 +117,35 @@ def add_method(parser: argparse.ArgumentParser) -> None:
 
 def add_page(parser: argparse.ArgumentParser) -> None:
     """Add the options that say what the page of a run shows besides the run, see `contents_of`."""
-    group = parser.add_argument_group("contents of the page")
-    group.add_argument(
-        "--labels", metavar="PATH", type=as_path, help="explanations: a .jsonl file, a folder of them, or of exports"
-    )
-    group.add_argument(
+    parser.add_argument(
         "--evaluation",
         metavar="DIR",
         type=as_path,
         help="output of 'saematch evaluate' (default: RUN/evaluation if that folder exists)",
+    )
+    add_labels(parser)
+
+
+def add_labels(parser: argparse.ArgumentParser, two_sets: bool = True) -> None:
+    """Add the options that say where labels of features are, also those of a second set of SAEs; see `labelled`."""
+    group = parser.add_argument_group("labels of features")
+    group.add_argument(
+        "--labels",
+        metavar="PATH",
+        type=as_path,
+        help="a labels.json or .jsonl file, a folder of them, or Neuronpedia's exports (default: labels.json next to "
+        "each SAE)",
     )
     group.add_argument(
         "--neuronpedia",
         metavar="ID",
         help="address of the SAEs on Neuronpedia, like gemma-2-2b/{layer}-gemmascope-res-16k",
     )
+    group.set_defaults(against_labels=None, against_neuronpedia=None)
+    if not two_sets:
+        return
+    group.add_argument("--against-labels", metavar="PATH", type=as_path, help="--labels for a second set of SAEs")
+    group.add_argument("--against-neuronpedia", metavar="ID", help="--neuronpedia for a second set of SAEs")
 
 
 def comparison_of(options: argparse.Namespace) -> dict[str, Any]:
@@ -148,11 +164,32 @@ def chain_of(options: argparse.Namespace) -> Chain:
     """Return the chain of the run that `add_run` names, with the SAEs that `add_inputs` names."""
     from saematch.runs.chain import Chain
 
-    if options.inputs is None:
+    if options.inputs is None and options.against is None:
         return Chain.load(options.run_folder)
     from saematch.sources import load_layers  # which imports torch, and that takes seconds
 
-    return Chain.load(options.run_folder, load_layers(options.inputs))
+    moved = (None if source is None else load_layers(source) for source in (options.inputs, options.against))
+    return Chain.load(options.run_folder, *moved)
+
+
+def labelled(chain: Chain, options: argparse.Namespace) -> Chain:
+    """Return a chain with the labels that the options of `add_labels` name; remark on stderr whose labels they are."""
+    for side, path, source in (
+        (Side.SOURCE, options.labels, options.neuronpedia),
+        (Side.TARGET, options.against_labels, options.against_neuronpedia),
+    ):
+        if path is None:
+            continue
+        from saematch.evaluation.explanations import explanations_of
+
+        try:
+            explained = explanations_of(chain, path, source, side)
+        except MatchError as error:  # its advice is to choose a source=, by the flag of this set
+            flag = "neuronpedia=" if side == Side.SOURCE else "against_neuronpedia="
+            raise MatchError(str(error).replace("source=", flag)) from error
+        print_remarks(explained.about)
+        chain = chain.labelled(explained.texts, side)
+    return chain
 
 
 def contents_of(options: argparse.Namespace, weights: bool) -> Contents:
@@ -161,22 +198,23 @@ def contents_of(options: argparse.Namespace, weights: bool) -> Contents:
     Args:
         weights: whether the page shows what is computed from the weights of the SAEs.
     """
-    from saematch.evaluation.explanations import explanations_of
     from saematch.report import Contents
 
-    chain = chain_of(options)
+    chain = labelled(chain_of(options), options)
     evaluation = options.evaluation
     default = Path(options.run_folder) / "evaluation"
     if evaluation is None and (default / "tables.json").is_file():
         evaluation = default
-    explained = None if options.labels is None else explanations_of(chain, options.labels, options.neuronpedia)
-    if explained is not None:
-        print_remarks(explained.about)
     return Contents(
         chain,
-        labels=None if explained is None else explained.texts,
         margins=options.margins,
         evaluation=evaluation,
-        neuronpedia=options.neuronpedia,
+        neuronpedia=_address(options.neuronpedia, options.labels),
+        against_neuronpedia=_address(options.against_neuronpedia, options.against_labels),
         weights=weights,
     )
+
+
+def _address(given: str | None, labels: str | None) -> str | None:
+    """Return an address on Neuronpedia; None for the name of a source without its model, which only chooses labels."""
+    return None if given is not None and labels is not None and "/" not in given else given

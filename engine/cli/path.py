@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from saematch.cli.common import DONE, INCOMPLETE, UNFINISHED, print_json
-from saematch.cli.groups import add_inputs, add_json, add_run, chain_of
+from saematch.cli.groups import add_inputs, add_json, add_labels, add_run, chain_of, labelled
 from saematch.cli.terminal import print_legend, print_path, status_line
 
 HELP = "follow a feature through the layers of a run"
@@ -23,11 +23,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_inputs(parser)
     add_json(parser)
+    add_labels(parser, two_sets=False)
 
 
 def run(options: argparse.Namespace) -> int:
     """Print the path of a feature."""
-    chain = chain_of(options)
+    chain = labelled(chain_of(options), options)
     with status_line(options.json) as show:
         show("margins of each step" if options.margins else "")
         path = chain.path(options.layer, options.feature, margins=options.margins)

@@ -6,8 +6,8 @@ import argparse
 import webbrowser
 from pathlib import Path
 
-from saematch.cli.common import DONE, UNFINISHED, print_json
-from saematch.cli.groups import add_inputs, add_json, add_margins, add_page, add_run, contents_of
+from saematch.cli.common import DONE, UNFINISHED, check_output, print_json
+from saematch.cli.groups import add_inputs, add_json, add_margins, add_overwrite, add_page, add_run, contents_of
 from saematch.cli.parser import as_path
 from saematch.cli.terminal import status_line
 from saematch.errors import MatchError
@@ -24,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--output", metavar="FILE", type=as_path, help="the page to write (default: RUN/report.html)"
     )
+    add_overwrite(parser)
     add_inputs(parser)
     add_margins(parser)
     parser.add_argument("--open", action="store_true", help="open the page in the browser of this machine")
@@ -38,6 +39,7 @@ def run(options: argparse.Namespace) -> int:
     if options.output is None and "://" in options.run_folder:
         raise MatchError("the page of a run in a store is written to this machine; give -o FILE")
     output = Path(options.run_folder) / "report.html" if options.output is None else Path(options.output)
+    _check_page(output, options)
     contents = contents_of(options, weights=True)
     with status_line(options.json) as show:
         write_report(contents, output, show.counted(len(contents.chain)))
@@ -49,3 +51,14 @@ def run(options: argparse.Namespace) -> int:
     if options.open:
         webbrowser.open(output.absolute().as_uri())
     return DONE if contents.chain.complete else UNFINISHED
+
+
+def _check_page(output: Path, options: argparse.Namespace) -> None:
+    """Check that the page can be written, and that margins, which took time to compute, are not dropped unsaid."""
+    try:
+        check_output(str(output), options.overwrite)
+    except MatchError as error:
+        from saematch.report.page import has_margins
+
+        keep = " (and --margins, to keep its margins)" if not options.margins and has_margins(output) else ""
+        raise MatchError(f"{error}{keep}") from error

@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from saematch.cli.common import DONE, INCOMPLETE, UNFINISHED, print_json
-from saematch.cli.groups import add_inputs, add_json, add_run, chain_of
+from saematch.cli.groups import add_inputs, add_json, add_labels, add_run, chain_of, labelled
 from saematch.cli.terminal import print_legend, print_ranked, status_line, table
 from saematch.errors import MatchError
 from saematch.text import printable, shorten
@@ -44,11 +44,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_inputs(parser)
     add_json(parser)
+    add_labels(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """List features that stand out."""
-    chain = chain_of(options)
+    chain = labelled(chain_of(options), options)
     if options.alike is not None or options.uncertain is not None:
         _list_pairs(options, chain)
     else:

@@ -11,7 +11,6 @@ import torch
 
 from saematch.analysis.tables import Table
 from saematch.evaluation.activations import OUTLIERS, ActivationSource
-from saematch.evaluation.explanations import checked_explanations
 from saematch.evaluation.meaning import JUDGED, Grade, Judge, PairOfFeatures, TokenOverlap
 from saematch.evaluation.model import LanguageModel
 from saematch.evaluation.schedule import Measurement
@@ -20,6 +19,7 @@ from saematch.numeric.numbers import checked_count, checked_number
 from saematch.numeric.threads import torch_threads
 from saematch.options import FoldName
 from saematch.runs.chain import Chain
+from saematch.runs.labels import checked_labels
 from saematch.storage.folders import LocalFolder
 from saematch.text import html_table
 
@@ -119,7 +119,7 @@ def evaluate(
         >>> "explained_variance" in skipped  # it needs activations
         True
     """
-    explanations = None if explanations is None else checked_explanations(explanations, chain)
+    explanations = None if explanations is None else checked_labels(explanations, chain)
     judged = checked_count(judged, 0, f"judged is {judged!r:.40}; give the number of pairs of features to judge")
     if distance is not None:
         distance = checked_count(distance, 0, f"distance is {distance!r:.40}; give a number of steps of the run")

@@ -1,4 +1,4 @@
-"""Files of explanations: lines of one's own, or the folders that Neuronpedia exports."""
+"""Files of explanations: lines of one's own, `labels.json` of SAEs, or the folders that Neuronpedia exports."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from saematch.errors import MatchError, refusals
+from saematch.numeric.numbers import whole_number
+from saematch.sources.labels import read_all_labels
+from saematch.sources.stored import layer_in
 from saematch.storage.reading import refuse_pointer_at
 from saematch.text import well_formed
 
@@ -38,7 +41,7 @@ def find_files(root: Path, shown: str) -> tuple[list[Path], int]:
     """Find the files that may hold explanations, in a folder or as a single file.
 
     In a folder of exports, these are the files in folders whose name starts with `explanations`; in other folders, all
-    `.jsonl` and `.jsonl.gz` files.
+    `.jsonl`, `.jsonl.gz` and `labels.json` files.
 
     Args:
         root: the file or folder.
@@ -53,7 +56,7 @@ def find_files(root: Path, shown: str) -> tuple[list[Path], int]:
     _check_file_or_folder(root, shown)
     if root.is_file():
         return [root], 0
-    files = sorted([*root.rglob("*.jsonl"), *root.rglob("*.jsonl.gz")])
+    files = sorted(file for name in ("*.jsonl", "*.jsonl.gz", "labels.json") for file in root.rglob(name))
     exports = {_export_of(file, root) for file in files} - {None}
     chosen = [file for file in files if _export_of(file, root) is not None or exports.isdisjoint(file.parents)]
     return chosen, len(files) - len(chosen)
@@ -67,6 +70,8 @@ def read_file(file: Path, root: Path) -> list[Explanation] | None:
     Raises:
         MatchError: if the file cannot be read, or if only some of its lines are explanations.
     """
+    if file.suffix == ".json":
+        return _labels(file)
     explanations, wrong_line = _parsed(file)
     if wrong_line is None:
         return explanations
@@ -113,6 +118,15 @@ def _parsed(file: Path) -> tuple[list[Explanation], int | None]:
         except (KeyError, ValueError):
             wrong_line = number if wrong_line is None else wrong_line
     return explanations, wrong_line
+
+
+def _labels(file: Path) -> list[Explanation]:
+    """Return the labels in a `labels.json`, of the layer that the file or else its path names."""
+    labels, layer = read_all_labels(file, str(file))
+    layer = layer_in(str(file)) if layer is None else whole_number(layer)
+    if layer is None:
+        raise MatchError(f'{file}: of which layer its labels are is not known; add "layer": 8 in front of "features"')
+    return [Explanation(layer, "", feature, well_formed(text)) for feature, text in labels.items()]
 
 
 def _whole_number(given: object) -> int:

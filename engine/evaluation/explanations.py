@@ -9,12 +9,11 @@ from typing import NamedTuple
 
 from saematch.errors import MatchError
 from saematch.evaluation.explanation_files import find_files, read_file
-from saematch.numeric.numbers import checked_count
+from saematch.options import Side
 from saematch.runs.chain import Chain
+from saematch.runs.labels import TextsByLayer, check_features, features_of
 from saematch.storage.folders import local_path
-from saematch.text import listing, well_formed
-
-TextsByLayer = dict[int, dict[int, str]]  # layer -> feature -> explanation
+from saematch.text import listing
 
 
 class Explanations(NamedTuple):
@@ -44,12 +43,14 @@ class Explanations(NamedTuple):
 def read_explanations(
     path: str | os.PathLike[str], source: str | None = None, layers: Collection[int] | None = None
 ) -> TextsByLayer:
-    """Read explanations from a `.jsonl` or `.jsonl.gz` file, or from a folder of such files.
+    """Read explanations from a `.jsonl`, `.jsonl.gz` or `labels.json` file, or from a folder of such files.
 
     A line is `{"layer": 8, "feature": 17, "explanation": "…"}` or, as in Neuronpedia's exports, `{"modelId":
     "gemma-2-2b", "layer": "8-gemmascope-res-16k", "index": "17", "description": "…"}`. If a feature has several
-    explanations, the first is used. In a folder of exports, the files in folders whose name starts with `explanations`
-    are read; in other folders, files in which no line is an explanation are skipped.
+    explanations, the first is used. The content of a `labels.json` is `{"layer": 8, "features": [{"feature": 17,
+    "tokens": ["May", "June"]}]}`; without `"layer"`, its path names the layer, as in `layer_8/labels.json`. In a folder
+    of exports, the files in folders whose name starts with `explanations` are read; in other folders, files in which
+    no line is an explanation are skipped.
 
     Args:
         path: the file or folder.
@@ -73,61 +74,24 @@ def read_explanations(
     return _read(path, layers, source, {}).texts
 
 
-def explanations_of(chain: Chain, path: str | os.PathLike[str], source: str | None = None) -> Explanations:
+def explanations_of(
+    chain: Chain, path: str | os.PathLike[str], source: str | None = None, side: Side = Side.SOURCE
+) -> Explanations:
     """Read the explanations for the features of a run.
 
     Args:
         chain: the run.
         path: the file or folder, see `read_explanations`.
         source: the name on Neuronpedia of the SAEs; by default, the name that an installed sae-lens knows for them.
+        side: for a run of two sets of SAEs, the set whose features are explained.
 
     Raises:
         MatchError: as `read_explanations`, and if the explanations are not for the features of the run.
     """
-    known = _known_sources(chain) if source is None else {}
-    explanations = _read(path, features_of(chain), source, known)
-    _check_features(explanations.texts, chain, str(path))
+    known = _known_sources(chain, side) if source is None else {}
+    explanations = _read(path, features_of(chain, side), source, known)
+    check_features(explanations.texts, chain, str(path), side)
     return explanations
-
-
-def checked_explanations(given: Mapping[int, Mapping[int, str]], chain: Chain) -> TextsByLayer:
-    """Check a mapping layer -> feature -> explanation, and return it with texts that any file can hold.
-
-    Raises:
-        MatchError: if `given` is not such a mapping, or is not for the features of the run.
-    """
-    checked: TextsByLayer = {}
-    try:
-        for layer, texts in given.items():
-            of_layer = checked.setdefault(checked_count(layer, 0, f"layer {layer!r:.40}"), {})
-            for feature, text in texts.items():
-                of_layer[checked_count(feature, 0, f"feature {feature!r:.40}")] = well_formed(text)
-    except (AttributeError, TypeError, MatchError) as error:
-        raise MatchError(f"explanations are {given!r:.100}; give {{layer: {{feature: text}}}} ({error})") from error
-    _check_features(checked, chain, "the explanations")
-    return checked
-
-
-def features_of(chain: Chain) -> dict[int, int]:
-    """Return the number of features of every layer of a run; for two sets of SAEs, of the source layers."""
-    sizes: dict[int, int] = {}
-    for pair in chain:
-        sizes |= dict(zip(pair[:1] if chain.of_two_sets else pair, chain.shape(pair), strict=False))
-    return sizes
-
-
-def _check_features(texts: TextsByLayer, chain: Chain, shown: str) -> None:
-    """Raise `MatchError` if all explanations are for other layers, or some for features that an SAE does not have."""
-    sizes = features_of(chain)
-    if texts and sizes and not sizes.keys() & texts.keys():
-        raise MatchError(f"{shown}: of layers {listing(map(str, sorted(texts)))}, and the run has none of them")
-    for layer, of_layer in texts.items():
-        outside = [feature for feature in of_layer if not 0 <= feature < sizes.get(layer, feature + 1)]
-        if outside:
-            raise MatchError(
-                f"{shown}: of {len(of_layer)} explanations for layer {layer}, {len(outside)} are of features that its "
-                f"SAE does not have, the first of feature {outside[0]} of {sizes[layer]}: they are of another SAE"
-            )
 
 
 def _read(
@@ -185,7 +149,8 @@ def _read_all(path: str | os.PathLike[str]) -> tuple[dict[int, dict[str, dict[in
     if not by_layer:
         without = f" (files without one: {skipped})" if skipped else ""
         raise MatchError(
-            f"{path}: no explanations there{without}; expected .jsonl or .jsonl.gz, or a folder of such files"
+            f"{path}: no explanations there{without}; expected .jsonl, .jsonl.gz or labels.json, or a folder of such "
+            "files"
         )
     return by_layer, skipped
 
@@ -238,9 +203,9 @@ def _is_same_source(name: str, other: str) -> bool:
     return name == other if both_have_model else name.rpartition("/")[2] == other.rpartition("/")[2]
 
 
-def _known_sources(chain: Chain) -> dict[int, Sequence[str]]:
+def _known_sources(chain: Chain, side: Side) -> dict[int, Sequence[str]]:
     """Return the names on Neuronpedia of the SAEs of a run, as far as an installed sae-lens knows them."""
     try:
-        return {layer: handle.neuronpedia_names() for layer, handle in chain.inputs().handles.items()}
+        return {layer: handle.neuronpedia_names() for layer, handle in chain.inputs(side).handles.items()}
     except (MatchError, OSError):
         return {}  # SAEs that are missing have no known names

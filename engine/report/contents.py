@@ -6,6 +6,7 @@ import gzip
 import json
 import math
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,20 +14,23 @@ import numpy as np
 
 from saematch.analysis.findings import DEFINITIONS, Columns, Findings
 from saematch.analysis.persistence import LEAST_COSINES, lifetimes, persistence, quantities
+from saematch.analysis.shareable import Shareable
 from saematch.analysis.tables import Table, finite_mean
 from saematch.cost import squared_distances
 from saematch.errors import MatchError
-from saematch.evaluation.explanations import checked_explanations
 from saematch.evaluation.weights import DISTANCES, MSE
 from saematch.matching.basis import describe_basis
 from saematch.numeric.rounding import Floats
+from saematch.options import Side
 from saematch.runs.chain import Chain
+from saematch.runs.labels import features_of
 from saematch.runs.plan import Pair
 from saematch.storage.folders import LocalFolder
 from saematch.storage.jsonfile import finite_or_none
 
-_VERSION = 1  # of the summary
-_INTEGERS = ("partner", "runner_up", "margin_exact", "tied")
+_VERSION = 2  # of the summary
+_ADDRESS = re.compile(r"[\w.-]+/([0-9]+)-[\w.-]+")  # of an SAE on Neuronpedia
+_INTEGERS = ("partner", "runner_up", "runner_up_taken_by", "margin_exact", "tied")
 # Of the 23 bits of a float32's mantissa, 16 are kept, which is 5 decimal digits. More would only fill the file.
 _KEPT_BITS = np.uint32(0xFFFFFF00)
 PAGE_DEFINITIONS = {
@@ -52,15 +56,16 @@ class Contents:
 
     Args:
         chain: the run.
-        labels: text by layer and feature; by default the labels that are stored next to the SAEs.
+        labels: text by layer and feature; by default the labels of the chain.
         evaluation: a folder of tables that `saematch evaluate` wrote.
         neuronpedia: address of the SAEs on Neuronpedia, with `{layer}` for the number of the layer, like
             `gemma-2-2b/{layer}-gemmascope-res-16k`.
+        against_neuronpedia: the same for a second set of SAEs.
         margins: whether to compute margins and runners-up, with passes over all pairs of features.
         weights: whether to use the weights of the SAEs. Without them, the page has only partners and costs.
 
     Raises:
-        MatchError: if the run has no finished pair, or the labels do not belong to it.
+        MatchError: if the run has no finished pair, or the labels or the addresses do not belong to it.
 
     Examples:
         >>> import saematch as sm
@@ -80,16 +85,22 @@ class Contents:
         labels: Mapping[int, Mapping[int, str]] | None = None,
         evaluation: str | os.PathLike[str] | None = None,
         neuronpedia: str | None = None,
+        against_neuronpedia: str | None = None,
         margins: bool = False,
         weights: bool = True,
     ) -> None:
         if not len(chain):
             raise MatchError("the run has no finished pair to show")
-        self.chain, self.findings = chain, Findings(chain, margins, weights)
-        self._labels = None if labels is None else checked_explanations(labels, chain)
-        self._evaluation, self._neuronpedia = evaluation, neuronpedia
+        self.chain = chain if labels is None else chain.labelled(labels)
+        self.findings = Findings(self.chain, margins, weights)
+        self.sets = [Side.SOURCE, Side.TARGET] if chain.of_two_sets else [Side.SOURCE]
+        self._evaluation = evaluation
+        self._neuronpedia = {
+            Side.SOURCE: self._addresses(neuronpedia, "neuronpedia", Side.SOURCE),
+            Side.TARGET: self._addresses(against_neuronpedia, "against_neuronpedia", Side.TARGET),
+        }
         self._pairs: list[dict[str, Any]] = []
-        self._quantities: dict[int, list[dict[str, Any]]] = {}
+        self._quantities: dict[tuple[Side, int], list[dict[str, Any]]] = {}
         self._cosines: dict[Pair, Floats] = {}
 
     def columns(self, pair: Pair) -> Columns:
@@ -102,20 +113,23 @@ class Contents:
         self._pairs.append(self._describe(pair, columns))
         if "cosine" in columns:
             self._cosines[pair] = columns["cosine"]
-        for layer in pair[:1] if self.chain.of_two_sets else pair:
-            sae = self.findings.source(layer)
-            if sae is not None and layer not in self._quantities:
-                self._quantities[layer] = [
+        sides = self.sets if self.chain.of_two_sets else [Side.SOURCE, Side.SOURCE]
+        for side, layer in zip(sides, pair, strict=True):
+            sae = self.findings.sae(layer, side)
+            if sae is not None and (side, layer) not in self._quantities:
+                self._quantities[side, layer] = [
                     {"quantity": name, **{key: finite_or_none(number) for key, number in numbers.items()}}
                     for name, numbers in quantities(sae).items()
                 ]
         return pack_columns(columns)
 
-    def labels(self, layer: int) -> dict[int, str]:
+    def layers(self) -> list[tuple[Side, int]]:
+        """Return the layers of every set of SAEs, in ascending order. A run of one set has the side of the sources."""
+        return [(side, layer) for side in self.sets for layer in sorted(features_of(self.chain, side))]
+
+    def labels(self, layer: int, side: Side = Side.SOURCE) -> dict[int, str]:
         """Return the labels of the features of a layer."""
-        if self._labels is not None:
-            return dict(self._labels.get(layer, {}))
-        return self.chain.labels(layer)
+        return self.chain.labels(layer, side)
 
     def summary(self) -> dict[str, Any]:
         """Return what was matched, how well and with what, and the definition of every number, as JSON content.
@@ -129,14 +143,14 @@ class Contents:
         if steps and set(steps) <= set(self._cosines):
             lived = lifetimes(self.chain, {pair: self._cosines[pair] for pair in steps})
         failures = [{"source": a, "target": b, "reason": reason} for (a, b), reason in self.chain.failures.items()]
-        return {
+        content = {
             "schema": _VERSION,
             "run": {name: record.get(name) for name in ("id", "source", "against", "options", "versions", "machine")},
             "folder": self.chain.folder,
             "complete": self.chain.complete,
             "two_sets": self.chain.of_two_sets,
             "same": LEAST_COSINES,
-            "layers": [self._layer(layer) for layer in self.chain.layers],
+            "layers": [self._layer(layer, side) for side, layer in self.layers()],
             "pairs": self._pairs or [self._outline(pair) for pair in self.chain],
             "failures": failures,
             "lifetimes": [lifetime._asdict() for lifetime in lived],
@@ -145,6 +159,8 @@ class Contents:
             "without_saes": self.findings.without_saes,
             "definitions": PAGE_DEFINITIONS,
         }
+        shareable: dict[str, Any] = Shareable(self.chain).content(content)
+        return shareable
 
     def _outline(self, pair: Pair) -> dict[str, Any]:
         """Describe a pair by its record, without reading its matching."""
@@ -200,29 +216,45 @@ class Contents:
             return None
         return math.fsum(squared_distances(layers[0].rows, layers[1].rows, np.arange(len(layers[0].rows))))
 
-    def _layer(self, layer: int) -> dict[str, Any]:
+    def _layer(self, layer: int, side: Side) -> dict[str, Any]:
         """Describe a layer, as far as the run recorded it and its SAE can be found."""
         description: dict[str, Any] = {
             "layer": layer,
-            "quantities": self._quantities.get(layer, []),
+            "set": int(side),
+            "quantities": self._quantities.get((side, layer), []),
             "l0": None,
             "notes": [],
             "neuronpedia": None,
         }
-        record = self.chain.input_record(layer)  # of a source; a second set of SAEs is not shown
+        record = self.chain.input_record(layer, side)
         if record is not None:
             shown = ("path", "format", "F", "d", "activation", "notes")
             description |= {name: value for name, value in record.items() if name in shown}
         try:
-            handle = self.chain.inputs().handles.get(layer)
+            handle = self.chain.inputs(side).handles.get(layer)
             if handle is not None:
                 description["l0"] = handle.l0
                 description["neuronpedia"] = next(iter(handle.neuronpedia_names()), None)
         except (MatchError, OSError):
             pass  # an SAE that cannot be found has no L0 and no address
-        if self._neuronpedia is not None:
-            description["neuronpedia"] = self._neuronpedia.replace("{layer}", str(layer))
+        addresses = self._neuronpedia[side]
+        if addresses is not None:
+            description["neuronpedia"] = addresses.get(layer)
         return description
+
+    def _addresses(self, given: str | None, name: str, side: Side) -> dict[int, str] | None:
+        """Return layer -> address on Neuronpedia, for the layers that `given` is an address of."""
+        if given is None:
+            return None
+        named = {layer: given.replace("{layer}", str(layer)) for layer in features_of(self.chain, side)}
+        found = {layer: _ADDRESS.fullmatch(address) for layer, address in named.items()}
+        addresses = {layer: match[0] for layer, match in found.items() if match and int(match[1]) == layer}
+        if not addresses:
+            raise MatchError(
+                f"{name}={given!r}: not the address of SAEs of this run on Neuronpedia; give the model and the source, "
+                "like gemma-2-2b/{layer}-gemmascope-res-16k"
+            )
+        return addresses
 
     def _evaluated(self) -> dict[str, Any]:
         """Return the rows of the evaluation that the page shows: errors by method, and composed matchings."""

@@ -46,11 +46,23 @@ def write_report(
         for pair in contents.chain:
             progress(f"pair {pair_name(pair)}")
             file.write(_data_element(f"pair-{pair_name(pair)}", contents.pair(pair)))
-        for layer in contents.chain.layers:
-            labels = contents.labels(layer)
+        for side, layer in contents.layers():
+            labels = contents.labels(layer, side)
             if labels:
-                file.write(_data_element(f"labels-{layer}", pack_labels(labels)))
+                file.write(_data_element(f"labels-{int(side)}-{layer}", pack_labels(labels)))
         file.write(tail(contents.summary()))
+
+
+def has_margins(path: Path) -> bool:
+    """Whether a file is the page of a run with margins."""
+    if not path.is_file():  # a pipe would wait for a writer
+        return False
+    try:
+        summary = path.read_bytes().rpartition(b'id="summary">')[2].partition(b"</script>")[0]
+        pairs = json.loads(summary)["pairs"]
+        return any("margin" in pair["columns"] for pair in pairs)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def head() -> str:

@@ -14,15 +14,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-import numpy as np
 from typing_extensions import override
 
 from saematch.analysis.findings import Columns
 from saematch.errors import MatchError
+from saematch.options import Side
 from saematch.report.contents import Contents, pack_columns, pack_labels
 from saematch.report.page import head, tail
-from saematch.runs.chain import Chain
 from saematch.runs.plan import Pair, pair_name
+from saematch.storage.jsonfile import finite_or_none
 
 _PIECE = 2**16  # features per request
 _KEPT_PAIRS = 4  # pairs of layers whose columns stay in memory
@@ -74,7 +74,6 @@ class Server(ThreadingHTTPServer):
         self.contents = contents
         self._columns: OrderedDict[Pair, Columns] = OrderedDict()
         self._lock = threading.Lock()  # contents serve one pair of layers at a time
-        self._step_to = _steps_by_target(contents.chain)
         super().__init__((bound, port, *scope), _Handler)  # type: ignore[arg-type] # an IPv6 address has four parts
         shown = _WILDCARDS.get(str(bound), host)
         shown = f"[{shown.replace('%', '%25')}]" if ":" in shown else shown
@@ -112,33 +111,16 @@ class Server(ThreadingHTTPServer):
         Raises:
             MatchError: if the run has no such layer or feature.
         """
-        chain = self.contents.chain
-        path = chain.path(layer, feature)
-        # Go back, step by step, to the first layer in which the feature has a counterpart.
-        start = layer, feature
-        while start[0] in self._step_to:
-            pair = self._step_to[start[0]]
-            sources = np.nonzero(chain[pair].perm.numpy() == start[1])[0]
-            if not len(sources):
-                break
-            start = pair[0], int(sources[0])
-        if start != (layer, feature):
-            path = chain.path(*start)
-        labels = {step.layer: self.contents.labels(step.layer) for step in path}
         return [
             {
+                "set": int(Side.SOURCE),
                 "layer": step.layer,
                 "feature": step.feature,
-                "label": labels[step.layer].get(step.feature),
-                "step": {"cost": step.cost} if number else None,
+                "label": step.label,
+                "step": {"cost": step.cost, "cosine": finite_or_none(step.cosine)} if number else None,
             }
-            for number, step in enumerate(path)
+            for number, step in enumerate(self.contents.chain.path(layer, feature))
         ]
-
-
-def _steps_by_target(chain: Chain) -> dict[int, Pair]:
-    """Return, for each layer, the step that leads to it: of several, the step from the nearest layer."""
-    return {target: (source, target) for source, target in sorted(chain.steps())}
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -184,8 +166,10 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(HTTPStatus.OK, "application/octet-stream", piece)
 
     def _labels(self, rest: list[str], _: dict[str, str]) -> None:
-        (layer,) = map(_number, rest)
-        self._send(HTTPStatus.OK, "application/octet-stream", pack_labels(self.server.contents.labels(layer)))
+        number, layer = map(_number, rest)
+        self._send(
+            HTTPStatus.OK, "application/octet-stream", pack_labels(self.server.contents.labels(layer, Side(number)))
+        )
 
     def _path(self, rest: list[str], _: dict[str, str]) -> None:
         layer, feature = map(_number, rest)

@@ -5,6 +5,7 @@ What imports torch is imported where it is needed: opening a run and following a
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -21,6 +22,7 @@ from saematch.numeric.numbers import checked_count, whole_number
 from saematch.options import Side
 from saematch.runs.folder import RunFolder
 from saematch.runs.inputs import ChainInputs, read_input
+from saematch.runs.labels import checked_labels
 from saematch.runs.plan import Pair, as_pair, by_pair
 from saematch.runs.records import InputRecord, PairRecord, RunRecord
 from saematch.runs.results import PairArrays, Results, RunInMemory
@@ -215,13 +217,13 @@ class Chain(Mapping[Pair, "Matching"]):
         """
         return self.known_comparison().record()
 
-    def inputs(self) -> Layers:
-        """Return the SAEs of the source layers; for a run of one set, of all layers.
+    def inputs(self, side: Side = Side.SOURCE) -> Layers:
+        """Return the SAEs of the source layers or of the target layers; for a run of one set, of all layers.
 
         Raises:
             MatchError: if they cannot be located.
         """
-        return self._inputs.layers(Side.SOURCE)
+        return self._inputs.layers(side)
 
     @cached_property
     def comparison(self) -> Comparison | None:
@@ -445,18 +447,41 @@ class Chain(Mapping[Pair, "Matching"]):
         return dict(record["sha256"])
 
     def label(self, layer: int, feature: int, side: Side = Side.SOURCE) -> str | None:
-        """Return the label of a feature, if labels lie next to the SAE of its layer."""
+        """Return the label of a feature; None if it has none, see `labels`."""
         label = self._labels(layer, side).get(_number(feature, "feature"))
         return None if label is None else well_formed(label)
 
     def labels(self, layer: int, side: Side = Side.SOURCE) -> dict[int, str]:
-        """Return feature -> label for a layer; empty if no labels lie next to its SAE.
+        """Return feature -> label for a layer: those of `labelled`, or those in `labels.json` next to its SAE.
 
         Args:
             layer: the number of the layer.
             side: for a chain of two sets of SAEs, `Side.SOURCE` or `Side.TARGET` (`saematch.options`).
         """
         return {feature: well_formed(text) for feature, text in self._labels(layer, side).items()}
+
+    def labelled(self, labels: Mapping[int, Mapping[int, str]], side: Side = Side.SOURCE) -> Chain:
+        """Return the same chain with other labels, which paths, exported tables and pages then show.
+
+        Args:
+            labels: layer -> feature -> label, for example from `saematch.evaluation.read_explanations`. They replace
+                all labels of these SAEs.
+            side: for a chain of two sets of SAEs, the set whose features are labelled (`saematch.options.Side`).
+
+        Raises:
+            MatchError: if these are not labels, or not for the features of the run.
+
+        Examples:
+            >>> import saematch as sm
+            >>> chain = sm.match_layers(sm.load_layers("sample?layer=8-9"))
+            >>> chain.labelled({8: {384: "lists of abbreviations"}}).path(8, 384)[0].label
+            'lists of abbreviations'
+        """
+        if side == Side.TARGET and not self.of_two_sets:
+            raise MatchError("labels of a second set of SAEs were given, and this run has only one set")
+        labelled = copy.copy(self)
+        labelled._inputs = self._inputs.labelled(checked_labels(labels, self, side), side)
+        return labelled
 
     def _labels(self, layer: int, side: Side) -> Mapping[int, str]:
         layer = _number(layer)

@@ -157,7 +157,7 @@ class RunFolder(Results):
 
     @override
     def arrays(self, pair: Pair) -> PairArrays:
-        with self.folder.local(_matching_name(pair)) as path:
+        with self._matching_file(pair) as path:
             held = read_matching(path)
         return PairArrays(held["perm"], held["pair_cost"], held["cosine"])
 

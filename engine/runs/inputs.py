@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -119,15 +120,17 @@ class ChainInputs:
 
     Args:
         sources: the source layers that the caller has passed, if any.
-        targets: the layers of a second set that the caller has passed, if any; by default the source layers.
+        targets: the layers of a second set that the caller has passed, if any. By default, they are those that the run
+            recorded or, for a run of one set, the source layers.
         record: the record of the run, with the addresses of layers that were not passed.
     """
 
     def __init__(self, sources: Layers | None, targets: Layers | None, record: RunRecord) -> None:
         against = record.get("against")
         source = LazyLayers(sources, record.get("source"))
-        one_set = targets is None and (sources is not None or against is None)
+        one_set = targets is None and against is None
         self._sides = source, source if one_set else LazyLayers(targets, against)
+        self._labels: dict[LazyLayers, Mapping[int, Mapping[int, str]]] = {}  # side -> layer -> labels that were given
 
     def layers(self, side: Side) -> Layers:
         """Return the layers of one side. Raises `MatchError` if they cannot be located."""
@@ -135,7 +138,14 @@ class ChainInputs:
 
     def labels(self, layer: int, side: Side, record: InputRecord | None) -> Mapping[int, str]:
         """Return the labels of a layer; empty if none are known."""
-        return self._sides[side].labels(layer, record)
+        given = self._labels.get(self._sides[side])
+        return self._sides[side].labels(layer, record) if given is None else given.get(layer, {})
+
+    def labelled(self, labels: Mapping[int, Mapping[int, str]], side: Side) -> ChainInputs:
+        """Return the same inputs with other labels of one side, layer -> feature -> label."""
+        labelled = copy.copy(self)
+        labelled._labels = self._labels | {self._sides[side]: labels}
+        return labelled
 
     def handle(self, layer: int, side: Side, record: InputRecord | None) -> SAEHandle:
         """Return the handle of the SAE of a layer.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 from saematch.errors import refusals
 from saematch.storage.jsonfile import read_json
@@ -26,21 +27,30 @@ def read_labels(path: Path, shown: str, features: int) -> dict[int, str]:
     Raises:
         MatchError: if the file cannot be read, or has another content.
     """
-    with refusals(_EXPECTED, shown, TypeError, KeyError, ValueError, OverflowError):
-        tokens = {int(row["feature"]): row["tokens"] for row in read_json(path, shown, _MOST_BYTES)["features"]}
-        if not all(isinstance(listed, list) for listed in tokens.values()):
-            raise TypeError("tokens is not a list")
-    outside = [feature for feature in tokens if not 0 <= feature < features]
+    labels, _ = read_all_labels(path, shown)
+    outside = [feature for feature in labels if not 0 <= feature < features]
     if outside:
         _log.warning(
             "%s: %d of %d labels are of features that the SAE does not have, the first of feature %d of %d: they are "
             "left out",
             shown,
             len(outside),
-            len(tokens),
+            len(labels),
             outside[0],
             features,
         )
-    return {
-        feature: ", ".join(map(str, listed)) for feature, listed in tokens.items() if listed and 0 <= feature < features
-    }
+    return {feature: label for feature, label in labels.items() if label and 0 <= feature < features}
+
+
+def read_all_labels(path: Path, shown: str) -> tuple[dict[int, str], Any]:
+    """Read feature -> label, "" for a feature without tokens, and the number of the layer, None if the file has none.
+
+    Raises:
+        MatchError: if the file cannot be read, or has another content.
+    """
+    with refusals(_EXPECTED, shown, TypeError, KeyError, ValueError, OverflowError):
+        content = read_json(path, shown, _MOST_BYTES)
+        tokens = {int(row["feature"]): row["tokens"] for row in content["features"]}
+        if not all(isinstance(listed, list) for listed in tokens.values()):
+            raise TypeError("tokens is not a list")
+    return {feature: ", ".join(map(str, listed)) for feature, listed in tokens.items()}, content.get("layer")

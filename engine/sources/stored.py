@@ -81,14 +81,14 @@ class StoredSAE(SAEHandle):
         # Three places, in this order: names from the folder of the source on, the files themselves, and the path above.
         if "layer" in self.captured:
             return int(self.captured["layer"])
-        named = _layer_in(f"{self.checkpoint.location.title}/{self.checkpoint.name}")
+        named = layer_in(f"{self.checkpoint.location.title}/{self.checkpoint.name}")
         if named is not None:
             return named
         try:
             configured = self.describe().layer
         except MatchError:
             return None
-        return _layer_in(self.path) if configured is None else configured
+        return layer_in(self.path) if configured is None else configured
 
     @property
     @override
@@ -183,7 +183,7 @@ class StoredSAE(SAEHandle):
         return read_labels(location.fetch(name), location.shown(name), self.describe().sae.F)
 
 
-def _layer_in(path: str) -> int | None:
+def layer_in(path: str) -> int | None:
     """Return the number of the layer in the innermost part of a path that has one."""
     numbers = next(filter(None, (LAYER.findall(part) for part in reversed(path.split("/")))), None)
     return int(numbers[-1][0] or numbers[-1][1]) if numbers else None

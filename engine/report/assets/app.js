@@ -3,6 +3,43 @@
 const VIEWS = ["overview", "pictures", "explorer"];
 let currentView = null;
 
+// What an address may say, by name. A link may be of another run, or damaged.
+const isNumber = (text) => Number.isFinite(Number(text));
+const ALLOWED = {
+  view: (text) => VIEWS.includes(text),
+  theme: (text) => ["dark", "light"].includes(text),
+  pair: (text) => (text === "all" && !run.server) || run.pairs.some((pair) => pairKey(pair) === text),
+  sort: (text) => resultColumns().some((column) => column.name === text),
+  index: isNumber,
+  ...Object.fromEntries(RANGES.flatMap((name) => [`${name}-from`, `${name}-to`]).map((name) => [name, isNumber])),
+};
+
+// Remove from the address what this run does not have, and return what was removed.
+function removeUnknown() {
+  const wrong = Object.keys(ALLOWED).filter((name) => get(name) !== "" && !ALLOWED[name](get(name)));
+  if (get("layer") + get("feature") + get("set") && !(get("feature") !== "" && data.has(followed()))) {
+    wrong.push(...["set", "layer", "feature"].filter((name) => get(name) !== ""));
+  }
+  const removed = wrong.map((name) => `${name}=${get(name)}`);
+  set(Object.fromEntries(wrong.map((name) => [name, ""])));
+  const unknown = chosen().filter((node) => !data.has(node));
+  if (unknown.length) {
+    removed.push(`chosen=${get("chosen")}`);
+    set({ chosen: "" });
+  }
+  return removed;
+}
+
+function notify(texts) {
+  $("notices").hidden = !texts.length;
+  $("notices").replaceChildren(...texts.map((text) => element("li", { dir: "auto" }, text)));
+}
+
+function checkAddress() {
+  const removed = removeUnknown();
+  notify(removed.length ? [`The address of this page asks for what this run does not have, which is left out: ${removed.join(", ")}.`] : []);
+}
+
 function showView() {
   const name = VIEWS.includes(get("view")) ? get("view") : "overview";
   for (const section of VIEWS) $(section).hidden = section !== name;
@@ -17,7 +54,7 @@ function showView() {
   if (name === "explorer" && run.pairs.length) {
     drawnHistograms = null;
     showResults().then(() => {
-      if (get("layer") && get("feature")) follow(Number(get("layer")), Number(get("feature")), false);
+      if (followed()) follow(followed(), false);
       showFlow();
     });
   }
@@ -29,6 +66,7 @@ addEventListener("hashchange", () => {
   if (!isNavigation) for (const name of [...state.keys()]) state.delete(name);
   for (const [name, value] of now) state.set(name, value);
   history.replaceState(null, "", `#${state}`);
+  checkAddress();
   if (!isNavigation) {
     for (const input of $("search").elements) if (input.name) input.value = get(input.name, input.name === "pair" ? input.value : "");
     currentView = null;
@@ -51,9 +89,10 @@ $("theme").addEventListener("click", () => {
 });
 
 addEventListener("unhandledrejection", ({ reason }) => {
-  $("main").prepend(element("p", { class: "warnings", role: "alert" }, `This view cannot be shown: ${reason?.message ?? reason}`));
+  notify([`This view cannot be shown: ${reason?.message ?? reason}`]);
 });
 
+checkAddress();
 showOverview();
 showPictures();
 showExplorer();

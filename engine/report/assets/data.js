@@ -3,10 +3,18 @@
 const run = JSON.parse(document.getElementById("summary").textContent);
 const SAME = run.same[1]; // the decoder cosine from which on a partner counts as the same feature
 const pairKey = (pair) => `${pair.source}-${pair.target}`;
+// A feature is {set, layer, feature}: in set 0 or, if it is a target in a run of two sets of SAEs, in set 1.
+const TARGETS = run.two_sets ? 1 : 0;
+const SETS = ["first", "second"];
+const sourceOf = (pair, feature) => ({ set: 0, layer: pair.source, feature });
+const targetOf = (pair, feature) => ({ set: TARGETS, layer: pair.target, feature });
+const isSame = (a, b) => a.set === b.set && a.layer === b.layer && a.feature === b.feature;
 
 const data = (() => {
-  const INTEGERS = new Set(["partner", "runner_up", "margin_exact", "tied"]);
+  const INTEGERS = new Set(["partner", "runner_up", "runner_up_taken_by", "margin_exact", "tied"]);
   const pairs = new Map(run.pairs.map((pair) => [pairKey(pair), pair]));
+  const sizes = new Map(run.pairs.flatMap((pair) =>
+    [[`${TARGETS}:${pair.target}`, pair.targets], [`0:${pair.source}`, pair.features]]));
   const cache = new Map();
 
   const unzip = (packed) => new Response(new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"))).arrayBuffer();
@@ -23,7 +31,9 @@ const data = (() => {
   async function request(path, options = {}) {
     const query = new URLSearchParams(location.search);
     for (const [name, value] of Object.entries(options)) query.set(name, value);
-    const response = await fetch(`${path}?${query}`);
+    const response = await fetch(`${path}?${query}`).catch(() => {
+      throw new Error("the server does not answer. Start saematch serve again, and open the address that it prints.");
+    });
     if (!response.ok) throw new Error(await response.text());
     return response;
   }
@@ -78,10 +88,12 @@ const data = (() => {
       partner.forEach((to, from) => { if (to >= 0) inverse[to] = from; });
       return inverse;
     }),
+    // Whether the run has a feature.
+    has: ({ set, layer, feature }) => Number.isInteger(feature) && feature >= 0 && feature < (sizes.get(`${set}:${layer}`) ?? 0),
     // The labels of a layer, by feature.
-    labels: (layer) => once(`labels-${layer}`, async () => {
-      let content = await embedded(`labels-${layer}`);
-      if (content === null && run.server) content = await unzip(await (await request(`labels/${layer}`)).arrayBuffer());
+    labels: (set, layer) => once(`labels-${set}-${layer}`, async () => {
+      let content = await embedded(`labels-${set}-${layer}`);
+      if (content === null && run.server) content = await unzip(await (await request(`labels/${set}/${layer}`)).arrayBuffer());
       if (content === null) return new Map();
       const [features, texts] = JSON.parse(new TextDecoder().decode(content));
       return new Map(features.map((feature, at) => [feature, texts[at]]));
@@ -93,11 +105,13 @@ const data = (() => {
     stepTo: (layer) => run.two_sets ? undefined
       : run.pairs.filter((pair) => pair.target === layer && data.stepFrom(pair.source) === pair)
         .sort((a, b) => b.source - a.source)[0],
-    // The whole path through a feature: [{layer, feature, label, step}]. A step has the values of the pair of features
-    // that leads to this feature from the one before.
-    async path(layer, feature) {
-      if (run.server) return (await request(`path/${layer}/${feature}`)).json();
-      const path = [{ layer, feature }];
+    // The whole path through a feature: [{set, layer, feature, label, step, pair}]. A step has the values of the pair of
+    // features that leads to this feature from the one before; pair is the pair of layers. Of two sets of SAEs, the path
+    // is the feature and its partner in every pair of layers, and the step is of these two.
+    async path(node) {
+      if (run.two_sets) return data.partners(node);
+      if (run.server) return (await request(`path/${node.layer}/${node.feature}`)).json();
+      const { layer, feature } = node, path = [{ layer, feature }];
       for (let pair; (pair = data.stepTo(path[0].layer)); ) {
         const from = (await data.inverse(pair.source, pair.target))[path[0].feature];
         if (from < 0) break;
@@ -109,18 +123,38 @@ const data = (() => {
         path.push((last = { layer: pair.target, feature: to }));
       }
       for (let at = 0; at < path.length; at++) {
-        path[at].label = (await data.labels(path[at].layer)).get(path[at].feature);
+        path[at].set = 0;
+        path[at].label = (await data.labels(0, path[at].layer)).get(path[at].feature);
         if (at === 0) continue;
-        const columns = await data.columns(path[at - 1].layer, path[at].layer);
-        const from = path[at - 1].feature;
-        path[at].step = Object.fromEntries(Object.entries(columns).map(([name, values]) => [name, values[from]]));
+        path[at].pair = data.pair(path[at - 1].layer, path[at].layer);
+        path[at].step = await data.values(path[at].pair, path[at - 1].feature);
       }
       return path;
     },
-    // The address of a feature on Neuronpedia; null if the address of its SAE is not known.
-    neuronpedia(layer, feature) {
-      const sae = run.layers.find((one) => one.layer === layer)?.neuronpedia;
-      return sae ? `https://www.neuronpedia.org/${sae.split("/").map(encodeURIComponent).join("/")}/${feature}` : null;
+    async partners(node) {
+      const path = [{ set: node.set, layer: node.layer, feature: node.feature }], side = node.set ? "target" : "source";
+      for (const pair of run.pairs.filter((pair) => pair[side] === node.layer)) {
+        const { partner } = await data.columns(pair.source, pair.target);
+        const source = node.set ? (await data.inverse(pair.source, pair.target))[node.feature] : node.feature;
+        if (source < 0 || partner[source] < 0) continue;
+        path.push({ ...(node.set ? sourceOf(pair, source) : targetOf(pair, partner[source])), pair, step: await data.values(pair, source) });
+      }
+      return Promise.all(path.map(async (one) => ({ ...one, label: (await data.labels(one.set, one.layer)).get(one.feature) })));
+    },
+    // The values of all columns of a source feature of a pair of layers.
+    async values(pair, feature) {
+      const columns = Object.entries(await data.columns(pair.source, pair.target));
+      return Object.fromEntries(columns.map(([name, values]) => [name, values[feature]]));
+    },
+    // The model and the source on Neuronpedia of the SAE of a feature; null if they are not known.
+    source({ set, layer }) {
+      const address = run.layers.find((one) => one.set === set && one.layer === layer)?.neuronpedia;
+      return address ? address.split("/") : null;
+    },
+    // The address of a feature on Neuronpedia; null if that of its SAE is not known.
+    neuronpedia(node) {
+      const source = data.source(node);
+      return source ? `https://www.neuronpedia.org/${source.map(encodeURIComponent).join("/")}/${node.feature}` : null;
     },
   };
 })();

@@ -1,11 +1,12 @@
 "use strict";
 // The explorer: search features, and follow one of them through the layers.
-const NUMBERS = ["cost", "encoder", "bias", "decoder", "cosine", "margin", "runner_up_cost"];
+const NUMBERS = ["cost", "encoder", "bias", "decoder", "cosine", "margin"];
+const OTHER_TARGET = ["runner_up", "runner_up_cost", "runner_up_taken_by"];
 const RANGES = ["cost", "cosine", "margin"];
 const DIGITS = { cosine: 3 };
 const TITLES = {
   partner: "partner", cost: "cost", encoder: "encoder", bias: "bias", decoder: "decoder", cosine: "cosine", margin: "margin",
-  tied: "tied", runner_up: "runner-up", runner_up_cost: "runner-up's cost",
+  tied: "tied", runner_up: "cheapest other target",
 };
 
 const known = (name) => run.pairs.some((pair) => pair.columns.includes(name)); // whether any pair has a column
@@ -18,8 +19,16 @@ const number = (value) => value.toLocaleString("en");
 const shownNumber = (name, value, exact) =>
   (name === "margin" && exact === 0 && Number.isFinite(value) ? "≥ " : "") + shown(value, DIGITS[name]);
 
-const featureLink = (layer, feature, title = `${layer} / ${number(feature)}`) =>
-  button(title, () => follow(layer, feature), { title: `follow feature ${feature} of layer ${layer}` });
+const layerName = ({ set, layer }) => `layer ${layer}${run.two_sets ? ` of the ${SETS[set]} set` : ""}`;
+const featureLink = (node, title = `${node.layer} / ${number(node.feature)}`) =>
+  button(title, () => follow(node), { title: `follow feature ${node.feature} of ${layerName(node)}` });
+
+// The cheapest target feature other than the partner, its cost, and the source feature that it is the partner of.
+function otherTarget(pair, { runner_up: feature, runner_up_cost: cost, runner_up_taken_by: holder }) {
+  if (!(feature >= 0)) return "–";
+  return element("span", {}, featureLink(targetOf(pair, feature)), ` costs ${shown(cost)}, `,
+    ...(holder >= 0 ? ["taken by ", featureLink(sourceOf(pair, holder))] : ["free"]));
+}
 
 // ---- Search
 
@@ -80,8 +89,8 @@ function searchConditions() {
 // Everything about a pair of layers that the rows of the table need.
 async function openPair({ source, target }) {
   return {
-    source, target, columns: await data.columns(source, target), labels: await data.labels(source),
-    partnerLabels: run.two_sets ? new Map() : await data.labels(target),
+    source, target, columns: await data.columns(source, target), labels: await data.labels(0, source),
+    partnerLabels: await data.labels(TARGETS, target),
   };
 }
 
@@ -110,28 +119,25 @@ async function showResults() {
 
 function resultColumns() {
   const value = (name) => ({ pair, feature }) => pair.columns[name]?.[feature];
-  const link = (row, feature) => featureLink(row.pair.target, feature);
   const labelColumn = (name, title, label) =>
     ({ name, title, about: "what the feature fires on", text: true, value: label, cell: (row) => short(label(row) ?? "") });
-  const numbers = NUMBERS.filter((name) => known(name) && name !== "runner_up_cost");
+  const source = ({ pair, feature }) => sourceOf(pair, feature), target = (row) => targetOf(row.pair, value("partner")(row));
+  const other = (row) => Object.fromEntries(OTHER_TARGET.map((name) => [name, value(name)(row)]));
   return [
     { name: "feature", title: "feature", about: "source layer / number of the feature",
-      value: (row) => row.pair.source * 1e7 + row.feature, cell: (row) => featureLink(row.pair.source, row.feature) },
+      value: (row) => row.pair.source * 1e7 + row.feature, cell: (row) => featureLink(source(row)) },
     labelColumn("label", "label", (row) => row.pair.labels.get(row.feature)),
     { name: "partner", title: "partner", about: about("partner"), value: value("partner"),
-      cell: (row) => (value("partner")(row) < 0 ? "none" : link(row, value("partner")(row))) },
+      cell: (row) => (value("partner")(row) < 0 ? "none" : featureLink(target(row))) },
     labelColumn("partner_label", "its label", (row) => row.pair.partnerLabels.get(value("partner")(row))),
-    ...numbers.map((name) => ({ name, title: TITLES[name], about: about(name), value: value(name),
+    ...NUMBERS.filter(known).map((name) => ({ name, title: TITLES[name], about: about(name), value: value(name),
       cell: (row) => shownNumber(name, value(name)(row), value("margin_exact")(row)) })),
-    ...(known("runner_up") ? [{ name: "runner_up", title: "runner-up", about: about("runner_up"), value: value("runner_up_cost"),
-      cell: (row) => {
-        const feature = value("runner_up")(row);
-        return feature >= 0 ? element("span", {}, link(row, feature), ` ${shown(value("runner_up_cost")(row))}`) : "–";
-      } }] : []),
+    ...(known("runner_up") ? [{ name: "runner_up", title: TITLES.runner_up, about: about("runner_up"), value: value("runner_up_cost"),
+      cell: (row) => otherTarget(row.pair, other(row)) }] : []),
     { name: "choose", title: "flow", about: "draw the path of the feature in the flow diagram below",
-      value: (row) => Number(isChosen(row.pair.source, row.feature)),
-      cell: ({ pair, feature }) => button(isChosen(pair.source, feature) ? "−" : "+", () => choose(pair.source, feature), {
-        "aria-pressed": String(isChosen(pair.source, feature)), "aria-label": `flow of feature ${feature} of layer ${pair.source}`,
+      value: (row) => Number(isChosen(source(row))),
+      cell: (row) => button(isChosen(source(row)) ? "−" : "+", () => choose(source(row)), {
+        "aria-pressed": String(isChosen(source(row))), "aria-label": `flow of feature ${row.feature} of layer ${row.pair.source}`,
       }) },
   ];
 }
@@ -178,12 +184,15 @@ function filterByBrush(chart, name, bins) {
 
 // ---- One feature
 
-async function follow(layer, feature, focus = true) {
-  set({ layer, feature });
+// The feature that is followed, as the address says; null if none is.
+const followed = () => (get("feature") === "" ? null
+  : { set: Number(get("set", "0")), layer: Number(get("layer")), feature: Number(get("feature")) });
+
+async function follow(node, focus = true) {
+  set({ set: node.set || "", layer: node.layer, feature: node.feature });
   results.draw(); // the row of the feature is marked
-  const path = await data.path(layer, feature);
-  const place = $("feature"), link = data.neuronpedia(layer, feature);
-  const label = path.find((step) => step.layer === layer).label;
+  const path = await data.path(node);
+  const place = $("feature"), link = data.neuronpedia(node), { label } = path.find((step) => isSame(step, node));
   const table = element("div", { class: "scroll", role: "region", tabindex: "0", "aria-label": "Path through the layers" });
   const embedded = element("div");
   const embed = () => embedded.replaceChildren(element("iframe", {
@@ -191,20 +200,21 @@ async function follow(layer, feature, focus = true) {
     referrerpolicy: "no-referrer",
   }));
   place.replaceChildren(
-    element("h3", { id: "feature-title", tabindex: "-1" }, `Layer ${layer}, feature ${number(feature)}`),
+    element("h3", { id: "feature-title", tabindex: "-1" }, `${capitalized(layerName(node))}, feature ${number(node.feature)}`),
     element("p", { class: "whole", dir: "auto" }, label ?? "This feature has no label."),
-    element("p", {}, describePath(path, layer)),
-    element("p", {}, "The numbers in a row belong to the step that leads to its feature from the feature in the row above."),
+    element("p", {}, run.two_sets ? describePartners(path) : describePath(path, node.layer)),
+    element("p", {}, run.two_sets ? "The numbers in a row belong to the pair of this feature and the feature in the row."
+      : "The numbers in a row belong to the step that leads to its feature from the feature in the row above."),
     element("div", { class: "tools" },
-      button(isChosen(layer, feature) ? "Remove from flow" : "Add to flow", () => {
-        choose(layer, feature);
-        follow(layer, feature, false);
-      }, { "aria-pressed": String(isChosen(layer, feature)) }),
-      button("CSV", () => savePath(path, layer, feature)),
+      button(isChosen(node) ? "Remove from flow" : "Add to flow", () => {
+        choose(node);
+        follow(node, false);
+      }, { "aria-pressed": String(isChosen(node)) }),
+      button("CSV", () => savePath(path, node)),
       link && outsideLink(link, "On Neuronpedia"),
       link && button("Show it here", embed, { title: "loads the feature from neuronpedia.org" })),
     table, embedded);
-  new SortedTable(table, pathColumns(), { caption: "Path through the layers", chosen: (step) => step.layer === layer }).show(path);
+  new SortedTable(table, pathColumns(), { caption: "Path through the layers", chosen: (step) => isSame(step, node) }).show(path);
   place.hidden = false;
   if (focus) $("feature-title").focus();
 }
@@ -218,7 +228,7 @@ function describePath(path, layer) {
     : `to layer ${last}, where it has no partner`;
   const text = `The path has ${path.length} of ${run.layers.length} layers: ${start}, ${end}.`;
   if (!known("cosine") || path.length < 2) return text;
-  const alike = (step) => step.step && (step.step.cosine === undefined || step.step.cosine >= SAME);
+  const alike = (step) => step.step && (missing(step.step.cosine) || step.step.cosine >= SAME);
   const here = path.findIndex((step) => step.layer === layer);
   let from = here, to = here;
   while (from > 0 && alike(path[from])) from--;
@@ -227,26 +237,34 @@ function describePath(path, layer) {
     `to layer ${path[to].layer}.`;
 }
 
+function describePartners([node, ...partners]) {
+  const other = SETS[1 - node.set];
+  if (partners.length < 2) return `It has ${partners.length ? "a" : "no"} partner in the ${other} set.`;
+  return `It has ${partners.length} partners in the ${other} set, one for each pair of layers in which it is matched.`;
+}
+
 function pathColumns() {
   return [
+    ...(run.two_sets ? [{ name: "set", title: "set", about: "set of SAEs", text: true, value: (step) => SETS[step.set] }] : []),
     { name: "layer", title: "layer", about: "number of the layer", value: (step) => step.layer },
     { name: "feature", title: "feature", about: "number of the feature in its layer", value: (step) => step.feature,
-      cell: (step) => featureLink(step.layer, step.feature, number(step.feature)) },
+      cell: (step) => featureLink(step, number(step.feature)) },
     { name: "label", title: "label", about: "what the feature fires on", text: true, value: (step) => step.label,
       cell: (step) => short(step.label ?? "") },
     ...NUMBERS.filter(known).map((name) => ({ name, title: TITLES[name], about: about(name), value: (step) => step.step?.[name],
       cell: (step) => shownNumber(name, step.step?.[name], step.step?.margin_exact) })),
-    ...(known("runner_up") ? [{ name: "runner_up", title: "runner-up", about: about("runner_up"), value: (step) => step.step?.runner_up,
-      cell: ({ layer, step }) => (step?.runner_up >= 0 ? featureLink(layer, step.runner_up, number(step.runner_up)) : "–") }] : []),
+    ...(known("runner_up") ? [{ name: "runner_up", title: TITLES.runner_up, about: about("runner_up"),
+      value: (step) => step.step?.runner_up_cost, cell: ({ pair, step }) => (pair ? otherTarget(pair, step) : "–") }] : []),
     { name: "neuronpedia", title: "Neuronpedia", about: "the page of the feature on Neuronpedia", value: () => 0,
-      cell: (step) => { const link = data.neuronpedia(step.layer, step.feature); return link ? outsideLink(link, "open") : "–"; } },
+      cell: (step) => { const link = data.neuronpedia(step); return link ? outsideLink(link, "open") : "–"; } },
   ];
 }
 
-function savePath(path, layer, feature) {
-  const names = NUMBERS.filter(known);
-  const rows = path.map((step) => [step.layer, step.feature, step.label, ...names.map((name) => step.step?.[name])]);
-  download(`path-${layer}-${feature}.csv`, csv(["layer", "feature", "label", ...names], rows), "text/csv");
+function savePath(path, node) {
+  const names = [...NUMBERS, ...OTHER_TARGET].filter(known), head = run.two_sets ? ["set", "layer"] : ["layer"];
+  const rows = path.map((step) => [...(run.two_sets ? [SETS[step.set]] : []), step.layer, step.feature, step.label,
+    ...names.map((name) => step.step?.[name])]);
+  download(`path-${node.layer}-${node.feature}.csv`, csv([...head, "feature", "label", ...names], rows), "text/csv");
 }
 
 function showExplorer() {
@@ -259,7 +277,8 @@ function showExplorer() {
     caption: "Features that match the search",
     sort: get("sort") ? { name: get("sort"), down: get("down") === "1" } : null,
     changed: ({ name, down }) => set({ sort: name, down: down ? "1" : "" }),
-    chosen: (row) => String(row.pair.source) === get("layer") && String(row.feature) === get("feature"),
+    chosen: (row) => [sourceOf(row.pair, row.feature), targetOf(row.pair, row.pair.columns.partner[row.feature])]
+      .slice(0, 1 + TARGETS).some((node) => followed() && isSame(node, followed())),
   });
   $("tools").append(
     button("These features as CSV", saveResults),

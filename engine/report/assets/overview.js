@@ -7,12 +7,13 @@ const L0_RATIO = 1.5; // L0s that differ by more than this factor make the featu
 function warnings() {
   const list = [];
   for (const { source, target, reason } of run.failures) list.push(`Layers ${source} and ${target} have no matching: ${reason}`);
-  if (!run.complete) list.push("The run is not complete: it was stopped, it is still running, or some of its pairs have failed.");
+  if (!run.complete) list.push("The run is not complete: it was stopped, it is still running, or some of its pairs have failed. " +
+    "The same saematch layers command finishes it.");
   const unproved = run.pairs.filter((pair) => !pair.certified).map((pair) => `${pairName(pair)} (${pair.status})`);
   if (unproved.length) list.push(`Not proved optimal: ${unproved.join(", ")}.`);
-  const l0s = new Map(run.layers.map((layer) => [layer.layer, layer.l0]));
-  for (const { source, target } of run.two_sets ? [] : run.pairs) {
-    const a = l0s.get(source), b = l0s.get(target);
+  const l0s = new Map(run.layers.map((layer) => [`${layer.set}:${layer.layer}`, layer.l0]));
+  for (const { source, target } of run.pairs) {
+    const a = l0s.get(`0:${source}`), b = l0s.get(`${TARGETS}:${target}`);
     if (a && b && Math.max(a, b) > L0_RATIO * Math.min(a, b)) {
       list.push(`Layers ${source} and ${target}: L0 differs more than ${L0_RATIO}-fold (${shown(a)} and ${shown(b)}), ` +
         "which alone makes features differ.");
@@ -31,8 +32,8 @@ function showFacts() {
   // The source of a list is an object: the address of each layer.
   const addresses = (given) => (given && typeof given === "object" ? Object.values(given).join(", ") : given);
   const facts = [
-    ["Source", addresses(source) ?? "in memory"],
-    ["Matched against", addresses(against)],
+    [run.two_sets ? "First set (source)" : "Source", addresses(source) ?? "in memory"],
+    ["Second set (against)", addresses(against)],
     ["Run folder", run.folder],
     ["Pairs of layers", `${run.pairs.length}, ${run.pairs.filter((pair) => pair.certified).length} proved optimal`,
       "no other matching of the same features costs less, within the proof gap of each pair of layers"],
@@ -78,6 +79,7 @@ function pairColumns() {
 
 function layerColumns() {
   return [
+    ...(run.two_sets ? [{ name: "set", title: "set", about: "set of SAEs", text: true, value: (layer) => SETS[layer.set] }] : []),
     { name: "layer", title: "layer", about: "number of the layer", value: (layer) => layer.layer },
     { name: "F", title: "features", about: "F, the number of features of the SAE", value: (layer) => layer.F },
     { name: "d", title: "d", about: "width of the activations", value: (layer) => layer.d },

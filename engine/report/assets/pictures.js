@@ -80,11 +80,14 @@ function distancesPicture() {
 }
 
 function quantityPicture(quantity) {
-  const rows = run.layers.map(({ layer, quantities }) => [layer, quantities.find((row) => row.quantity === quantity)])
-    .filter(([, row]) => row);
+  const rows = run.layers.map(({ set, layer, quantities }) => ({ set, layer, ...quantities.find((row) => row.quantity === quantity) }))
+    .filter((row) => row.quantity);
   if (!rows.length) return null;
-  const layers = rows.map(([layer]) => layer);
-  const series = [["5 %", "q5"], ["median", "q50"], ["95 %", "q95"]].map(([name, key]) => [name, rows.map(([, row]) => row[key])]);
+  const layers = [...new Set(rows.map((row) => row.layer))].sort((a, b) => a - b);
+  const series = SETS.slice(0, 1 + TARGETS).flatMap((name, set) => [["5 %", "q5"], ["median", "q50"], ["95 %", "q95"]].map(([share, key]) => [
+    run.two_sets ? `${share}, ${name} set` : share,
+    layers.map((layer) => rows.find((row) => row.set === set && row.layer === layer)?.[key] ?? null),
+  ]));
   const title = `${quantity === "threshold" ? "Threshold θ" : capitalized(quantity)} of features by layer, unfolded`;
   return lineChart(quantity.replace(" ", "-"), title, "layer", layers, quantity, series, { scale: true });
 }
