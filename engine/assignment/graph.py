@@ -63,17 +63,21 @@ class CandidateGraph:
 
     def add(self, rows: Indices, columns: Indices) -> None:
         """Add edges. Edges that the graph has already, and forbidden pairs, whose cost is inf, are skipped."""
-        # The keys that are new, each once.
+        self._merge(*self._missing(rows, columns))
+
+    def _missing(self, rows: Indices, columns: Indices) -> tuple[Indices, Floats]:
+        """Return the keys, ascending, and the costs of those pairs that may become edges and are none yet."""
         new = np.sort(rows * self.shape[1] + columns)
         new = new[np.append(True, new[1:] != new[:-1])] if len(new) else new
         new = new[take_or(self._keys, np.searchsorted(self._keys, new), -1) != new]
-        # Their costs, without forbidden pairs.
         self._cost.exact_pairs += len(new)
-        new_costs = self._cost.below_ceiling(self._cost.exact(new // self.shape[1], new % self.shape[1]))
-        allowed = np.isfinite(new_costs)
-        # Merge them into the sorted edges.
-        keys = np.concatenate([self._keys, new[allowed]])
-        costs = np.concatenate([self.costs, new_costs[allowed]])
+        costs = self._cost.below_ceiling(self._cost.exact(new // self.shape[1], new % self.shape[1]))
+        allowed = np.isfinite(costs)
+        return new[allowed], costs[allowed]
+
+    def _merge(self, new: Indices, costs: Floats) -> None:
+        """Add edges by their keys, which are new and ascend."""
+        keys, costs = np.concatenate([self._keys, new]), np.concatenate([self.costs, costs])
         order = np.argsort(keys, kind="stable")
         self._keys, self.costs = keys[order], costs[order]
 
@@ -113,9 +117,9 @@ class CandidateGraph:
 
         A row is open if all entries of its list may be below the minimum of the row, because pairs that did not fit
         into the list may be as cheap. Once no edge is below the potential of its row, another pass lists up to
-        `LONG_LIST` pairs of each open row. If many rows are still open, with more pairs than that within the error of
-        the pass, costs differ too little for int8: float32 passes take over. Rows that are open in the end are compared
-        with all columns in float64.
+        `LONG_LIST` pairs of each open row, of which those below the potential become edges. If many rows are still
+        open, with more pairs than that within the error of the pass, costs differ too little for int8: float32 passes
+        take over. Rows that are open in the end are compared with all columns in float64.
 
         Args:
             permutation: a matching of the graph.
@@ -125,27 +129,37 @@ class CandidateGraph:
             wanted: `(F_A,)`, the bound that each row needs at most.
             rest: `(F_A,)`, a lower bound for M_ij - v_j over the pairs of each row that are not edges. It is updated.
         """
-
-        def state() -> tuple[RowMinima, Indices]:
-            result = self.row_minima(permutation, prices, potentials, rounding)
-            needed = np.minimum(np.minimum(result.others, potentials - rounding), wanted)
-            return result, np.nonzero(rest < needed)[0] if result.undercut == 0 else np.empty(0, dtype=np.int64)
-
-        result, doubtful = state()
-        if not len(doubtful):
+        result = self.row_minima(permutation, prices, potentials, rounding)
+        needed = np.minimum(np.minimum(result.others, potentials - rounding), wanted)
+        doubtful = np.nonzero(rest < needed)[0]
+        if result.undercut > 0 or not len(doubtful):
             return result
         price_error = self._unmatched.bound_price_error(prices)
-        for look in range(2):
-            if look == 0 or (len(doubtful) > MANY * len(rest) and self._cost.sharpen()):
-                scan = self._cost.scan(doubtful, prices, price_error, wanted, LONG_LIST)
-                self.add(*scan.row_pairs())
-                rest[doubtful] = scan.floors[:, -1]
-                result, doubtful = state()
+        doubtful = doubtful[self._look(doubtful, prices, potentials, wanted, rest) < needed[doubtful]]
+        if len(doubtful) > MANY * len(rest) and self._cost.sharpen():
+            doubtful = doubtful[self._look(doubtful, prices, potentials, wanted, rest) < needed[doubtful]]
         if len(doubtful):
             cheapest, rest[doubtful] = self._cost.row_minima(doubtful, prices, price_error)
             self.add(doubtful, cheapest)
-            result = self.row_minima(permutation, prices, potentials, rounding)
-        return result
+        return self.row_minima(permutation, prices, potentials, rounding)
+
+    def _look(self, rows: Indices, prices: Floats, potentials: Floats, wanted: Floats, rest: Floats) -> Floats:
+        """List many pairs of the listed rows, add those below the potential of their row, and update `rest`.
+
+        Returns a lower bound for M_ij - v_j over the pairs of each row that did not fit into its list, `(R,)`.
+        """
+        price_error = self._unmatched.bound_price_error(prices)
+        scan = self._cost.scan(rows, prices, price_error, wanted, LONG_LIST, ceiling=None)
+        new, costs = self._missing(*scan.row_pairs())
+        of_rows, of_columns = new // self.shape[1], new % self.shape[1]
+        reduced = costs - prices[of_columns]
+        below = reduced < potentials[of_rows]
+        self._merge(new[below], costs[below])
+        # The bound for all pairs that are no edges: of those that were not listed, and of those that were.
+        rest[rows] = scan.floors[:, -1]
+        listed = at_least(reduced, self._cost.exact_error(of_rows, of_columns, price_error))
+        np.minimum.at(rest, of_rows[~below], listed[~below])
+        return scan.floors[:, -1]
 
     def optimum(self, prices: Floats, price_error: float) -> tuple[Indices, Floats]:
         """Return the optimal matching of the graph, -1 for an unmatched row, and prices that prove it.

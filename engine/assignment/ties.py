@@ -10,7 +10,7 @@ from saematch.numeric.loops import choose_tied
 from saematch.numeric.rounding import Floats, Indices
 
 _TIED = 16  # partners that are added for a row, if more pairs than its list holds cost the same
-_SAME = 2.0**-18  # a float32 pass cannot tell listed values apart within this share of the numbers involved
+_SAME = 2.0**-18  # float32 values cannot be told apart within this share of the numbers involved
 
 
 def in_order(permutation: Indices, row_group: Indices, column_group: Indices) -> Indices:

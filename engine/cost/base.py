@@ -215,7 +215,7 @@ class Cost(ABC):
         price_error: Floats,
         potentials: Floats,
         k: int,
-        ceiling: float = 0.0,
+        ceiling: float | None = 0.0,
         columns: Indices | None = None,
     ) -> Scan:
         """Pass over all pairs of the listed rows and columns, and find the `k` cheapest of each row and each column.
@@ -223,9 +223,9 @@ class Cost(ABC):
         The pass compares float32 values. Its floors are lower bounds for exact values, as follows. Let m_ij be the
         value of M_ij, let a_i + b_j bound its error as `_pads` says, and let e be 2^-24.
 
-        1. Rows compare fl(m_ij + c_j), where c_j is -v_j - b_j - 4 e |v_j| - (error of the price), rounded down. The
-           term 4 e |v_j| covers the rounding of the price and its share in the rounding of the sum. So fl(m_ij + c_j) -
-           a_i is at most M_ij - v_j.
+        1. Rows compare fl(m_ij + c_j), where c_j is -v_j - b_j - 4 e |v_j| - (1 + 4 e) (error of the price), rounded
+           down. The terms in 4 e cover the rounding of the price and its share, and that of its error, in the rounding
+           of the sum. So fl(m_ij + c_j) - a_i is at most M_ij - v_j.
         2. Columns compare fl(m_ij - o_i), where o_i is u_i + a_i + 4 e |u_i|, rounded up. So fl(m_ij - o_i) - b_j - v_j
            - (error of the price) is at most M_ij - u_i - v_j.
 
@@ -235,7 +235,7 @@ class Cost(ABC):
             price_error: how much too low each price may be, `(F_B,)`.
             potentials: u `(F_A,)`.
             k: the length of each list.
-            ceiling: columns list only pairs whose M_ij - u_i - v_j may be below it.
+            ceiling: columns list only pairs whose M_ij - u_i - v_j may be below it; no pairs if it is None.
             columns: the columns of the pass, ascending; all columns unless given.
         """
         if columns is None:
@@ -248,15 +248,17 @@ class Cost(ABC):
         prices = np.where(closed, 0.0, prices)
 
         # Compute the constants c_j and o_i, and the limits of the columns.
-        constant = rounded_down(-prices - (column_pad + 4 * UNIT_32 * np.abs(prices) + price_error))
+        spare = 1 + 4 * UNIT_32
+        constant = rounded_down(-prices - (column_pad + 4 * UNIT_32 * np.abs(prices) + spare * price_error))
         constant[closed] = np.inf
         raised = potentials[rows] + row_pad + 4 * UNIT_32 * np.abs(potentials[rows])
         offset = -rounded_down(-raised)
         with np.errstate(over="ignore"):
-            limit = (ceiling + prices).astype(np.float32)
+            limit = ((0.0 if ceiling is None else ceiling) + prices).astype(np.float32)
         limit[closed] = -np.inf
 
-        by_row, by_column = self.passes.cheapest(rows, columns, constant, offset, limit, k)
+        k_of_columns = 0 if ceiling is None else k
+        by_row, by_column = self.passes.cheapest(rows, columns, constant, offset, limit, k, k_of_columns)
 
         # If the list of a column is not full, all other pairs of the column are at the limit or above it.
         floors = by_row.values.astype(np.float64) - row_pad[:, None]

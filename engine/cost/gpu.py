@@ -95,6 +95,7 @@ class KernelProducts(Products):
         offset: NDArray[np.float32],
         limit: NDArray[np.float32],
         k: int,
+        k_of_columns: int,
     ) -> tuple[ShortLists, ShortLists]:
         def run() -> list[ShortLists]:
             lists = self._kernels.candidates(
@@ -102,7 +103,7 @@ class KernelProducts(Products):
                 self._on_device(-offset),
                 self._on_device(constant),
                 k,
-                self._on_device(limit),
+                self._on_device(limit if k_of_columns else np.full_like(limit, -np.inf)),
                 *(
                     None if len(some) == size else self._on_device(some)
                     for some, size in zip((rows, columns), self.shape, strict=True)
@@ -112,7 +113,7 @@ class KernelProducts(Products):
             return [ShortLists(one.values.cpu().numpy(), one.indices.cpu().numpy()) for one in lists]
 
         by_row, by_column = self.retry_if_out_of_memory(run)
-        return by_row, by_column
+        return by_row, ShortLists(by_column.values[:, :k_of_columns], by_column.partners[:, :k_of_columns])
 
     @override
     def retry_if_out_of_memory(self, run: Callable[[], T]) -> T:

@@ -66,11 +66,13 @@ class Passes(ABC):
         offset: NDArray[np.float32],
         limit: NDArray[np.float32],
         k: int,
+        k_of_columns: int,
     ) -> tuple[ShortLists, ShortLists]:
         """Return the `k` smallest m_ij + constant_j of each listed row, and m_ij - offset_i of each listed column.
 
         `offset (R,)` belongs to the listed rows, `constant (C,)` and `limit (C,)` to the listed columns; both lists
-        ascend. Columns list only values below `limit`. Partners are places in the list of columns and in that of rows.
+        ascend. Columns list `k_of_columns` values at most, `k` or 0, all below `limit`. Partners are places in the list
+        of columns and in that of rows.
         """
 
     def retry_if_out_of_memory(self, run: Callable[[], T]) -> T:
@@ -94,9 +96,10 @@ class TilePasses(Passes):
         offset: NDArray[np.float32],
         limit: NDArray[np.float32],
         k: int,
+        k_of_columns: int,
     ) -> tuple[ShortLists, ShortLists]:
         by_row = ShortLists.unfilled(np.full((len(rows), k), np.inf, dtype=np.float32))
-        by_column = ShortLists.unfilled(np.repeat(limit[:, None], k, axis=1))
+        by_column = ShortLists.unfilled(np.repeat(limit[:, None], k_of_columns, axis=1))
         with ThreadPool(len(rows) * len(columns)) as pool:
             for tile in self.make_tiles(rows, columns):
                 pool.run(_search_jobs(pool, tile, constant, offset, by_row, by_column))
@@ -118,6 +121,8 @@ def _search_jobs(
     for part in pool.split(len(values)):
         lists = row_values[part], row_partners[part]
         jobs.append(partial(scan_rows, values[part], constant, lists[0], lists[1], columns.start))
+    if not by_column.values.shape[1]:
+        return jobs
     offset, column_values, column_partners = offset[rows], by_column.values[columns], by_column.partners[columns]
     for part in pool.split(values.shape[1]):
         lists = column_values[part], column_partners[part]

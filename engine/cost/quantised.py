@@ -119,7 +119,8 @@ def int8_pads(x: Quantised, y: Quantised) -> tuple[Floats, Floats]:
 
     where r is the typical ratio of both. So a row with a large residual widens the bound of its own pairs only.
 
-    The theorem asks of the hardware only that it adds and multiplies whole numbers.
+    The theorem asks of the hardware only that it adds and multiplies whole numbers, and the roundings, that float32
+    operations round to nearest.
     """
     row_pad, column_pad = np.full(len(x.norm), 2.0**-124), np.zeros(len(y.norm))
     for row, column in ((x.residual, y.norm), (x.size, y.residual), (8 * UNIT_32 * x.size, y.size)):

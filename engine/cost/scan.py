@@ -18,7 +18,7 @@ class Scan:
         columns: the columns of the pass, ascending, `(C,)`.
         row_partners: columns, cheapest first, `(R, k)`; -1 where a list is not full.
         column_partners: rows, cheapest first, `(C, k)`; -1 where a list is not full. Columns list only pairs that may
-            be below the ceiling of the pass.
+            be below the ceiling of the pass; without a ceiling, k is 0 for them.
         floors: lower bounds for M_ij - v_j, `(R, k)`. Entry n of a row holds for every pair of the row and the columns
             of the pass that is not among the first n of its list.
         column_floors: lower bounds for M_ij - u_i - v_j, `(C, k)`, in the same way for columns.

@@ -155,7 +155,7 @@ class Matching:
         # The objective is rounded relative to the size of its terms, and so is a large gap.
         size = self.objective - self.cost + math.fsum(self.pair_cost.abs().tolist())
         rounding = size * self.evaluation_error + 4 * UNIT_64 * abs(self.gap)
-        if rounding > 0:
+        if size > 0:
             rounding += len(self.perm) * 2.0**-1050  # squares that underflow
         # Rounded down, unless everything was exact.
         bound = math.fsum([self.objective, -self.gap, -self.rounding_error, -rounding])

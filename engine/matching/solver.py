@@ -150,7 +150,7 @@ def require_certified(matching: Matching) -> None:
 
 def _stats(cost: Cost, solution: Solution, seconds: float) -> dict[str, Any]:
     """Return what the search did, for the user."""
-    # If all pairs were in the graph, no float32 pass has chosen among them.
+    # If all pairs were in the graph, no pass has chosen among them.
     precision = "float64" if solution.edges == math.prod(cost.shape) else cost.precision
     return {
         "backend": cost.backend,
