@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 MINUTES ?= 60
 INPUTS := pyproject.toml setup.py constraints.txt
 
-.PHONY: adversary demo docs test test-old test-formats lint bench bench-large aot clean
+.PHONY: adversary demo docs reference test test-old test-formats lint bench bench-large aot clean
 
 demo: $(VENV)/.installed  ## match the sample that ships with the package
 	@$(BIN)/saematch demo
@@ -27,6 +27,9 @@ test-formats: .venv-formats/.installed  ## read the SAEs that other packages wri
 
 adversary: $(VENV)/.installed-test  ## search an hour for claims that exact arithmetic refutes; MINUTES=5 for less
 	PYTHONPATH=tests $(BIN)/python -m adversary --minutes $(MINUTES)
+
+reference: $(VENV)/.installed-test  ## write docs/commands.md and docs/python.md from the commands' help and docstrings
+	$(BIN)/python docs/reference.py
 
 docs: $(VENV)/.installed-test  ## the site, in build/site
 	$(BIN)/mkdocs build

@@ -23,6 +23,12 @@ def site(tmp_path_factory):
     return folder
 
 
+def test_the_pages_of_the_reference_are_current():
+    command = [sys.executable, "docs/reference.py", "--check"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_every_command_and_door_has_its_reference(site):
     commands = (site / "commands" / "index.html").read_text()
     assert set(re.findall(r'<h2 id="saematch-(\w+)"', commands)) == set(COMMANDS)
