@@ -294,7 +294,7 @@ def test_figures_are_drawn(tmp_path):
         ({"a;b": ONE, "b": WIDE}, {}, "cannot be a name"),
         ({"a": ONE, "b": WIDE}, {"reference": "c"}, "reference is 'c'"),
         ({"a": ONE, "b": WIDE}, {"threshold": 1.5}, "threshold is 1.5"),
-        ({"a": ONE, "b": WIDE}, {"nulls": -1}, "nulls is -1"),
+        ({"a": ONE, "b": WIDE}, {"nulls": -1}, "null seeds is -1"),
         ({"a": ONE, "b": WIDE}, {"axis": ""}, "axis is ''"),
         ({"a": ONE, "b": "no/such"}, {}, "no such file"),
     ],

@@ -127,13 +127,18 @@ def distinct_names(paths: list[str]) -> list[str]:
     ['seed_1', 'seed_2']
     >>> distinct_names(["layer_8/params.npz", "layer_8/params.npz"])
     ['layer_8/params.npz', 'layer_8/params.npz (2)']
+    >>> distinct_names(["a/seed_1/l0_40/sae.npz", "a/seed_1/l0_80/sae.npz", "a/seed_2/l0_40/sae.npz"])
+    ['seed_1/l0_40', 'seed_1/l0_80', 'seed_2/l0_40']
     """
     parts = [path.replace(";", ",").split("/") for path in paths]
     names = ["/".join(own) for own in parts]
     if len(set(names)) > 1:
         start = _alike(parts)
         end = _alike([own[start:][::-1] for own in parts])
-        names = ["/".join(own[start : len(own) - end]) or "/".join(own) for own in parts]
+        parts = [own[start : len(own) - end] or own for own in parts]
+        # If one folder has another name in every path, that name is enough.
+        telling = [column for column in zip(*parts, strict=False) if len(set(column)) == len(paths)]
+        names = list(telling[0]) if telling else ["/".join(own) for own in parts]
     return [name if name not in names[:i] else f"{name} ({names[:i].count(name) + 1})" for i, name in enumerate(names)]
 
 
@@ -159,8 +164,8 @@ def _rates(given: list[str], first: str) -> dict[str, Any]:
 def _describe(event: ConsistencyProgress) -> str:
     """Describe an event on one line."""
     left = "" if event.seconds_left is None else f", about {_duration(event.seconds_left)} left"
-    last = "" if event.last_pass is None else f": {describe_pass(event.last_pass)}"
-    return f"{event.a} and {event.b}, {event.doing} (matching {event.done + 1} of {event.total}{left}){last}"
+    last = "" if event.last_pass is None else f"; {describe_pass(event.last_pass)}"
+    return f"matching {event.done + 1} of {event.total}{left}: {event.a} and {event.b}, {event.doing}{last}"
 
 
 def _duration(seconds: float) -> str:
@@ -207,7 +212,20 @@ def _print_summary(options: argparse.Namespace, result: Consistency, skipped: di
 
 
 def _print_pairs(result: Consistency) -> None:
-    head = ["A", "B", "MCC", "encoder", "both", "random", "rotated", "MMCS", "back", "shared", "same", "certified"]
+    head = [
+        "A",
+        "B",
+        "MCC",
+        "encoder",
+        "both",
+        "random",
+        "rotated",
+        "MMCS",
+        "reverse",
+        "shared",
+        "same partner",
+        "certified",
+    ]
     lines = []
     for pair in result.pairs:
         nulls = [null.mean["mcc_decoder"] if null else None for null in (pair.null_random, pair.null_rotated)]

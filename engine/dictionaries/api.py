@@ -96,7 +96,9 @@ def consistency(
     # The options.
     wrong = f"threshold is {threshold!r:.40}; give a cosine from 0 to 1"
     threshold = checked_number(threshold, 0, 1, wrong)
-    nulls = checked_count(nulls, 0, f"nulls is {nulls!r:.40}; give a number of seeds, or 0")
+    nulls = checked_count(
+        nulls, 0, f"the number of null seeds is {nulls!r:.40}; give a whole number, or 0 for no null models"
+    )
     if not isinstance(axis, str) or not axis:
         raise MatchError(f"axis is {axis!r:.40}; give a text that says what the SAEs differ in")
     solver = Solver(

@@ -124,7 +124,7 @@ def draw_shared(result: Consistency) -> Figure:
         names = [name for name in names if name != result.reference]
     figure, (panel,) = new_figure(1, max(4.0, 0.4 * len(names) + 2))
     lines = {"shared with all": result.shared_with_all}
-    if len(names) > 2:
+    if result.reference is None and len(names) > 2:
         at_least_one = {name: 1 - result.shared_with_none[name] for name in names}
         lines |= {"shared with at least one": at_least_one}
     lines |= {"unique compared with all": {name: result.decisions[name]["unique"] for name in names}}
