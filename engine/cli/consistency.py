@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from saematch.cli.common import DONE, UNFINISHED, complain, for_terminal, print_json
 from saematch.cli.groups import add_json, add_quiet, add_solver, solver_of
 from saematch.cli.parser import as_names, as_path
-from saematch.cli.terminal import describe_pass, status_line, table
+from saematch.cli.terminal import describe_pass, print_legend, status_line, table
 from saematch.errors import MatchError
 from saematch.text import printable
 
@@ -23,6 +23,19 @@ HELP = "measure how far SAEs agree: seeds, training steps, widths or layers"
 DESCRIPTION = """Measure how far SAEs of the same activations agree, by their weights: MCC of decoders and encoders
 over all pairs, MMCS, shared and unique features, and the same for null models. Every matching behind a number is
 proved to be optimal."""
+
+# The columns of the tables that are printed.
+_PAIR_LEGEND = {
+    "MCC": "mean cosine of the decoder rows of matched features, matched so that it is largest",
+    "encoder": "the same for encoder columns",
+    "both": "the same for the mean of both cosines",
+    "random": "MCC with random directions of the same covariance in place of B",
+    "rotated": "MCC with B turned at random",
+    "MMCS": "mean over the features of A of the largest cosine with any feature of B; reverse: from B to A",
+    "shared": "share of features with a partner above the threshold by decoder and by encoder",
+    "same partner": "share of features with the same partner by decoder and by encoder",
+}
+_SAE_LEGEND = {"unique": "share of features that no feature of another SAE is similar to, by decoder or by encoder"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -80,7 +93,8 @@ def run(options: argparse.Namespace) -> int:
     from saematch.dictionaries import consistency, draw_figures
 
     handles = _handles(options)
-    with status_line() as show:
+    with status_line(options.quiet or options.json) as show:
+        show("reading the SAEs")
         result = consistency(
             handles,
             reference=options.reference,
@@ -91,11 +105,11 @@ def run(options: argparse.Namespace) -> int:
             firing_rates=_rates(options.firing_rates, next(iter(handles))),
             out=options.output,
             **solver_of(options),
-            progress=lambda event: show(_describe(event)),
+            progress=lambda event: show(_describe(event), event.seconds_left),
         )
         skipped = {}
         if options.output is not None and find_spec("matplotlib") is not None:
-            show("figures")
+            show("drawing figures")
             skipped = draw_figures(result, options.output)
     if options.json:
         print_json(result.as_dict())
@@ -163,24 +177,8 @@ def _rates(given: list[str], first: str) -> dict[str, Any]:
 
 def _describe(event: ConsistencyProgress) -> str:
     """Describe an event on one line."""
-    left = "" if event.seconds_left is None else f", about {_duration(event.seconds_left)} left"
     last = "" if event.last_pass is None else f"; {describe_pass(event.last_pass)}"
-    return f"matching {event.done + 1} of {event.total}{left}: {event.a} and {event.b}, {event.doing}{last}"
-
-
-def _duration(seconds: float) -> str:
-    """Return a time in the unit that suits it.
-
-    >>> _duration(42), _duration(500), _duration(20_000)
-    ('42 s', '8 min', '5.6 h')
-    """
-    return (
-        f"{seconds:.0f} s"
-        if seconds < 90
-        else f"{seconds / 60:.0f} min"
-        if seconds < 5400
-        else f"{seconds / 3600:.1f} h"
-    )
+    return f"matching {event.done + 1} of {event.total}: {event.a} and {event.b}, {event.doing}{last}"
 
 
 def _print_summary(options: argparse.Namespace, result: Consistency, skipped: dict[str, str]) -> None:
@@ -192,14 +190,14 @@ def _print_summary(options: argparse.Namespace, result: Consistency, skipped: di
         f"{result.pw_mcc_encoder_absolute:.4f}, both {result.pw_mcc_joint_absolute:.4f}.\n"
     )
     _print_saes(result)
+    legend = {
+        name: _PAIR_LEGEND[name] for name in _PAIR_LEGEND if name not in ("random", "rotated") or options.null_seeds
+    }
+    print_legend({**legend, **_SAE_LEGEND})
+    proved = "Every" if result.certified else "NOT every"
     print(
-        f"\nShared: the matching of decoders and the matching of encoders give partners with cosines above "
-        f"{result.threshold:g}.\nUnique: no feature of another SAE has a cosine above {result.threshold:g} with it."
-    )
-    print(
-        "Every matching behind these numbers is proved to be optimal."
-        if result.certified
-        else "NOT every matching behind these numbers is proved to be optimal."
+        f"\n{proved} matching behind these numbers is proved to be optimal. The cosine of shared features is above "
+        f"{result.threshold:g}."
     )
     if options.output is None:
         print("Nothing was written; -o DIR keeps every feature, tables and figures.")
