@@ -148,6 +148,14 @@ def test_tops_of_a_run(run):
     assert_refused(saematch("top", run, "--alike", 1, "--uncertain", 1), "not allowed with")
 
 
+def test_the_top_of_two_sets_is_what_is_most_alike(run, tmp_path):
+    model = run.parent / "model"
+    assert saematch("layers", model, "--against", model, "-o", tmp_path / "run", "--quiet").returncode == 0
+    pairs = parsed(saematch("top", tmp_path / "run", "--json"))["alike"]
+    assert {(pair["layer"], pair["feature"]) for pair in pairs} == {(pair["target"], pair["partner"]) for pair in pairs}
+    assert_refused(saematch("top", tmp_path / "run", "--persistent", 3), "layers of one set of SAEs")
+
+
 def test_a_baseline_that_did_what_was_asked_is_no_failure(run, tmp_path):
     model = run.parent / "model"
     done = saematch("match", model / "layer_03", model / "layer_04", "--method", "nearest")

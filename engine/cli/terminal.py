@@ -66,7 +66,7 @@ def decimal(value: str | float | None) -> str:
 
 _MATCHED = {
     "matched": "features that have a partner",
-    "cost": "sum of the costs of matched pairs: squared distances of features, or what --metric says",
+    "cost": "sum of the costs of matched pairs, which are squared distances unless --metric says otherwise",
     "of random": "this cost, relative to that of random pairs",
     "cosine": "mean cosine of the decoder rows of matched features",
     ">= 0.7": "share of the features whose partner has a cosine of at least 0.7",
@@ -152,7 +152,7 @@ def matching_as_json(matching: Matching) -> dict[str, Any]:
 def describe_pass(event: Round) -> str:
     """Describe one pass over all pairs in a few words."""
     proof = event.certificate
-    share = f", at most {proof.gap / proof.gain:.1e} from the optimum" if proof.gain > 0 else ""
+    share = f", within {proof.gap / proof.gain:.1e} of the optimum" if proof.gain > 0 else ""
     return f"pass {event.number}, {event.edges:,} candidate pairs{share}"
 
 

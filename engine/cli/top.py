@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 HELP = "list the features of a run that persist longest, are most alike, or are least certain"
 DESCRIPTION = """List features of a run: those that persist through the most layers, the pairs whose decoder rows are
-most alike, or the pairs whose partner is least certain. Without an option, list the ten that persist longest."""
+most alike, or the pairs whose partner is least certain. Without an option, list the ten that persist longest or, for
+two sets of SAEs, the ten pairs that are most alike."""
 _COUNT = 10
 _PERSISTENT = 0.7
 
@@ -50,6 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """List features that stand out."""
     chain = labelled(chain_of(options), options)
+    if chain.of_two_sets and options.persistent is None and options.uncertain is None:
+        options.alike = _COUNT if options.alike is None else options.alike  # features persist only within one set
     if options.alike is not None or options.uncertain is not None:
         _list_pairs(options, chain)
     else:
