@@ -236,6 +236,12 @@ def test_a_partner_of_a_second_set_of_saes_is_found_in_that_set(opened, two, ser
             rows = rows_of(page, "#table")
             assert [row[2] for row in rows].count("none") == 3
             assert [row[3] for row in rows] == [f"b{partner}" if partner >= 0 else "" for partner in perm]
+            page.click("#figure-spread-of-cost >> text=Numbers")  # those without a partner have no cost
+            assert sum(int(row[2]) for row in rows_of(page, "#figure-spread-of-cost")) == 9
+            page.fill("[name=cost-to]", "1e9")
+            until(page, "document.getElementById('found').innerText === '9 of 12 features'")
+            page.click("text=Clear")
+            until(page, "document.getElementById('found').innerText === '12 of 12 features'")
             page.click(f"#table tbody tr:nth-child({feature + 1}) td:nth-child(3) button")
             page.wait_for_selector("#feature:not([hidden])")
             expected = [

@@ -82,6 +82,7 @@ function searchConditions() {
   const contains = (label) => (label ?? "").toLowerCase().includes(text);
   return ({ columns, labels, partnerLabels }, feature) =>
     (index === null || feature === index) &&
+    (!limits.length || columns.partner[feature] >= 0) && // a feature without a partner has no cost, margin or cosine
     limits.every(([name, low, high]) => columns[name]?.[feature] >= low && columns[name][feature] <= high) &&
     (!text || contains(labels.get(feature)) || contains(partnerLabels.get(columns.partner[feature])));
 }
@@ -103,7 +104,9 @@ async function showResults() {
   for (const pair of pairs) {
     const opened = await openPair(pair);
     if (current !== searches) return; // another search has started
-    for (const name of Object.keys(values)) if (opened.columns[name]) values[name].push(opened.columns[name]);
+    for (const name of Object.keys(values)) {
+      if (opened.columns[name]) values[name].push(opened.columns[name].filter((_, feature) => opened.columns.partner[feature] >= 0));
+    }
     for (let feature = 0; feature < pair.features; feature++) {
       if (matches(opened, feature)) rows.push({ pair: opened, feature });
     }

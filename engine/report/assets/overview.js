@@ -40,7 +40,7 @@ function showFacts() {
     ["Proof", run.basis, "how the bounds were computed that the cost of every pair of layers is compared with"],
     ["Cost", random ? `${shown(cost)}, ${percent(cost / random)} of a random pairing` : shown(cost),
       "sum over all pairs of layers and matched features of the squared distance of folded feature rows"],
-    ["Compared", options ? `${options.parts.join(", ")}, folded by ${options.fold}; squared distance` : null,
+    ["Compared", options ? `${options.parts.join(", ")}, folded by ${options.fold}; ${(options.metric ?? "squared_distance").replace("_", " ")}` : null,
       "parts of a feature row, and the scale by which each feature is folded"],
     ["Method", options && options.method],
     ["Maximum cost of a pair", options && options.max_cost],
