@@ -65,6 +65,7 @@ def few_from_the_start(monkeypatch):
     monkeypatch.setattr(margins, "LISTED", 2)
     monkeypatch.setattr(graph, "LONG_LIST", 2)
     monkeypatch.setattr(margins, "_SMALL", 0)
+    monkeypatch.setattr(margins, "_MOST_ROWS", 40)
     monkeypatch.setattr(margins, "LOWEST", 10)
 
 

@@ -97,10 +97,9 @@ class Cycles:
         self._keys, self._lengths = keys[order], lengths[order]
         self._floors[rows] = limits
 
-    def glance(self) -> tuple[Floats, Floats]:
+    def glance(self, rows: Indices) -> tuple[Floats, Floats]:
         """Return the least and the most that the shortest cycle of each row can be long, by the pairs listed now."""
-        every = np.arange(len(self._permutation))
-        best, rest, _ = self._search(every, np.full(len(every), np.inf), thorough=False)
+        best, rest, _ = self._search(rows, np.full(len(rows), np.inf), thorough=False)
         return np.minimum(best, rest), best
 
     def shortest(self, rows: Indices, limits: Floats, most_pairs: float = np.inf) -> tuple[Floats, Floats]:

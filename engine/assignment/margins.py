@@ -16,7 +16,10 @@ from saematch.numeric.rounding import UNIT_64, Floats, Indices
 
 LISTED = 16  # cheapest pairs of each row and column that a pass adds to the graph
 LOWEST = 256  # margins that are computed exactly from the start; all of them in a problem of at most `_SMALL` pairs
-_SMALL, _MOST_NUMBERS = 2**22, 2**36  # numbers that are multiplied for the lowest margins: some seconds of one core
+_SMALL = 2**22
+# In a larger problem, the most rows for which the listed pairs are searched, and the most numbers that are multiplied
+# for other pairs: either takes some seconds of one core.
+_MOST_ROWS, _MOST_NUMBERS = 2**14, 2**36
 # A margin of fewer roundings of a pair than this has few digits: it is computed in twice the precision of float64.
 _FEW_DIGITS = 2.0**22
 
@@ -69,7 +72,10 @@ class MarginSearch:
             if not listed.new:
                 break
         self._settle(listed)
-        self._least, self._most = self._cycles.glance()
+        rows = np.argsort(self._first_bound, kind="stable")[:_MOST_ROWS]
+        least, self._most[rows] = self._cycles.glance(rows)
+        self._least = self._first_bound * self._scale
+        self._least[rows] = np.maximum(self._least[rows], least)
         pairs = cost.shape[0] * cost.shape[1]
         if pairs <= _SMALL:
             self.lowest(cost.shape[0])

@@ -148,6 +148,7 @@ def _check_margins(given: Given, truth: Truth, best: sm.Matching, findings: Find
     assert truth.optimum is not None
     try:
         bound, tied = best.margins().bound.tolist(), best.margins().tied.tolist()
+        is_exact = best.margins().is_exact.tolist()
         values = best.margins().exact(range(len(bound))).tolist()
     except sm.MatchError as error:
         findings.wrong.append(f"margins of a certified matching are refused: {error}")
@@ -161,7 +162,7 @@ def _check_margins(given: Given, truth: Truth, best: sm.Matching, findings: Find
         margin = other - truth.optimum
         if Fraction(bound[i]) > margin + slack:
             findings.wrong.append(f"margin[{i}] is {bound[i]!r}, exactly {float(margin)!r}")
-        # If pairs are forbidden, a value may be a lower bound of the margin.
+        # If pairs are forbidden, a value may be a lower bound of the margin, unless it is called exact.
         if not math.isfinite(values[i]):
             findings.wrong.append(f"margins().exact([{i}]) is {values[i]!r}, exactly {float(margin)!r}")
             continue
@@ -170,7 +171,7 @@ def _check_margins(given: Given, truth: Truth, best: sm.Matching, findings: Find
         forbids = any(cost is None for row in truth.costs for cost in row)
         if (
             precise
-            and not forbids
+            and (is_exact[i] or not forbids)
             and Fraction(values[i]) < margin * (1 - 10**5 * TOLERANCE) - slack - Fraction(1, 10**12) * paid
         ):
             findings.wrong.append(f"margins().exact([{i}]) is {values[i]!r}, and exactly {float(margin)!r}")
