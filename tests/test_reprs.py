@@ -9,6 +9,7 @@ import pytest
 import saematch as sm
 from saematch.evaluation import StoredActivations, TokenOverlap, evaluate
 from saematch.matching.frames import columns_of
+from saematch.report import Contents
 from saes import made_up, write_model
 
 
@@ -39,6 +40,7 @@ def objects(home):
         "Table('mse', ": evaluation.tables["mse"],
         "StoredActivations(": StoredActivations(home, document_length=3),
         "TokenOverlap(": TokenOverlap(),
+        "Contents(Chain(": Contents(chain),
     }
 
 

@@ -40,11 +40,11 @@ _LEGEND = {
     "mse random": "the same for random pairs",
     "cosine": "mean cosine of the decoder rows of matched features",
     ">= 0.7": "share of the features of A whose partner has a cosine of at least 0.7",
-    "EV own": "share of the variance of B's activations that B's own SAE explains",
+    "EV own": "explained variance: the share of the variance of B's activations that B's own SAE explains",
     "EV carried": "the same if B's SAE decodes codes of A, carried over by the matching",
     "EV folded": "the same with each code multiplied by the ratio of the thresholds of its pair",
     "loss added": "rise of the language model's loss, in nats per token, with hidden states decoded from carried codes",
-    "meaning": "how alike the explanations of matched features are, from 1 (different) to 3 (same)",
+    "meaning": "how alike the explanations of matched features are to the judge, from 1 (different) to 3 (same)",
     "meaning random": "the same for random pairs",
 }
 

@@ -103,6 +103,9 @@ class Contents:
         self._quantities: dict[tuple[Side, int], list[dict[str, Any]]] = {}
         self._cosines: dict[Pair, Floats] = {}
 
+    def __repr__(self) -> str:
+        return f"Contents({self.chain!r})"
+
     def columns(self, pair: Pair) -> Columns:
         """Return the columns of a pair, for a page that asks for them. The summary does not change."""
         return self.findings.columns(pair)

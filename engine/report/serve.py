@@ -80,6 +80,9 @@ class Server(ThreadingHTTPServer):
         self.address = f"http://{shown}:{self.server_port}/" + (f"?token={self.token}" if self.token else "")
         self._page = gzip.compress((head() + tail({**contents.summary(), "server": {"piece": _PIECE}})).encode(), 6)
 
+    def __repr__(self) -> str:
+        return f"Server({self.contents!r}, port={self.server_port})"
+
     def page(self) -> bytes:
         """Return the page without its data, gzipped."""
         return self._page
