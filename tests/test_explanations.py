@@ -257,7 +257,7 @@ def test_evaluate_says_whose_explanations_it_reads(tmp_path, run, capsys):
     assert main([*command, "--neuronpedia", "demo/{layer}-res-16k", "--json"]) == 0
     shown = capsys.readouterr()
     assert shown.err.startswith("explanations are of demo/3-res-16k, demo/4-res-16k\n")
-    assert json.loads(shown.out)["summary"][0]["grade"] is not None
+    assert json.loads(shown.out)["summary"][0]["meaning"] is not None
     write(tmp_path / "labels" / "a.jsonl", [*explained(3), *explained(4, "att\x1b[2J")])
     assert report(run, tmp_path / "labels") == 0
     assert "\x1b" not in capsys.readouterr().err
