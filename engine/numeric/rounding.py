@@ -94,7 +94,7 @@ def robust_scale(norms: Floats) -> float:
     the result depends neither on a few norms that are far above the others nor on many that are next to 0.
 
     >>> robust_scale(np.array([0.0, 0.0, 0.0, 0.0, 1e-30, 2.0, 3.0, 4.0, 1e9]))
-    3.0
+    3.5
     """
     ordered = np.sort(norms[norms > 0])
     if not len(ordered):
