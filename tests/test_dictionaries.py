@@ -226,8 +226,8 @@ def test_a_comparison_that_was_stopped_resumes_after_its_finished_pairs(tmp_path
     seen.clear()
     resumed = sm.consistency(saes, nulls=0, out=tmp_path / "stopped", progress=seen.append)
     starts = [event for event in seen if event.last_pass is None]
-    assert [event.done for event in starts] == list(range(6, 18))
-    assert {event.total for event in starts} == {18}
+    assert [event.done for event in starts] == list(range(8, 24))
+    assert {event.total for event in starts} == {24}
     assert starts[-1].seconds_left is not None
     whole = sm.consistency(saes, nulls=0, out=tmp_path / "whole")
     assert resumed.pairs == whole.pairs
@@ -344,6 +344,9 @@ def test_the_command_fails_below_a_limit(tmp_path):
     assert saematch(*command, value - 0.01, cwd=tmp_path).returncode == 0
     assert_refused(saematch("consistency", "a", "b", "--names", "c", cwd=tmp_path), "--names has 1 names for 2 SAEs")
     assert_refused(saematch("consistency", "a", cwd=tmp_path), "at least two")
+    assert_refused(saematch(*command, "nan", cwd=tmp_path), "--fail-under is nan")
+    (tmp_path / "file").touch()
+    assert_refused(saematch("consistency", "a", "b", "-o", "file", cwd=tmp_path), "file: cannot be written")
 
 
 @pytest.mark.through_passes

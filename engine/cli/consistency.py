@@ -92,6 +92,8 @@ def run(options: argparse.Namespace) -> int:
     """Compare SAEs."""
     from saematch.dictionaries import consistency, draw_figures
 
+    if options.fail_under is not None and not -1 <= options.fail_under <= 1:  # NaN fails this too
+        raise MatchError(f"--fail-under is {options.fail_under:g}; give a cosine from -1 to 1")
     handles = _handles(options)
     with status_line(options.quiet or options.json) as show:
         show("reading the SAEs")
@@ -178,7 +180,7 @@ def _rates(given: list[str], first: str) -> dict[str, Any]:
 def _describe(event: ConsistencyProgress) -> str:
     """Describe an event on one line."""
     last = "" if event.last_pass is None else f"; {describe_pass(event.last_pass)}"
-    return f"matching {event.done + 1} of {event.total}: {event.a} and {event.b}, {event.doing}{last}"
+    return f"step {event.done + 1} of {event.total}: {event.a} and {event.b}, {event.doing}{last}"
 
 
 def _print_summary(options: argparse.Namespace, result: Consistency, skipped: dict[str, str]) -> None:

@@ -13,7 +13,7 @@ from saematch.analysis.tables import Ledger
 from saematch.dictionaries.rates import checked_rates
 from saematch.dictionaries.result import Consistency
 from saematch.dictionaries.study import ConsistencyProgress, Settings, Study
-from saematch.errors import MatchError
+from saematch.errors import MatchError, refusals
 from saematch.matching.backend import choose_backend, machine, versions
 from saematch.matching.solver import Solver
 from saematch.numeric.arrays import ArrayLike
@@ -69,7 +69,7 @@ def consistency(
         device: see `match`.
         backend: see `match`.
         precision: see `match`.
-        progress: a function that is called when a matching begins, and after each pass over all pairs of features.
+        progress: a function that is called when a matching or another step begins, and after each pass over all pairs.
 
     Raises:
         MatchError: for fewer than two SAEs, SAEs that cannot be read or compared, an argument that is not valid, or a
@@ -111,6 +111,9 @@ def consistency(
     rates = {str(name): checked_rates(values, str(name), handles) for name, values in (firing_rates or {}).items()}
     # The work.
     folder = None if out is None else LocalFolder(out)
+    if folder is not None:  # refused before any work
+        with refusals("cannot be written", folder, OSError):
+            folder.path.mkdir(parents=True, exist_ok=True)
     ledger = None if folder is None else Ledger(folder)
     study = Study(handles, pairs, settings, ledger, (lambda _: None) if progress is None else progress)
     measured, partners = study.run()

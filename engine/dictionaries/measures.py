@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from saematch.dictionaries.similarity import KINDS, Kind, Nearest, nearest
+from saematch.assignment import Round
+from saematch.dictionaries.similarity import KINDS, Kind, Nearest, match_by_cosine, nearest
 from saematch.matching.margins import Margins
 from saematch.matching.result import Matching
 from saematch.numeric.rounding import Floats, Indices
@@ -20,8 +23,7 @@ from saematch.sae.autoencoder import SAE
 MCC = tuple(f"mcc_{kind}{suffix}" for suffix in ("", "_absolute") for kind in KINDS)
 STATISTICS = (*MCC, "mmcs_ab", "mmcs_ba", "shared", "same_partner", "uniqueness_ab", "uniqueness_ba")
 EDGES = np.linspace(-1, 1, 81)  # of the bins of similarities
-SEARCHES = len(MCC)  # matchings of one comparison
-Matcher = Callable[[SAE, SAE, Kind, bool], Matching]
+Begin = Callable[[str], AbstractContextManager[Callable[[Round], None]]]
 Bools = NDArray[np.bool_]
 
 
@@ -92,8 +94,8 @@ class PairMeasures:
             "mmcs_ba": _mean(by_decoder.back_cosine),
             "shared": float(self.shared(smaller, threshold).mean()),
             "same_partner": float((decoder.partner == encoder.partner).mean()),  # the smaller side has no unmatched
-            "uniqueness_ab": by_decoder.distinct / self.features[0],
-            "uniqueness_ba": by_decoder.back_distinct / self.features[1],
+            "uniqueness_ab": by_decoder.distinct[0] / self.features[0],
+            "uniqueness_ba": by_decoder.distinct[1] / self.features[1],
         }
         numbers = means | others
         return {name: numbers[name] for name in STATISTICS}
@@ -106,14 +108,21 @@ class PairMeasures:
 
 
 def compare(
-    a: SAE, b: SAE, matcher: Matcher, device: torch.device, parts: Sequence[Part] = ("decoder",), margins: bool = False
+    a: SAE,
+    b: SAE,
+    begin: Begin,
+    limits: Mapping[str, Any],
+    device: torch.device,
+    parts: Sequence[Part] = ("decoder",),
+    margins: bool = False,
 ) -> PairMeasures:
     """Compare two SAEs: match them in all ways, and find the most similar features.
 
     Args:
         a: one SAE.
         b: another SAE on activations of the same width.
-        matcher: makes one matching, see `match_by_cosine`.
+        begin: returns the context of one of `steps`, by its name, with a function that is called after each pass.
+        limits: options of `saematch.match` that say how the search runs.
         device: the device of the pass that finds the most similar features.
         parts: the parts by which the most similar features are found.
         margins: whether to compute margins of the matching of decoders.
@@ -121,13 +130,22 @@ def compare(
     matched, certified, found = {}, True, None
     for absolute in (False, True):
         for kind in KINDS:
-            matching = matcher(a, b, kind, absolute)
-            certified &= matching.certified
-            matched[kind, absolute] = Matched.sides(matching)
-            if margins and kind == "decoder" and not absolute and matching.certified:
-                found = matching.margins()
-    by_part = {part: nearest(a, b, part, device) for part in parts}
+            with begin(f"{'absolute ' if absolute else ''}{kind}") as progress:
+                matching = match_by_cosine(a, b, kind, absolute, **limits, progress=progress)
+                certified &= matching.certified
+                matched[kind, absolute] = Matched.sides(matching)
+                if margins and kind == "decoder" and not absolute and matching.certified:
+                    found = matching.margins()
+    by_part = {}
+    for part in parts:
+        with begin(f"nearest by {part}"):
+            by_part[part] = nearest(a, b, part, device)
     return PairMeasures((a.F, b.F), matched, by_part, certified, found)
+
+
+def steps(parts: int) -> int:
+    """Return the number of steps of `compare`, if the most similar features are found by so many parts."""
+    return len(MCC) + parts
 
 
 def _mean(values: Floats) -> float:

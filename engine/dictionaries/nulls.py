@@ -28,7 +28,6 @@ class Nulls:
 
     def __init__(self, sae: SAE) -> None:
         self._sae = sae
-        self._encoder, self._decoder = unit_rows(sae, "encoder"), unit_rows(sae, "decoder")
 
     @torch_threads()
     def random(self, seed: int) -> SAE:
@@ -50,6 +49,14 @@ class Nulls:
         q, r = torch.linalg.qr(drawn)
         turn = (q * r.diag().sign()).numpy()  # without the signs, the matrices would not be distributed uniformly
         return self._with(self._encoder @ turn, self._decoder @ turn)
+
+    @cached_property
+    def _encoder(self) -> Floats:
+        return unit_rows(self._sae, "encoder")
+
+    @cached_property
+    def _decoder(self) -> Floats:
+        return unit_rows(self._sae, "decoder")
 
     @cached_property
     def _normal(self) -> tuple[Floats, Floats]:

@@ -58,16 +58,15 @@ class Nearest(NamedTuple):
         cosine: its cosine, `(F_A,)`.
         back: the most similar feature of A for each feature of B, `(F_B,)`.
         back_cosine: its cosine, `(F_B,)`.
-        distinct: how many features of B are the most similar one, up to the sign, of some feature of A.
-        back_distinct: how many features of A are the most similar one, up to the sign, of some feature of B.
+        distinct: how many features of B are the most similar one, by absolute cosine, of some feature of A; and how
+            many features of A are that of some feature of B.
     """
 
     partner: Indices
     cosine: Floats
     back: Indices
     back_cosine: Floats
-    distinct: int
-    back_distinct: int
+    distinct: tuple[int, int]
 
 
 @torch_threads()
@@ -91,7 +90,7 @@ def nearest(a: SAE, b: SAE, part: Part, device: torch.device) -> Nearest:
             up_to_sign.update(cosines.abs_(), top, left)
     (partner, cosine), (back, back_cosine) = signed.arrays()
     (absolute, _), (absolute_back, _) = up_to_sign.arrays()
-    return Nearest(partner, cosine, back, back_cosine, len(np.unique(absolute)), len(np.unique(absolute_back)))
+    return Nearest(partner, cosine, back, back_cosine, (len(np.unique(absolute)), len(np.unique(absolute_back))))
 
 
 class _Best:

@@ -17,13 +17,13 @@ import saematch
 from saematch.analysis.tables import Ledger
 from saematch.assignment import Round
 from saematch.dictionaries.decisions import Columns, columns_of
+from saematch.dictionaries.definitions import SCHEMA
 from saematch.dictionaries.files import listed
-from saematch.dictionaries.measures import SEARCHES, PairMeasures, compare
+from saematch.dictionaries.measures import Begin, PairMeasures, compare, steps
 from saematch.dictionaries.nulls import Nulls
 from saematch.dictionaries.result import NullModel, PairConsistency
-from saematch.dictionaries.similarity import Kind, match_by_cosine
+from saematch.dictionaries.similarity import Kind
 from saematch.matching.problem import check_widths
-from saematch.matching.result import Matching
 from saematch.runs.inputs import read_input
 from saematch.sae.autoencoder import SAE
 from saematch.sources import SAEHandle
@@ -31,15 +31,17 @@ from saematch.sources import SAEHandle
 
 @dataclass(frozen=True)
 class ConsistencyProgress:
-    """An event of `saematch.consistency`: a matching begins, or a pass over all pairs of features has ended.
+    """An event of `saematch.consistency`: a step begins, or a pass over all pairs of features has ended.
+
+    A step is a matching, or a search of the most similar features.
 
     Attributes:
         a: the name of SAE A.
         b: the name of SAE B.
         doing: what is computed, in words.
-        done: the number of matchings that are finished, or were found in the folder.
-        total: the number of all matchings.
-        seconds_left: an estimate from the matchings of this call; None before the first one is finished.
+        done: the number of steps that are finished, or were found in the folder.
+        total: the number of all steps.
+        seconds_left: an estimate from the steps of this call; None before the first one is finished.
         last_pass: the state of the search after its last pass; None before the first pass.
     """
 
@@ -71,9 +73,9 @@ class Settings:
     device: torch.device
 
     @property
-    def searches(self) -> int:
-        """The number of matchings of one pair."""
-        return SEARCHES * (1 + 2 * self.nulls)
+    def steps(self) -> int:
+        """The number of steps of one pair: matchings, and passes that find the most similar features."""
+        return steps(2) + 2 * self.nulls * steps(1)
 
     def record(self) -> dict[str, Any]:
         """Return the options that the numbers of a pair depend on."""
@@ -108,7 +110,7 @@ class Study:
             MatchError: if an SAE cannot be read, or two have different widths.
         """
         self._check_headers()
-        clock = _Clock(self.settings.searches * len(self.pairs), self.notify)
+        clock = _Clock(self.settings.steps * len(self.pairs), self.notify)
         results, partners = [], dict[tuple[str, str], Columns]()
         opened = _Opened(self.handles, self.records)
         for a, b in self.pairs:
@@ -128,7 +130,7 @@ class Study:
         if self.ledger is None:
             return self._measure(a, b, opened, clock)
         inputs = {
-            "version": saematch.__version__,
+            "version": [saematch.__version__, SCHEMA],
             "saes": [[opened.record(name)["sha256"], opened.record(name)["options"]] for name in (a, b)],
             **self.settings.record(),
         }
@@ -136,49 +138,43 @@ class Study:
         before = clock.done
         rows = self.ledger.measured(name, inputs, lambda: self._measure(a, b, opened, clock))
         if clock.done == before:
-            clock.skip(self.settings.searches)
+            clock.skip(self.settings.steps)
         return rows
 
     def _measure(self, a: str, b: str, opened: _Opened, clock: _Clock) -> dict[str, list[dict[str, Any]]]:
         """Compare two SAEs, and B's null models with A. Return rows for JSON."""
         settings, first, second = self.settings, opened.read(a), opened.read(b)
 
-        def matcher(what: str) -> Callable[[SAE, SAE, Kind, bool], Matching]:
-            def match(x: SAE, y: SAE, kind: Kind, absolute: bool) -> Matching:
-                doing = f"{'absolute ' if absolute else ''}{kind}{what}"
-                with clock.search(a, b, doing) as progress:
-                    return match_by_cosine(x, y, kind, absolute, **settings.limits, progress=progress)
+        def begin(of: str) -> Begin:
+            return lambda doing: clock.step(a, b, f"{doing}{of}")
 
-            return match
-
-        compared = compare(first, second, matcher(""), settings.device, ("decoder", "encoder"), settings.margins)
-        numbers = compared.numbers(settings.threshold)
-        histograms: dict[str, Any] = {"matched": compared.histograms()}
+        # The two SAEs themselves.
+        compared = compare(
+            first, second, begin(""), settings.limits, settings.device, ("decoder", "encoder"), settings.margins
+        )
         pair: dict[str, Any] = {
             "features": list(compared.features),
-            "numbers": numbers,
+            "numbers": compared.numbers(settings.threshold),
             "certified": compared.certified,
+            "histograms": {"matched": compared.histograms()},
         }
-        if settings.nulls:
-            nulls = Nulls(second)
-            for name, null, doing in (
-                ("null_random", nulls.random, "random directions"),
-                ("null_rotated", nulls.rotated, "turned at random"),
-            ):
-                of_seeds = [
-                    compare(first, null(seed), matcher(f", {doing}, seed {seed}"), settings.device)
-                    for seed in range(settings.nulls)
-                ]
-                pair[name] = {
-                    "certified": all(one.certified for one in of_seeds),
-                    "values": [one.numbers(settings.threshold) for one in of_seeds],
-                }
-                histograms[name] = _mean_histograms(of_seeds)
-        columns = [
-            {name: listed(values) for name, values in columns_of(compared, side, settings.threshold).items()}
-            for side in (0, 1)
-        ]
-        return {"pair": [{**pair, "histograms": histograms}], "source": columns[:1], "target": columns[1:]}
+        # The null models of B.
+        nulls = Nulls(second)
+        for name, null, of in (
+            ("null_random", nulls.random, "random directions"),
+            ("null_rotated", nulls.rotated, "turned at random"),
+        ):
+            of_seeds = [
+                compare(first, null(seed), begin(f", {of}, seed {seed}"), settings.limits, settings.device)
+                for seed in range(settings.nulls)
+            ]
+            if of_seeds:
+                values = [one.numbers(settings.threshold) for one in of_seeds]
+                pair[name] = {"certified": all(one.certified for one in of_seeds), "values": values}
+                pair["histograms"][name] = _mean_histograms(of_seeds)
+        # The features of both.
+        source, target = (columns_of(compared, side, settings.threshold) for side in (0, 1))
+        return {"pair": [pair], "source": [_as_lists(source)], "target": [_as_lists(target)]}
 
 
 class _Opened:
@@ -210,25 +206,25 @@ class _Opened:
 
 
 class _Clock:
-    """Counts matchings, and estimates the time left from the matchings of this call."""
+    """Counts steps, and estimates the time left from the steps of this call."""
 
     def __init__(self, total: int, notify: Callable[[ConsistencyProgress], None]) -> None:
         self.done, self._total, self._notify = 0, total, notify
         self._began, self._skipped = time.monotonic(), 0
 
     def skip(self, count: int) -> None:
-        """Count matchings that were found in a folder."""
+        """Count steps that were found in a folder."""
         self.done, self._skipped = self.done + count, self._skipped + count
 
-    def search(self, a: str, b: str, doing: str) -> _Search:
-        """Return a context for one matching."""
+    def step(self, a: str, b: str, doing: str) -> _Step:
+        """Return a context for one step."""
         mine = self.done - self._skipped
         left = (time.monotonic() - self._began) / mine * (self._total - self.done) if mine else None
-        return _Search(self, ConsistencyProgress(a, b, doing, self.done, self._total, left), self._notify)
+        return _Step(self, ConsistencyProgress(a, b, doing, self.done, self._total, left), self._notify)
 
 
-class _Search:
-    """One matching: its context yields a function that reports its passes, and counts it at its end."""
+class _Step:
+    """One step: its context yields a function that reports its passes, and the step is counted at its end."""
 
     def __init__(
         self, clock: _Clock, event: ConsistencyProgress, notify: Callable[[ConsistencyProgress], None]
@@ -257,6 +253,10 @@ def _as_pair(a: str, b: str, row: dict[str, Any]) -> PairConsistency:
     certified = row["certified"] and all(null.certified for null in nulls.values())
     shape = dict(zip(("features_a", "features_b"), row["features"], strict=True))
     return PairConsistency(a, b, **shape, **row["numbers"], certified=certified, **nulls, histograms=row["histograms"])
+
+
+def _as_lists(columns: Columns) -> dict[str, list[Any]]:
+    return {name: listed(values) for name, values in columns.items()}
 
 
 def _as_arrays(columns: Mapping[str, list[Any]]) -> Columns:
