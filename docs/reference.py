@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import saematch
+import saematch.dictionaries
 from saematch.analysis.export import export
 from saematch.cli.main import make_parser
 from saematch.evaluation import evaluate
@@ -25,7 +26,10 @@ MARK = "<!-- Below this line, the page is made by `make reference`. -->\n"
 PUBLIC = {
     **{f"saematch.{name}": getattr(saematch, name) for name in (
         "load", "load_layers", "SAE", "match", "assign", "certify", "Matching", "match_layers", "Chain", "Step",
-        "Progress",
+        "Progress", "consistency", "Consistency",
+    )},
+    **{f"saematch.dictionaries.{name}": getattr(saematch.dictionaries, name) for name in (
+        "PairConsistency", "NullModel", "ConsistencyProgress", "draw_figures",
     )},
     "saematch.evaluation.evaluate": evaluate,
     "saematch.analysis.export.export": export,

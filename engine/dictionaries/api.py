@@ -11,7 +11,7 @@ import torch
 
 from saematch.analysis.tables import Ledger
 from saematch.dictionaries.rates import checked_rates
-from saematch.dictionaries.result import Consistency
+from saematch.dictionaries.result import Consistency, consistency_of
 from saematch.dictionaries.study import ConsistencyProgress, Settings, Study
 from saematch.errors import MatchError, refusals
 from saematch.matching.backend import choose_backend, machine, versions
@@ -118,7 +118,7 @@ def consistency(
     study = Study(handles, pairs, settings, ledger, (lambda _: None) if progress is None else progress)
     measured, partners = study.run()
     provenance = {"versions": versions(), "machine": machine(), "options": settings.record(), "backend": chosen.name}
-    result = Consistency.of(
+    result = consistency_of(
         measured,
         partners,
         rates,

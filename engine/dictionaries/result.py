@@ -43,17 +43,6 @@ class NullModel:
     spread: dict[str, float | None]
     gap: dict[str, float | None]
 
-    @classmethod
-    def of(cls, numbers: Mapping[str, float], values: Sequence[Mapping[str, float]], certified: bool) -> NullModel:
-        """Return the null model whose numbers, one mapping per seed, are `values`."""
-        mean, spread, gap = dict[str, float](), dict[str, float | None](), dict[str, float | None]()
-        for name, number in numbers.items():
-            column = np.array([of_seed[name] for of_seed in values])
-            deviation = float(column.std(ddof=1)) if len(column) > 1 else None
-            mean[name], spread[name] = float(column.mean()), deviation
-            gap[name] = (number - mean[name]) / deviation if deviation else None
-        return cls(len(values), certified, mean, spread, gap)
-
     def __repr__(self) -> str:
         return f"NullModel(mcc_decoder={self.mean['mcc_decoder']:.4f}, seeds={self.seeds}, certified={self.certified})"
 
@@ -165,49 +154,6 @@ class Consistency:
     partners: Partners = field(default_factory=dict)
     rates: Mapping[str, Floats] = field(default_factory=dict)
 
-    @classmethod
-    def of(
-        cls,
-        pairs: list[PairConsistency],
-        partners: Partners,
-        rates: Mapping[str, Floats],
-        *,
-        axis: str,
-        threshold: float,
-        reference: str | None,
-        saes: list[dict[str, Any]],
-        provenance: dict[str, Any],
-    ) -> Consistency:
-        """Return the result of all pairs."""
-        means = {f"pw_{name}": math.fsum(getattr(pair, name) for pair in pairs) / len(pairs) for name in MCC}
-        with_all, with_some, with_none = (dict[str, float]() for _ in range(3))
-        decisions = {}
-        for name in dict.fromkeys(sae for sae, _ in partners):
-            shared_with, decided = decisions_of(partners, name)
-            others = len(others_of(partners, name))
-            with_all[name], with_none[name] = float((shared_with == others).mean()), float((shared_with == 0).mean())
-            with_some[name] = float(((shared_with > 0) & (shared_with < others)).mean())
-            decisions[name] = {text: float((decided == place).mean()) for place, text in enumerate(DECISIONS)}
-        return cls(
-            schema=SCHEMA,
-            axis=axis,
-            threshold=threshold,
-            reference=reference,
-            certified=all(pair.certified for pair in pairs),
-            **means,
-            shared_with_all=with_all,
-            shared_with_some=with_some,
-            shared_with_none=with_none,
-            decisions=decisions,
-            pairs=pairs,
-            firing_rates=list(by_firing_rate(partners, rates)),
-            saes=saes,
-            definitions={name: {"version": v, "definition": text} for name, (v, text) in DEFINITIONS.items()},
-            provenance=provenance,
-            partners=partners,
-            rates=rates,
-        )
-
     def as_dict(self) -> dict[str, Any]:
         """Return everything but the columns of single features, for JSON: the content of `consistency.json`.
 
@@ -243,3 +189,56 @@ class Consistency:
         return html_table(
             repr(self), head, [[pair.a, pair.b, *row] for pair, row in zip(self.pairs, rows, strict=True)]
         )
+
+
+def null_model_of(numbers: Mapping[str, float], values: Sequence[Mapping[str, float]], certified: bool) -> NullModel:
+    """Return the null model of a pair with these numbers, from the numbers of each seed."""
+    mean, spread, gap = dict[str, float](), dict[str, float | None](), dict[str, float | None]()
+    for name, number in numbers.items():
+        column = np.array([of_seed[name] for of_seed in values])
+        deviation = float(column.std(ddof=1)) if len(column) > 1 else None
+        mean[name], spread[name] = float(column.mean()), deviation
+        gap[name] = (number - mean[name]) / deviation if deviation else None
+    return NullModel(len(values), certified, mean, spread, gap)
+
+
+def consistency_of(
+    pairs: list[PairConsistency],
+    partners: Partners,
+    rates: Mapping[str, Floats],
+    *,
+    axis: str,
+    threshold: float,
+    reference: str | None,
+    saes: list[dict[str, Any]],
+    provenance: dict[str, Any],
+) -> Consistency:
+    """Return the result of all pairs."""
+    means = {f"pw_{name}": math.fsum(getattr(pair, name) for pair in pairs) / len(pairs) for name in MCC}
+    with_all, with_some, with_none = (dict[str, float]() for _ in range(3))
+    decisions = {}
+    for name in dict.fromkeys(sae for sae, _ in partners):
+        shared_with, decided = decisions_of(partners, name)
+        others = len(others_of(partners, name))
+        with_all[name], with_none[name] = float((shared_with == others).mean()), float((shared_with == 0).mean())
+        with_some[name] = float(((shared_with > 0) & (shared_with < others)).mean())
+        decisions[name] = {text: float((decided == place).mean()) for place, text in enumerate(DECISIONS)}
+    return Consistency(
+        schema=SCHEMA,
+        axis=axis,
+        threshold=threshold,
+        reference=reference,
+        certified=all(pair.certified for pair in pairs),
+        **means,
+        shared_with_all=with_all,
+        shared_with_some=with_some,
+        shared_with_none=with_none,
+        decisions=decisions,
+        pairs=pairs,
+        firing_rates=list(by_firing_rate(partners, rates)),
+        saes=saes,
+        definitions={name: {"version": v, "definition": text} for name, (v, text) in DEFINITIONS.items()},
+        provenance=provenance,
+        partners=partners,
+        rates=rates,
+    )

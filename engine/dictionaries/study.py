@@ -21,7 +21,7 @@ from saematch.dictionaries.definitions import SCHEMA
 from saematch.dictionaries.files import listed
 from saematch.dictionaries.measures import Begin, PairMeasures, compare, steps
 from saematch.dictionaries.nulls import Nulls
-from saematch.dictionaries.result import NullModel, PairConsistency
+from saematch.dictionaries.result import PairConsistency, null_model_of
 from saematch.dictionaries.similarity import Kind
 from saematch.matching.problem import check_widths
 from saematch.runs.inputs import read_input
@@ -246,7 +246,7 @@ def _mean_histograms(of_seeds: list[PairMeasures]) -> dict[Kind, list[float]]:
 
 def _as_pair(a: str, b: str, row: dict[str, Any]) -> PairConsistency:
     nulls: dict[str, Any] = {
-        name: NullModel.of(row["numbers"], row[name]["values"], row[name]["certified"])
+        name: null_model_of(row["numbers"], row[name]["values"], row[name]["certified"])
         for name in ("null_random", "null_rotated")
         if name in row
     }
