@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import time
 from pathlib import Path
 
 from record import RESULTS, commit
@@ -56,9 +55,9 @@ def publish(folder: Path, home: Path, left_out: dict[str, str]) -> None:
     (home / "left_out.json").write_text(json.dumps(left_out, indent=1) + "\n")
 
 
-def show(measurement, event):
-    if event is None:
-        print(f"{time.strftime('%H:%M:%S')}  {measurement}", flush=True)
+def show(event):
+    if event.run is None:
+        print(f"{event.number} of {event.total}: {event.name}", flush=True)
 
 
 def arguments():
