@@ -20,8 +20,8 @@ class Cycles:
     """The alternating cycles of an optimal `permutation`, whose lengths are sums of lower bounds of reduced costs.
 
     A cycle through a row is a path in the graph `Exchanges`, from the row's column back to it, or from an unmatched row
-    to the hub. Only some pairs of each row are listed; a floor bounds the lengths of all other pairs of the row. A
-    search knows how short a path over pairs that are not listed can be. Where that may matter, pairs are added.
+    to the hub. Only some pairs are listed; floors bound the lengths of all other pairs of each row, and of each column.
+    A search knows how short a path over pairs that are not listed can be. Where that may matter, pairs are added.
 
     Args:
         permutation: the optimum.
@@ -41,15 +41,15 @@ class Cycles:
         self._owner[permutation[self._matched]] = np.nonzero(self._matched)[0]
         # The listed pairs, sorted by row and column.
         self._keys, self._lengths = bounds.rows * self._hub + bounds.columns, bounds.edges
-        self._floors, self._column_floors = bounds.floors.copy(), bounds.column_floors
+        self._floors, self._column_floors = bounds.floors.copy(), bounds.column_floors.copy()
         self.measure()
 
     def measure(self) -> None:
         """Set `out` and `into` by the pairs that are listed now, and the graph that searches use."""
         bounds, hub = self._bounds, self._hub
         rows, columns = self._keys // hub, self._keys % hub
-        # A pair that is not listed is bounded by the floor of its column, and by the floor of whatever row it is in.
-        unlisted = np.maximum(self._column_floors, self._floors.min())
+        self._link()
+        unlisted = self._unlisted[:hub]
         self.out = np.where(self._matched, np.minimum(self._floors, bounds.row_exit), self._floors)
         self.into = np.minimum(unlisted, bounds.column_exit)
         np.minimum.at(self.out, rows, self._lengths)
@@ -58,8 +58,6 @@ class Cycles:
         into_hub = 0.0 if (self._owner < 0).any() else bounds.row_exit[self._matched].min(initial=np.inf)
         never = np.full(len(self._free), np.inf)
         self._into = np.maximum(np.concatenate([self.into, [into_hub], never]), 0.0)
-        self._unlisted = np.maximum(np.concatenate([unlisted, [np.inf], never]), 0.0)
-        self._link()
 
     def _link(self) -> None:
         """Make the graph of the pairs that are listed now."""
@@ -84,22 +82,33 @@ class Cycles:
         floors = np.maximum(self._floors, 0.0)
         of_columns = np.where(self._owner >= 0, floors[self._owner], np.inf)
         self._node_floors = np.concatenate([of_columns, [floors[self._free].min(initial=np.inf)], floors[self._free]])
+        # A pair that is not listed is bounded by the floor of its column, and by the floor of whatever row it is in.
+        self._unlisted = np.full(len(self._node_floors), np.inf)
+        self._unlisted[:hub] = np.maximum(self._column_floors, self._floors.min())
 
     def add(self, rows: Indices, limits: Floats) -> None:
         """List all pairs of some rows whose lengths are below `limits`, one for each row."""
         limits = np.maximum(limits, self._floors[rows])
-        found, columns, lengths = self._bounds.below(rows, limits)
-        keys = found * self._hub + columns
+        self._add(*self._bounds.below(rows, np.arange(self._hub), limits[:, None]))
+        self._floors[rows] = limits
+
+    def add_into(self, columns: Indices, limits: Floats) -> None:
+        """List all pairs of some columns whose lengths are below `limits`, one for each column."""
+        limits = np.maximum(limits, self._column_floors[columns])
+        self._add(*self._bounds.below(np.arange(len(self._permutation)), columns, limits[None]))
+        self._column_floors[columns] = limits
+
+    def _add(self, rows: Indices, columns: Indices, lengths: Floats) -> None:
+        keys = rows * self._hub + columns
         new = take_or(self._keys, np.searchsorted(self._keys, keys), -1) != keys
         keys = np.concatenate([self._keys, keys[new]])
         lengths = np.concatenate([self._lengths, lengths[new]])
         order = np.argsort(keys, kind="stable")
         self._keys, self._lengths = keys[order], lengths[order]
-        self._floors[rows] = limits
 
     def glance(self, rows: Indices) -> tuple[Floats, Floats]:
         """Return the least and the most that the shortest cycle of each row can be long, by the pairs listed now."""
-        best, rest, _ = self._search(rows, np.full(len(rows), np.inf), thorough=False)
+        best, rest, _, _ = self._search(rows, np.full(len(rows), np.inf), thorough=False)
         return np.minimum(best, rest), best
 
     def shortest(self, rows: Indices, limits: Floats, most_pairs: float = np.inf) -> tuple[Floats, Floats]:
@@ -110,7 +119,7 @@ class Cycles:
         """
         least, most, left = limits.copy(), limits.copy(), np.arange(len(rows))
         while True:
-            most[left], rest, needed = self._search(rows[left], most[left], thorough=True)
+            most[left], rest, needed, needed_last = self._search(rows[left], most[left], thorough=True)
             least[left] = np.minimum(rest, most[left])
             left = left[least[left] < most[left]]
             # List the pairs that may be part of a shorter cycle.
@@ -118,13 +127,15 @@ class Cycles:
             lengths[self._matched] = needed[self._permutation[self._matched]]
             lengths[self._free] = np.maximum(needed[self._hub], needed[self._hub + 1 :])
             wanted = np.nonzero(lengths > self._floors)[0]
-            most_pairs -= len(wanted) * self._hub
+            wanted_last = np.nonzero(needed_last[: self._hub] > self._column_floors)[0]
+            most_pairs -= len(wanted) * self._hub + len(wanted_last) * len(self._permutation)
             if not len(left) or most_pairs < 0:
                 return least, most
             self.add(wanted, lengths[wanted])
+            self.add_into(wanted_last, needed_last[wanted_last])
             self._link()
 
-    def _search(self, rows: Indices, limits: Floats, thorough: bool) -> tuple[Floats, Floats, Floats]:
+    def _search(self, rows: Indices, limits: Floats, thorough: bool) -> tuple[Floats, Floats, Floats, Floats]:
         """Search for the shortest cycle through each row in parallel threads; see `_search_all`."""
         nodes, own = len(self._node_floors), self._permutation[rows]
         goals = np.where(own >= 0, own, self._hub)
@@ -133,12 +144,12 @@ class Cycles:
         given = *self._graph, self._node_floors, self._into, self._unlisted
         with ThreadPool(len(rows) * nodes) as pool:
             parts = pool.split(len(rows))
-            needed = [np.zeros(nodes) for _ in parts]
+            needed = [np.zeros((2, nodes)) for _ in parts]
             pool.run(
-                partial(_search_all, *given, begins[i], goals[i], limits[i], thorough, best[i], rest[i], most)
+                partial(_search_all, *given, begins[i], goals[i], limits[i], thorough, best[i], rest[i], *most)
                 for i, most in zip(parts, needed, strict=True)
             )
-        return best, rest, np.maximum.reduce(needed)
+        return best, rest, *np.maximum.reduce(needed)
 
 
 @compiled
@@ -156,15 +167,17 @@ def _search_all(
     best: Any,
     rest: Any,
     needed: Any,
+    needed_last: Any,
 ) -> None:
     """Find the shortest path from each of `begins` to its goal, by Dijkstra's algorithm.
 
     Fill `best` with the length of the shortest path over listed pairs, or the limit if that is less, and `rest` with a
     lower bound for the paths over other pairs. Unless the search is `thorough`, it ends where it can prove no more.
-    `needed` receives for each node the length below which its other pairs may be part of a path shorter than `best`.
 
     A path that has reached a node, and takes a pair that is not listed from there, pays the floor of the node, and then
-    at least `into` of the goal; or the pair leads to the goal itself, and is one of those that `unlisted` bounds.
+    at least `into` of the goal; or the pair leads to the goal itself, and is one of those that `unlisted` bounds. Such
+    paths may be shorter than `best` only over pairs below the lengths that `needed` receives for the node in the first
+    case, and `needed_last` for the goal in the second one.
     """
     distance = np.full(len(floors), np.inf)
     reached = np.empty(len(floors), dtype=np.int64)
@@ -193,7 +206,10 @@ def _search_all(
                     heappush(heap, (length, target))
         best[n], rest[n] = shortest, other
         for node in reached[:count]:
-            if distance[node] + min(max(floors[node], unlisted[goal]), floors[node] + last) < shortest:
-                # A little more than needed, so that rounding does not leave the path open.
-                needed[node] = max(needed[node], shortest - distance[node] + 2.0**-50 * shortest)
+            # A little more than needed, so that rounding does not leave the path open.
+            length = shortest - distance[node] + 2.0**-50 * shortest
+            if distance[node] + floors[node] + last < shortest:
+                needed[node] = max(needed[node], length - last)
+            if distance[node] + max(floors[node], unlisted[goal]) < shortest:
+                needed_last[goal] = max(needed_last[goal], length)
             distance[node] = np.inf

@@ -48,8 +48,9 @@ class ReducedBounds:
         column_floors: `(F_B,)`, the same for each column.
         trusted: up to this length, sums of bounds are sums of reduced costs, within rounding. Longer ones may contain
             pairs whose cost a ceiling has limited, see `Cost.set_ceiling`.
-        below: a function of some rows, and of a limit for each of them. It returns the rows, the columns and the bounds
-            of all pairs of these rows whose bounds are below the limits, without the pairs of the matching.
+        below: a function of some rows, of some columns, and of a limit for each of these rows, `(rows, 1)`, or of these
+            columns, `(1, columns)`. It returns the row, the column and the bound of each of their pairs whose bound is
+            below the limit, without the pairs of the matching.
     """
 
     scale: float
@@ -61,7 +62,7 @@ class ReducedBounds:
     floors: Floats
     column_floors: Floats
     trusted: float
-    below: Callable[[Indices, Floats], Pairs]
+    below: Callable[[Indices, Indices, Floats], Pairs]
 
     @classmethod
     def in_float64(
@@ -85,8 +86,8 @@ class ReducedBounds:
             lower = _rounded_down(at_least(values - prices[columns], error) - highest[rows][:, None])
             return np.where(np.isinf(values), np.inf, lower)
 
-        def below(rows: Indices, limits: Floats) -> Pairs:
-            return _below(cost, permutation, rows, limits, block)
+        def below(rows: Indices, columns: Indices, limits: Floats) -> Pairs:
+            return _below(cost, permutation, rows, columns, limits, block)[:3]
 
         return cls._less_potentials(
             highest,
@@ -133,14 +134,12 @@ class ReducedBounds:
         def block(rows: Indices, columns: Indices) -> Floats:
             return bounds.block_floors(duals, rows, columns) - highest[rows][:, None]
 
-        def below(rows: Indices, limits: Floats) -> Pairs:
-            limit = np.zeros(cost.shape[0])
-            limit[rows] = limits
+        def below(rows: Indices, columns: Indices, limits: Floats) -> Pairs:
             # Float64 tells most pairs from those below the limits; the others are computed again.
-            rows, columns, _ = _below(cost, permutation, rows, limits, block)
+            rows, columns, _, limits = _below(cost, permutation, rows, columns, limits, block)
             residuals = at_least(*cost.less(rows, columns, duals.potentials, duals.prices))
             lower = _rounded_down(residuals - highest[rows])
-            found = lower < limit[rows]
+            found = lower < limits
             return rows[found], columns[found], lower[found]
 
         return cls._less_potentials(
@@ -171,7 +170,7 @@ class ReducedBounds:
         floors: Floats,
         column_floors: Floats,
         trusted: float,
-        below: Callable[[Indices, Floats], Pairs],
+        below: Callable[[Indices, Indices, Floats], Pairs],
     ) -> ReducedBounds:
         """Subtract upper bounds `highest (F_A,)` of the potentials from `edges`, `row_exit` and `floors`."""
         rows, columns = graph.rows, graph.columns
@@ -182,21 +181,30 @@ class ReducedBounds:
 
 
 def _below(
-    cost: Cost, permutation: Indices, rows: Indices, limits: Floats, block: Callable[[Indices, Indices], Floats]
-) -> Pairs:
-    """Return the pairs of some rows that a `block` of rows and columns says to be below the limits of their rows."""
-    found: list[Pairs] = [(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64), np.empty(0))]
+    cost: Cost,
+    permutation: Indices,
+    rows: Indices,
+    columns: Indices,
+    limits: Floats,
+    block: Callable[[Indices, Indices], Floats],
+) -> tuple[Indices, Indices, Floats, Floats]:
+    """Return the pairs of some rows and columns that `block` says to be below their limits, the values, and the limits.
+
+    `limits` has the shape (rows, 1) or (1, columns).
+    """
+    found = [(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64), np.empty(0), np.empty(0))]
+    limits = np.broadcast_to(limits, (len(rows), len(columns)))
     height, width = max(1, cost.tile[0] // 4), cost.tile[1]
     for top in range(0, len(rows), height):
-        part = slice(top, top + height)
-        for left in range(0, cost.shape[1], width):
-            columns = np.arange(left, min(left + width, cost.shape[1]))
-            values = block(rows[part], columns)
-            values[permutation[rows[part]][:, None] == columns] = np.inf
-            i, j = np.nonzero(values < limits[part, None])
-            found.append((rows[part][i], columns[j], values[i, j]))
-    all_rows, all_columns, all_values = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    return all_rows, all_columns, all_values
+        some = rows[top : top + height]
+        for left in range(0, len(columns), width):
+            others, limit = columns[left : left + width], limits[top : top + height, left : left + width]
+            values = block(some, others)
+            values[permutation[some][:, None] == others] = np.inf
+            i, j = np.nonzero(values < limit)
+            found.append((some[i], others[j], values[i, j], limit[i, j]))
+    all_rows, all_columns, all_values, all_limits = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    return all_rows, all_columns, all_values, all_limits
 
 
 def _corrected_duals(
