@@ -135,12 +135,12 @@ class Int8Products(TileProducts):
         super().__init__(sides, operands, tile, absolute)
         self.pads = int8_pads(self._x, self._y)
         self.largest_residual = max(self._x.largest_residual, self._y.largest_residual)
-        self._sums = torch.empty(0, dtype=torch.int32)
+        self._sums = torch.empty(0, dtype=torch.int32, device="cpu")
 
     @override
     def _multiply(self, x: Tensor, y: Tensor, rows: Indices, columns: Indices, out: NDArray[np.float32]) -> None:
         if len(self._sums) < out.size:
-            self._sums = torch.empty(out.size, dtype=torch.int32)
+            self._sums = torch.empty(out.size, dtype=torch.int32, device="cpu")
         sums = integer_products(x, y, self._sums[: out.size].view(out.shape)).numpy()
         row_scale, column_scale = self._x.scale[rows], self._y.scale[columns]
         with ThreadPool(out.size) as pool:
@@ -199,7 +199,7 @@ def int8_obstacle() -> str | None:
     fast = [getattr(torch.cpu, name, bool)() for name in ("_is_vnni_supported", "_is_amx_tile_supported")]
     if not any(fast):
         return "this processor has neither VNNI nor AMX"
-    extreme = torch.full((32, 4 * 64), 127, dtype=torch.int8)
+    extreme = torch.full((32, 4 * 64), 127, dtype=torch.int8, device="cpu")
     sums = integer_products(extreme, -extreme)
     return None if bool((sums == -(127**2) * extreme.shape[1]).all()) else "torch._int_mm is not exact here"
 
