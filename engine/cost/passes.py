@@ -99,32 +99,37 @@ class TilePasses(Passes):
         k_of_columns: int,
     ) -> tuple[ShortLists, ShortLists]:
         by_row = ShortLists.unfilled(np.full((len(rows), k), np.inf, dtype=np.float32))
-        by_column = ShortLists.unfilled(np.repeat(limit[:, None], k_of_columns, axis=1))
+
+        def search(part: slice) -> ShortLists:
+            """Make and search the tiles of some rows; return the lists of the columns among these rows."""
+            by_column = ShortLists.unfilled(np.repeat(limit[:, None], k_of_columns, axis=1))
+            values, partners = by_row.values[part], by_row.partners[part]
+            for tile in self.make_tiles(rows[part], columns):
+                lists = values[tile.rows], partners[tile.rows]
+                scan_rows(tile.values, constant[tile.columns], *lists, tile.columns.start)
+                if k_of_columns:
+                    first = part.start + tile.rows.start
+                    own_offset = offset[first : part.start + tile.rows.stop]
+                    lists = by_column.values[tile.columns], by_column.partners[tile.columns]
+                    scan_columns(tile.values, own_offset, *lists, first)
+            return by_column
+
+        # Each thread has rows of its own, so that threads wait for each other only at the end of the pass.
         with ThreadPool(len(rows) * len(columns)) as pool:
-            for tile in self.make_tiles(rows, columns):
-                pool.run(_search_jobs(pool, tile, constant, offset, by_row, by_column))
-        return by_row, by_column
+            most = max(1, _LISTS_BYTES // max(1, 8 * len(columns) * k_of_columns))
+            parts = pool.split(len(rows), most)
+            found = pool.run((partial(search, part) for part in parts), torch_threads=pool.size // len(parts))
+        return by_row, _merged(found)
 
 
-def _search_jobs(
-    pool: ThreadPool,
-    tile: Tile,
-    constant: NDArray[np.float32],
-    offset: NDArray[np.float32],
-    by_row: ShortLists,
-    by_column: ShortLists,
-) -> list[Callable[[], object]]:
-    """Return jobs that update the lists with the pairs of a tile, for parts of its rows and of its columns."""
-    rows, columns, values = tile
-    jobs: list[Callable[[], object]] = []
-    constant, row_values, row_partners = constant[columns], by_row.values[rows], by_row.partners[rows]
-    for part in pool.split(len(values)):
-        lists = row_values[part], row_partners[part]
-        jobs.append(partial(scan_rows, values[part], constant, lists[0], lists[1], columns.start))
-    if not by_column.values.shape[1]:
-        return jobs
-    offset, column_values, column_partners = offset[rows], by_column.values[columns], by_column.partners[columns]
-    for part in pool.split(values.shape[1]):
-        lists = column_values[part], column_partners[part]
-        jobs.append(partial(scan_columns, values, part.start, offset, lists[0], lists[1], rows.start))
-    return jobs
+_LISTS_BYTES = 2**28  # of the lists of columns, of which each thread has its own
+
+
+def _merged(found: list[ShortLists]) -> ShortLists:
+    """Merge the lists of columns among successive rows; of equal values, that of the first row comes first."""
+    if len(found) == 1:
+        return found[0]
+    values, partners = (np.concatenate(parts, axis=1) for parts in zip(*found, strict=True))
+    k = found[0].values.shape[1]
+    order = np.argsort(values, axis=1, kind="stable")[:, :k]
+    return ShortLists(np.take_along_axis(values, order, axis=1), np.take_along_axis(partners, order, axis=1))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import os
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,6 @@ from saematch.cost.quantised import int8_pads, quantised
 from saematch.cost.sides import Side, over_pairs
 from saematch.numeric.loops import centred_products, scale_sums
 from saematch.numeric.rounding import UNIT_32, Floats, Indices, gamma
-from saematch.numeric.threads import ThreadPool
 
 MOST_INT32 = 133_120  # entries of int8 rows whose product an int32 sum holds: 127^2 times as much is below 2^31
 _FPMATH = ("ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE")  # how oneDNN may round float32, by its two names
@@ -135,19 +135,19 @@ class Int8Products(TileProducts):
         super().__init__(sides, operands, tile, absolute)
         self.pads = int8_pads(self._x, self._y)
         self.largest_residual = max(self._x.largest_residual, self._y.largest_residual)
-        self._sums = torch.empty(0, dtype=torch.int32, device="cpu")
+        self._of_thread = threading.local()
 
     @override
     def _multiply(self, x: Tensor, y: Tensor, rows: Indices, columns: Indices, out: NDArray[np.float32]) -> None:
-        if len(self._sums) < out.size:
-            self._sums = torch.empty(out.size, dtype=torch.int32, device="cpu")
-        sums = integer_products(x, y, self._sums[: out.size].view(out.shape)).numpy()
-        row_scale, column_scale = self._x.scale[rows], self._y.scale[columns]
-        with ThreadPool(out.size) as pool:
-            pool.run(
-                partial(scale_sums, sums[part], row_scale[part], column_scale, out[part])
-                for part in pool.split(len(sums))
-            )
+        sums = integer_products(x, y, self._buffer(out.size).view(out.shape)).numpy()
+        scale_sums(sums, self._x.scale[rows], self._y.scale[columns], out)
+
+    def _buffer(self, size: int) -> Tensor:
+        """Return memory for sums, which a thread keeps from tile to tile."""
+        buffer: Tensor | None = getattr(self._of_thread, "sums", None)
+        if buffer is None or len(buffer) < size:
+            buffer = self._of_thread.sums = torch.empty(size, dtype=torch.int32, device="cpu")
+        return buffer[:size]
 
 
 def _listed(matrix: Tensor, rows: Indices) -> Tensor:

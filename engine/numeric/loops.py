@@ -198,12 +198,12 @@ def scan_rows(values: Any, constant: Any, least: Any, partners: Any, first: Any)
 
 
 @compiled
-def scan_columns(values: Any, left: Any, offset: Any, least: Any, partners: Any, first: Any) -> None:
-    """Update the ascending list of each column with its least `values[i, left + j] - offset[i]`, at first + i."""
+def scan_columns(values: Any, offset: Any, least: Any, partners: Any, first: Any) -> None:
+    """Update the ascending list of each column with its least `values[i, j] - offset[i]`, at places first + i."""
     last = least.shape[1] - 1
     limits = least[:, last].copy()
     for i in range(len(values)):
-        row = values[i, left : left + len(limits)]
+        row = values[i]
         for start in range(0, len(row), _STRETCH):
             stop = min(start + _STRETCH, len(row))
             if _any_below_own(row[start:stop], limits[start:stop], offset[i]):

@@ -77,13 +77,28 @@ class ThreadPool:
         if self._executor is not None:
             self._executor.shutdown()
 
-    def split(self, length: int) -> list[slice]:
-        """Split a length into one part per thread."""
-        return [slice(start, stop) for start, stop in pairwise(length * n // self.size for n in range(self.size + 1))]
+    def split(self, length: int, most: int | None = None) -> list[slice]:
+        """Split a length into one part per thread, or into `most` parts if there are more threads."""
+        parts = self.size if most is None else min(self.size, most)
+        return [slice(start, stop) for start, stop in pairwise(length * n // parts for n in range(parts + 1))]
 
-    def run(self, jobs: Iterable[Callable[[], T]]) -> list[T]:
-        """Run the jobs at the same time, wait for all of them, and return their results."""
+    def run(self, jobs: Iterable[Callable[[], T]], torch_threads: int | None = None) -> list[T]:
+        """Run the jobs at the same time, wait for all of them, and return their results.
+
+        If jobs call torch, `torch_threads` says how many threads torch uses for each of them.
+        """
         if self._executor is None:
             return [job() for job in jobs]
-        futures = [self._executor.submit(job) for job in jobs]
-        return [future.result() for future in futures]
+        before = torch.get_num_threads()
+
+        def run(job: Callable[[], T]) -> T:
+            if torch_threads is not None:
+                torch.set_num_threads(torch_threads)  # for this thread, and for threads that have not used torch yet
+            return job()
+
+        try:
+            futures = [self._executor.submit(run, job) for job in jobs]
+            return [future.result() for future in futures]
+        finally:
+            if torch_threads is not None:
+                torch.set_num_threads(before)
