@@ -40,7 +40,7 @@ bench: $(VENV)/.installed-bench  ## measure, append to bench/results, print the 
 	$(BIN)/python bench/table.py
 
 bench-large: $(VENV)/.installed-bench  ## the same at 65,536 and 131,072 features: many minutes
-	$(BIN)/python -m pytest bench/large.py --benchmark-only -q
+	$(BIN)/python -m pytest bench/large.py --benchmark-only -q -o faulthandler_timeout=0
 	$(BIN)/python bench/table.py
 
 $(VENV)/.installed-bench: $(VENV)/.installed-test $(INPUTS)

@@ -30,6 +30,7 @@ from saematch.numeric.rounding import UNIT_64, Floats, Indices, at_least
 # whose prices rose adds for the other rows. A longer list settles more rows for good, at the price of more edges.
 LISTED = 16
 LISTED_OF_RISEN = 4
+_SETTLING = 3  # the round by which the lists of most rows have what matters
 WORTH = 0.7  # of all pairs: a pass that would look at more of them looks at all of them
 DENSE = 2**14  # a problem of no more pairs has all of them as candidates, and needs no pass
 
@@ -90,7 +91,7 @@ def solve(
             permutation, prices = graph.optimum(prices, undercut)
         # Check all other pairs at these prices, and add those that may improve the matching.
         with _timed(seconds, "passes"):
-            minima, proved, apart, undercut = _price(cost, unmatched, graph, permutation, prices, others)
+            minima, proved, apart, undercut = _price(cost, unmatched, graph, permutation, prices, others, number)
         now = Solution(permutation, prices, minima, proved, apart, undercut == 0, number, len(graph), None, seconds)
         # Without new candidates or another matching, further rounds would differ only by rounding.
         stalled = best is not None and len(graph) == edges and bool((permutation == best.permutation).all())
@@ -200,7 +201,13 @@ class _Priced(NamedTuple):
 
 
 def _price(
-    cost: Cost, unmatched: Unmatched, graph: CandidateGraph, permutation: Indices, prices: Floats, others: _Others
+    cost: Cost,
+    unmatched: Unmatched,
+    graph: CandidateGraph,
+    permutation: Indices,
+    prices: Floats,
+    others: _Others,
+    number: int,
 ) -> _Priced:
     """Look at the pairs outside the graph that may improve the matching, add those that do, and return what is proved.
 
@@ -217,8 +224,8 @@ def _price(
         _add_listed(cost, graph, scan, prices)
         every, floors = len(columns) == cost.shape[1], scan.floors[:, -1]
         others.floors[rows] = floors if every else np.minimum(others.floors[rows], floors)
-        # If the lists of most rows leave pairs out that may matter, costs differ too little for int8.
-        if np.count_nonzero(floors < wanted[rows]) > cost.shape[0] / 2:
+        # If the lists of most rows still leave pairs out that may matter, costs differ too little for int8.
+        if number >= _SETTLING and np.count_nonzero(floors < wanted[rows]) > cost.shape[0] / 2:
             cost.sharpen()
     # Combine the bounds over the candidates, over all other pairs, and for the pair of each row.
     rest = others.floors
