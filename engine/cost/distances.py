@@ -50,9 +50,13 @@ class DistanceCost(Cost):
     ) -> None:
         super().__init__((len(x), len(y)), tile)
         self._up_to_sign = up_to_sign
-        self._x, self._y = make_sides(x, y, centred=not up_to_sign)
-        self._uses_kernels = backend == "triton"
-        self.passes = self._make_passes(device, precision)
+        self._x, self._y = sides = make_sides(x, y, centred=not up_to_sign)
+        if backend == "triton":
+            self.passes = KernelProducts(sides, device, precision, up_to_sign)
+        elif precision == "int8":
+            self.passes = Int8Products(sides, tile, up_to_sign)
+        else:
+            self.passes = Float32Products(sides, device, tile, up_to_sign)
         self.scale = self._x.scale**2
         self.column_constant = square_norms(self._y.rows, self._x.centre)
         self._between = self._y.centre - self._x.centre
@@ -65,19 +69,11 @@ class DistanceCost(Cost):
         self._exact_unit = 2 * gamma(width + 16, UNIT_64)
         self._exact_underflow = (width + 1) * TINY * max(1.0, self.scale)
 
-    def _make_passes(self, device: torch.device, precision: str) -> Products:
-        sides, tile = (self._x, self._y), self.tile
-        if self._uses_kernels:
-            return KernelProducts(sides, device, precision, self._up_to_sign)
-        if precision == "int8":
-            return Int8Products(sides, tile, self._up_to_sign)
-        return Float32Products(sides, device, tile, self._up_to_sign)
-
     @override
     def sharpen(self) -> bool:
         if self.passes.precision == "float32":
             return False
-        self.passes = self._make_passes(self.passes.device, "float32")
+        self.passes = self.passes.in_float32()
         return True
 
     @property

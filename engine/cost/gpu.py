@@ -13,11 +13,10 @@ from torch import Tensor
 from typing_extensions import override
 
 from saematch.cost.passes import ShortLists, T
-from saematch.cost.products import Products, float32_pads
-from saematch.cost.quantised import int8_pads, quantised
+from saematch.cost.products import Products, float32_operands, int8_operands
 from saematch.cost.sides import Side
 from saematch.errors import MatchError
-from saematch.numeric.rounding import UNIT_32, Floats, Indices
+from saematch.numeric.rounding import Floats, Indices
 
 ROW_BLOCK_BYTES = 2**30  # of products at a time
 
@@ -33,28 +32,31 @@ class KernelProducts(Products):
         # Kernels are imported where they are needed: they import triton.
         from saematch import kernels
 
-        super().__init__((len(sides[0].rows), len(sides[1].rows)))
-        self._kernels, self.precision, self.absolute = kernels, precision, absolute
-        self.device, self._sides = device, sides
+        super().__init__(sides, absolute)
+        self._kernels, self.device = kernels, device
         self._row_block_bytes = ROW_BLOCK_BYTES
         self.backend = "triton, interpreted" if kernels.is_interpreted() else "triton"
 
         self._products: kernels.Int8Products | kernels.Float32Products
         self._centres = [self._on_device(side.centre) for side in sides]
         self._rows = self._or_refuse(lambda: [self._on_device(side.rows) for side in sides])
-        if precision == "int8":
-            x, y = quantised(sides[0], -2.0), quantised(sides[1], 1.0)
-            self.pads, self.largest_residual = int8_pads(x, y), max(x.largest_residual, y.largest_residual)
-            parts = x.values, y.values, x.scale, y.scale
-            self._products = self._or_refuse(
-                lambda: kernels.Int8Products(*[self._on_device(part) for part in parts], absolute=absolute)
-            )
-        else:
-            self.pads, self.largest_residual = float32_pads(*sides), UNIT_32
-            copies = [side.working_copy(factor) for side, factor in zip(sides, (-2.0, 1.0), strict=True)]
-            self._products = self._or_refuse(
-                lambda: kernels.Float32Products(*[copy.to(device) for copy in copies], absolute=absolute)
-            )
+        self._multiply_in(precision)
+
+    def _multiply_in(self, precision: str) -> None:
+        """Multiply rows in "int8" or "float32" from now on."""
+        is_int8 = precision == "int8"
+        operands = int8_operands(self._sides) if is_int8 else float32_operands(self._sides)
+        self.precision, self.pads, self.largest_residual = precision, operands.pads, operands.largest_residual
+        of_kind = self._kernels.Int8Products if is_int8 else self._kernels.Float32Products
+        given = *operands.values, *operands.scales
+        self._products = self._or_refuse(
+            lambda: of_kind(*[one.to(self.device) for one in given], absolute=self.absolute)
+        )
+
+    @override
+    def in_float32(self) -> Products:
+        self._multiply_in("float32")
+        return self
 
     @override
     def total(self) -> float:

@@ -8,7 +8,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from saematch.numeric.loops import centred_products, scale_sums
 from saematch.numeric.rounding import UNIT_32, Floats, Indices, gamma
 
 MOST_INT32 = 133_120  # entries of int8 rows whose product an int32 sum holds: 127^2 times as much is below 2^31
+_FACTORS = (-2.0, 1.0)  # of the rows of each side in a product, which is then M itself
 _FPMATH = ("ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE")  # how oneDNN may round float32, by its two names
 
 
@@ -41,6 +42,14 @@ class Products(Passes, ABC):
     pads: tuple[Floats, Floats]
     largest_residual: float
 
+    def __init__(self, sides: tuple[Side, Side], absolute: bool) -> None:
+        super().__init__((len(sides[0].rows), len(sides[1].rows)))
+        self._sides, self.absolute = sides, absolute
+
+    @abstractmethod
+    def in_float32(self) -> Products:
+        """Return the same products, made from float32 numbers from now on."""
+
     @abstractmethod
     def total(self) -> float:
         """Return the sum of the values of all pairs."""
@@ -58,11 +67,16 @@ class TileProducts(Products, TilePasses):
     """Products that torch makes tile by tile, and that are searched on the CPU."""
 
     def __init__(
-        self, sides: tuple[Side, Side], operands: tuple[Tensor, Tensor], tile: tuple[int, int], absolute: bool
+        self, sides: tuple[Side, Side], operands: Operands, device: torch.device, tile: tuple[int, int], absolute: bool
     ) -> None:
-        super().__init__((len(sides[0].rows), len(sides[1].rows)))
-        self._sides, self._operands, self._tile, self.absolute = sides, operands, tile, absolute
-        self.device = operands[0].device
+        super().__init__(sides, absolute)
+        self.device, self._tile = device, tile
+        self._operands = [values.to(device) for values in operands.values]
+        self.pads, self.largest_residual = operands.pads, operands.largest_residual
+
+    @override
+    def in_float32(self) -> Products:
+        return Float32Products(self._sides, self.device, self._tile, self.absolute)
 
     @override
     def total(self) -> float:
@@ -113,11 +127,7 @@ class Float32Products(TileProducts):
     def __init__(
         self, sides: tuple[Side, Side], device: torch.device, tile: tuple[int, int] = TILE, absolute: bool = False
     ) -> None:
-        # The factor of M goes into one of the working copies: their product is M itself.
-        operands = sides[0].working_copy(-2.0).to(device), sides[1].working_copy(1.0).to(device)
-        super().__init__(sides, operands, tile, absolute)
-        self.pads = float32_pads(*sides)
-        self.largest_residual = UNIT_32
+        super().__init__(sides, float32_operands(sides), device, tile, absolute)
 
     @override
     def _multiply(self, x: Tensor, y: Tensor, rows: Indices, columns: Indices, out: NDArray[np.float32]) -> None:
@@ -130,17 +140,15 @@ class Int8Products(TileProducts):
     precision = "int8"
 
     def __init__(self, sides: tuple[Side, Side], tile: tuple[int, int] = TILE, absolute: bool = False) -> None:
-        self._x, self._y = quantised(sides[0], -2.0), quantised(sides[1], 1.0)
-        operands = torch.from_numpy(self._x.values), torch.from_numpy(self._y.values)
-        super().__init__(sides, operands, tile, absolute)
-        self.pads = int8_pads(self._x, self._y)
-        self.largest_residual = max(self._x.largest_residual, self._y.largest_residual)
+        operands = int8_operands(sides)
+        super().__init__(sides, operands, torch.device("cpu"), tile, absolute)
+        self._scales = [scale.numpy() for scale in operands.scales]
         self._of_thread = threading.local()
 
     @override
     def _multiply(self, x: Tensor, y: Tensor, rows: Indices, columns: Indices, out: NDArray[np.float32]) -> None:
         sums = integer_products(x, y, self._buffer(out.size).view(out.shape)).numpy()
-        scale_sums(sums, self._x.scale[rows], self._y.scale[columns], out)
+        scale_sums(sums, self._scales[0][rows], self._scales[1][columns], out)
 
     def _buffer(self, size: int) -> Tensor:
         """Return memory for sums, which a thread keeps from tile to tile."""
@@ -155,6 +163,36 @@ def _listed(matrix: Tensor, rows: Indices) -> Tensor:
     if len(rows) and rows[-1] - rows[0] == len(rows) - 1:
         return matrix[rows[0] : rows[-1] + 1]
     return matrix[torch.from_numpy(rows)]
+
+
+class Operands(NamedTuple):
+    """The matrices that products multiply, and what is known of them.
+
+    Attributes:
+        values: one matrix for each side, on the CPU. The factor -2 of M is in the first one.
+        scales: a vector for each side, by which products of int8 numbers are multiplied; empty for float32.
+        pads: see `Products`, like `largest_residual`.
+    """
+
+    values: list[Tensor]
+    scales: list[Tensor]
+    pads: tuple[Floats, Floats]
+    largest_residual: float
+
+
+def float32_operands(sides: tuple[Side, Side]) -> Operands:
+    """Return the rows of both sides, rounded to float32."""
+    copies = [side.working_copy(factor) for side, factor in zip(sides, _FACTORS, strict=True)]
+    return Operands(copies, [], float32_pads(*sides), UNIT_32)
+
+
+def int8_operands(sides: tuple[Side, Side]) -> Operands:
+    """Return the rows of both sides, rotated and rounded to whole numbers."""
+    x, y = (quantised(side, factor) for side, factor in zip(sides, _FACTORS, strict=True))
+    values, scales = (
+        [torch.from_numpy(array) for array in pair] for pair in ((x.values, y.values), (x.scale, y.scale))
+    )
+    return Operands(values, scales, int8_pads(x, y), max(x.largest_residual, y.largest_residual))
 
 
 def float32_pads(x: Side, y: Side) -> tuple[Floats, Floats]:
