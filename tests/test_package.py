@@ -118,7 +118,7 @@ def test_version_has_one_value():
 
 
 PACKAGES = [
-    "text", "errors", "options", "resources", "numeric", "storage", "sae", "sources", "cost", "assignment", "matching",
+    "lazy", "text", "errors", "options", "resources", "numeric", "storage", "sae", "sources", "cost", "assignment", "matching",
     "runs", "analysis", "evaluation", "dictionaries", "report", "cli", "__main__",
 ]  # fmt: skip
 

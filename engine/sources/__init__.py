@@ -5,8 +5,9 @@ Names are imported when they are first used, because labels are read without tor
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from saematch.lazy import importer
 
 if TYPE_CHECKING:
     from saematch.sources.handle import SAEHandle as SAEHandle
@@ -24,10 +25,4 @@ _HOME = {
 
 __all__ = list(_HOME)
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
-    globals()[name] = value
-    return value
+__getattr__ = importer(__name__, _HOME)
