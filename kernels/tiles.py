@@ -23,6 +23,10 @@ class TileShape(NamedTuple):
     num_warps: int = 8
     num_stages: int = 3
 
+    def counts(self, rows: int, columns: int) -> tuple[int, int]:
+        """Return how many tiles cover a matrix, along its rows and along its columns."""
+        return -(-rows // self.BLOCK_M), -(-columns // self.BLOCK_N)
+
     def arguments(self) -> dict[str, int]:
         """Return the arguments of a launch that multiplies rows.
 

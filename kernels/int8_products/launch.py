@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -72,7 +74,7 @@ def int8_products(
     chosen = tile or default_tile(device, "int8")
     launch(
         int8_products_kernel,
-        (-(-size[0] // chosen.BLOCK_M) * -(-size[1] // chosen.BLOCK_N),),
+        (math.prod(chosen.counts(*size)),),
         device,
         left_ptr=left,
         right_ptr=right,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -50,7 +52,7 @@ def pairs_below(
         values = torch.empty(slots, dtype=torch.float32, device=block.device)
         launch(
             pairs_below_kernel,
-            (-(-R // tile.BLOCK_M) * -(-C // tile.BLOCK_N),),
+            (math.prod(tile.counts(R, C)),),
             block.device,
             block_ptr=block,
             **{name: vector.contiguous() for name, vector in vectors.items()},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -75,7 +77,7 @@ def pairwise_cost(
     chosen = tile or default_tile(device, "float32")
     launch(
         pairwise_cost_kernel,
-        (-(-size[0] // chosen.BLOCK_M) * -(-size[1] // chosen.BLOCK_N),),
+        (math.prod(chosen.counts(*size)),),
         device,
         x_ptr=x,
         y_ptr=y,

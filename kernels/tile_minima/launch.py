@@ -20,7 +20,7 @@ def tile_minima(block: Tensor, row_offset: Tensor, column_offset: Tensor, tile: 
     `arguments.output` has made, whose rows can be read up to the next multiple of 16 columns.
     """
     R, C = block.shape
-    tiles_m, tiles_n = -(-R // tile.BLOCK_M), -(-C // tile.BLOCK_N)
+    tiles_m, tiles_n = tile.counts(R, C)
     by_row, by_column = _unfilled(tiles_n, R, block.device), _unfilled(tiles_m, C, block.device)
     launch(
         tile_minima_kernel,
