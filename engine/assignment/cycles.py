@@ -11,7 +11,7 @@ import numpy as np
 from saematch.assignment.paths import Exchanges, sorted_edges
 from saematch.assignment.reduced_bounds import ReducedBounds
 from saematch.numeric.compiled import compiled
-from saematch.numeric.gather import take_or
+from saematch.numeric.gather import are_missing, merged_by_key
 from saematch.numeric.rounding import Floats, Indices
 from saematch.numeric.threads import ThreadPool
 
@@ -100,11 +100,8 @@ class Cycles:
 
     def _add(self, rows: Indices, columns: Indices, lengths: Floats) -> None:
         keys = rows * self._hub + columns
-        new = take_or(self._keys, np.searchsorted(self._keys, keys), -1) != keys
-        keys = np.concatenate([self._keys, keys[new]])
-        lengths = np.concatenate([self._lengths, lengths[new]])
-        order = np.argsort(keys, kind="stable")
-        self._keys, self._lengths = keys[order], lengths[order]
+        new = are_missing(self._keys, keys)
+        self._keys, self._lengths = merged_by_key(self._keys, self._lengths, keys[new], lengths[new])
 
     def glance(self, rows: Indices) -> tuple[Floats, Floats]:
         """Return the least and the most that the shortest cycle of each row can be long, by the pairs listed now."""

@@ -9,7 +9,7 @@ import numpy as np
 from saematch.assignment.auction import auction
 from saematch.assignment.sparse import FEASIBILITY, solve_sparse
 from saematch.cost import Cost, Unmatched
-from saematch.numeric.gather import take_or
+from saematch.numeric.gather import are_missing, merged_by_key
 from saematch.numeric.rounding import Floats, Indices, at_least
 
 LONG_LIST = 256  # pairs of a row that a pass lists if a short list leaves the proof of the row open
@@ -69,17 +69,15 @@ class CandidateGraph:
         """Return the keys, ascending, and the costs of those pairs that may become edges and are none yet."""
         new = np.sort(rows * self.shape[1] + columns)
         new = new[np.append(True, new[1:] != new[:-1])] if len(new) else new
-        new = new[take_or(self._keys, np.searchsorted(self._keys, new), -1) != new]
+        new = new[are_missing(self._keys, new)]
         self._cost.exact_pairs += len(new)
         costs = self._cost.below_ceiling(self._cost.exact(new // self.shape[1], new % self.shape[1]))
         allowed = np.isfinite(costs)
         return new[allowed], costs[allowed]
 
     def _merge(self, new: Indices, costs: Floats) -> None:
-        """Add edges by their keys, which are new and ascend."""
-        keys, costs = np.concatenate([self._keys, new]), np.concatenate([self.costs, costs])
-        order = np.argsort(keys, kind="stable")
-        self._keys, self.costs = keys[order], costs[order]
+        """Add edges by their keys, which are new."""
+        self._keys, self.costs = merged_by_key(self._keys, self.costs, new, costs)
 
     def costs_of(self, rows: Indices, columns: Indices) -> Floats:
         """Return M of the listed pairs, all of which must be edges of the graph."""

@@ -1,4 +1,4 @@
-"""Look-ups that tolerate missing entries."""
+"""Look-ups that tolerate missing entries, and numbers that are kept by ascending keys."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from saematch.numeric.rounding import Floats, Indices
 
 
 def take_or(values: NDArray[Any], indices: NDArray[np.integer[Any]], missing: int) -> NDArray[Any]:
@@ -16,3 +18,24 @@ def take_or(values: NDArray[Any], indices: NDArray[np.integer[Any]], missing: in
     """
     taken: NDArray[Any] = np.append(values, missing)[indices]
     return taken
+
+
+def are_missing(keys: Indices, wanted: Indices) -> NDArray[np.bool_]:
+    """Return which of the `wanted` keys are not among the ascending `keys`. No key is -1.
+
+    >>> are_missing(np.array([2, 5]), np.array([1, 2, 9]))
+    array([ True, False,  True])
+    """
+    missing: NDArray[np.bool_] = take_or(keys, np.searchsorted(keys, wanted), -1) != wanted
+    return missing
+
+
+def merged_by_key(keys: Indices, values: Floats, new: Indices, new_values: Floats) -> tuple[Indices, Floats]:
+    """Return ascending keys and their values after adding others, none of which is there yet.
+
+    >>> merged_by_key(np.array([2, 5]), np.array([0.2, 0.5]), np.array([3]), np.array([0.3]))
+    (array([2, 3, 5]), array([0.2, 0.3, 0.5]))
+    """
+    keys, values = np.concatenate([keys, new]), np.concatenate([values, new_values])
+    order = np.argsort(keys, kind="stable")
+    return keys[order], values[order]
