@@ -32,6 +32,7 @@ LISTED = 16
 LISTED_OF_RISEN = 4
 _SETTLING = 3  # the round by which the lists of most rows have what matters
 WORTH = 0.7  # of all pairs: a pass that would look at more of them looks at all of them
+_QUANTILES = (*np.linspace(0, 0.9, 10), 0.95, 0.98, 0.99, 0.995, 0.999, 1.0)  # of the rises of prices, tried as t
 DENSE = 2**14  # a problem of no more pairs has all of them as candidates, and needs no pass
 
 
@@ -145,16 +146,15 @@ class _Others:
         new = unmatched.at_limit(prices) & ~unmatched.at_limit(self.prices)
         rise[new] += 2 * unmatched.column_error[new]
         # Choose t. Rows that it hardly settles look at all columns, so that the next round has room.
-        spare = np.sort(self.floors - wanted)
+        spare, rises = self.floors - wanted, np.sort(rise)
         heights = np.unique(np.quantile(rise, _QUANTILES, method="higher"))
-        open_rows = np.searchsorted(spare, heights + np.maximum(heights, 0.0) / 2) / len(spare)
-        looked_at = open_rows + (1 - open_rows) * (
-            1 - np.searchsorted(np.sort(rise), heights, side="right") / len(rise)
-        )
+        open_rows = np.searchsorted(np.sort(spare), heights + np.maximum(heights, 0.0) / 2) / len(spare)
+        open_columns = 1 - np.searchsorted(rises, heights, side="right") / len(rises)
+        looked_at = open_rows + (1 - open_rows) * open_columns
         best = int(looked_at.argmin())
         t, all_rows = float(heights[best]), looked_at[best] > WORTH
         # Move the floors, rounded down.
-        known, spare = np.isfinite(self.floors), self.floors - wanted
+        known = np.isfinite(self.floors)
         self.floors[known] -= t + 8 * UNIT_64 * (np.abs(self.floors[known]) + abs(t))
         self.prices = prices
         # The pairs to look at.
@@ -163,9 +163,6 @@ class _Others:
             return [(np.nonzero(self.floors < wanted)[0], np.arange(len(prices)))]
         whole = all_rows | (spare < t + max(t, 0.0) / 2) | (self.floors < wanted)
         return [(np.nonzero(whole)[0], np.arange(len(prices))), (np.nonzero(~whole)[0], risen)]
-
-
-_QUANTILES = np.concatenate([np.linspace(0, 0.9, 10), [0.95, 0.98, 0.99, 0.995, 0.999, 1.0]])
 
 
 def _add_candidates(cost: Cost, graph: CandidateGraph) -> float:

@@ -18,6 +18,7 @@ from saematch.numeric.threads import ThreadPool
 from saematch.resources import BLOCK_BYTES
 
 TILE = (1024, BLOCK_BYTES // 4 // 1024)
+_LISTS_BYTES = 2**28  # of the lists of columns, of which each thread has its own
 T = TypeVar("T")
 
 
@@ -120,9 +121,6 @@ class TilePasses(Passes):
             parts = pool.split(len(rows), most)
             found = pool.run((partial(search, part) for part in parts), torch_threads=pool.size // len(parts))
         return by_row, _merged(found)
-
-
-_LISTS_BYTES = 2**28  # of the lists of columns, of which each thread has its own
 
 
 def _merged(found: list[ShortLists]) -> ShortLists:
