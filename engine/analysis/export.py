@@ -16,12 +16,13 @@ import numpy as np
 
 from saematch.analysis.findings import DEFINITIONS, Columns, Findings
 from saematch.analysis.shareable import Shareable
+from saematch.analysis.tables import write_csv, write_parquet
 from saematch.errors import MatchError
 from saematch.options import Side, TableFormat, names
 from saematch.runs.chain import Chain
 from saematch.runs.plan import Pair, pair_name
-from saematch.storage.csvfile import csv_rows
 from saematch.storage.folders import local_path, replacing
+from saematch.storage.jsonfile import finite_or_none
 
 _VERSION = 1  # of the JSON format
 EXPORT_COLUMNS = {
@@ -33,6 +34,7 @@ EXPORT_COLUMNS = {
     "partner_label": "label of the partner",
 }
 _INTEGERS = {"source", "target", "feature", "partner", "runner_up", "runner_up_taken_by", "margin_exact", "tied"}
+_TEXTS = {"label", "partner_label"}
 _EDGE_COLUMNS = [name for name in DEFINITIONS if name != "partner" and not name.startswith("runner_up")]
 _NOT_IN_XML = dict.fromkeys((*range(9), 11, 12, *range(14, 32), 0xFFFE, 0xFFFF, *range(0xD800, 0xE000)), "\ufffd")
 PairTable = dict[str, list[Any]]  # the columns of one pair
@@ -116,8 +118,7 @@ def _table(chain: Chain, pair: Pair, columns: Columns, max_cost: float, min_cosi
     }
     for name in DEFINITIONS:
         values = columns[name][features] if name in columns else np.full(len(features), np.nan)
-        finite = np.isfinite(values) if values.dtype.kind == "f" else np.ones(len(values), bool)
-        table[name] = [value if known else None for value, known in zip(values.tolist(), finite, strict=True)]
+        table[name] = [finite_or_none(value) for value in values.tolist()]
     for name in ("margin_exact", "tied"):
         table[name] = [None if value is None else int(value) for value in table[name]]
     labels = chain.labels(pair[0])
@@ -128,30 +129,12 @@ def _table(chain: Chain, pair: Pair, columns: Columns, max_cost: float, min_cosi
 
 
 def _write_csv(path: Path, _: Chain, tables: Iterator[tuple[Pair, PairTable]]) -> int:
-    written = 0
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv_rows(file)
-        writer.writerow(EXPORT_COLUMNS)
-        for _pair, table in tables:
-            writer.writerows(zip(*(table[name] for name in EXPORT_COLUMNS), strict=True))
-            written += len(table["feature"])
-    return written
+    return write_csv(path, EXPORT_COLUMNS, (table for _pair, table in tables))
 
 
 def _write_parquet(path: Path, chain: Chain, tables: Iterator[tuple[Pair, PairTable]]) -> int:
-    import pyarrow
-    import pyarrow.parquet
-
-    types = {name: pyarrow.int32() if name in _INTEGERS else pyarrow.float64() for name in EXPORT_COLUMNS}
-    types |= {"label": pyarrow.string(), "partner_label": pyarrow.string()}
-    fields = [pyarrow.field(name, types[name], metadata={"about": about}) for name, about in EXPORT_COLUMNS.items()]
-    schema = pyarrow.schema(fields, metadata={"saematch": json.dumps(_provenance(chain))})
-    written = 0
-    with pyarrow.parquet.ParquetWriter(path, schema) as writer:
-        for _pair, table in tables:
-            writer.write_table(pyarrow.table([table[name] for name in EXPORT_COLUMNS], schema=schema))
-            written += len(table["feature"])
-    return written
+    chunks, provenance = (table for _pair, table in tables), {"saematch": json.dumps(_provenance(chain))}
+    return write_parquet(path, EXPORT_COLUMNS, chunks, whole=_INTEGERS, text=_TEXTS, metadata=provenance)
 
 
 def _write_json(path: Path, chain: Chain, tables: Iterator[tuple[Pair, PairTable]]) -> int:

@@ -7,9 +7,10 @@ import hashlib
 import io
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from saematch.storage.reading import refuse_pointer
 from saematch.text import html_table
 
 Row = dict[str, Any]
+Chunk = Mapping[str, list[Any]]  # the columns of some rows
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 PAIR = {"source": "number of the source layer", "target": "number of the target layer"}
 METHOD = {
@@ -106,6 +108,53 @@ class Table:
         buffer = io.BytesIO()
         pyarrow.parquet.write_table(pyarrow.table(columns).replace_schema_metadata(about), buffer)
         folder.write(f"{self.schema.name}.parquet", buffer.getvalue())
+
+
+def write_csv(path: Path, columns: Iterable[str], chunks: Iterable[Chunk]) -> int:
+    """Write a table as CSV, some rows at a time, and return the number of rows."""
+    names, written = list(columns), 0
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv_rows(file)
+        writer.writerow(names)
+        for chunk in chunks:
+            writer.writerows(zip(*(chunk[name] for name in names), strict=True))
+            written += len(chunk[names[0]])
+    return written
+
+
+def write_parquet(
+    path: Path,
+    columns: Mapping[str, str],
+    chunks: Iterable[Chunk],
+    *,
+    whole: Collection[str],
+    text: Collection[str],
+    metadata: Mapping[str, str],
+) -> int:
+    """Write a table by pyarrow, some rows at a time, and return the number of rows.
+
+    Args:
+        path: the file.
+        columns: name -> definition, which is written into the metadata of the column.
+        chunks: the rows.
+        whole: the columns of whole numbers.
+        text: the columns of text; all others hold real numbers.
+        metadata: the metadata of the table.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    def type_of(name: str) -> Any:
+        return pyarrow.int32() if name in whole else pyarrow.string() if name in text else pyarrow.float64()
+
+    fields = [pyarrow.field(name, type_of(name), metadata={"about": about}) for name, about in columns.items()]
+    schema, written = pyarrow.schema(fields, metadata=dict(metadata)), 0
+    with pyarrow.parquet.ParquetWriter(path, schema) as writer:
+        for chunk in chunks:
+            table = pyarrow.table([chunk[name] for name in columns], schema=schema)
+            writer.write_table(table)
+            written += table.num_rows
+    return written
 
 
 class Ledger:

@@ -6,6 +6,7 @@ from saematch.analysis.tables import Schema
 from saematch.dictionaries.measures import STATISTICS
 
 SCHEMA = 1  # of consistency.json
+NULLS = ("null_random", "null_rotated")  # names of the null models
 FEATURES, PARTNERS = "features", "partners"  # names of the tables with a row for each feature
 
 # name -> (version, definition). `a_i`, `b_j` are directions of decoder rows.
@@ -66,11 +67,7 @@ PAIRS_TABLE = Schema(
         "features_a": "number of features of A",
         "features_b": "number of features of B",
         **{name: _definition(name) for name in STATISTICS},
-        **{
-            f"{null}_{name}": f"mean of {name} under {null}"
-            for null in ("null_random", "null_rotated")
-            for name in STATISTICS
-        },
+        **{f"{null}_{name}": f"mean of {name} under {null}" for null in NULLS for name in STATISTICS},
         "certified": "whether all matchings of the pair are proved to be optimal",
     },
 )

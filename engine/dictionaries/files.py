@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from saematch.analysis.tables import Row, Schema, Table
+from saematch.analysis.tables import Chunk, Row, Schema, Table, write_csv, write_parquet
 from saematch.dictionaries.decisions import DECISIONS, found_columns, others_of
 from saematch.dictionaries.definitions import (
     FEATURES_TABLE,
     HISTOGRAM_TABLE,
+    NULLS,
     PAIRS_TABLE,
     PARTNERS_TABLE,
     RATES_TABLE,
     SAES_TABLE,
 )
 from saematch.dictionaries.measures import EDGES, STATISTICS
-from saematch.storage.csvfile import csv_rows
 from saematch.storage.folders import LocalFolder, replacing
-from saematch.storage.jsonfile import as_json
+from saematch.storage.jsonfile import as_json, finite_or_none
 
 if TYPE_CHECKING:
-    from saematch.dictionaries.result import Consistency, PairConsistency
+    from saematch.dictionaries.result import Consistency, NullModel, PairConsistency
 
 RESULT = "consistency.json"
-Chunk = Mapping[str, list[Any]]  # columns of some rows
 _WHOLE = {"feature", "partner", "encoder_partner", "joint_partner", "nearest", "compared_with", "shared_with"}
 _TEXT = {"sae", "other", "decision", "found_in", "partners", "similarities", "margins"}
 
@@ -60,9 +58,10 @@ def _is_compared(result: Consistency, sae: Mapping[str, Any]) -> bool:
 
 
 def _pair_values(pair: PairConsistency) -> Row:
+    nulls: dict[str, NullModel | None] = {name: getattr(pair, name) for name in NULLS}
     under = {
         f"{name}_{statistic}": None if null is None else null.mean[statistic]
-        for name, null in (("null_random", pair.null_random), ("null_rotated", pair.null_rotated))
+        for name, null in nulls.items()
         for statistic in STATISTICS
     }
     own = {name: getattr(pair, name) for name in ("a", "b", "features_a", "features_b", "certified")}
@@ -106,37 +105,14 @@ def _feature_chunks(result: Consistency) -> Iterator[Chunk]:
 
 def listed(values: np.ndarray) -> list[Any]:
     """Return an array as a list, with None for values that are not finite."""
-    if values.dtype.kind != "f":
-        return list(values.tolist())
-    return [value if known else None for value, known in zip(values.tolist(), np.isfinite(values), strict=True)]
+    return [finite_or_none(value) for value in values.tolist()]
 
 
-def _write_columns(folder: LocalFolder, schema: Schema, chunks: Any) -> None:
+def _write_columns(folder: LocalFolder, schema: Schema, chunks: Callable[[], Iterable[Chunk]]) -> None:
     """Write a table with a row for each feature, some rows at a time, as CSV and, if it is installed, by pyarrow."""
     with replacing(folder.path / f"{schema.name}.csv") as aside:
-        _write_csv(aside, schema, chunks())
+        write_csv(aside, schema.columns, chunks())
     if find_spec("pyarrow") is not None:
+        about = {"about": schema.about}
         with replacing(folder.path / f"{schema.name}.parquet") as aside:
-            _write_parquet(aside, schema, chunks())
-
-
-def _write_csv(path: Path, schema: Schema, chunks: Iterable[Chunk]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv_rows(file)
-        writer.writerow(schema.columns)
-        for chunk in chunks:
-            writer.writerows(zip(*(chunk[name] for name in schema.columns), strict=True))
-
-
-def _write_parquet(path: Path, schema: Schema, chunks: Iterable[Chunk]) -> None:
-    import pyarrow
-    import pyarrow.parquet
-
-    def type_of(name: str) -> Any:
-        return pyarrow.int32() if name in _WHOLE else pyarrow.string() if name in _TEXT else pyarrow.float64()
-
-    fields = [pyarrow.field(name, type_of(name), metadata={"about": about}) for name, about in schema.columns.items()]
-    columns = pyarrow.schema(fields, metadata={"about": schema.about})
-    with pyarrow.parquet.ParquetWriter(path, columns) as writer:
-        for chunk in chunks:
-            writer.write_table(pyarrow.table([chunk[name] for name in schema.columns], schema=columns))
+            write_parquet(aside, schema.columns, chunks(), whole=_WHOLE, text=_TEXT, metadata=about)

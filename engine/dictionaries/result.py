@@ -12,17 +12,15 @@ import numpy as np
 
 from saematch.analysis.tables import Row
 from saematch.dictionaries.decisions import DECISIONS, Partners, by_firing_rate, decisions_of, others_of
-from saematch.dictionaries.definitions import DEFINITIONS, SCHEMA
+from saematch.dictionaries.definitions import DEFINITIONS, NULLS, SCHEMA
 from saematch.dictionaries.files import write_all
 from saematch.dictionaries.measures import MCC, STATISTICS
 from saematch.numeric.rounding import Floats
 from saematch.storage.folders import LocalFolder
 from saematch.text import html_table
 
-NULLS = ("null_random", "null_rotated")
-Histograms = Mapping[
-    str, Mapping[str, Sequence[float]]
-]  # "matched" or the name of a null -> kind -> counts of the bins
+# "matched" or the name of a null model -> kind -> counts of the bins
+Histograms = Mapping[str, Mapping[str, Sequence[float]]]
 
 
 @dataclass(frozen=True, repr=False)
