@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,12 +17,13 @@ import saematch
 from saematch.analysis.tables import Ledger
 from saematch.assignment import Round
 from saematch.dictionaries.decisions import Columns, columns_of
-from saematch.dictionaries.definitions import SCHEMA
+from saematch.dictionaries.definitions import NULLS, SCHEMA
 from saematch.dictionaries.files import listed
 from saematch.dictionaries.measures import Begin, PairMeasures, compare, steps
 from saematch.dictionaries.nulls import Nulls
 from saematch.dictionaries.result import PairConsistency, null_model_of
 from saematch.dictionaries.similarity import Kind
+from saematch.evaluation.schedule import Schedule
 from saematch.matching.problem import check_widths
 from saematch.runs.inputs import read_input
 from saematch.sae.autoencoder import SAE
@@ -110,11 +111,11 @@ class Study:
             MatchError: if an SAE cannot be read, or two have different widths.
         """
         self._check_headers()
-        clock = _Clock(self.settings.steps * len(self.pairs), self.notify)
+        schedule = Schedule({"step": self.settings.steps * len(self.pairs)}, {"step": 1.0})
         results, partners = [], dict[tuple[str, str], Columns]()
         opened = _Opened(self.handles, self.records)
         for a, b in self.pairs:
-            measured = self._measured(a, b, opened, clock)
+            measured = self._measured(a, b, opened, schedule)
             pair, source, target = measured["pair"][0], measured["source"][0], measured["target"][0]
             results.append(_as_pair(a, b, pair))
             partners[a, b], partners[b, a] = _as_arrays(source), _as_arrays(target)
@@ -126,27 +127,29 @@ class Study:
         for first, other in itertools.pairwise(known):
             check_widths(first.d, first.source, other.d, other.source, "d")
 
-    def _measured(self, a: str, b: str, opened: _Opened, clock: _Clock) -> dict[str, list[dict[str, Any]]]:
+    def _measured(self, a: str, b: str, opened: _Opened, schedule: Schedule) -> dict[str, list[dict[str, Any]]]:
         if self.ledger is None:
-            return self._measure(a, b, opened, clock)
+            return self._measure(a, b, opened, schedule)
         inputs = {
             "version": [saematch.__version__, SCHEMA],
             "saes": [[opened.record(name)["sha256"], opened.record(name)["options"]] for name in (a, b)],
             **self.settings.record(),
         }
         name = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
-        before = clock.done
-        rows = self.ledger.measured(name, inputs, lambda: self._measure(a, b, opened, clock))
-        if clock.done == before:
-            clock.skip(self.settings.steps)
+        before = schedule.number
+        rows = self.ledger.measured(name, inputs, lambda: self._measure(a, b, opened, schedule))
+        if schedule.number == before:
+            for _ in range(self.settings.steps):
+                schedule.begin("step")
+                schedule.skip()
         return rows
 
-    def _measure(self, a: str, b: str, opened: _Opened, clock: _Clock) -> dict[str, list[dict[str, Any]]]:
+    def _measure(self, a: str, b: str, opened: _Opened, schedule: Schedule) -> dict[str, list[dict[str, Any]]]:
         """Compare two SAEs, and B's null models with A. Return rows for JSON."""
         settings, first, second = self.settings, opened.read(a), opened.read(b)
 
         def begin(of: str) -> Begin:
-            return lambda doing: clock.step(a, b, f"{doing}{of}")
+            return lambda doing: self._step(schedule, a, b, f"{doing}{of}")
 
         # The two SAEs themselves.
         compared = compare(
@@ -175,6 +178,14 @@ class Study:
         # The features of both.
         source, target = (columns_of(compared, side, settings.threshold) for side in (0, 1))
         return {"pair": [pair], "source": [_as_lists(source)], "target": [_as_lists(target)]}
+
+    @contextmanager
+    def _step(self, schedule: Schedule, a: str, b: str, doing: str) -> Iterator[Callable[[Round], None]]:
+        """Report one step, and yield a function that reports its passes."""
+        schedule.begin("step")
+        event = ConsistencyProgress(a, b, doing, schedule.number - 1, schedule.total, schedule.seconds_left())
+        self.notify(event)
+        yield lambda last: self.notify(replace(event, last_pass=last))
 
 
 class _Opened:
@@ -205,40 +216,6 @@ class _Opened:
         return self._records[name]
 
 
-class _Clock:
-    """Counts steps, and estimates the time left from the steps of this call."""
-
-    def __init__(self, total: int, notify: Callable[[ConsistencyProgress], None]) -> None:
-        self.done, self._total, self._notify = 0, total, notify
-        self._began, self._skipped = time.monotonic(), 0
-
-    def skip(self, count: int) -> None:
-        """Count steps that were found in a folder."""
-        self.done, self._skipped = self.done + count, self._skipped + count
-
-    def step(self, a: str, b: str, doing: str) -> _Step:
-        """Return a context for one step."""
-        mine = self.done - self._skipped
-        left = (time.monotonic() - self._began) / mine * (self._total - self.done) if mine else None
-        return _Step(self, ConsistencyProgress(a, b, doing, self.done, self._total, left), self._notify)
-
-
-class _Step:
-    """One step: its context yields a function that reports its passes, and the step is counted at its end."""
-
-    def __init__(
-        self, clock: _Clock, event: ConsistencyProgress, notify: Callable[[ConsistencyProgress], None]
-    ) -> None:
-        self._clock, self._event, self._notify = clock, event, notify
-
-    def __enter__(self) -> Callable[[Round], None]:
-        self._notify(self._event)
-        return lambda last: self._notify(replace(self._event, last_pass=last))
-
-    def __exit__(self, *error: object) -> None:
-        self._clock.done += 1
-
-
 def _mean_histograms(of_seeds: list[PairMeasures]) -> dict[Kind, list[float]]:
     histograms = [one.histograms() for one in of_seeds]
     return {kind: np.mean([one[kind] for one in histograms], axis=0).tolist() for kind in histograms[0]}
@@ -247,7 +224,7 @@ def _mean_histograms(of_seeds: list[PairMeasures]) -> dict[Kind, list[float]]:
 def _as_pair(a: str, b: str, row: dict[str, Any]) -> PairConsistency:
     nulls: dict[str, Any] = {
         name: null_model_of(row["numbers"], row[name]["values"], row[name]["certified"])
-        for name in ("null_random", "null_rotated")
+        for name in NULLS
         if name in row
     }
     certified = row["certified"] and all(null.certified for null in nulls.values())

@@ -1,4 +1,4 @@
-"""The schedule of an evaluation: which measurements there are, and how long those that are left will take."""
+"""The schedule of long work: which measurements there are, and how long those that are left will take."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Measurement:
 
 @dataclass
 class Schedule:
-    """The measurements of an evaluation by kind, and the time that they have taken so far.
+    """The measurements of an evaluation, or of other long work, by kind, and the time that they have taken so far.
 
     Attributes:
         counts: kind of measurement -> how many there are.
