@@ -14,7 +14,7 @@ import saematch as sm
 from saematch.dictionaries import draw_figures
 from saematch.dictionaries.measures import STATISTICS
 from saematch.dictionaries.nulls import Nulls
-from saematch.dictionaries.similarity import unit_rows
+from saematch.dictionaries.similarity import directions
 from saes import made_up, write_npz
 from test_cli import assert_refused, parsed, saematch
 
@@ -122,10 +122,10 @@ def test_nulls_keep_what_they_say():
     sae = without_directions(made_up(F=4000, d=6, seed=3), [17])
     stretched = replace(sae, W_dec=sae.W_dec * torch.tensor([3.0, 1, 1, 1, 1, 0.1]) + 1, W_enc=sae.W_enc + sae.W_dec.T)
     stretched = without_directions(stretched, [17])
-    rows = np.concatenate([unit_rows(stretched, "encoder"), unit_rows(stretched, "decoder")], axis=1)
+    rows = np.concatenate([directions(stretched, "encoder"), directions(stretched, "decoder")], axis=1)
     # Turned: all angles within the SAE stay, also those between encoder and decoder.
     turned = Nulls(stretched).rotated(0)
-    turned_rows = np.concatenate([unit_rows(turned, "encoder"), unit_rows(turned, "decoder")], axis=1)
+    turned_rows = np.concatenate([directions(turned, "encoder"), directions(turned, "decoder")], axis=1)
     for left in (slice(0, 6), slice(6, 12)):
         for right in (slice(0, 6), slice(6, 12)):
             before, after = (x[:100, left] @ x[:100, right].T for x in (rows, turned_rows))

@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from saematch.dictionaries.similarity import unit_rows
+from saematch.dictionaries.similarity import directions
 from saematch.numeric.rounding import Floats
 from saematch.numeric.threads import torch_threads
 from saematch.sae.autoencoder import SAE
@@ -52,11 +52,11 @@ class Nulls:
 
     @cached_property
     def _encoder(self) -> Floats:
-        return unit_rows(self._sae, "encoder")
+        return directions(self._sae, "encoder")
 
     @cached_property
     def _decoder(self) -> Floats:
-        return unit_rows(self._sae, "decoder")
+        return directions(self._sae, "decoder")
 
     @cached_property
     def _normal(self) -> tuple[Floats, Floats]:

@@ -9,6 +9,7 @@ import torch
 
 from saematch.matching.api import match
 from saematch.matching.result import Matching
+from saematch.numeric.cosines import unit_rows
 from saematch.numeric.rounding import Floats, Indices
 from saematch.numeric.threads import torch_threads
 from saematch.options import Metric, Part
@@ -25,12 +26,9 @@ PARTS_OF: dict[Kind, tuple[Part, ...]] = {
 _BLOCK = 4096  # rows and columns of the cosines that are in memory at a time
 
 
-def unit_rows(sae: SAE, part: Part) -> Floats:
+def directions(sae: SAE, part: Part) -> Floats:
     """Return the directions of one part of all features, `(F, d)`: rows of norm 1, or of zeros without a direction."""
-    rows = feature_rows(sae, [part], fold="none")
-    norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    unit: Floats = np.divide(rows, norms, out=np.zeros_like(rows), where=norms > 0)
-    return unit
+    return unit_rows(feature_rows(sae, [part], fold="none"))
 
 
 def match_by_cosine(a: SAE, b: SAE, kind: Kind, absolute: bool, **limits: Any) -> Matching:
@@ -81,7 +79,7 @@ def nearest(a: SAE, b: SAE, part: Part, device: torch.device) -> Nearest:
         part: "decoder" or "encoder".
         device: the device that multiplies, which needs float64.
     """
-    x, y = (torch.from_numpy(unit_rows(sae, part)).to(device) for sae in (a, b))
+    x, y = (torch.from_numpy(directions(sae, part)).to(device) for sae in (a, b))
     signed, up_to_sign = (_Best(len(x), len(y), device) for _ in range(2))
     for top in range(0, len(x), _BLOCK):
         for left in range(0, len(y), _BLOCK):

@@ -1,4 +1,4 @@
-"""Cosines of rows."""
+"""Cosines and directions of rows."""
 
 from __future__ import annotations
 
@@ -24,6 +24,26 @@ def row_cosines(x: Rows, y: Rows, perm: Indices) -> Floats:
         dots = np.einsum("ij,ij->i", a, b)
         cosines[rows] = np.divide(dots, lengths, out=np.full(len(rows), np.nan), where=lengths > 0)
     return cosines.clip(-1, 1)
+
+
+def unit_rows(rows: Rows) -> Floats:
+    """Return the directions of rows, `(F, K)` in float64: rows of norm 1; of zeros where a row is 0.
+
+    >>> unit_rows(np.array([[3e200, 4e200], [0.0, 0.0]]))
+    array([[0.6, 0.8],
+           [0. , 0. ]])
+    """
+    unit = rows.astype(np.float64)
+    # Divided by the largest entry first, so that no square leaves the range of float64.
+    for size in (_largest, _norms):
+        sizes = size(unit)[:, None]
+        np.divide(unit, sizes, out=unit, where=sizes > 0)
+    return unit
+
+
+def _largest(rows: Floats) -> Floats:
+    largest: Floats = np.abs(rows).max(axis=1, initial=0.0)
+    return largest
 
 
 def _norms(rows: Rows) -> Floats:

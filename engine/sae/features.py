@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from saematch.errors import MatchError
+from saematch.numeric.cosines import unit_rows
 from saematch.numeric.loops import fold_rows
 from saematch.numeric.numbers import checked_number
 from saematch.numeric.rounding import Floats, Rows
@@ -86,15 +87,9 @@ def direction_rows(rows: Rows, widths: Sequence[int], weights: Sequence[float]) 
     out = np.zeros((len(rows), rows.shape[1] + 2))
     missing, left = np.zeros(len(rows)), 0
     for width, weight in zip(widths, weights, strict=True):
-        part = out[:, left : left + width]
-        part += rows[:, left : left + width]
-        # Divided by its largest entry first, so that no square leaves the range of float64.
-        for size in (_largest, _norm):
-            sizes = size(part)
-            np.divide(part, sizes, out=part, where=sizes > 0)
-        share = weight / (2 * math.fsum(weights))
-        part *= math.sqrt(share)
-        missing += np.where((part != 0).any(axis=1), 0.0, share)
+        columns, share = slice(left, left + width), weight / (2 * math.fsum(weights))
+        out[:, columns] = unit_rows(rows[:, columns]) * math.sqrt(share)
+        missing += np.where(out[:, columns].any(axis=1), 0.0, share)
         left += width
     out[:, left] = np.sqrt(missing)
     return out
@@ -107,16 +102,6 @@ def as_targets(rows: Floats) -> Floats:
     targets = rows.copy()
     targets[:, -1], targets[:, -2] = rows[:, -2], 0.0
     return targets
-
-
-def _largest(rows: Floats) -> Floats:
-    largest: Floats = np.abs(rows).max(axis=1, initial=0.0, keepdims=True)
-    return largest
-
-
-def _norm(rows: Floats) -> Floats:
-    norms: Floats = np.linalg.norm(rows, axis=1, keepdims=True)
-    return norms
 
 
 def without_direction(rows: Rows) -> int:
