@@ -40,14 +40,14 @@ def adversarial(width=70):
     x = R(0).standard_normal((24, width))
     spikes, spikes[:, ::3] = x * 1e-9, R(1).standard_normal((24, len(range(0, width, 3))))
     one_spike = np.eye(24, width) + 1e-7 * x
-    giant = x.copy()
-    giant[3] *= 1e6
+    outlier = x.copy()
+    outlier[3] *= 1e6
     against = 1e-3 * x + np.outer(R(2).choice([-1.0, 1.0], 24), resisting(width))
     return {
         "ordinary": x,
         "one spike a row": one_spike,
         "spikes": spikes,
-        "one giant row": giant,
+        "one outlier": outlier,
         "all equal": np.ones((24, width)),
         "alternating": np.where(np.arange(width) % 2 == 0, 1.0, -1.0) * (1 + x),
         "against the transform": against,
