@@ -20,7 +20,8 @@ from synthetic import layer_pair
 
 import saematch as sm
 from saematch.cost.passes import TILE
-from saematch.cost.products import int8_obstacle
+from saematch.cost.products import int8_obstacle, int8_operands, integer_products
+from saematch.cost.sides import make_sides
 from saematch.sae.features import feature_rows
 
 REAL = Path(__file__).parent.parent.parent / "shared" / "data" / "smollm2-135m-res"
@@ -62,6 +63,24 @@ def float32_product(x, y):
 def test_float32_product(benchmark, workload):
     name, x, y, runs = workload
     timed(benchmark, name, "float32 product", x, y, lambda: float32_product(x, y), runs)
+
+
+def int8_product(sides):
+    """Multiply all rows as whole numbers, tile by tile, and do nothing with the products."""
+    left, right = int8_operands(sides).values
+    out = torch.empty(TILE[0] * TILE[1], dtype=torch.int32)
+    for top in range(0, len(left), TILE[0]):
+        for start in range(0, len(right), TILE[1]):
+            a, b = left[top : top + TILE[0]], right[start : start + TILE[1]]
+            integer_products(a, b, out[: len(a) * len(b)].view(len(a), len(b)))
+
+
+def test_int8_product(benchmark, workload):
+    if int8_obstacle():
+        pytest.skip(str(int8_obstacle()))
+    name, x, y, runs = workload
+    sides = make_sides(x, y)
+    timed(benchmark, name, "int8 product, with the rounding of the rows", x, y, lambda: int8_product(sides), runs)
 
 
 @pytest.mark.parametrize("precision", ["int8", "float32"])

@@ -43,6 +43,10 @@ def test_float32_product(benchmark, rows):
     timed(benchmark, NAME, "float32 product", *rows, lambda: float32_product(*rows))
 
 
+def test_float32_pass(benchmark, rows):
+    timed(benchmark, NAME, "float32 pass, row and column minimum", *rows, lambda: one_pass(*rows, 1))
+
+
 @pytest.mark.parametrize("precision", ["int8", "float32"])
 def test_saematch(benchmark, rows, precision):
     if precision == "int8" and int8_obstacle():
