@@ -1,0 +1,123 @@
+"""Where the host's time goes: an SAE from its file to rows that are ready for passes, and the assignment by stage.
+
+    python bench/stages.py            16,384 features, K = 4,609, and 131,072 features, K = 1,153
+    python bench/stages.py --small    only the first, for a minute
+
+Run it with `OMP_NUM_THREADS=1` to measure one thread. Rows are appended to bench/results/cpu.jsonl. A stage of the
+assignment is what is left of its time without the passes, and without the float64 values of listed pairs, which are
+stages of their own: on a GPU, both are made by kernels.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from record import append
+from synthetic import layer_pair
+
+import saematch as sm
+from saematch.cost import products
+from saematch.numeric.threads import threads
+from saematch.sae.features import feature_rows
+
+SIZES = [(16_384, 2_304), (131_072, 576)]  # features, and the width of activations
+
+
+@contextlib.contextmanager
+def timed_methods(kind: type, names: list[str], seconds: dict[str, float]) -> Iterator[None]:
+    """Add up the seconds that methods of a class take."""
+
+    def timed(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*given: Any, **options: Any) -> Any:
+            began = time.perf_counter()
+            try:
+                return method(*given, **options)
+            finally:
+                seconds[name] += time.perf_counter() - began
+
+        return run
+
+    before = {name: getattr(kind, name) for name in names}
+    for name, method in before.items():
+        setattr(kind, name, timed(name, method))
+    try:
+        yield
+    finally:
+        for name, method in before.items():
+            setattr(kind, name, method)
+
+
+def timed(run: Callable[[], Any]) -> tuple[Any, float]:
+    began = time.perf_counter()
+    answer = run()
+    return answer, time.perf_counter() - began
+
+
+def make_sae(rows: np.ndarray, d: int) -> dict[str, np.ndarray]:
+    """Return the arrays of an SAE, as they are stored, whose folded rows are near the given ones."""
+    threshold = np.linalg.norm(rows[:, :d], axis=1)
+    return {
+        "W_dec": rows[:, :d] / threshold[:, None],
+        "W_enc": np.ascontiguousarray((rows[:, d:] * threshold[:, None]).T),
+        "threshold": threshold,
+        "b_enc": np.random.default_rng(0).standard_normal(len(rows), dtype=np.float32),
+        "b_dec": np.zeros(d, np.float32),
+    }
+
+
+def measure(features: int, d: int) -> None:
+    pair = layer_pair(features, d, survive=0.1, noise=1.0)
+    sizes = {"F_A": features, "F_B": features, "K": 2 * d + 1}
+    seconds: dict[str, float] = defaultdict(float)
+    with tempfile.TemporaryDirectory(prefix="saematch-bench-") as folder:
+        paths = [Path(folder) / f"layer_{n}.npz" for n in range(2)]
+        for path, rows in zip(paths, pair, strict=True):
+            np.savez(path, **make_sae(rows, d))
+        del pair, rows
+        saes = []
+        for path in paths:
+            sae, seconds["reading"] = timed(lambda path=path: sm.load(path))
+            saes.append(sae)
+        # Rows of the second SAE, so that loops are compiled.
+        feature_rows(saes[0])
+        _, seconds["folding"] = timed(lambda: feature_rows(saes[1]))
+    kind = products.Int8Products if not products.int8_obstacle() else products.Float32Products
+    with timed_methods(kind, ["cheapest", "exact", "block"], seconds):
+        answer, whole = timed(lambda: sm.match(*saes))
+    assert answer.certified
+    print(f"{features:,} features, K = {2 * d + 1:,}, {threads()} threads")
+    stages = answer.stats["stages"]
+    solving = sum(stages.values())
+    assignment = solving - seconds["cheapest"] - seconds["exact"] - seconds["block"]
+    rows = {
+        "an SAE: reading": seconds["reading"],
+        "an SAE: folding": seconds["folding"],
+        "an SAE: preparing for passes": (whole - solving) / 2 - seconds["folding"],
+        "a pair: passes": seconds["cheapest"],
+        "a pair: float64 values": seconds["exact"] + seconds["block"],
+        "a pair: sparse optimum": stages["sparse optimum"],
+        "a pair: assignment": assignment,
+        "a pair: everything but reading": whole,
+    }
+    for name, value in rows.items():
+        append(f"stages: {name}", sizes, [value])
+        print(f"  {name:32} {value:8.2f} s")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--small", action="store_true")
+    for features, d in SIZES[:1] if parser.parse_args().small else SIZES:
+        measure(features, d)
+
+
+if __name__ == "__main__":
+    main()
