@@ -79,7 +79,7 @@ class DistanceCost(Cost):
     @property
     @override
     def largest_residual(self) -> float:
-        return self.passes.largest_residual
+        return self.passes.operands.largest_residual
 
     @override
     def by_cost(self) -> tuple[Floats, Floats]:
@@ -186,7 +186,7 @@ class DistanceCost(Cost):
 
     @override
     def _pads(self) -> tuple[Floats, Floats]:
-        return self.passes.pads
+        return self.passes.operands.pads
 
 
 def squared_distances(x: Rows, y: Rows, permutation: Indices, up_to_sign: bool = False) -> Floats:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,10 +15,13 @@ from torch import Tensor
 from typing_extensions import override
 
 from saematch.cost.passes import ShortLists, T
-from saematch.cost.products import Products, float32_operands, int8_operands
+from saematch.cost.products import Operands, Products, float32_operands, int8_operands
 from saematch.cost.sides import Side
 from saematch.errors import MatchError
 from saematch.numeric.rounding import Floats, Indices
+
+if TYPE_CHECKING:
+    from saematch import kernels
 
 ROW_BLOCK_BYTES = 2**30  # of products at a time
 
@@ -37,25 +42,32 @@ class KernelProducts(Products):
         self._row_block_bytes = ROW_BLOCK_BYTES
         self.backend = "triton, interpreted" if kernels.is_interpreted() else "triton"
 
-        self._products: kernels.Int8Products | kernels.Float32Products
         self._centres = [self._on_device(side.centre) for side in sides]
         self._rows = self._or_refuse(lambda: [self._on_device(side.rows) for side in sides])
-        self._multiply_in(precision)
+        self.precision = precision
 
-    def _multiply_in(self, precision: str) -> None:
-        """Multiply rows in "int8" or "float32" from now on."""
-        is_int8 = precision == "int8"
-        operands = int8_operands(self._sides) if is_int8 else float32_operands(self._sides)
-        self.precision, self.pads, self.largest_residual = precision, operands.pads, operands.largest_residual
-        of_kind = self._kernels.Int8Products if is_int8 else self._kernels.Float32Products
-        given = *operands.values, *operands.scales
-        self._products = self._or_refuse(
-            lambda: of_kind(*[one.to(self.device) for one in given], absolute=self.absolute)
-        )
+    @cached_property
+    def _prepared(self) -> tuple[Operands, kernels.Products]:
+        """The operands, without the matrices that the device has, and the products that it makes of them."""
+        made = int8_operands(self._sides) if self.precision == "int8" else float32_operands(self._sides)
+        of_kind = self._kernels.Int8Products if self.precision == "int8" else self._kernels.Float32Products
+        given = *made.values, *made.scales
+        products = self._or_refuse(lambda: of_kind(*[one.to(self.device) for one in given], absolute=self.absolute))
+        return made._replace(values=[], scales=[]), products
+
+    @property
+    @override
+    def operands(self) -> Operands:
+        return self._prepared[0]
+
+    @property
+    def _products(self) -> kernels.Products:
+        return self._prepared[1]
 
     @override
     def in_float32(self) -> Products:
-        self._multiply_in("float32")
+        self.precision = "float32"
+        self.__dict__.pop("_prepared", None)
         return self
 
     @override

@@ -7,7 +7,7 @@ import os
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,18 +33,18 @@ class Products(Passes, ABC):
     Attributes:
         absolute: whether M_ij is -2 |<x'_i, y'_j>| instead. Bounds for the error hold for both, because the absolute
             values of two numbers differ by no more than the numbers.
-        pads: a `(F_A,)` and b `(F_B,)`: the value of a pair (i, j), in a sum with a price, is wrong by at most a_i +
-            b_j.
-        largest_residual: the largest part of a row that the operands of the products leave out, relative to the row.
     """
 
     absolute: bool
-    pads: tuple[Floats, Floats]
-    largest_residual: float
 
     def __init__(self, sides: tuple[Side, Side], absolute: bool) -> None:
         super().__init__((len(sides[0].rows), len(sides[1].rows)))
         self._sides, self.absolute = sides, absolute
+
+    @property
+    @abstractmethod
+    def operands(self) -> Operands:
+        """What is multiplied, made when it is first needed: a small problem needs no pass."""
 
     @abstractmethod
     def in_float32(self) -> Products:
@@ -67,12 +67,10 @@ class TileProducts(Products, TilePasses):
     """Products that torch makes tile by tile, and that are searched on the CPU."""
 
     def __init__(
-        self, sides: tuple[Side, Side], operands: Operands, device: torch.device, tile: tuple[int, int], absolute: bool
+        self, sides: tuple[Side, Side], device: torch.device, tile: tuple[int, int] = TILE, absolute: bool = False
     ) -> None:
         super().__init__(sides, absolute)
         self.device, self._tile = device, tile
-        self._operands = [values.to(device) for values in operands.values]
-        self.pads, self.largest_residual = operands.pads, operands.largest_residual
 
     @override
     def in_float32(self) -> Products:
@@ -97,7 +95,7 @@ class TileProducts(Products, TilePasses):
 
     @override
     def make_tiles(self, rows: Indices, columns: Indices) -> Iterator[Tile]:
-        x, y = self._operands
+        x, y = self.operands.values
         y = _listed(y, columns)
         # Memory that is new to a process is slow: one buffer serves all tiles.
         height, width = min(self._tile[0], len(rows)), min(self._tile[1], len(columns))
@@ -124,10 +122,11 @@ class Float32Products(TileProducts):
 
     precision = "float32"
 
-    def __init__(
-        self, sides: tuple[Side, Side], device: torch.device, tile: tuple[int, int] = TILE, absolute: bool = False
-    ) -> None:
-        super().__init__(sides, float32_operands(sides), device, tile, absolute)
+    @cached_property
+    @override
+    def operands(self) -> Operands:
+        made = float32_operands(self._sides)
+        return made._replace(values=[values.to(self.device) for values in made.values])
 
     @override
     def _multiply(self, x: Tensor, y: Tensor, rows: Indices, columns: Indices, out: NDArray[np.float32]) -> None:
@@ -140,15 +139,19 @@ class Int8Products(TileProducts):
     precision = "int8"
 
     def __init__(self, sides: tuple[Side, Side], tile: tuple[int, int] = TILE, absolute: bool = False) -> None:
-        operands = int8_operands(sides)
-        super().__init__(sides, operands, torch.device("cpu"), tile, absolute)
-        self._scales = [scale.numpy() for scale in operands.scales]
+        super().__init__(sides, torch.device("cpu"), tile, absolute)
         self._of_thread = threading.local()
+
+    @cached_property
+    @override
+    def operands(self) -> Operands:
+        return int8_operands(self._sides)
 
     @override
     def _multiply(self, x: Tensor, y: Tensor, rows: Indices, columns: Indices, out: NDArray[np.float32]) -> None:
         sums = integer_products(x, y, self._buffer(out.size).view(out.shape)).numpy()
-        scale_sums(sums, self._scales[0][rows], self._scales[1][columns], out)
+        row_scale, column_scale = (scale.numpy() for scale in self.operands.scales)
+        scale_sums(sums, row_scale[rows], column_scale[columns], out)
 
     def _buffer(self, size: int) -> Tensor:
         """Return memory for sums, which a thread keeps from tile to tile."""
@@ -171,7 +174,9 @@ class Operands(NamedTuple):
     Attributes:
         values: one matrix for each side, on the CPU. The factor -2 of M is in the first one.
         scales: a vector for each side, by which products of int8 numbers are multiplied; empty for float32.
-        pads: see `Products`, like `largest_residual`.
+        pads: a `(F_A,)` and b `(F_B,)`: the value of a pair (i, j), in a sum with a price, is wrong by at most a_i +
+            b_j.
+        largest_residual: the largest part of a row that the operands leave out, relative to the row.
     """
 
     values: list[Tensor]

@@ -151,12 +151,12 @@ def require_certified(matching: Matching) -> None:
 def _stats(cost: Cost, solution: Solution, seconds: float) -> dict[str, Any]:
     """Return what the search did, for the user."""
     # If all pairs were in the graph, no pass has chosen among them.
-    precision = "float64" if solution.edges == math.prod(cost.shape) else cost.precision
+    by_pass = solution.edges < math.prod(cost.shape)
     return {
         "backend": cost.backend,
         "device": str(cost.device),
-        "precision": precision,
-        "largest_residual": cost.largest_residual,
+        "precision": cost.precision if by_pass else "float64",
+        "largest_residual": cost.largest_residual if by_pass else 0.0,
         "exact_pairs": cost.exact_pairs,
         "products": cost.looked_at / max(1, math.prod(cost.shape)),
         "rounds": solution.rounds,
