@@ -145,6 +145,15 @@ def test_a_flipped_bit_of_a_torch_file_is_found_or_leaves_an_sae(tmp_path):
     assert found > 0
 
 
+@pytest.mark.parametrize("kind", CONTAINERS)
+def test_a_file_that_is_written_over_does_not_change_what_was_read(tmp_path, kind):
+    good = CONTAINERS[kind][1]
+    sae = sm.load(write_container(tmp_path, kind, good))
+    before = {name: tensor.clone() for name, tensor in sae.tensors().items()}
+    write_container(tmp_path, kind, b"\xff" * len(good() if callable(good) else good))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in sae.tensors().items())
+
+
 @pytest.mark.parametrize("name", ["os.system", "open", "eval", "getattr"])
 def test_the_hostile_pickles_are_hostile(tmp_path, name, monkeypatch):
     monkeypatch.chdir(tmp_path)

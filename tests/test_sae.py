@@ -144,6 +144,16 @@ def test_nan_is_named_with_count_and_place():
         sm.match(made_up(W_dec=W_dec), made_up())
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_infinities_are_found_and_large_numbers_are_not_taken_for_them(dtype):
+    W_enc = torch.full((8, 12), torch.finfo(dtype).max, dtype=dtype)
+    assert made_up(W_enc=W_enc).check_finite().F == 12  # though their sum overflows
+    W_enc[2, 1], W_enc[3, 0] = torch.inf, -torch.inf
+    for tensor in (W_enc, W_enc.clone().T.contiguous().T):
+        with pytest.raises(sm.MatchError, match=r"W_enc holds 2 values that are .* first at index \(2, 1\)"):
+            made_up(W_enc=tensor).check_finite()
+
+
 def test_what_is_saved_may_share_memory_and_a_home_is_found(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     sae = made_up()

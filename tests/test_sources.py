@@ -36,6 +36,38 @@ def test_gemma_scope_is_read_in_every_precision(tmp_path, dtype):
     assert_same(found, sae, kept)
 
 
+def test_archives_that_other_programs_write_are_read(tmp_path):
+    """An extra field before the content, other bytes before the archive, sizes after the content, and both orders."""
+    sae = made_up()
+    buffer = io.BytesIO(b"other bytes")
+    buffer.seek(0, 2)
+    with zipfile.ZipFile(buffer, "a") as archive:
+        for number, (name, tensor) in enumerate(sae.tensors().items()):
+            content = io.BytesIO()
+            np.save(content, np.asarray(tensor.numpy(), order="F" if number % 2 else "C"))
+            member = zipfile.ZipInfo(f"{name}.npy")
+            member.extra = b"\x99\x99\x05\x00extra"
+            member.compress_type = zipfile.ZIP_DEFLATED if number == 2 else zipfile.ZIP_STORED
+            archive.writestr(member, content.getvalue())
+    (tmp_path / "params.npz").write_bytes(buffer.getvalue())
+    assert_same(sm.load(tmp_path), sae, torch.float64)
+
+    class Stream(io.RawIOBase):
+        """A file that cannot seek: sizes and checksums then follow each content."""
+
+        def writable(self):
+            return True
+
+        def write(self, content):
+            written.append(bytes(content))
+            return len(content)
+
+    written = []
+    np.savez(Stream(), **{name: tensor.numpy() for name, tensor in sae.tensors().items()})
+    (tmp_path / "params.npz").write_bytes(b"".join(written))
+    assert_same(sm.load(tmp_path), sae, torch.float64)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("config", [FLAT, NESTED])
 def test_saelens_is_read_in_every_precision(tmp_path, dtype, config):

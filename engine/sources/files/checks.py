@@ -6,6 +6,7 @@ import zipfile
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -54,5 +55,16 @@ def widened(value: Any) -> Any:
 
     Any other value is returned unchanged.
     """
-    narrow = isinstance(value, Tensor) and value.is_floating_point() and value.dtype != torch.float64
-    return value.to(torch.float32) if narrow else value
+    return value.to(_wide(value.dtype)) if isinstance(value, Tensor) else value
+
+
+def room_for(stored: Tensor) -> Tensor:
+    """Return an uninitialised tensor on the CPU for the values of another, in the precision of `widened`.
+
+    Numpy allocates it: numpy asks for huge pages, which the system provides faster than as many small ones.
+    """
+    return torch.from_numpy(np.empty(stored.shape, str(_wide(stored.dtype)).removeprefix("torch.")))
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.float32 if dtype.is_floating_point and dtype != torch.float64 else dtype

@@ -7,12 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import torch
 from safetensors import safe_open
 from torch import Tensor
 
 from saematch.errors import MatchError
-from saematch.sources.files.checks import MOST_MEMBERS, tensor_header, widened
+from saematch.sources.files.checks import MOST_MEMBERS, room_for, tensor_header
 
 _MOST_HEADER_BYTES = 4 * 2**20
 _BLOCK_BYTES = 2**24  # of the rows that are widened at a time
@@ -56,12 +55,14 @@ def safetensors_tensors(path: Path, headers: Mapping[str, Any]) -> dict[str, Any
 
 
 def _widened_in_blocks(file: Any, name: str, header: Tensor) -> Tensor:
-    """Read a tensor and widen it a block of rows at a time, so that memory never holds all of its narrow form."""
-    wanted = widened(header).dtype
-    if wanted == header.dtype or not header.numel() or not header.ndim:
-        stored: Tensor = file.get_tensor(name)
-        return stored.to(wanted)
-    out, part = torch.empty(header.shape, dtype=wanted, device="cpu"), file.get_slice(name)
+    """Read a tensor and widen it a block of rows at a time, so that memory never holds all of its narrow form.
+
+    The values are copied, because a file that is written over would change tensors that are mapped to it.
+    """
+    out = room_for(header)
+    if not header.numel() or not header.ndim:
+        return out.copy_(file.get_tensor(name))
+    part = file.get_slice(name)
     step = max(1, _BLOCK_BYTES // max(1, header.nbytes // len(header)))
     for row in range(0, len(header), step):
         out[row : row + step] = part[row : row + step]

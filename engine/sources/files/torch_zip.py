@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from saematch.errors import MatchError
-from saematch.sources.files.checks import archive_members, tensor_header, widened
+from saematch.sources.files.checks import archive_members, room_for, tensor_header
 
 _MOST_PICKLE_BYTES = 2**20  # of a dictionary of tensors, without their values
 _MOST_TUPLES = 10_000  # a tensor has a few tuples; a pickle that is nested deeper than Python can unpickle has more
@@ -78,8 +78,9 @@ def torch_tensors(path: Path, _: Mapping[str, Any]) -> dict[str, Any]:
     without = [name for name, value in stored.items() if isinstance(value, Tensor) and value.is_meta]
     if without:
         raise MatchError(f"{path}: {without[0]} is a tensor without data (of torch's meta device)")
-    copied = {name: value.clone() if isinstance(value, Tensor) else value for name, value in stored.items()}
-    return {name: widened(value) for name, value in copied.items()}
+    return {
+        name: room_for(value).copy_(value) if isinstance(value, Tensor) else value for name, value in stored.items()
+    }
 
 
 def _check_records(archive: zipfile.ZipFile, shown: str, size: int) -> tuple[Counter[int], dict[str, bytes]]:
