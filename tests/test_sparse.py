@@ -1,13 +1,12 @@
-import threading
-import time
-
 import lap
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 
 from saematch.assignment.auction import auction
-from saematch.assignment.sparse import _make_feasible, solve_sparse
+from saematch.assignment.sparse import _make_feasible, repaired, solve_sparse
 
 
 def sparse_problem(n, seed, degree=4, size=0.0):
@@ -42,25 +41,90 @@ def test_optimum_and_prices_against_scipy(seed, size, start):
 def test_settling_a_wrong_permutation_finds_the_optimum(seed):
     dense, starts, columns, costs = sparse_problem(30, seed, degree=30)
     wrong = linear_sum_assignment(np.where(np.isfinite(dense), -dense, 1e9))[1]  # the most expensive of all
-    prices, matched = np.zeros(30), dense[np.arange(30), wrong].copy()
-    _make_feasible(starts, columns, costs, matched, wrong, prices)
+    paid, owner = dense[np.arange(30), wrong].copy(), np.argsort(wrong)
+    _make_feasible(starts, columns, costs, wrong, owner, paid, np.zeros(30))
     best = linear_sum_assignment(np.where(np.isfinite(dense), dense, 1e9))[1]
     np.testing.assert_array_equal(wrong, best)
-    np.testing.assert_array_equal(matched, dense[np.arange(30), best])
+    np.testing.assert_array_equal(owner, np.argsort(best))
+    np.testing.assert_array_equal(paid, dense[np.arange(30), best])
 
 
-def test_lapx_lets_other_threads_run():
-    """lapx lets the passes of one pair continue while the sparse problem of another pair is solved."""
-    n, r = 6000, np.random.default_rng(0)
-    columns = np.sort([np.append(r.choice(np.delete(np.arange(n), i), 10, replace=False), i) for i in range(n)], axis=1)
-    costs, starts = r.random(n * 11) * 1000, np.arange(0, n * 11 + 1, 11)
-    solver = threading.Thread(
-        target=lap.lapmod, args=(n, costs, starts.astype(np.int32), columns.ravel().astype(np.int32))
-    )
-    began = last = time.perf_counter()
-    longest = 0.0
-    solver.start()
-    while solver.is_alive():
-        now = time.perf_counter()
-        longest, last = max(longest, now - last), now
-    assert longest < (last - began) / 2
+@st.composite
+def sparse_problems(draw):
+    """Draw a sparse problem of whole costs, in which float64 rounds nothing: with ties, of similar or mixed sizes."""
+    n = draw(st.integers(1, 12))
+    number = st.one_of(st.integers(-3, 3), st.integers(-(2**40), 2**40), st.just(5))
+    dense = np.full((n, n), np.inf)
+    edges = draw(st.lists(st.tuples(st.integers(0, n - 1), st.integers(0, n - 1)), max_size=6 * n))
+    for i, j in [*enumerate(draw(st.permutations(range(n)))), *edges]:
+        dense[i, j] = draw(number)
+    return dense
+
+
+def csr(dense):
+    rows, columns = np.nonzero(np.isfinite(dense))
+    return np.searchsorted(rows, np.arange(len(dense) + 1)), columns, dense[rows, columns]
+
+
+def assert_exact_optimum(dense, permutation, prices):
+    """Assert a permutation of edges, and that prices without any rounding prove that it is optimal."""
+    assert sorted(permutation) == list(range(len(dense)))
+    reduced = dense - prices
+    own = reduced[np.arange(len(dense)), permutation]
+    assert np.isfinite(own).all()
+    np.testing.assert_array_equal(own, reduced.min(axis=1))
+
+
+@settings(max_examples=400)
+@given(sparse_problems(), st.data())
+def test_whole_costs_are_proved_without_any_rounding(dense, data):
+    n = len(dense)
+    prices = np.array(data.draw(st.lists(st.integers(-(2**40), 2**40), min_size=n, max_size=n)), dtype=float)
+    permutation, prices = solve_sparse(*csr(dense), prices)
+    assert_exact_optimum(dense, permutation, prices)
+    starts, columns, costs = csr(dense - dense[np.isfinite(dense)].min())
+    if costs.max() < 1e5:  # lapmod takes 1e6 for infinity
+        total, *_ = lap.lapmod(n, costs, starts.astype(np.int32), columns.astype(np.int32))
+        assert dense[np.arange(n), permutation].sum() == total + n * dense[np.isfinite(dense)].min()
+
+
+@settings(max_examples=400)
+@given(sparse_problems(), st.data())
+def test_new_edges_repair_only_what_they_break(dense, data):
+    """An optimum that was proved before edges are added is repaired to one that is proved afterwards."""
+    n = len(dense)
+    permutation, prices = solve_sparse(*csr(dense), np.zeros(n))
+    more = dense.copy()
+    for _ in range(data.draw(st.integers(0, 2 * n))):
+        i, j = data.draw(st.integers(0, n - 1)), data.draw(st.integers(0, n - 1))
+        if np.isinf(more[i, j]):
+            more[i, j] = data.draw(st.integers(-5, 5))
+    given = permutation.copy(), prices.copy()
+    answer = repaired(*csr(more), permutation, prices)
+    np.testing.assert_array_equal(given[0], permutation)
+    np.testing.assert_array_equal(given[1], prices)
+    if answer is not None:
+        assert_exact_optimum(more, *answer)
+    unbroken = (more - prices).min(axis=1) == (more - prices)[np.arange(n), permutation]
+    if unbroken.sum() >= n - 1:  # a search for one path leads through each row once at most
+        assert answer is not None
+    if unbroken.all():
+        np.testing.assert_array_equal(answer[0], permutation)
+        np.testing.assert_array_equal(answer[1], prices)
+
+
+def test_repair_gives_up_where_many_long_paths_would_be_needed():
+    """All rows but the last prefer one column of another block: each path leads through most rows."""
+    n = 200
+    dense = np.full((n, n), np.inf)
+    dense[np.arange(n), np.arange(n)] = 0
+    dense[np.arange(n - 1), np.arange(1, n)] = 0  # a chain of ties
+    permutation, prices = solve_sparse(*csr(dense), np.zeros(n))
+    dense[:, 0] = np.where(np.arange(n) == 0, 0, -1.0 - np.arange(n))
+    assert repaired(*csr(dense), permutation, prices) is None
+    assert_exact_optimum(dense, *solve_sparse(*csr(dense), prices))
+
+
+def test_a_graph_without_a_complete_matching_is_refused():
+    with pytest.raises(AssertionError, match="complete matching"):
+        solve_sparse(np.array([0, 1, 2]), np.array([0, 0]), np.array([1.0, 2.0]), np.zeros(2))

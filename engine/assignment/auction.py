@@ -14,7 +14,7 @@ from saematch.numeric.rounding import Floats, Indices
 
 # Epsilon is the least increment of a bid. Its first and last value are in standard deviations of the costs; from one
 # round to the next it is divided by the last of these numbers.
-FIRST_EPSILON, LAST_EPSILON, DIVISOR = 64.0, 2e-5, 5.0
+FIRST_EPSILON, LAST_EPSILON, DIVISOR = 16.0, 2e-4, 5.0
 _MOST_BIDS = 16  # bids of a row in one round, on average
 
 
@@ -22,7 +22,7 @@ def auction(starts: Indices, columns: Indices, costs: Floats, prices: Floats, pr
     """Return prices under which a complete matching is near the optimum.
 
     The matching is within LAST_EPSILON standard deviations of the costs per row. The prices are good, not exact.
-    Solving on the reduced costs afterwards takes a fraction of the time that it takes without an auction.
+    Shortest paths find the optimum from there in a fraction of the time that they take without an auction.
 
     Args:
         starts: `(n + 1,)`, the first edge of each row, and the number of edges.
@@ -60,13 +60,13 @@ def _bid(starts: Any, columns: Any, costs: Any, asked: Any, epsilon: float, most
         i = queue[head]
         head, length = (head + 1) % n, length - 1
         # The cheapest and the second cheapest column at the present prices.
-        best, second, wanted = np.inf, np.inf, -1
-        for e in range(starts[i], starts[i + 1]):
-            value = costs[e] + asked[columns[e]]
-            if value < best:
-                best, second, wanted = value, best, columns[e]
-            elif value < second:
-                second = value
+        best, second, wanted = np.inf, np.inf, columns[starts[i]]
+        for e in range(starts[i], starts[i + 1]):  # without branches, which no processor predicts here
+            j = columns[e]
+            value = costs[e] + asked[j]
+            second = min(second, max(best, value))
+            wanted = j if value < best else wanted
+            best = min(best, value)
         # The bid. A row with only one edge has no second cheapest column.
         asked[wanted] += epsilon if second == np.inf else second - best + epsilon
         if owner[wanted] >= 0:

@@ -89,7 +89,7 @@ def solve(
         edges = len(graph)
         # Solve the graph.
         with _timed(seconds, "sparse optimum"):
-            permutation, prices = graph.optimum(prices, undercut)
+            permutation, prices = graph.optimum(prices, undercut, None if best is None else best.permutation)
         # Check all other pairs at these prices, and add those that may improve the matching.
         with _timed(seconds, "passes"):
             minima, proved, apart, undercut = _price(cost, unmatched, graph, permutation, prices, others, number)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from saematch.assignment.auction import auction
-from saematch.assignment.sparse import FEASIBILITY, solve_sparse
+from saematch.assignment.sparse import FEASIBILITY, repaired, solve_sparse
 from saematch.cost import Cost, Unmatched
 from saematch.numeric.gather import are_missing, merged_by_key
 from saematch.numeric.rounding import Floats, Indices, at_least
@@ -159,12 +159,17 @@ class CandidateGraph:
         np.minimum.at(rest, of_rows[~below], listed[~below])
         return scan.floors[:, -1]
 
-    def optimum(self, prices: Floats, price_error: float) -> tuple[Indices, Floats]:
+    def optimum(self, prices: Floats, price_error: float, permutation: Indices | None = None) -> tuple[Indices, Floats]:
         """Return the optimal matching of the graph, -1 for an unmatched row, and prices that prove it.
 
-        The search starts at `prices`, whose estimated error is `price_error`, in the units of M.
+        The search starts at `prices`, whose estimated error is `price_error`, in the units of M. They prove that
+        `permutation`, if it is given, was optimal before edges were added.
         """
         if self._unmatched.none_allowed:
+            if permutation is not None:
+                again = repaired(self.starts, self.columns, self.costs, permutation, prices)
+                if again is not None:
+                    return again
             prices = auction(self.starts, self.columns, self.costs, prices, price_error)
         return self.optimum_of(self.costs, self._unmatched.rows, self._unmatched.columns, prices=prices)
 

@@ -1,19 +1,24 @@
-"""The sparse assignment problem: its optimum through lapx, and prices that prove the optimum."""
+"""The sparse assignment problem: its optimum by shortest augmenting paths, and prices that prove the optimum.
+
+Source: Jonker and Volgenant, *A shortest augmenting path algorithm for dense and sparse linear assignment problems*
+(1987).
+"""
 
 from __future__ import annotations
 
+from heapq import heappop, heappush
 from typing import Any
 
-import lap
 import numpy as np
 
 from saematch.numeric.compiled import compiled
 from saematch.numeric.rounding import Floats, Indices
 
-_LAPMOD_LIMIT = 1e6  # lapmod takes this number for infinity, in costs and in sums of costs along a path
 # Prices are feasible if no edge is below the potential of its row. Within this share of the numbers involved, an edge
 # that is below is accepted: equal costs make cycles of cost 0, around which rounding would lower prices for ever.
 FEASIBILITY = 1e-15
+_MOST_REDUCTIONS = 2  # of prices per row, on average, before the search for shortest paths
+_UNLIMITED = 2**62
 
 
 def solve_sparse(starts: Indices, columns: Indices, costs: Floats, prices: Floats) -> tuple[Indices, Floats]:
@@ -30,40 +35,197 @@ def solve_sparse(starts: Indices, columns: Indices, costs: Floats, prices: Float
         prices: `(n,)`, prices to start with.
     """
     n = len(starts) - 1
-    rows = np.repeat(np.arange(n), np.diff(starts))
-    # lapmod gets the costs minus prices and row minima, which are never negative, and small for the pairs that matter;
-    # times a power of two that keeps the sum over any path below its infinity.
-    reduced = costs - prices[columns]
-    reduced -= np.minimum.reduceat(reduced, starts[:-1])[rows]
-    largest = reduced.max(initial=0.0)
-    if largest > 0:
-        reduced = np.ldexp(reduced, int(np.floor(np.log2(_LAPMOD_LIMIT / (n + 1)) - np.log2(largest))))
-    answer, _ = lap.lapmod(n, reduced, starts.astype(np.int32), columns.astype(np.int32), return_cost=False)
-    permutation = answer.astype(np.int64)
-    matched = np.nonzero(columns == permutation[rows])[0]
-    assert len(matched) == n, "the graph holds a complete matching"
-    # If costs differ by many orders of magnitude, lapmod may return a permutation that is slightly above the optimum:
-    # `_make_feasible` finds the prices, and repairs the permutation on the way.
-    feasible = prices.copy()
-    _make_feasible(starts, columns, costs, costs[matched], permutation, feasible)
+    permutation, owner, paid, feasible = np.full(n, -1), np.full(n, -1), np.zeros(n), prices.copy()
+    given = starts, columns, costs, permutation, owner, paid, feasible
+    _reduce_prices(*given, _MOST_REDUCTIONS * n)
+    complete = _augment(*given, _UNLIMITED)
+    assert complete, "the graph holds a complete matching"
+    _make_feasible(*given)
+    return permutation, feasible
+
+
+def repaired(
+    starts: Indices, columns: Indices, costs: Floats, permutation: Indices, prices: Floats
+) -> tuple[Indices, Floats] | None:
+    """Return the optimum and its prices, as `solve_sparse`, from the optimum of a graph that had fewer edges.
+
+    Only rows that have an edge below their potential are assigned again. Return None if that would take longer than to
+    solve the problem anew: if paths lead through more than n rows in sum.
+
+    Args:
+        starts: `(n + 1,)`, the first edge of each row, and the number of edges.
+        columns: the column of each edge. The edges must contain those of `permutation`.
+        costs: the cost of each edge.
+        permutation: the optimum of the graph with fewer edges.
+        prices: the prices that prove it.
+    """
+    n = len(permutation)
+    permutation, owner, paid, feasible = permutation.copy(), np.full(n, -1), np.zeros(n), prices.copy()
+    given = starts, columns, costs, permutation, owner, paid, feasible
+    _release(*given)
+    if not _augment(*given, n):
+        return None
+    _make_feasible(*given)
     return permutation, feasible
 
 
 @compiled
-def _make_feasible(starts: Any, columns: Any, costs: Any, matched: Any, permutation: Any, prices: Any) -> None:
-    """Lower prices in place until each row prefers its own column: shortest paths by Bellman, Ford and Moore.
+def _release(starts: Any, columns: Any, costs: Any, permutation: Any, owner: Any, paid: Any, prices: Any) -> None:
+    """Release the rows that prefer another column, and fill `owner` and `paid` for all others."""
+    for i in range(len(permutation)):
+        own, potential = permutation[i], np.inf
+        for e in range(starts[i], starts[i + 1]):
+            if columns[e] == own:
+                paid[i], potential = costs[e], costs[e] - prices[own]
+        owner[own] = i
+        for e in range(starts[i], starts[i + 1]):
+            if _is_below(costs[e], potential, prices[columns[e]]):
+                permutation[i], owner[own] = -1, -1
+                break
 
-    The potential of row i is u_i = matched[i] - v_perm(i). Wherever an edge (i, j) has c_ij - v_j < u_i, the price v_j
-    falls to c_ij - u_i. Then the potential of the row that owns j rises, and that row is visited again, in a queue.
 
-    If the permutation is not optimal, prices would fall for ever around a cycle of exchanges that lowers the cost. A
-    row that is visited more than n times has such a cycle behind it: `_exchange` makes the exchanges, in `permutation`
-    and `matched` (the cost of each row's pair), and the search resumes.
+@compiled
+def _is_below(cost: Any, potential: Any, price: Any) -> Any:
+    """Return whether an edge is below the potential of its row by more than rounding."""
+    return cost - potential < price - FEASIBILITY * (abs(cost) + abs(potential) + abs(price))
+
+
+@compiled
+def _reduce_prices(
+    starts: Any, columns: Any, costs: Any, permutation: Any, owner: Any, paid: Any, prices: Any, most: int
+) -> None:
+    """Assign most of the unassigned rows: Jonker and Volgenant's augmenting row reduction.
+
+    A row takes its cheapest column at the present prices, whose price falls until the second cheapest column is as
+    good. So no row prefers another column to its own. The row that had the column before comes next. A row is left
+    unassigned if no price can fall and both columns are taken, or after `most` assignments.
+    """
+    for first in range(len(permutation)):
+        i = first
+        while i >= 0 and permutation[i] < 0 and most > 0:
+            most -= 1
+            best, second, edge, other = np.inf, np.inf, -1, -1
+            for e in range(starts[i], starts[i + 1]):
+                value = costs[e] - prices[columns[e]]
+                if value < best:
+                    best, second, edge, other = value, best, e, edge
+                elif value < second:
+                    second, other = value, e
+            if not best < second < np.inf and owner[columns[edge]] >= 0:
+                if other < 0 or best < second or owner[columns[other]] >= 0:
+                    break
+                edge = other
+            j = columns[edge]
+            if best < second < np.inf:
+                prices[j] -= second - best
+            before = owner[j]
+            if before >= 0:
+                permutation[before] = -1
+            permutation[i], owner[j], paid[i] = j, i, costs[edge]
+            i = before
+
+
+@compiled
+def _augment(
+    starts: Any, columns: Any, costs: Any, permutation: Any, owner: Any, paid: Any, prices: Any, most: int
+) -> bool:
+    """Assign all unassigned rows along shortest paths; return False if paths lead through more than `most` rows.
+
+    A path alternates between edges that become pairs and pairs that are given up, from an unassigned row to a free
+    column. Its length is the sum of the reduced costs of its edges, none of which is negative.
     """
     n = len(permutation)
-    owner = np.empty(n, dtype=np.int64)
-    for i in range(n):
-        owner[permutation[i]] = i
+    distance, final = np.full(n, np.inf), np.zeros(n, dtype=np.bool_)
+    bidder, bid = np.full(n, -1), np.zeros(n, dtype=np.int64)  # the last row on the path to a column, and its edge
+    reached = np.empty(n, dtype=np.int64)
+    given = starts, columns, costs, owner, paid, prices
+    for first in range(n):
+        if permutation[first] >= 0:
+            continue
+        end, count, rows = _shortest_path(*given, first, distance, final, bidder, bid, reached)
+        most -= rows
+        if end < 0 or most < 0:
+            return False
+        # The prices of the columns that are nearer than the free one fall by the difference.
+        shortest = distance[end]
+        for j in reached[:count]:
+            if final[j]:
+                prices[j] -= shortest - distance[j]
+            distance[j], final[j] = np.inf, False
+        # Along the path, each row takes the column that it has reached, and leaves its own to the row before.
+        j = end
+        while j >= 0:
+            row = bidder[j]
+            left = permutation[row]
+            permutation[row], owner[j], paid[row] = j, row, costs[bid[j]]
+            j = left
+    return True
+
+
+@compiled
+def _shortest_path(
+    starts: Any,
+    columns: Any,
+    costs: Any,
+    owner: Any,
+    paid: Any,
+    prices: Any,
+    row: Any,
+    distance: Any,
+    final: Any,
+    bidder: Any,
+    bid: Any,
+    reached: Any,
+) -> tuple[Any, Any, Any]:
+    """Find the shortest path from an unassigned row to a free column, by Dijkstra's algorithm over the columns.
+
+    Return the free column, -1 if there is none, the number of columns that were reached, and the number of rows that
+    paths lead through. Fill the `distance` of the reached columns, `final` where no path is shorter, and `reached`.
+    """
+    potential = np.inf
+    for e in range(starts[row], starts[row + 1]):
+        potential = min(potential, costs[e] - prices[columns[e]])
+    so_far, shortest, end, count, rows = 0.0, np.inf, -1, 0, 0
+    heap = [(0.0, np.int64(0)) for _ in range(0)]
+    while row >= 0:
+        rows += 1
+        for e in range(starts[row], starts[row + 1]):
+            j = columns[e]
+            length = so_far + max(costs[e] - prices[j] - potential, 0.0)
+            if length < shortest and length < distance[j] and not final[j]:
+                if distance[j] == np.inf:
+                    reached[count], count = j, count + 1
+                distance[j], bidder[j], bid[j] = length, row, e
+                if owner[j] < 0:
+                    shortest, end = length, j
+                else:
+                    heappush(heap, (length, np.int64(j)))
+        # Go on from the nearest column whose distance is not final yet.
+        row = -1
+        while len(heap) > 0 and row < 0:
+            so_far, j = heappop(heap)
+            if so_far >= shortest:
+                break
+            if not final[j]:
+                final[j], row = True, owner[j]
+                potential = paid[row] - prices[j]
+    return end, count, rows
+
+
+@compiled
+def _make_feasible(starts: Any, columns: Any, costs: Any, permutation: Any, owner: Any, paid: Any, prices: Any) -> None:
+    """Lower prices in place until each row prefers its own column: shortest paths by Bellman, Ford and Moore.
+
+    Rounding leaves some edges slightly below the potential u_i = paid[i] - v_perm(i) of their row, and if costs differ
+    by many orders of magnitude, it may leave the permutation slightly above the optimum. Wherever an edge (i, j) has
+    c_ij - v_j < u_i, the price v_j falls to c_ij - u_i. Then the potential of the row that owns j rises, and that row
+    is visited again, in a queue.
+
+    If the permutation is not optimal, prices would fall for ever around a cycle of exchanges that lowers the cost. A
+    row that is visited more than n times has such a cycle behind it: `_exchange` makes the exchanges, in `permutation`,
+    `owner` and `paid` (the cost of each row's pair), and the search resumes.
+    """
+    n = len(permutation)
     # The row that lowered the price of a column last, and the edge by which it did.
     bidder, bid = np.full(n, -1), np.zeros(n, dtype=np.int64)
     # A ring of rows to visit: at first all of them.
@@ -76,16 +238,15 @@ def _make_feasible(starts: Any, columns: Any, costs: Any, matched: Any, permutat
         visits[i] += 1
         # Around a cycle: exchange. If that gains nothing, only rounding is left, and the prices stay as they are.
         if visits[i] > n:
-            if not _exchange(i, costs, matched, permutation, owner, bidder, bid):
+            if not _exchange(i, costs, paid, permutation, owner, bidder, bid):
                 return
             visits[:] = 0
         # Lower the price of each column that row i would prefer to its own.
-        potential = matched[i] - prices[permutation[i]]
+        potential = paid[i] - prices[permutation[i]]
         for e in range(starts[i], starts[i + 1]):
             j = columns[e]
-            wanted = costs[e] - potential
-            if wanted < prices[j] - FEASIBILITY * (abs(costs[e]) + abs(potential) + abs(prices[j])):
-                prices[j] = wanted
+            if _is_below(costs[e], potential, prices[j]):
+                prices[j] = costs[e] - potential
                 bidder[j], bid[j] = i, e
                 if not waiting[owner[j]]:
                     queue[(head + length) % n] = owner[j]
@@ -94,7 +255,7 @@ def _make_feasible(starts: Any, columns: Any, costs: Any, matched: Any, permutat
 
 
 @compiled
-def _exchange(i: Any, costs: Any, matched: Any, permutation: Any, owner: Any, bidder: Any, bid: Any) -> bool:
+def _exchange(i: Any, costs: Any, paid: Any, permutation: Any, owner: Any, bidder: Any, bid: Any) -> bool:
     """Give each row of the cycle behind row `i` the column that it bid for; return False if that gains nothing.
 
     The row that lowered the price of row i's column comes before i on the path that led to i. Going back n times from
@@ -111,8 +272,8 @@ def _exchange(i: Any, costs: Any, matched: Any, permutation: Any, owner: Any, bi
     while True:
         e = bid[permutation[row]]
         row = bidder[permutation[row]]
-        gain += matched[row] - costs[e]
-        size += abs(matched[row]) + abs(costs[e])
+        gain += paid[row] - costs[e]
+        size += abs(paid[row]) + abs(costs[e])
         if row == i:
             break
     if gain <= FEASIBILITY * size:
@@ -122,7 +283,7 @@ def _exchange(i: Any, costs: Any, matched: Any, permutation: Any, owner: Any, bi
     while True:
         taker, e = bidder[column], bid[column]
         left = permutation[taker]
-        permutation[taker], matched[taker], owner[column] = column, costs[e], taker
+        permutation[taker], paid[taker], owner[column] = column, costs[e], taker
         if taker == i:
             return True
         column = left
