@@ -11,8 +11,9 @@ import torch
 
 from saematch.assignment import Round
 from saematch.errors import MatchError
+from saematch.matching.batch import Matrices, is_batch, plain_problem, problems_of, solve_all
 from saematch.matching.permutation import check_permutation
-from saematch.matching.problem import Comparison, Fold, MatrixProblem, Problem, RowProblem
+from saematch.matching.problem import Comparison, Fold, Problem
 from saematch.matching.result import Matching
 from saematch.matching.solver import Solver
 from saematch.numeric.arrays import ArrayLike
@@ -139,15 +140,20 @@ def match(
     return solver.run(comparison.problem(a, b, remake=partial(comparison.problem, a, b)))
 
 
+# A list of arrays may also be the rows of one matrix, which its type does not say: it is taken for a list of matrices.
+@overload
+def assign(x: Matrices, y: Matrices, **options: Unpack[_RowOptions]) -> list[Matching]: ...  # type: ignore[overload-overlap]
+@overload
+def assign(*, cost: Matrices, **options: Unpack[_Options]) -> list[Matching]: ...  # type: ignore[overload-overlap]
 @overload
 def assign(x: ArrayLike, y: ArrayLike, **options: Unpack[_RowOptions]) -> Matching: ...
 @overload
 def assign(*, cost: ArrayLike, **options: Unpack[_Options]) -> Matching: ...
 def assign(
-    x: ArrayLike | None = None,
-    y: ArrayLike | None = None,
+    x: ArrayLike | Matrices | None = None,
+    y: ArrayLike | Matrices | None = None,
     *,
-    cost: ArrayLike | None = None,
+    cost: ArrayLike | Matrices | None = None,
     metric: Metric | None = None,
     max_cost: float | None = None,
     method: Method = "optimal",
@@ -158,16 +164,22 @@ def assign(
     precision: PrecisionName = "auto",
     strict: bool = False,
     progress: Callable[[Round], None] | None = None,
-) -> Matching:
+) -> Matching | list[Matching]:
     """Match rows with rows, or by a cost matrix, one-to-one at the least total cost, with a proof that it is the least.
 
     Give either `x` and `y`, or `cost`. Arrays of numpy or torch, on any device and of any number type, and lists are
     accepted, and are not changed. Masked and sparse arrays are refused.
 
+    Lists or tuples of matrices are many problems, which share the cores, and are solved at the same time as far as
+    memory allows. Each matching is the same as if its problem was given alone. All options apply to each problem:
+    `time_limit` is for each of them, `strict` raises an error for the first that is not proved, and `progress` is
+    called in the threads of all problems.
+
     Args:
-        x: feature rows `(F_A, K)`. The cost of a pair is the squared distance of its rows, or another `metric` of them.
-        y: feature rows `(F_B, K)`.
-        cost: a matrix `(F_A, F_B)` of costs. They may be negative; inf forbids a pair.
+        x: feature rows `(F_A, K)`, or a list of such matrices. The cost of a pair is the squared distance of its rows,
+            or another `metric` of them.
+        y: feature rows `(F_B, K)`, or a list of as many matrices.
+        cost: a matrix `(F_A, F_B)` of costs, or a list of such matrices. They may be negative; inf forbids a pair.
         metric: "squared_distance" (the default), "cosine" or "absolute_cosine" of the rows, see `match`.
         max_cost: see `match`, as for all other options.
         method: see `match`.
@@ -179,9 +191,13 @@ def assign(
         strict: see `match`.
         progress: see `match`.
 
+    Returns:
+        The matching with its certificate; for lists of matrices, the list of their matchings.
+
     Raises:
         MatchError: for rows that are not finite, are not two-dimensional, or have different widths; for costs that are
             NaN or -inf; and for costs that forbid so many pairs that some feature, which is named, cannot be matched.
+            The message begins with "problem 3: " if the fault is that of `x[3]` and `y[3]`, or of `cost[3]`.
         NotCertified: under `strict`.
 
     Examples:
@@ -195,6 +211,11 @@ def assign(
         >>> m = sm.assign(cost=[[4.0, inf, 3.0], [1.0, 2.0, 1.0]])
         >>> m.perm, m.cost
         (tensor([2, 0]), 4.0)
+
+        Two problems at once, of different sizes:
+
+        >>> [m.cost for m in sm.assign(cost=[[[4.0, 1.0], [2.0, 3.0]], [[5.0]]])]
+        [3.0, 5.0]
     """
     solver = Solver(
         method=method,
@@ -206,7 +227,9 @@ def assign(
         strict=strict,
         progress=progress,
     ).checked()
-    return solver.run(_plain_problem(x, y, cost, max_cost, metric))
+    if any(map(is_batch, (x, y, cost))):
+        return solve_all(problems_of(x, y, cost, max_cost, metric), solver)
+    return solver.run(plain_problem(x, y, cost, max_cost, metric))
 
 
 @overload
@@ -294,7 +317,7 @@ def certify(
     elif parts is not None or weights is not None or fold is not None:
         raise MatchError("parts, weights and fold apply to SAEs; feature rows are compared as they are")
     else:
-        problem = _plain_problem(a, b, cost, max_cost, metric)
+        problem = plain_problem(a, b, cost, max_cost, metric)
     # The permutation, which may make no forbidden pair, and must be complete unless features may be unmatched.
     checked = check_permutation(perm.perm if isinstance(perm, Matching) else perm, *problem.shape)
     forbidden = np.nonzero(np.isinf(problem.pair_cost(checked.numpy())))[0]
@@ -314,15 +337,3 @@ def certify(
         progress=progress,
     ).checked()
     return solver.run(problem, checked)
-
-
-def _plain_problem(
-    x: ArrayLike | None, y: ArrayLike | None, cost: ArrayLike | None, max_cost: float | None, metric: Metric | None
-) -> Problem:
-    if (x is None) != (y is None) or (x is None) == (cost is None):
-        raise MatchError("give two matrices of feature rows, or one matrix as cost=")
-    if cost is None:
-        return RowProblem.checked(x, y, max_cost, metric or "squared_distance")
-    if metric is not None:
-        raise MatchError("metric is for rows: costs that are given are taken as they are")
-    return MatrixProblem.checked(cost, max_cost)

@@ -59,13 +59,15 @@ def torch_threads() -> Iterator[None]:
 class ThreadPool:
     """A pool of `threads()` threads, or only the calling thread if there is little `work` (a number of entries).
 
+    With `most`, the pool has no more threads than that.
+
     >>> with ThreadPool(work=4) as pool:
     ...     pool.run([lambda: 1, lambda: 2])
     [1, 2]
     """
 
-    def __init__(self, work: int) -> None:
-        self.size = threads() if work > _SMALL else 1
+    def __init__(self, work: int, most: int | None = None) -> None:
+        self.size = min(threads(), most or threads()) if work > _SMALL else 1
         self._executor = ThreadPoolExecutor(self.size) if self.size > 1 else None
 
     def __enter__(self) -> ThreadPool:
@@ -75,7 +77,7 @@ class ThreadPool:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._executor is not None:
-            self._executor.shutdown()
+            self._executor.shutdown(cancel_futures=True)  # after an error, jobs that have not begun are not done
 
     def split(self, length: int, most: int | None = None) -> list[slice]:
         """Split a length into one part per thread, or into `most` parts if there are more threads."""
