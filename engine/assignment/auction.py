@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from saematch.assignment.edges import Columns
 from saematch.numeric.compiled import compiled
 from saematch.numeric.rounding import Floats, Indices
 
@@ -18,7 +19,7 @@ FIRST_EPSILON, LAST_EPSILON, DIVISOR = 16.0, 2e-4, 5.0
 _MOST_BIDS = 16  # bids of a row in one round, on average
 
 
-def auction(starts: Indices, columns: Indices, costs: Floats, prices: Floats, price_error: float = np.inf) -> Floats:
+def auction(starts: Indices, columns: Columns, costs: Floats, prices: Floats, price_error: float = np.inf) -> Floats:
     """Return prices under which a complete matching is near the optimum.
 
     The matching is within LAST_EPSILON standard deviations of the costs per row. The prices are good, not exact.

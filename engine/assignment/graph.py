@@ -7,9 +7,9 @@ from typing import NamedTuple
 import numpy as np
 
 from saematch.assignment.auction import auction
+from saematch.assignment.edges import edges_of_pairs, merge, missing_pairs, row_minima, starts_with
 from saematch.assignment.sparse import FEASIBILITY, repaired, solve_sparse
 from saematch.cost import Cost, Unmatched
-from saematch.numeric.gather import are_missing, merged_by_key
 from saematch.numeric.rounding import Floats, Indices, at_least
 
 LONG_LIST = 256  # pairs of a row that a pass lists if a short list leaves the proof of the row open
@@ -33,55 +33,57 @@ class CandidateGraph:
     """Candidate pairs (i, j), sorted by row and column, each with its float64 cost M; and all unmatched costs.
 
     The graph always holds a matching that the problem allows, so that an optimum exists.
+
+    Attributes:
+        shape: (F_A, F_B).
+        starts: `(F_A + 1,)`, the first edge of each row, and the number of edges.
+        costs: M of each edge.
     """
 
     def __init__(self, cost: Cost, unmatched: Unmatched, permutation: Indices) -> None:
         self._cost, self._unmatched = cost, unmatched
         self.shape = cost.shape
-        self._keys = np.empty(0, dtype=np.int64)  # i F_B + j
-        self.costs = np.empty(0)
+        self.starts = np.zeros(cost.shape[0] + 1, dtype=np.int64)
+        self._columns = np.empty(0, dtype=np.int32)
+        self.costs, self._errors = np.empty(0), np.empty(0)  # of the edges
+        self._no_error = np.zeros(cost.shape[1])  # of prices
         matched = np.nonzero(permutation >= 0)[0]
         self.add(matched, permutation[matched])
 
     def __len__(self) -> int:
-        return len(self._keys)
+        return len(self.costs)
 
     @property
     def rows(self) -> Indices:
         """The row of each edge."""
-        return self._keys // self.shape[1]
+        return np.repeat(np.arange(self.shape[0]), np.diff(self.starts))
 
     @property
     def columns(self) -> Indices:
         """The column of each edge."""
-        return self._keys % self.shape[1]
-
-    @property
-    def starts(self) -> Indices:
-        """The first edge of each row, and the number of edges: `(F_A + 1,)`."""
-        return np.searchsorted(self._keys, np.arange(self.shape[0] + 1) * self.shape[1])
+        return self._columns.astype(np.int64)
 
     def add(self, rows: Indices, columns: Indices) -> None:
         """Add edges. Edges that the graph has already, and forbidden pairs, whose cost is inf, are skipped."""
         self._merge(*self._missing(rows, columns))
 
-    def _missing(self, rows: Indices, columns: Indices) -> tuple[Indices, Floats]:
-        """Return the keys, ascending, and the costs of those pairs that may become edges and are none yet."""
-        new = np.sort(rows * self.shape[1] + columns)
-        new = new[np.append(True, new[1:] != new[:-1])] if len(new) else new
-        new = new[are_missing(self._keys, new)]
-        self._cost.exact_pairs += len(new)
-        costs = self._cost.below_ceiling(self._cost.exact(new // self.shape[1], new % self.shape[1]))
+    def _missing(self, rows: Indices, columns: Indices) -> tuple[Indices, Indices, Floats]:
+        """Return those pairs that may become edges and are none yet, in order, and their costs."""
+        rows, columns = missing_pairs(self.starts, self._columns, rows, columns)
+        self._cost.exact_pairs += len(rows)
+        costs = self._cost.below_ceiling(self._cost.exact(rows, columns))
         allowed = np.isfinite(costs)
-        return new[allowed], costs[allowed]
+        return rows[allowed], columns[allowed], costs[allowed]
 
-    def _merge(self, new: Indices, costs: Floats) -> None:
-        """Add edges by their keys, which are new."""
-        self._keys, self.costs = merged_by_key(self._keys, self.costs, new, costs)
-
-    def costs_of(self, rows: Indices, columns: Indices) -> Floats:
-        """Return M of the listed pairs, all of which must be edges of the graph."""
-        return self.costs[np.searchsorted(self._keys, rows * self.shape[1] + columns)]
+    def _merge(self, rows: Indices, columns: Indices, costs: Floats) -> None:
+        """Add edges, which are new and in order."""
+        if not len(rows):
+            return
+        new = columns.astype(np.int32), costs, self._cost.exact_error(rows, columns, self._no_error)
+        after, count = starts_with(self.starts, rows), len(self) + len(rows)
+        merged = np.empty(count, dtype=np.int32), np.empty(count), np.empty(count)
+        merge(self.starts, (self._columns, self.costs, self._errors), rows, new, after, merged)
+        self.starts, (self._columns, self.costs, self._errors) = after, merged
 
     def potentials(self, permutation: Indices, prices: Floats) -> tuple[Floats, Floats]:
         """Return the potential u of each row under a matching of the graph, and a bound on its rounding error.
@@ -90,23 +92,30 @@ class CandidateGraph:
         """
         rows = np.nonzero(permutation >= 0)[0]
         columns = permutation[rows]
+        edges = edges_of_pairs(self.starts, self._columns, rows, columns)
         potentials, rounding = self._unmatched.rows.copy(), self._unmatched.row_error.copy()
-        potentials[rows] = self.costs_of(rows, columns) - prices[columns]
-        rounding[rows] = self._cost.exact_error(rows, columns, self._unmatched.bound_price_error(prices))
+        potentials[rows] = self.costs[edges] - prices[columns]
+        rounding[rows] = self._errors[edges] + self._unmatched.bound_price_error(prices)[columns]
         return potentials, rounding
 
     def row_minima(self, permutation: Indices, prices: Floats, potentials: Floats, rounding: Floats) -> RowMinima:
         """Return the minima at some prices. `potentials` and `rounding` are the answer of the method `potentials`."""
-        starts, rows, columns = self.starts, self.rows, self.columns
-        reduced = self.costs - prices[columns]
-        error = self._cost.exact_error(rows, columns, self._unmatched.bound_price_error(prices))
-        minima = least_of_rows(reduced, starts)
-        others = least_of_rows(np.where(permutation[rows] == columns, np.inf, at_least(reduced, error)), starts)
-        # An edge may undercut the potential by rounding, and by the tolerance within which prices are feasible.
-        tolerance = 2 * FEASIBILITY * (np.abs(self.costs) + np.abs(potentials)[rows] + np.abs(prices)[columns])
-        undercut = potentials[rows] - reduced
-        undercut[undercut <= error + rounding[rows] + tolerance] = 0.0
-        return RowMinima(minima, others, float(undercut.max(initial=0.0)))
+        minima, others = np.empty((2, self.shape[0]))
+        undercut = row_minima(
+            self.starts,
+            self._columns,
+            self.costs,
+            self._errors,
+            permutation,
+            prices,
+            self._unmatched.bound_price_error(prices),
+            potentials,
+            rounding,
+            2 * FEASIBILITY,
+            minima,
+            others,
+        )
+        return RowMinima(minima, others, undercut)
 
     def settle_row_minima(
         self, permutation: Indices, prices: Floats, potentials: Floats, rounding: Floats, wanted: Floats, rest: Floats
@@ -148,11 +157,10 @@ class CandidateGraph:
         """
         price_error = self._unmatched.bound_price_error(prices)
         scan = self._cost.scan(rows, prices, price_error, wanted, LONG_LIST, ceiling=None)
-        new, costs = self._missing(*scan.row_pairs())
-        of_rows, of_columns = new // self.shape[1], new % self.shape[1]
+        of_rows, of_columns, costs = self._missing(*scan.row_pairs())
         reduced = costs - prices[of_columns]
         below = reduced < potentials[of_rows]
-        self._merge(new[below], costs[below])
+        self._merge(of_rows[below], of_columns[below], costs[below])
         # The bound for all pairs that are no edges: of those that were not listed, and of those that were.
         rest[rows] = scan.floors[:, -1]
         listed = at_least(reduced, self._cost.exact_error(of_rows, of_columns, price_error))
@@ -167,10 +175,10 @@ class CandidateGraph:
         """
         if self._unmatched.none_allowed:
             if permutation is not None:
-                again = repaired(self.starts, self.columns, self.costs, permutation, prices)
+                again = repaired(self.starts, self._columns, self.costs, permutation, prices)
                 if again is not None:
                     return again
-            prices = auction(self.starts, self.columns, self.costs, prices, price_error)
+            prices = auction(self.starts, self._columns, self.costs, prices, price_error)
         return self.optimum_of(self.costs, self._unmatched.rows, self._unmatched.columns, prices=prices)
 
     def optimum_of(
@@ -189,7 +197,7 @@ class CandidateGraph:
         problem is v_j + w_j. There is no auction first: among so many edges of cost 0 it takes longer than it saves.
         """
         if self._unmatched.none_allowed:
-            return solve_sparse(self.starts, self.columns, costs, prices)
+            return solve_sparse(self.starts, self._columns, costs, prices)
         # The edges of the doubled problem: those of the graph, rows and columns with their own partner, and these own
         # partners with each other.
         F_A, F_B = self.shape
@@ -200,19 +208,10 @@ class CandidateGraph:
         costs = np.concatenate([costs, row_costs[may_rows], column_costs[may_columns], np.zeros(len(rows))])
         # In CSR form: sorted by row, then by column.
         order = np.lexsort((edge_columns, edge_rows))
-        edge_columns, costs = edge_columns[order], costs[order]
+        edge_columns, costs = edge_columns[order].astype(np.int32), costs[order]
         starts = np.searchsorted(edge_rows[order], np.arange(F_A + F_B + 1))
         # The matching and the prices of the doubled problem, and from them those of the original one.
         doubled, feasible = solve_sparse(starts, edge_columns, costs, np.concatenate([prices, np.zeros(F_A)]))
         potentials = np.minimum.reduceat(costs - feasible[edge_columns], starts[:-1])
         permutation = np.where(doubled[:F_A] < F_B, doubled[:F_A], -1)
         return permutation, np.minimum(feasible[:F_B] + potentials[F_A:], column_costs)
-
-
-def least_of_rows(values: Floats, starts: Indices) -> Floats:
-    """Return the least of the values of each row's edges, inf for a row without edges."""
-    least = np.full(len(starts) - 1, np.inf)
-    nonempty = np.nonzero(np.diff(starts))[0]
-    if len(nonempty):
-        least[nonempty] = np.minimum.reduceat(values, starts[nonempty])
-    return least

@@ -17,7 +17,8 @@ import numpy as np
 
 from saematch.assignment.certificate import Certificate, Reduced, Solution
 from saematch.assignment.duals import Duals, PassBounds, less_duals
-from saematch.assignment.graph import CandidateGraph, least_of_rows
+from saematch.assignment.edges import least_of_rows
+from saematch.assignment.graph import CandidateGraph
 from saematch.assignment.paths import Exchanges
 from saematch.cost import Cost, Unmatched
 from saematch.numeric.rounding import UNIT_64, Floats, Indices, at_least, at_most

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from saematch.assignment.edges import Columns
 from saematch.numeric.compiled import compiled
 from saematch.numeric.rounding import Floats, Indices
 
@@ -21,7 +22,7 @@ _MOST_REDUCTIONS = 2  # of prices per row, on average, before the search for sho
 _UNLIMITED = 2**62
 
 
-def solve_sparse(starts: Indices, columns: Indices, costs: Floats, prices: Floats) -> tuple[Indices, Floats]:
+def solve_sparse(starts: Indices, columns: Columns, costs: Floats, prices: Floats) -> tuple[Indices, Floats]:
     """Return the optimal permutation of a square problem in CSR form, and dual-feasible prices.
 
     Under feasible prices v, the pair of each row i has the least costs[e] - v[columns[e]] of all its edges e, which
@@ -45,7 +46,7 @@ def solve_sparse(starts: Indices, columns: Indices, costs: Floats, prices: Float
 
 
 def repaired(
-    starts: Indices, columns: Indices, costs: Floats, permutation: Indices, prices: Floats
+    starts: Indices, columns: Columns, costs: Floats, permutation: Indices, prices: Floats
 ) -> tuple[Indices, Floats] | None:
     """Return the optimum and its prices, as `solve_sparse`, from the optimum of a graph that had fewer edges.
 

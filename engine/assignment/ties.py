@@ -26,6 +26,8 @@ def in_order(permutation: Indices, row_group: Indices, column_group: Indices) ->
         column_group: `(F_B,)`, the first identical column of each column.
     """
     rows, columns = len(row_group), len(column_group)
+    if _none_are_alike(row_group) and _none_are_alike(column_group):
+        return permutation
     takers = _inverse(_share_out(permutation, row_group, column_group), columns)
     return _inverse(_share_out(takers, column_group, np.arange(rows)), rows)
 
@@ -37,6 +39,8 @@ def spread(rows: Indices, columns: Indices, row_group: Indices, column_group: In
     though all rows of the group need partners. Here every column names other rows of the group, and every row names
     other columns.
     """
+    if _none_are_alike(row_group) and _none_are_alike(column_group):
+        return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
     other_rows = _another(rows, columns, row_group)
     other_columns = _another(columns, rows, column_group)
     new = (other_rows != rows) | (other_columns != columns)
@@ -64,6 +68,10 @@ def spread_ties(cost: Cost, scan: Scan, prices: Floats) -> tuple[Indices, Indice
         choose_tied(cost.block(rows, columns) - prices, rows, partners[start : start + step])
     row, place = np.nonzero(partners >= 0)
     return tied[row], partners[row, place]
+
+
+def _none_are_alike(group: Indices) -> bool:
+    return bool((group == np.arange(len(group))).all())
 
 
 def _another(indices: Indices, turn: Indices, group: Indices) -> Indices:
