@@ -7,8 +7,8 @@
                                           certified matchings, with the share of time in which the GPU was busy
 
 Let P be the time of the passes on all cores, and S the time of the sparse problems on one core, both measured with one
-pair at a time. With two pairs at a time, the ideal is P + S / 2: the sparse problem of one pair is solved during the
-passes of the other.
+pair at a time. With n pairs at a time on n cores, the ideal is P + S / n: each core then solves sparse problems, or
+takes part in passes, all the time.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ from record import append, peak_bytes
 from scipy.optimize import linear_sum_assignment
 
 import saematch as sm
-from saematch.runs import pipeline
+from saematch.numeric.threads import threads
+from saematch.runs import workers
 from saematch.runs.plan import plan_pairs
 from saematch.sae.features import feature_rows
 
@@ -67,10 +68,10 @@ def write_model(folder: Path, layers: int, features: int, d: int) -> None:
 
 
 @contextlib.contextmanager
-def workers(number: int) -> Iterator[None]:
-    before, pipeline.WORKERS = pipeline.WORKERS, number
+def one_at_a_time() -> Iterator[None]:
+    before, workers.pairs_at_once = workers.pairs_at_once, lambda *_: 1
     yield
-    pipeline.WORKERS = before
+    workers.pairs_at_once = before
 
 
 def timed(run: Callable[[], Any]) -> tuple[Any, float]:
@@ -98,7 +99,7 @@ def throughput(layers: sm.Layers, scratch: Path, name: str) -> None:
         return matchings
 
     answers, alone = timed(bare)
-    with workers(1):
+    with one_at_a_time():
         _, one_worker = timed(lambda: sm.match_layers(layers, scratch / "one"))
     events: list[sm.Progress] = []
     (chain, peak), seconds = timed(
@@ -107,7 +108,7 @@ def throughput(layers: sm.Layers, scratch: Path, name: str) -> None:
     assert chain.certified
     S = sum(matching.stats["stages"]["sparse optimum"] for matching in answers)
     P = alone - S
-    share, overhead, stated = (P + S / 2) / seconds, one_worker / alone - 1, events[0].peak_bytes
+    share, overhead, stated = (P + S / threads()) / seconds, one_worker / alone - 1, events[0].peak_bytes
     parts = {"passes": round(P, 2), "sparse": round(S, 2)}
     append(f"{name}: pairs one after the other, nothing written", sizes, [alone], **parts)
     append(f"{name}: streamed and written, one at a time", sizes, [one_worker], overhead=round(overhead, 3))
@@ -115,7 +116,7 @@ def throughput(layers: sm.Layers, scratch: Path, name: str) -> None:
     append(f"{name}: streamed and written", sizes, [seconds], peak_bytes=peak, **more)
     print(f"one after the other {alone:.2f} s: passes P {P:.2f}, sparse problems S {S:.2f}")
     print(f"streamed and written, one pair at a time {one_worker:.2f} s: overhead {overhead:+.1%}")
-    print(f"streamed and written, two at a time {seconds:.2f} s: {share:.0%} of the ideal gain")
+    print(f"streamed and written, {threads()} at a time {seconds:.2f} s: {share:.0%} of the ideal gain")
     print(f"memory: {peak / 1e6:,.0f} MB at the peak, {stated / 1e6:,.0f} MB stated")
 
 

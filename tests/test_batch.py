@@ -9,7 +9,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 import saematch as sm
-from saematch.matching import batch
+from saematch.matching import backend, batch
 from saematch.matching.solver import Solver
 from saematch.numeric import threads
 
@@ -110,7 +110,7 @@ def test_as_many_problems_are_solved_at_once_as_threads_and_memory_allow(monkeyp
         return run(solver, problem)
 
     monkeypatch.setattr(Solver, "run", counted)
-    largest = max(batch.search_bytes(batch.plain_problem(None, None, cost, None, None)) for cost in COSTS)
-    monkeypatch.setattr(batch, "available_memory", lambda: fitting * largest)
+    largest = max(batch.plain_problem(None, None, cost, None, None).search_bytes for cost in COSTS)
+    monkeypatch.setattr(backend, "available_memory", lambda: fitting * largest / backend._SHARE + 1)
     sm.assign(cost=COSTS * 3)
     assert max(most) == expected

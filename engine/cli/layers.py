@@ -207,7 +207,7 @@ def _plan(options: argparse.Namespace, layers: Layers, against: Layers | None) -
     from saematch.matching.solver import Solver
     from saematch.runs.estimate import seconds_needed
     from saematch.runs.plan import plan_pairs
-    from saematch.runs.work import Work, check_headers, memory_needed
+    from saematch.runs.work import Work, check_headers, memory_needed, pairs_at_once
 
     pairs = plan_pairs(layers, against, options.pairs)
     pairs = pairs if options.shard is None else share_of(pairs, *options.shard)
@@ -217,4 +217,5 @@ def _plan(options: argparse.Namespace, layers: Layers, against: Layers | None) -
     solver = Solver(method=options.method, **limits).checked()
     work = Work(layers, against, Comparison.checked(**comparison_of(options)), solver)
     check_headers(work, pairs)
-    return pairs, memory_needed(work, pairs) * workers, seconds_needed(work, pairs, workers)
+    memory = memory_needed(work, pairs, pairs_at_once(work, pairs, workers)) * workers
+    return pairs, memory, seconds_needed(work, pairs, workers)

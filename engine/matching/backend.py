@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import math
 import os
 import platform
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,6 +21,8 @@ from saematch.options import BackendName, PrecisionName, names
 from saematch.resources import available_memory, processors
 
 _TRUE = ("1", "true", "yes", "on", "y")  # the values that Triton takes for true in its environment
+_SHARE = 0.75  # of the memory that is free: others get the rest
+_PASS_BYTES = 4 * 2**30  # of products and lists on a GPU, for each search
 PACKAGES = ("saematch", "torch", "numpy", "lapx", "numba", "safetensors", "triton")
 
 
@@ -111,6 +115,28 @@ def _why_not_int8(library: str, device: torch.device) -> str | None:
     if library == "triton":
         return None
     return "int8 products on a GPU need Triton's kernels" if device.type == "cuda" else int8_obstacle()
+
+
+def searches_at_once(most: int, bytes_needed: Callable[[int], float], device: torch.device, processes: int = 1) -> int:
+    """Return how many searches, from 1 to `most`, should run at the same time in each of some processes.
+
+    These are as many as three quarters of the free memory are enough for, and on a GPU three quarters of its memory.
+
+    Args:
+        most: the most searches.
+        bytes_needed: the memory that a number of searches in one process needs.
+        device: the device of the passes.
+        processes: the number of processes, each of which has a GPU of its own.
+    """
+    room, room_on_gpu = _SHARE * available_memory() / processes, math.inf
+    if device.type == "cuda":
+        room_on_gpu = _SHARE * torch.cuda.get_device_properties(device).total_memory
+
+    def fits(number: int) -> bool:
+        needed = bytes_needed(number)
+        return needed <= room and needed + number * _PASS_BYTES <= room_on_gpu
+
+    return next(filter(fits, range(most, 1, -1)), 1)
 
 
 def versions() -> dict[str, str | None]:

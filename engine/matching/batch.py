@@ -12,15 +12,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from saematch.errors import MatchError
+from saematch.matching.backend import choose_backend, searches_at_once
 from saematch.matching.problem import MatrixProblem, Problem, RowProblem
 from saematch.matching.result import Matching, NotCertified
 from saematch.matching.solver import Solver
 from saematch.numeric.arrays import ArrayLike
 from saematch.numeric.threads import ThreadPool, threads
 from saematch.options import Metric
-from saematch.resources import BLOCK_BYTES, available_memory
 
-_BYTES_PER_FEATURE = 5_000  # of the candidate lists, edges and prices of a problem, for each feature of both sides
 Matrices = Sequence[Tensor] | Sequence[NDArray[Any]] | Sequence[Sequence[Sequence[float]]]
 
 
@@ -77,18 +76,13 @@ def solve_all(problems: Sequence[Problem], solver: Solver) -> list[Matching]:
         with _naming(number):
             return solver.run(problem)
 
-    fitting = available_memory() // max(map(search_bytes, problems))
+    largest = max(problem.search_bytes for problem in problems)
+    device = choose_backend(solver.backend, solver.device, solver.precision).device
+    most = searches_at_once(min(threads(), len(problems)), lambda number: number * largest, device)
     pairs = sum(math.prod(problem.shape) for problem in problems)
-    with ThreadPool(pairs, most=max(1, min(fitting, len(problems)))) as pool:
+    with ThreadPool(pairs, most) as pool:
         jobs = (partial(solve, number, problem) for number, problem in enumerate(problems))
         return pool.run(jobs, torch_threads=threads() // pool.size)
-
-
-def search_bytes(problem: Problem) -> int:
-    """Estimate the memory that the search takes, besides the problem itself."""
-    entries = 5 * problem.x.size + 5 * problem.y.size if isinstance(problem, RowProblem) else 0
-    costs = 16 * problem.matrix.size if isinstance(problem, MatrixProblem) else 0
-    return _BYTES_PER_FEATURE * sum(problem.shape) + entries + costs + BLOCK_BYTES
 
 
 @contextmanager

@@ -19,12 +19,14 @@ from saematch.numeric.cosines import row_cosines
 from saematch.numeric.numbers import real_number
 from saematch.numeric.rounding import UNIT_64, Floats, Indices, Rows, gamma
 from saematch.options import Metric, Part, Side, names
+from saematch.resources import BLOCK_BYTES
 from saematch.sae.autoencoder import SAE, Scale
 from saematch.sae.features import PARTS, as_targets, check_parts, direction_rows, feature_rows, without_direction
 
 LARGEST, SMALLEST = 1e140, 1e-140  # limits of the largest entry: its square stays in the range of float64
 LARGEST_SQUARE = 1e299  # a limit of max_cost: the sum over all features stays in the range of float64
 MOST_COLUMNS = 2**20  # with more columns, the error bound of float32 products says nothing
+_BYTES_PER_FEATURE = 5_000  # of the candidate lists, edges and prices of a pair, for each feature of both sides
 _WHOLE = 2**53  # all whole numbers up to this one are float64 numbers
 Fold = Scale | tuple[Scale, Scale]
 
@@ -53,6 +55,11 @@ class Problem(ABC):
     @abstractmethod
     def evaluation_error(self) -> float:
         """A bound for the relative rounding error of `pair_cost`."""
+
+    @property
+    @abstractmethod
+    def search_bytes(self) -> int:
+        """An estimate of the memory that the search takes, besides the problem itself."""
 
     @abstractmethod
     def cost(self, backend: Backend) -> Cost:
@@ -131,6 +138,11 @@ class RowProblem(Problem):
     def evaluation_error(self) -> float:
         return gamma(self.x.shape[1] + 8, UNIT_64)
 
+    @property
+    @override
+    def search_bytes(self) -> int:
+        return search_bytes(sum(self.shape), self.x.size + self.y.size)
+
     @override
     def cost(self, backend: Backend) -> Cost:
         return DistanceCost(
@@ -199,6 +211,11 @@ class MatrixProblem(Problem):
     @override
     def evaluation_error(self) -> float:
         return 2 * UNIT_64
+
+    @property
+    @override
+    def search_bytes(self) -> int:
+        return search_bytes(sum(self.shape)) + 16 * self.matrix.size
 
     @override
     def cost(self, backend: Backend) -> Cost:
@@ -285,6 +302,16 @@ class Comparison:
         fold = names[0] if names[0] == names[1] else names
         record = {"parts": list(self.parts), "weights": self.weights, "fold": fold, "max_cost": self.max_cost}
         return record if self.metric == "squared_distance" else {**record, "metric": self.metric}
+
+
+def search_bytes(features: int, entries: int = 0) -> int:
+    """Estimate the memory that the search takes: lists, edges and prices, the operands of passes, and a tile.
+
+    Args:
+        features: the number of features of both sides.
+        entries: the number of entries of the rows of both sides, which passes hold in float32 and in int8.
+    """
+    return _BYTES_PER_FEATURE * features + (4 + 1) * entries + BLOCK_BYTES
 
 
 def check_metric(metric: Metric) -> None:

@@ -169,9 +169,10 @@ class _Call:
         failures: dict[Pair, str] = {}
         if self.strict:
             self._require_certified(pairs, results)
-        peak = memory_needed(work, unfinished) * len(self.workers.devices)
+        number = self.workers.pairs_at_once(work, unfinished)
+        peak = memory_needed(work, unfinished, number) * len(self.workers.devices)
         self.notify(Progress("start", len(pairs), finished, peak_bytes=peak))
-        with self.workers.events(work, unfinished, results) as events:
+        with self.workers.events(work, unfinished, number, results) as events:
             for outcome in events:
                 event = outcome if isinstance(outcome, Progress) else _taken(outcome, results)
                 finished += event.stage == "done"

@@ -28,20 +28,21 @@ from saematch.runs.work import Work
 _CONTEXT = multiprocessing.get_context("spawn")  # a forked process can use neither CUDA nor torch's threads
 
 
-def on_devices(work: Work, pairs: Sequence[Pair], devices: Sequence[str]) -> Generator[Progress | Outcome, None, None]:
-    """Match pairs like `match_pairs`, in one process per device, each with its own share of the pairs.
+def on_devices(
+    work: Work, pairs: Sequence[Pair], devices: Sequence[str], number: int
+) -> Generator[Progress | Outcome, None, None]:
+    """Match pairs like `match_pairs`, in one process per device, each with its own share of the pairs and the threads.
 
     If a worker dies, the pairs that it has not finished fail.
     """
-    on_cpu = sum(torch.device(device).type == "cpu" for device in devices)
-    threads_each = max(1, threads() // max(1, on_cpu))
+    threads_each = max(1, threads() // len(devices))
     workers: dict[Connection, _Worker] = {}
     try:
         # Start one worker for each device that has a share of the pairs.
-        for number, device in enumerate(devices, 1):
-            share = share_of(list(pairs), number, len(devices))
+        for part, device in enumerate(devices, 1):
+            share = share_of(list(pairs), part, len(devices))
             if share:
-                receiver, worker = _start_worker(work, share, device, threads_each)
+                receiver, worker = _start_worker(work, share, device, number, threads_each)
                 workers[receiver] = worker
         # Pass on what the workers send, until all of them have ended.
         while workers:
@@ -67,13 +68,15 @@ def on_devices(work: Work, pairs: Sequence[Pair], devices: Sequence[str]) -> Gen
             worker.process.join()
 
 
-def _start_worker(work: Work, share: list[Pair], device: str, thread_count: int) -> tuple[Connection, _Worker]:
+def _start_worker(
+    work: Work, share: list[Pair], device: str, number: int, thread_count: int
+) -> tuple[Connection, _Worker]:
     """Start the worker of a device, and return the end of the pipe that its events arrive at."""
     on_device = replace(work, solver=replace(work.solver, device=device))
     # Each worker has its own pipe. A shared queue has a lock, which a worker that is killed while it holds the lock
     # would leave locked for all.
     receiver, sender = _CONTEXT.Pipe(duplex=False)
-    arguments = (on_device, share, thread_count, sender)
+    arguments = (on_device, share, min(number, len(share)), thread_count, sender)
     process = _CONTEXT.Process(target=_work_on_device, args=arguments, daemon=True)
     with _interrupts_ignored():
         process.start()
@@ -110,14 +113,14 @@ class _Worker(NamedTuple):
             yield Outcome.failed(pair, f"the worker on {self.device} ended with exit code {code}{why}")
 
 
-def _work_on_device(work: Work, pairs: Sequence[Pair], thread_count: int, pipe: Connection) -> None:
+def _work_on_device(work: Work, pairs: Sequence[Pair], number: int, thread_count: int, pipe: Connection) -> None:
     def send(event: Progress | Outcome | Exception) -> None:
         # Plain pickle copies tensors. That of multiprocessing would leave them in memory that ends with the worker.
         pipe.send_bytes(pickle.dumps(event))
 
     torch.set_num_threads(thread_count)
     try:
-        for event in match_pairs(work, pairs):
+        for event in match_pairs(work, pairs, number):
             send(event)
     except BrokenPipeError:
         pass  # the caller has ended

@@ -1,6 +1,6 @@
-"""Matching of the pairs of a run in this process, two at a time, by two threads that share the rows of the layers.
+"""Matching of the pairs of a run in this process, several at a time, by threads that share the rows of the layers.
 
-While one pair solves its sparse problem on one core, the passes of the other pair use the rest of the machine.
+While some pairs solve their sparse problems on one core each, the passes of other pairs use the rest of the machine.
 """
 
 from __future__ import annotations
@@ -13,31 +13,40 @@ from dataclasses import replace
 from functools import partial
 from typing import cast
 
+import torch
+
 from saematch.errors import MatchError, about_memory, is_out_of_memory, reason_of
 from saematch.matching.problem import check_widths
 from saematch.matching.scalars import scalars
+from saematch.numeric.threads import threads
 from saematch.runs.plan import Pair
 from saematch.runs.records import Outcome, PairRecord, Progress
 from saematch.runs.row_cache import RowCache
-from saematch.runs.work import WORKERS, Work
+from saematch.runs.work import Work
 
 _THREAD = "saematch-worker"
+_SHARES = 2  # of the threads, for the passes of each pair in work
 
 
 class _Stopped(Exception):
     """The caller wants no more events."""
 
 
-def match_pairs(work: Work, pairs: Sequence[Pair]) -> Generator[Progress | Outcome, None, None]:
-    """Match pairs, and yield progress events and the outcome of every pair as they occur.
+def match_pairs(work: Work, pairs: Sequence[Pair], number: int) -> Generator[Progress | Outcome, None, None]:
+    """Match pairs, `number` at a time, and yield progress events and the outcome of every pair as they occur.
 
     If a layer cannot be read, its pairs fail, and the others continue. Closing the generator stops the workers at the
     end of their current pass.
     """
-    cache = RowCache(work, pairs)
+    cache = RowCache(work, pairs, number)
+    # Each worker has twice its share of the threads, because only some workers make passes at a time, and at the end of
+    # a run few workers are left.
+    before = torch.get_num_threads()
+    threads_each = min(threads(), -(-_SHARES * threads() // number))
     events: queue.SimpleQueue[Progress | Outcome | BaseException | None] = queue.SimpleQueue()
 
     def work_on_pairs() -> None:
+        torch.set_num_threads(threads_each)  # of this worker alone, and of threads that begin to use torch meanwhile
         try:
             while (pair := cache.take()) is not None:
                 events.put(_match(work, cache, pair, partial(_notify, events.put, cache)))
@@ -48,7 +57,7 @@ def match_pairs(work: Work, pairs: Sequence[Pair]) -> Generator[Progress | Outco
 
     # Start the workers. They are not daemon threads: compiled code that still runs while the interpreter exits aborts
     # the process.
-    workers = [threading.Thread(target=work_on_pairs, name=_THREAD) for _ in range(min(WORKERS, len(pairs)))]
+    workers = [threading.Thread(target=work_on_pairs, name=_THREAD) for _ in range(number)]
     running = 0
     try:
         for worker in workers:
@@ -69,6 +78,7 @@ def match_pairs(work: Work, pairs: Sequence[Pair]) -> Generator[Progress | Outco
                 yield event
     finally:
         cache.close()
+        torch.set_num_threads(before)
 
 
 def match_pair(work: Work, pair: Pair) -> Outcome:

@@ -40,7 +40,7 @@ class RayExecutor(Executor):
                 ray.init(log_to_driver=False, configure_logging=False, include_dashboard=False)
             except (ConnectionError, ValueError, RuntimeError) as error:
                 raise MatchError(f"Ray cannot be reached: {error}") from error
-        memory = max(memory_needed(work, [pair]) for pair in pairs)
+        memory = max(memory_needed(work, [pair], 1) for pair in pairs)
         nodes = ray.nodes()  # type: ignore[no-untyped-call]
         most = max((node["Resources"].get("memory", 0) for node in nodes if node["Alive"]), default=0)
         if memory > most:

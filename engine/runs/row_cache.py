@@ -12,7 +12,7 @@ from saematch.numeric.rounding import Rows
 from saematch.runs.inputs import read_input
 from saematch.runs.plan import Pair
 from saematch.runs.records import InputRecord
-from saematch.runs.work import CACHED_SAES, Key, Work
+from saematch.runs.work import Key, Work, saes_at_once
 
 
 class CachedRows(NamedTuple):
@@ -27,12 +27,13 @@ class CachedRows(NamedTuple):
 class RowCache:
     """Hands out the pairs of a run to workers, and holds the rows of the layers of these pairs.
 
-    At most `CACHED_SAES` layers are held at a time: a pair is handed out only when its layers fit in. All methods are
-    safe to call from several threads.
+    At most as many layers are held at a time as `number` successive pairs have: a pair is handed out only when its
+    layers fit in. All methods are safe to call from several threads.
     """
 
-    def __init__(self, work: Work, pairs: Sequence[Pair]) -> None:
+    def __init__(self, work: Work, pairs: Sequence[Pair], number: int = 1) -> None:
         self._work = work
+        self._most = saes_at_once(work, pairs, number)
         self._waiting = deque(pairs)
         self._in_work: list[Pair] = []
         self._layers: dict[Key, Future[CachedRows]] = {}
@@ -77,7 +78,7 @@ class RowCache:
             self._changed.notify_all()
 
     def _fits(self, pair: Pair) -> bool:
-        return not self._in_work or len(self._keys([*self._in_work, pair])) <= CACHED_SAES
+        return not self._in_work or len(self._keys([*self._in_work, pair])) <= self._most
 
     def _keys(self, pairs: Iterable[Pair]) -> set[Key]:
         return {key for pair in pairs for key in self._work.keys(pair)}

@@ -6,18 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from saematch.matching.problem import Comparison, RowProblem, check_widths
+from saematch.matching.backend import choose_backend, searches_at_once
+from saematch.matching.problem import Comparison, RowProblem, check_widths, search_bytes
 from saematch.matching.solver import Solver
+from saematch.numeric.threads import threads
 from saematch.options import Side
-from saematch.resources import BLOCK_BYTES
 from saematch.runs.plan import Pair
 from saematch.sae.autoencoder import SAE
 from saematch.sources import Layers, SAEHandle
 
-CACHED_SAES = 3  # SAEs whose rows are in memory at the same time: those of two successive pairs
-WORKERS = 2  # pairs that are matched at the same time
+_FEWEST = 2  # pairs in work, if memory allows: even with one thread, one is read while the other is solved
 _FIXED_BYTES = 400 * 10**6  # of compiled loops and tiles
-_BYTES_PER_FEATURE = 5_000  # of the candidate lists, edges and prices of a pair, for each feature of both sides
 
 
 class Key(NamedTuple):
@@ -76,12 +75,34 @@ def check_headers(work: Work, pairs: Sequence[Pair]) -> None:
             check_widths(a.d, a.source, b.d, b.source, "d")
 
 
-def memory_needed(work: Work, pairs: Sequence[Pair]) -> int:
+def pairs_at_once(work: Work, pairs: Sequence[Pair], devices: int = 1) -> int:
+    """Return how many pairs each device should have in work at the same time: one for each thread, if memory allows.
+
+    The sparse problem of a pair, and most of what comes before and after its passes, uses one thread. So it takes as
+    many pairs to keep all threads busy, and several to keep a GPU busy.
+    """
+    most = min(len(pairs), max(_FEWEST, threads() // devices))
+    device = choose_backend(work.solver.backend, work.solver.device, work.solver.precision).device
+    return searches_at_once(most, lambda number: memory_needed(work, pairs, number), device, devices)
+
+
+def saes_at_once(work: Work, pairs: Sequence[Pair], number: int) -> int:
+    """Return how many SAEs `number` successive pairs have at most."""
+    windows = (pairs[start : start + number] for start in range(max(1, len(pairs) - number + 1)))
+    return max(len({key for pair in window for key in work.keys(pair)}) for window in windows)
+
+
+def memory_needed(work: Work, pairs: Sequence[Pair], number: int) -> int:
     """Estimate the most memory that matching these pairs takes in addition to what the process holds already.
 
-    Counted are the float64 rows of three SAEs, the files of two that are being read, and for each of two pairs the
-    float32 and int8 rows, lists and edges, and one block of products. An SAE whose header cannot be read counts as
-    nothing. With a GPU, a part of this memory is on the GPU.
+    Counted are the float64 rows of the SAEs of as many successive pairs as are in work at the same time, and for each
+    of these pairs a file that is being read, the float32 and int8 rows, lists and edges, and one block of products. An
+    SAE whose header cannot be read counts as nothing. With a GPU, a part of this memory is on the GPU.
+
+    Args:
+        work: the work of the run.
+        pairs: the pairs that are to be matched.
+        number: how many of them are in work at the same time.
 
     Returns:
         Bytes.
@@ -94,12 +115,12 @@ def memory_needed(work: Work, pairs: Sequence[Pair]) -> int:
         if sae is not None:
             sizes[key], features[key] = work.comparison.width(sae) * sae.F, sae.F
             largest_file = max(largest_file, sum(tensor.nbytes for tensor in sae.tensors().values()))
-    rows = 8 * sum(sorted(sizes.values())[-CACHED_SAES:])
+    rows = 8 * sum(sorted(sizes.values())[-saes_at_once(work, pairs, number) :])
 
     def bytes_of(pair: Pair) -> int:
         source, target = work.keys(pair)
         values, rows = (sum(counted.get(key, 0) for key in (source, target)) for counted in (sizes, features))
-        return (4 + 1) * values + _BYTES_PER_FEATURE * rows + BLOCK_BYTES
+        return search_bytes(rows, values)
 
-    at_once = sum(sorted(map(bytes_of, pairs))[-WORKERS:])
-    return _FIXED_BYTES + rows + 2 * largest_file + at_once
+    at_once = sum(sorted(map(bytes_of, pairs))[-number:])
+    return _FIXED_BYTES + rows + number * largest_file + at_once

@@ -18,7 +18,7 @@ from saematch.runs.plan import Pair
 from saematch.runs.ray_executor import RayExecutor
 from saematch.runs.records import Outcome, Progress
 from saematch.runs.results import Results
-from saematch.runs.work import Work
+from saematch.runs.work import Work, pairs_at_once
 
 Device = str | torch.device | None
 
@@ -63,14 +63,23 @@ class Workers:
             choose_backend(backend, one, precision)
         return cls(devices, executor, remote_gpu)
 
+    def pairs_at_once(self, work: Work, pairs: Sequence[Pair]) -> int:
+        """Return how many pairs each device has in work at the same time. A task of an executor has one."""
+        return 1 if self.executor is not None else pairs_at_once(work, pairs, len(self.devices))
+
     @contextmanager
-    def events(self, work: Work, pairs: Sequence[Pair], results: Results) -> Iterator[Iterator[Progress | Outcome]]:
-        """Match pairs: provide an iterator of their events and outcomes. The workers stop when the context ends."""
+    def events(
+        self, work: Work, pairs: Sequence[Pair], number: int, results: Results
+    ) -> Iterator[Iterator[Progress | Outcome]]:
+        """Match pairs, `number` at a time on each device: provide an iterator of their events and outcomes.
+
+        The workers stop when the context ends.
+        """
         if not pairs:
             yield iter(())
         elif self.executor is None:
             names = [str(device) for device in self.devices]
-            local = match_pairs(work, pairs) if len(names) == 1 else on_devices(work, pairs, names)
+            local = match_pairs(work, pairs, number) if len(names) == 1 else on_devices(work, pairs, names, number)
             with closing(local) as events:
                 yield events
         elif isinstance(self.executor, Executor):
