@@ -187,6 +187,7 @@ def test_rows_that_resist_the_transform_are_matched_all_the_same():
 
 
 @needs_int8
+@pytest.mark.through_passes
 def test_stats_say_what_the_proof_rests_on():
     x, y, _ = noisy_copy(600, 96, 0.5)
     stats = sm.assign(x, y).stats
@@ -195,7 +196,6 @@ def test_stats_say_what_the_proof_rests_on():
     assert len(x) * column_generation.LISTED <= stats["exact_pairs"] < 600**2 / 2
     assert 1 < stats["products"] < 4
     assert sm.assign(x, y, precision="float32").stats["largest_residual"] == 2.0**-24
-    assert sm.assign(x[:20], y[:20]).stats["precision"] == "float64"
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -222,6 +222,7 @@ def test_pairs_that_a_later_pass_leaves_out_are_above_their_bound(seed):
 
 
 @needs_int8
+@pytest.mark.through_passes
 @pytest.mark.parametrize("dead", [0.5, 0.8, 0.99])
 @pytest.mark.parametrize("value", [0.0, 3.0])
 def test_dead_features_do_not_widen_the_bounds_of_others(dead, value):
@@ -238,6 +239,7 @@ def test_dead_features_do_not_widen_the_bounds_of_others(dead, value):
 
 
 @needs_int8
+@pytest.mark.through_passes
 @pytest.mark.parametrize("spread", [0.1, 0.01])
 def test_rows_in_narrow_groups_are_matched_by_float32_passes(spread):
     """Within a group, costs differ less than int8 products can tell: float32 takes over, and margins rank rightly."""

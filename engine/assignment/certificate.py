@@ -111,6 +111,7 @@ class Solution:
         stopped_by: the limit that ended the search, if one did.
         seconds: seconds by stage.
         reduced: the reduced costs of the proof; None for those of the `Cost` in float64.
+        certificate: the certificate of `permutation`, see `graded`.
     """
 
     permutation: Indices
@@ -124,11 +125,25 @@ class Solution:
     stopped_by: Limit | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     reduced: Reduced | None = None
+    certificate: Certificate | None = None
+
+    @property
+    def certified(self) -> bool:
+        """Whether the certificate proves that the matching is optimal."""
+        return self.certificate is not None and self.certificate.certified
+
+    def graded(self, cost: Cost, unmatched: Unmatched) -> Solution:
+        """Return the solution with the certificate of its matching."""
+        if self.certificate is not None:
+            return self
+        return replace(self, certificate=self.grade(cost, unmatched, self.permutation))
 
     def exchanged(self, permutation: Indices) -> Solution:
         """Return the solution with another matching of the same cost, and the same proof."""
+        if np.array_equal(permutation, self.permutation):
+            return self
         others = None if self.others is None else self._others(permutation)
-        return replace(self, permutation=permutation, others=others)
+        return replace(self, permutation=permutation, others=others, certificate=None)
 
     def bound(self, unmatched: Unmatched) -> float:
         """Return sum(u) + sum(v) in the units of M: a lower bound for the cost of every matching less all p and q."""

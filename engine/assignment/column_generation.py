@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from saematch.assignment.certificate import Certificate, Solution
+from saematch.assignment.dense import solve_all_pairs
 from saematch.assignment.duals import PassBounds
 from saematch.assignment.graph import CandidateGraph
 from saematch.assignment.refinement import refined
@@ -33,7 +34,9 @@ LISTED_OF_RISEN = 4
 _SETTLING = 3  # the round by which the lists of most rows have what matters
 WORTH = 0.7  # of all pairs: a pass that would look at more of them looks at all of them
 _QUANTILES = (*np.linspace(0, 0.9, 10), 0.95, 0.98, 0.99, 0.995, 0.999, 1.0)  # of the rises of prices, tried as t
-DENSE = 2**14  # a problem of no more pairs has all of them as candidates, and needs no pass
+# A problem of no more pairs than this is first solved on all pairs, whose costs are stored. If it has even fewer, a
+# search for other prices has all pairs as candidates, too, and needs no pass.
+DENSE, FEW = 2**22, 2**14
 
 
 @dataclass(frozen=True)
@@ -77,9 +80,34 @@ def solve(
     seconds: dict[str, float] = defaultdict(float)
     if 0 in cost.shape:
         nothing = np.full(cost.shape[0], math.inf)
-        return Solution(np.full(cost.shape[0], -1), unmatched.columns.copy(), nothing, nothing)
-    # The candidates, and prices to start with.
-    graph = CandidateGraph(cost, unmatched, _allowed_matching(cost, unmatched) if start is None else start)
+        empty = Solution(np.full(cost.shape[0], -1), unmatched.columns.copy(), nothing, nothing)
+        return empty.graded(cost, unmatched)
+    if start is None:
+        start = _allowed_matching(cost, unmatched)
+    best: Solution | None = None
+    # A small problem is solved on all pairs. If float64 leaves its proof open, the search below finds other prices.
+    if math.prod(cost.shape) <= DENSE:
+        with _timed(seconds, "dense optimum"):
+            best = replace(solve_all_pairs(cost, unmatched), seconds=seconds).graded(cost, unmatched)
+        if best.certified and progress is not None:
+            assert best.certificate is not None
+            progress(Round(1, best.edges, best.certificate))
+    if best is None or not best.certified:
+        best = _by_passes(cost, unmatched, start, max_rounds, deadline, progress, seconds).graded(cost, unmatched)
+    return best.exchanged(in_order(best.permutation, *cost.identical_rows)).graded(cost, unmatched)
+
+
+def _by_passes(
+    cost: Cost,
+    unmatched: Unmatched,
+    start: Indices,
+    max_rounds: int | None,
+    deadline: float,
+    progress: Callable[[Round], None] | None,
+    seconds: dict[str, float],
+) -> Solution:
+    """Return the optimum of candidate pairs to which passes over all pairs add no more, or the best so far."""
+    graph = CandidateGraph(cost, unmatched, start)
     prices = np.where(np.isfinite(unmatched.columns), unmatched.columns, 0.0)
     with _timed(seconds, "candidates"):
         others = _Others(np.full(cost.shape[0], _add_candidates(cost, graph)), prices)
@@ -102,19 +130,17 @@ def solve(
         if undercut == 0 or stalled:
             break
         if time.monotonic() >= deadline:
-            best = replace(best, stopped_by="time_limit")
-            break
+            return replace(best, stopped_by="time_limit")
         if number == max_rounds:
-            best = replace(best, stopped_by="round_limit")
-            break
+            return replace(best, stopped_by="round_limit")
     assert best is not None
     # Where float64 leaves the proof open, refine the matching and its prices in twice the precision.
-    certificate = best.grade(cost, unmatched, best.permutation)
-    if best.stopped_by is None and not certificate.certified:
-        with _timed(seconds, "refinement"):
-            seen = PassBounds(cost, unmatched, prices, others.floors)
-            best = refined(cost, unmatched, graph, best, certificate, seen, deadline)
-    return best.exchanged(in_order(best.permutation, *cost.identical_rows))
+    best = best.graded(cost, unmatched)
+    if best.certified:
+        return best
+    with _timed(seconds, "refinement"):
+        seen = PassBounds(cost, unmatched, prices, others.floors)
+        return refined(cost, unmatched, graph, best, seen, deadline)
 
 
 def _better(best: Solution, now: Solution, unmatched: Unmatched) -> Solution:
@@ -166,8 +192,8 @@ class _Others:
 
 
 def _add_candidates(cost: Cost, graph: CandidateGraph) -> float:
-    """Add all pairs of a small problem, else the cheapest of each row and column; return a bound for all others."""
-    if cost.shape[0] * cost.shape[1] <= DENSE:
+    """Add all pairs if they are few, else the cheapest of each row and column; return a bound for all others."""
+    if math.prod(cost.shape) <= min(FEW, DENSE):
         graph.add(*(index.ravel() for index in np.indices(cost.shape)))
         return math.inf
     prices, potentials = cost.by_cost()

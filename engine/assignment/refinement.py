@@ -15,7 +15,7 @@ from functools import cached_property
 
 import numpy as np
 
-from saematch.assignment.certificate import Certificate, Reduced, Solution
+from saematch.assignment.certificate import Reduced, Solution
 from saematch.assignment.duals import Duals, PassBounds, less_duals
 from saematch.assignment.edges import least_of_rows
 from saematch.assignment.graph import CandidateGraph
@@ -31,13 +31,7 @@ _MOST_SLACK = 2.0**20
 
 
 def refined(
-    cost: Cost,
-    unmatched: Unmatched,
-    graph: CandidateGraph,
-    solution: Solution,
-    certificate: Certificate,
-    bounds: PassBounds,
-    deadline: float,
+    cost: Cost, unmatched: Unmatched, graph: CandidateGraph, solution: Solution, bounds: PassBounds, deadline: float
 ) -> Solution:
     """Return the solution with a proof in twice the precision of float64, or unchanged if that proves no more.
 
@@ -45,14 +39,14 @@ def refined(
         cost: the costs of all pairs.
         unmatched: the costs of leaving features unmatched.
         graph: the candidate pairs. More may be added.
-        solution: the solution to refine.
-        certificate: what `solution` proves.
+        solution: the solution to refine, with its certificate.
         bounds: what a pass has proved of the pairs that are not in the graph.
         deadline: a time of the monotonic clock at which the refinement ends with the best proof so far.
     """
     if len(graph) * cost.width > MOST_WORK:
         return solution
-    best = solution
+    best, certificate = solution, solution.certificate
+    assert certificate is not None
     duals = Duals.of(cost, unmatched, solution.permutation, solution.prices)
     for number in range(_MOST_STEPS):
         if time.monotonic() >= deadline:
@@ -66,7 +60,7 @@ def refined(
             refined_solution, doubtful = residual.proof(solution, permutation, candidate, bounds)
             new = refined_solution.grade(cost, unmatched, permutation)
             if new.certified or new.gap + new.rounding_error < certificate.gap + certificate.rounding_error:
-                best, certificate = refined_solution, new
+                best, certificate = replace(refined_solution, certificate=new), new
             if certificate.certified:
                 return best
         # The next step starts at the corrected prices. Rows that the bounds leave open get another pass at these
@@ -194,6 +188,7 @@ class Residual:
             others=np.minimum(others, floors),
             finished=True,
             reduced=reduced,
+            certificate=None,
             edges=len(self.graph),
         )
         return refined_solution, np.nonzero(floors < needed)[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +17,22 @@ from saematch.cost.statistics import typical_difference
 from saematch.cost.unmatched import Unmatched
 from saematch.numeric.gather import take_or
 from saematch.numeric.rounding import UNIT_32, Floats, Indices, rounded_down
+
+
+class BlockErrors(NamedTuple):
+    """Bounds rows_i * columns_j + constant_j + share * |M_ij| for the errors of float64 values M_ij - v_j."""
+
+    rows: Floats
+    columns: Floats
+    constant: Floats
+    share: float
+
+    def of(self, values: Floats, rows: Indices | slice = slice(None), columns: Indices | slice = slice(None)) -> Floats:
+        """Return the bounds for the listed rows and columns, whose M are `values`."""
+        errors: Floats = self.rows[rows][:, None] * self.columns[columns] + self.constant[columns]
+        if self.share:
+            errors += self.share * np.abs(np.where(np.isinf(values), 0.0, values))
+        return errors
 
 
 class Cost(ABC):
@@ -90,9 +106,20 @@ class Cost(ABC):
     def block(self, rows: Indices, columns: Indices) -> Floats:
         """Return M of all pairs of the listed rows and columns in float64."""
 
+    @abstractmethod
+    def block_errors(self, price_error: Floats) -> BlockErrors:
+        """Return bounds for the errors of the float64 values M_ij - v_j of a `block`."""
+
+    @cached_property
+    def all_values(self) -> Floats:
+        """The `block` of all pairs, for a small problem."""
+        return self.block(*(np.arange(size) for size in self.shape))
+
     def block_with_error(self, rows: Indices, columns: Indices, price_error: Floats) -> tuple[Floats, Floats]:
         """Return a `block`, and a bound for the error of its float64 values M_ij - v_j."""
-        return self.block(rows, columns), self.exact_error(rows[:, None], columns[None], price_error)
+        stored = "all_values" in vars(self)
+        values = self.all_values[np.ix_(rows, columns)] if stored else self.block(rows, columns)
+        return values, self.block_errors(price_error).of(values, rows, columns)
 
     @abstractmethod
     def pair_cost(self, rows: Indices, columns: Indices) -> Floats:

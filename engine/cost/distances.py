@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from typing_extensions import override
 
-from saematch.cost.base import Cost
+from saematch.cost.base import BlockErrors, Cost
 from saematch.cost.gpu import KernelProducts
 from saematch.cost.passes import TILE
 from saematch.cost.products import Float32Products, Int8Products, Products
@@ -118,6 +118,12 @@ class DistanceCost(Cost):
     def exact_error(self, rows: Indices, columns: Indices, price_error: Floats) -> Floats:
         products: Floats = self._exact_unit * self._x.norm[rows] * self._y.norm[columns] + self._exact_underflow
         return products + price_error[columns]
+
+    @override
+    def block_errors(self, price_error: Floats) -> BlockErrors:
+        return BlockErrors(
+            self._exact_unit * self._x.norm, self._y.norm, self._exact_underflow + price_error, share=0.0
+        )
 
     @override
     def block(self, rows: Indices, columns: Indices) -> Floats:

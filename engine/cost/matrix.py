@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import override
 
-from saematch.cost.base import Cost
+from saematch.cost.base import BlockErrors, Cost
 from saematch.cost.bottleneck import bottleneck_matching, refuse_forbidden
 from saematch.cost.passes import TILE
 from saematch.cost.reduced_matrix import MatrixTiles, ReducedMatrix
 from saematch.cost.unmatched import Unmatched
-from saematch.numeric.rounding import LEAST_NORMAL, UNIT_32, UNIT_64, Floats, Indices, first_alike, gamma
+from saematch.numeric.rounding import LEAST_NORMAL, TINY, UNIT_32, UNIT_64, Floats, Indices, first_alike, gamma
 
 _SPARE = 1 + 2.0**-20  # factor of sums of costs that bound other costs: it covers their rounding
 
@@ -49,9 +49,10 @@ class MatrixCost(Cost):
         return self.below_ceiling(self._reduced.block(rows, columns))
 
     @override
-    def block_with_error(self, rows: Indices, columns: Indices, price_error: Floats) -> tuple[Floats, Floats]:
-        values = self._reduced.block(rows, columns)
-        return self.below_ceiling(values), self._reduced.block_error(values, columns, price_error)
+    def block_errors(self, price_error: Floats) -> BlockErrors:
+        """M is computed by two differences, of which the first is M + q and the second is M."""
+        constant = 4 * UNIT_64 * np.abs(self.column_constant) * self.scale + price_error + TINY
+        return BlockErrors(np.zeros(self.shape[0]), np.zeros(self.shape[1]), constant, share=4 * UNIT_64)
 
     @override
     def pair_cost(self, rows: Indices, columns: Indices) -> Floats:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from typing_extensions import override
 
 from saematch.cost.passes import Tile, TilePasses
-from saematch.numeric.rounding import LEAST_NORMAL, TINY, UNIT_64, Floats, Indices, exact_sum
+from saematch.numeric.rounding import LEAST_NORMAL, TINY, Floats, Indices, exact_sum
 
 _WIDE = 2.0**20  # times the M that decide in most rows
 
@@ -121,15 +121,6 @@ class ReducedMatrix:
         values -= self.column_constant[columns]
         values *= self.scale
         return values
-
-    def block_error(self, values: Floats, columns: Indices, price_error: Floats) -> Floats:
-        """Return a bound for the error of the values M_ij - v_j of a `block`.
-
-        M is computed by two differences, of which the first is M + q and the second is M.
-        """
-        size = np.abs(finite_or_zero(values)) + np.abs(self.column_constant[columns] * self.scale)
-        error: Floats = 4 * UNIT_64 * size
-        return error + price_error[columns] + TINY
 
     def pairs(self, rows: Indices, columns: Indices) -> Floats:
         """Return C of the listed pairs in float64."""

@@ -42,9 +42,9 @@ class Grader:
     def grade(self, permutation: Indices) -> Matching:
         """Return a matching that the problem allows, with what the prices prove about it."""
         solution, own = self.solution, self.solution.permutation
-        certificate = best = solution.grade(self.cost, self.unmatched, permutation)
-        if permutation is not own:
-            best = solution.grade(self.cost, self.unmatched, own)
+        best = solution.certificate
+        assert best is not None
+        certificate = best if permutation is own else solution.grade(self.cost, self.unmatched, permutation)
         status = self._status(certificate, best)
 
         # Under a clamped max_cost, the certificate lacks a part of the gap. The status stays: a matching that leaves

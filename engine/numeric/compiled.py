@@ -65,6 +65,11 @@ def compiled_sums(function: Function) -> Function:
     return _compiled(function, fastmath={"reassoc", "contract"})
 
 
+def compiled_minima(function: Function) -> Function:
+    """Compile a loop whose minima vectorise, in IEEE arithmetic and in order. No number in it may be NaN."""
+    return _compiled(function, fastmath={"nnan", "nsz"})
+
+
 def _compiled(function: Function, **options: Any) -> Function:
     dispatcher = numba.njit(nogil=True, **options)(function)
     with suppress(RuntimeError, OSError):  # neither the package's folder nor the user's cache folder can be written

@@ -1,0 +1,177 @@
+"""The optimum of a dense matrix of costs, with prices: augmenting row reduction, then shortest augmenting paths.
+
+Source: Jonker and Volgenant, *A shortest augmenting path algorithm for dense and sparse linear assignment problems*
+(1987). Here a path may also end with a row that becomes unmatched.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from saematch.numeric.compiled import compiled, compiled_minima
+from saematch.numeric.rounding import Floats, Indices
+
+_BLOCK = 64  # columns whose least value is found at a time, in a loop that vectorises
+_BIDS = 8  # of a row in the row reduction, on average: more rows would bid against each other for long
+
+
+def solve_dense(costs: Floats, row_costs: Floats, column_costs: Floats) -> tuple[Indices, Floats]:
+    """Return the optimal matching of all pairs, -1 for an unmatched row, and column prices that prove it.
+
+    Under these prices v, the pair of each row i has the least costs[i, j] - v_j of all columns j, within rounding. No
+    price is above the unmatched cost of its column, and that of an unmatched column is the unmatched cost itself.
+
+    Args:
+        costs: `(F_A, F_B)`; inf for a forbidden pair. There must be a matching.
+        row_costs: `(F_A,)`, the cost of each unmatched row; inf for a row that must be matched.
+        column_costs: `(F_B,)`, the cost of each unmatched column; inf for a column that must be matched.
+    """
+    if np.isinf(column_costs).any() and costs.shape[0] > costs.shape[1]:
+        # The search gives each row a column, or leaves it unmatched. So the side that must be matched is the rows'.
+        owners, potentials = solve_dense(np.ascontiguousarray(costs.T), column_costs, row_costs)
+        permutation = np.full(len(costs), -1)
+        columns = np.arange(len(owners))
+        permutation[owners] = columns
+        return permutation, costs[owners, columns] - potentials[owners]
+    prices = np.where(np.isfinite(column_costs), column_costs, 0.0)
+    permutation, owner = np.full(costs.shape[0], -1), np.full(costs.shape[1], -1)
+    waiting = _reduce_rows(costs, row_costs, prices, permutation, owner)
+    _augment(costs, row_costs, prices, permutation, owner, waiting)
+    return permutation, prices
+
+
+@compiled
+def _reduce_rows(costs: Any, row_costs: Any, prices: Any, permutation: Any, owner: Any) -> Any:
+    """Let rows take their cheapest columns, and return the rows that are left without a column.
+
+    The price of a column falls until the second cheapest column of its row costs the same. The row that had the column
+    before looks for another one. A row whose cheapest columns cost the same, and are taken, is left to `_augment`.
+    """
+    n = len(costs)
+    least = np.empty((costs.shape[1] + _BLOCK - 1) // _BLOCK)
+    queue, head, length = np.arange(n), 0, n  # a ring
+    waiting, count = np.empty(n, dtype=np.int64), 0
+    for _ in range(_BIDS * n):
+        if length == 0:
+            break
+        i = queue[head]
+        head, length = (head + 1) % n, length - 1
+        # The cheapest and the second cheapest column, or being unmatched.
+        _block_minima(costs[i], prices, least)
+        block, best, second, wanted = int(least.argmin()), np.inf, row_costs[i], -1
+        for b in range(len(least)):
+            if b != block:
+                second = min(second, least[b])
+        for j in range(block * _BLOCK, min((block + 1) * _BLOCK, len(prices))):
+            value = costs[i, j] - prices[j]
+            if value < best:
+                best, second, wanted = value, min(best, second), j
+            elif value < second:
+                second = value
+        if row_costs[i] <= best:
+            continue
+        before = owner[wanted]
+        fall = second - best if second < np.inf else 0.0
+        if before >= 0:
+            if fall == 0:
+                waiting[count], count = i, count + 1
+                continue
+            permutation[before] = -1
+            queue[(head + length) % n] = before
+            length += 1
+        prices[wanted] -= fall
+        permutation[i], owner[wanted] = wanted, i
+    for place in range(length):
+        waiting[count], count = queue[(head + place) % n], count + 1
+    return waiting[:count]
+
+
+@compiled
+def _augment(costs: Any, row_costs: Any, prices: Any, permutation: Any, owner: Any, waiting: Any) -> None:
+    """Give each of the `waiting` rows a column along a shortest augmenting path, by Dijkstra's algorithm.
+
+    A path leads from the row to a column, to the row that has this column, and so on. It ends at a column that nobody
+    has, or with a row that becomes unmatched.
+    """
+    width = len(prices)
+    least = np.empty((width + _BLOCK - 1) // _BLOCK)
+    distance, before = np.empty(width), np.empty(width, dtype=np.int64)  # of columns that are not yet visited
+    final, visited = np.empty(width), np.empty(width, dtype=np.int64)
+    for root in waiting:
+        # The price of a visited column is set to -inf here, so that its distance stays inf.
+        open_prices, count = prices.copy(), 0
+        distance[:] = np.inf
+        i, so_far = root, 0.0
+        # The shortest path that ends with a row that leaves its column and becomes unmatched.
+        shortest_exit, last_row, last_column = row_costs[root], root, -1
+        while True:
+            _extend(costs[i], open_prices, so_far, i, distance, before, least)
+            shortest = least.min()
+            if shortest_exit <= shortest:
+                shortest, column = shortest_exit, last_column
+                permutation[last_row] = -1
+                break
+            column = _nearest(distance, least, shortest, owner)
+            if owner[column] < 0:
+                break
+            visited[count], count = column, count + 1
+            i, final[column] = owner[column], shortest
+            distance[column], open_prices[column] = np.inf, -np.inf
+            so_far = shortest - (costs[i, column] - prices[column])
+            if so_far + row_costs[i] < shortest_exit:
+                shortest_exit, last_row, last_column = so_far + row_costs[i], i, column
+        for place in range(count):
+            j = visited[place]
+            prices[j] += min(final[j] - shortest, 0.0)
+        # Exchange columns along the path, back to its first row.
+        while column >= 0:
+            i = before[column]
+            owner[column] = i
+            column, permutation[i] = permutation[i], column
+            if i == root:
+                break
+
+
+@compiled
+def _nearest(distance: Any, least: Any, shortest: Any, owner: Any) -> Any:
+    """Return a column at the `shortest` distance; one that nobody has, if there is one."""
+    nearest = -1
+    for b in range(len(least)):
+        if least[b] == shortest:
+            for j in range(b * _BLOCK, min((b + 1) * _BLOCK, len(distance))):
+                if distance[j] == shortest:
+                    if owner[j] < 0:
+                        return j
+                    nearest = j
+    return nearest
+
+
+@compiled_minima
+def _block_minima(values: Any, prices: Any, least: Any) -> None:
+    """Fill `least` with the least `values[j] - prices[j]` of each block of columns."""
+    for b in range(len(least)):
+        own, own_prices = values[b * _BLOCK : (b + 1) * _BLOCK], prices[b * _BLOCK : (b + 1) * _BLOCK]
+        smallest = np.inf
+        for j in range(len(own)):
+            value = own[j] - own_prices[j]
+            smallest = value if value < smallest else smallest
+        least[b] = smallest
+
+
+@compiled_minima
+def _extend(values: Any, prices: Any, so_far: Any, i: Any, distance: Any, before: Any, least: Any) -> None:
+    """Extend the paths that have reached row `i` by one column, and fill `least` with the least of each block."""
+    for b in range(len(least)):
+        part = slice(b * _BLOCK, (b + 1) * _BLOCK)
+        own, own_prices, own_distance, own_before = values[part], prices[part], distance[part], before[part]
+        smallest = np.inf
+        for j in range(len(own)):
+            value = own[j] - own_prices[j] + so_far
+            shorter = value < own_distance[j]
+            own_before[j] = i if shorter else own_before[j]
+            value = value if shorter else own_distance[j]
+            own_distance[j] = value
+            smallest = value if value < smallest else smallest
+        least[b] = smallest
