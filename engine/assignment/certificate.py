@@ -208,7 +208,9 @@ class Solution:
         """Return the terms of the gap, see `grade`, and an upper bound for each term that no rounding can break."""
         rows, unpaired_rows = np.nonzero(permutation >= 0)[0], np.nonzero(permutation < 0)[0]
         columns = permutation[rows]
-        unpaired_columns = np.setdiff1d(np.arange(len(self.prices)), columns)
+        unpaired = np.ones(len(self.prices), dtype=bool)
+        unpaired[columns] = False
+        unpaired_columns = np.nonzero(unpaired)[0]
         values, value_error = reduced.pairs(rows, columns)
         # The upper bounds compare the highest that a value can be with the lowest that its competitors can be. A pair
         # does not compete with itself: this is why a row whose other pairs are well above its own has no error.

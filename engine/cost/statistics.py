@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from saematch.numeric.rounding import UNIT_64, Floats
+from saematch.numeric.rounding import UNIT_64, lower_quantile
 
 if TYPE_CHECKING:
     from saematch.cost.base import Cost
@@ -25,25 +25,19 @@ def typical_difference(cost: Cost) -> float:
     Values that are no larger than rounding are left out of both: equal costs need not be equal to the last bit.
     """
     # The sample: M, p and q, and bounds for the errors of M and of C * scale.
-    rows, columns = (np.unique(np.linspace(0, size - 1, min(size, _SAMPLE)).astype(np.int64)) for size in cost.shape)
+    rows, columns = (np.linspace(0, size - 1, min(size, _SAMPLE)).astype(np.int64) for size in cost.shape)
     M, error = cost.block_with_error(rows, columns, np.zeros(cost.shape[1]))
     p, q = cost.row_constant[rows][:, None] * cost.scale, cost.column_constant[columns] * cost.scale
     costs, rounding = M + p + q, error + 4 * UNIT_64 * (np.abs(M) + np.abs(p) + np.abs(q))
 
     # Forbidden pairs do not count.
     allowed = np.isfinite(costs)
-    error = np.broadcast_to(error, allowed.shape)
     M, error, costs, rounding = M[allowed], error[allowed], costs[allowed], rounding[allowed]
     if not len(costs):
         return 0.0
 
     # The two medians.
-    sizes, distances = np.abs(M), np.abs(costs - np.median(costs))
+    sizes, distances = np.abs(M), np.abs(costs - lower_quantile(costs, 0.5))
     sizes = sizes[sizes > 2 * error]
-    distances = distances[distances > 2 * (rounding + np.median(rounding))]
-    return min((_median(values) for values in (sizes, distances) if len(values)), default=0.0)
-
-
-def _median(values: Floats) -> float:
-    """Return the lower of the two middle values, if there are two."""
-    return float(np.quantile(values, 0.5, method="lower"))
+    distances = distances[distances > 2 * (rounding + lower_quantile(rounding, 0.5))]
+    return min((lower_quantile(values, 0.5) for values in (sizes, distances) if len(values)), default=0.0)

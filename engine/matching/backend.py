@@ -10,6 +10,7 @@ import platform
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
 import torch
@@ -101,9 +102,14 @@ def choose_backend(
     return Backend(library, chosen, "float32" if obstacle or precision == "float32" else "int8", reason)
 
 
+@cache
+def _has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
+
+
 def _why_not_triton(device: torch.device) -> str | None:
     """Return why Triton's kernels cannot run on a device; None if they can."""
-    if importlib.util.find_spec("triton") is None:
+    if not _has_triton():
         return "triton is not installed"
     if device.type != "cuda" and os.environ.get("TRITON_INTERPRET", "").lower() not in _TRUE:
         return f"Triton's kernels need a CUDA GPU, and the device is {device}"
