@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from saematch.numeric.loops import centre_rows, column_sums, square_norms
-from saematch.numeric.rounding import Floats, Indices, Rows, robust_scale
+from saematch.numeric.rounding import Floats, Indices, Rows, lower_quantile, robust_scale
 from saematch.numeric.threads import ThreadPool
 
 
@@ -71,7 +71,7 @@ def _centre(rows: Rows, square: Floats) -> Floats:
     A row is no outlier up to four times the norm of the upper quartile: a size that many rows have in common is part of
     the mean. So both sides have similar centres even where their rows fall into groups.
     """
-    included = square <= 16 * np.quantile(square, 0.75) if len(rows) else np.zeros(0, dtype=bool)
+    included = square <= 16 * lower_quantile(square, 0.75) if len(rows) else np.zeros(0, dtype=bool)
     count = max(1, int(included.sum()))
     centre: Floats = column_sums(rows if included.all() else rows[included], np.zeros(rows.shape[1])) / count
     return centre
