@@ -44,7 +44,7 @@ class Products(Passes, ABC):
     @property
     @abstractmethod
     def operands(self) -> Operands:
-        """What is multiplied, made when it is first needed: a small problem needs no pass."""
+        """The matrices that are multiplied, made when they are first needed: a small problem needs no pass."""
 
     @abstractmethod
     def in_float32(self) -> Products:
