@@ -92,8 +92,8 @@ def _reduce_rows(costs: Any, row_costs: Any, prices: Any, permutation: Any, owne
 def _augment(costs: Any, row_costs: Any, prices: Any, permutation: Any, owner: Any, waiting: Any) -> None:
     """Give each of the `waiting` rows a column along a shortest augmenting path, by Dijkstra's algorithm.
 
-    A path leads from the row to a column, to the row that has this column, and so on. It ends at a column that nobody
-    has, or with a row that becomes unmatched.
+    A path leads from the row to a column, to the row that has this column, and so on. It ends at an unmatched
+    column, or with a row that becomes unmatched.
     """
     width = len(prices)
     least = np.empty((width + _BLOCK - 1) // _BLOCK)
@@ -136,7 +136,7 @@ def _augment(costs: Any, row_costs: Any, prices: Any, permutation: Any, owner: A
 
 @compiled
 def _nearest(distance: Any, least: Any, shortest: Any, owner: Any) -> Any:
-    """Return a column at the `shortest` distance; one that nobody has, if there is one."""
+    """Return a column at the `shortest` distance; an unmatched one, if there is one."""
     nearest = -1
     for b in range(len(least)):
         if least[b] == shortest:
