@@ -37,37 +37,48 @@ def solve_dense(costs: Floats, row_costs: Floats, column_costs: Floats) -> tuple
         return permutation, costs[owners, columns] - potentials[owners]
     prices = np.where(np.isfinite(column_costs), column_costs, 0.0)
     permutation, owner = np.full(costs.shape[0], -1), np.full(costs.shape[1], -1)
-    waiting = _reduce_rows(costs, row_costs, prices, permutation, owner)
-    _augment(costs, row_costs, prices, permutation, owner, waiting)
+    # Loops get their memory from here, because every function of numpy takes long to compile.
+    queue, least = np.arange(costs.shape[0]), np.empty(-(-costs.shape[1] // _BLOCK))
+    _reduce_rows(costs, row_costs, prices, permutation, owner, queue, least)
+    of_columns, places = np.empty((3, costs.shape[1])), np.empty((2, costs.shape[1]), dtype=np.int64)
+    left = np.nonzero(permutation < 0)[0]
+    _augment(costs, row_costs, prices, permutation, owner, left, of_columns, places, least)
     return permutation, prices
 
 
 @compiled
-def _reduce_rows(costs: Any, row_costs: Any, prices: Any, permutation: Any, owner: Any) -> Any:
-    """Let rows take their cheapest columns, and return the rows that are left without a column.
+def _reduce_rows(costs: Any, row_costs: Any, prices: Any, permutation: Any, owner: Any, queue: Any, least: Any) -> None:
+    """Let rows take their cheapest columns; most rows have one then.
 
     The price of a column falls until the second cheapest column of its row costs the same. The row that had the column
-    before looks for another one. A row whose cheapest columns cost the same, and are taken, is left to `_augment`.
+    before looks for another one. A row whose cheapest columns cost the same, and are taken, is left without a column.
+
+    Args:
+        costs: see `solve_dense`, like `row_costs`.
+        row_costs: the costs of unmatched rows.
+        prices: the prices of the columns, which are updated.
+        permutation: the column of each row, -1 for none, which is updated.
+        owner: the row of each column, -1 for none, which is updated.
+        queue: all rows; the loop uses this memory as a ring.
+        least: memory for a number of each block of columns.
     """
-    n = len(costs)
-    least = np.empty((costs.shape[1] + _BLOCK - 1) // _BLOCK)
-    queue, head, length = np.arange(n), 0, n  # a ring
-    waiting, count = np.empty(n, dtype=np.int64), 0
+    n, head, length = len(costs), 0, len(costs)
     for _ in range(_BIDS * n):
         if length == 0:
             break
         i = queue[head]
         head, length = (head + 1) % n, length - 1
         # The cheapest and the second cheapest column, or being unmatched.
-        _block_minima(costs[i], prices, least)
-        block, best, second, wanted = int(least.argmin()), np.inf, row_costs[i], -1
+        block = _block_minima(costs[i], prices, least)
+        best, second, wanted = np.inf, row_costs[i], -1
         for b in range(len(least)):
-            if b != block:
-                second = min(second, least[b])
+            if b != block and least[b] < second:
+                second = least[b]
         for j in range(block * _BLOCK, min((block + 1) * _BLOCK, len(prices))):
             value = costs[i, j] - prices[j]
             if value < best:
-                best, second, wanted = value, min(best, second), j
+                second = best if best < second else second
+                best, wanted = value, j
             elif value < second:
                 second = value
         if row_costs[i] <= best:
@@ -76,39 +87,43 @@ def _reduce_rows(costs: Any, row_costs: Any, prices: Any, permutation: Any, owne
         fall = second - best if second < np.inf else 0.0
         if before >= 0:
             if fall == 0:
-                waiting[count], count = i, count + 1
                 continue
             permutation[before] = -1
             queue[(head + length) % n] = before
             length += 1
         prices[wanted] -= fall
         permutation[i], owner[wanted] = wanted, i
-    for place in range(length):
-        waiting[count], count = queue[(head + place) % n], count + 1
-    return waiting[:count]
 
 
 @compiled
-def _augment(costs: Any, row_costs: Any, prices: Any, permutation: Any, owner: Any, waiting: Any) -> None:
-    """Give each of the `waiting` rows a column along a shortest augmenting path, by Dijkstra's algorithm.
+def _augment(
+    costs: Any,
+    row_costs: Any,
+    prices: Any,
+    permutation: Any,
+    owner: Any,
+    left: Any,
+    of_columns: Any,
+    places: Any,
+    least: Any,
+) -> None:
+    """Give each row that is `left` a column along a shortest augmenting path, by Dijkstra's algorithm.
 
-    A path leads from the row to a column, to the row that has this column, and so on. It ends at an unmatched
-    column, or with a row that becomes unmatched.
+    A path leads from the row to a column, to the row that has this column, and so on. It ends at an unmatched column,
+    or with a row that becomes unmatched. `of_columns`, `places` and `least` are memory; `_reduce_rows` tells the rest.
     """
-    width = len(prices)
-    least = np.empty((width + _BLOCK - 1) // _BLOCK)
-    distance, before = np.empty(width), np.empty(width, dtype=np.int64)  # of columns that are not yet visited
-    final, visited = np.empty(width), np.empty(width, dtype=np.int64)
-    for root in waiting:
-        # The price of a visited column is set to -inf here, so that its distance stays inf.
-        open_prices, count = prices.copy(), 0
-        distance[:] = np.inf
-        i, so_far = root, 0.0
+    open_prices, distance, final = of_columns[0], of_columns[1], of_columns[2]
+    before, visited = places[0], places[1]
+    for root in left:
+        # The price of a visited column is set to -inf in `open_prices`, so that its distance stays inf.
+        for j in range(len(prices)):
+            open_prices[j], distance[j] = prices[j], np.inf
+        i, so_far, count = root, 0.0, 0
         # The shortest path that ends with a row that leaves its column and becomes unmatched.
         shortest_exit, last_row, last_column = row_costs[root], root, -1
         while True:
-            _extend(costs[i], open_prices, so_far, i, distance, before, least)
-            shortest = least.min()
+            block = _extend(costs[i], open_prices, so_far, i, distance, before, least)
+            shortest = least[block]
             if shortest_exit <= shortest:
                 shortest, column = shortest_exit, last_column
                 permutation[last_row] = -1
@@ -124,7 +139,8 @@ def _augment(costs: Any, row_costs: Any, prices: Any, permutation: Any, owner: A
                 shortest_exit, last_row, last_column = so_far + row_costs[i], i, column
         for place in range(count):
             j = visited[place]
-            prices[j] += min(final[j] - shortest, 0.0)
+            fall = shortest - final[j]
+            prices[j] -= fall if fall > 0 else 0.0
         # Exchange columns along the path, back to its first row.
         while column >= 0:
             i = before[column]
@@ -149,8 +165,9 @@ def _nearest(distance: Any, least: Any, shortest: Any, owner: Any) -> Any:
 
 
 @compiled_minima
-def _block_minima(values: Any, prices: Any, least: Any) -> None:
-    """Fill `least` with the least `values[j] - prices[j]` of each block of columns."""
+def _block_minima(values: Any, prices: Any, least: Any) -> int:
+    """Fill `least` with the least `values[j] - prices[j]` of each block, and return the block of the least of all."""
+    first = 0
     for b in range(len(least)):
         own, own_prices = values[b * _BLOCK : (b + 1) * _BLOCK], prices[b * _BLOCK : (b + 1) * _BLOCK]
         smallest = np.inf
@@ -158,11 +175,14 @@ def _block_minima(values: Any, prices: Any, least: Any) -> None:
             value = own[j] - own_prices[j]
             smallest = value if value < smallest else smallest
         least[b] = smallest
+        first = b if smallest < least[first] else first
+    return first
 
 
 @compiled_minima
-def _extend(values: Any, prices: Any, so_far: Any, i: Any, distance: Any, before: Any, least: Any) -> None:
-    """Extend the paths that have reached row `i` by one column, and fill `least` with the least of each block."""
+def _extend(values: Any, prices: Any, so_far: Any, i: Any, distance: Any, before: Any, least: Any) -> int:
+    """Extend the paths that have reached row `i` by one column; fill `least`, and return, as `_block_minima` does."""
+    first = 0
     for b in range(len(least)):
         part = slice(b * _BLOCK, (b + 1) * _BLOCK)
         own, own_prices, own_distance, own_before = values[part], prices[part], distance[part], before[part]
@@ -175,3 +195,5 @@ def _extend(values: Any, prices: Any, so_far: Any, i: Any, distance: Any, before
             own_distance[j] = value
             smallest = value if value < smallest else smallest
         least[b] = smallest
+        first = b if smallest < least[first] else first
+    return first
