@@ -193,6 +193,6 @@ class SAEInMemory(SAEHandle):
 
 def _tensor_hashes(sae: SAE) -> dict[str, str]:
     return {
-        name: hashlib.sha256(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
+        name: hashlib.sha256(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data).hexdigest()
         for name, tensor in sae.tensors().items()
     }
