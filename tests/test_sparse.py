@@ -125,6 +125,15 @@ def test_repair_gives_up_where_many_long_paths_would_be_needed():
     assert_exact_optimum(dense, *solve_sparse(*csr(dense), prices))
 
 
+@pytest.mark.parametrize("prices", [0.0, 1e9, 1e300])
+@pytest.mark.parametrize("size", [0.0, 1e-300, 1.0, 1e150])
+def test_an_auction_returns_finite_prices_whatever_the_sizes(prices, size):
+    _, starts, columns, costs = sparse_problem(40, 0)
+    given = prices * np.random.default_rng(0).standard_normal(40)
+    found = auction(starts, columns, 1.0 + size * costs, given)
+    assert np.isfinite(found).all()
+
+
 def test_a_graph_without_a_complete_matching_is_refused():
     with pytest.raises(AssertionError, match="complete matching"):
         solve_sparse(np.array([0, 1, 2]), np.array([0, 0]), np.array([1.0, 2.0]), np.zeros(2))

@@ -15,7 +15,9 @@ from saematch.numeric.rounding import Floats, Indices
 
 # Epsilon is the least increment of a bid. Its first and last value are in standard deviations of the costs; from one
 # round to the next it is divided by the last of these numbers.
-FIRST_EPSILON, LAST_EPSILON, DIVISOR = 16.0, 2e-4, 5.0
+FIRST_EPSILON, LAST_EPSILON, DIVISOR = 16.0, 5e-5, 5.0
+_ERROR_IN_FIRST = 16  # times the first epsilon, for prices with a known error
+_FARTHEST = 2.0**100  # that a price can be from the median, in standard deviations
 _MOST_BIDS = 16  # bids of a row in one round, on average
 
 
@@ -33,19 +35,28 @@ def auction(starts: Indices, columns: Columns, costs: Floats, prices: Floats, pr
         price_error: the estimated error of `prices`. It limits the first epsilon: a large epsilon would spoil good
             prices, and a small one leads to price wars among rows that want the same columns.
     """
-    asked = -prices  # what a row pays for a column, in the auction's sign: bids raise it
     deviation = float(costs.std())
-    epsilon = min(FIRST_EPSILON * deviation, price_error / 4)
-    while deviation > 0 and epsilon >= LAST_EPSILON * deviation:
-        if not _bid(starts, columns, costs, asked, epsilon, _MOST_BIDS * len(prices)):
+    epsilon = min(FIRST_EPSILON * deviation, price_error / _ERROR_IN_FIRST)
+    if deviation == 0 or epsilon < LAST_EPSILON * deviation:
+        return prices
+    # In standard deviations, float32 has digits enough for the last epsilon, and half as much memory has to be read.
+    # What a row pays for a column, `asked`, has the opposite sign of the price, so that bids raise it.
+    with np.errstate(over="ignore"):
+        standard = (np.median(prices) - prices) / deviation
+    asked = np.clip(standard, -_FARTHEST, _FARTHEST).astype(np.float32)
+    standard = ((costs - costs.mean()) / deviation).astype(np.float32)
+    epsilon /= deviation
+    while epsilon >= LAST_EPSILON:
+        if not _bid(starts, columns, standard, asked, np.float32(epsilon), _MOST_BIDS * len(prices)):
             break
         epsilon /= DIVISOR
     # Bids only raise prices. A constant that all prices share means nothing, so the median change is taken off again.
-    return -asked + np.median(asked + prices)
+    found = -asked.astype(np.float64) * deviation
+    return found + np.median(prices - found)
 
 
 @compiled
-def _bid(starts: Any, columns: Any, costs: Any, asked: Any, epsilon: float, most_bids: int) -> bool:
+def _bid(starts: Any, columns: Any, costs: Any, asked: Any, epsilon: Any, most_bids: int) -> bool:
     """Let rows bid until each has a column; return False if that takes more than `most_bids` bids.
 
     A row bids for its cheapest column. It raises the price by so much that its second cheapest column is as good, plus

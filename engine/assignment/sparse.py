@@ -18,7 +18,8 @@ from saematch.numeric.rounding import Floats, Indices
 # Prices are feasible if no edge is below the potential of its row. Within this share of the numbers involved, an edge
 # that is below is accepted: equal costs make cycles of cost 0, around which rounding would lower prices for ever.
 FEASIBILITY = 1e-15
-_MOST_REDUCTIONS = 2  # of prices per row, on average, before the search for shortest paths
+_LONGEST_CHAIN = 64  # of rows that take each other's columns before the search for shortest paths
+_MOST_REPAIRED = 64  # rows: paths are long where many rows compete
 _UNLIMITED = 2**62
 
 
@@ -38,7 +39,7 @@ def solve_sparse(starts: Indices, columns: Columns, costs: Floats, prices: Float
     n = len(starts) - 1
     permutation, owner, paid, feasible = np.full(n, -1), np.full(n, -1), np.zeros(n), prices.copy()
     given = starts, columns, costs, permutation, owner, paid, feasible
-    _reduce_prices(*given, _MOST_REDUCTIONS * n)
+    _reduce_prices(*given, _LONGEST_CHAIN)
     complete = _augment(*given, _UNLIMITED)
     assert complete, "the graph holds a complete matching"
     _make_feasible(*given)
@@ -50,8 +51,8 @@ def repaired(
 ) -> tuple[Indices, Floats] | None:
     """Return the optimum and its prices, as `solve_sparse`, from the optimum of a graph that had fewer edges.
 
-    Only rows that have an edge below their potential are assigned again. Return None if that would take longer than to
-    solve the problem anew: if paths lead through more than n rows in sum.
+    Only rows that have an edge below their potential are assigned again. Return None if that may take longer than to
+    solve the problem anew: for many such rows, and if paths lead through more than n rows in sum.
 
     Args:
         starts: `(n + 1,)`, the first edge of each row, and the number of edges.
@@ -63,16 +64,16 @@ def repaired(
     n = len(permutation)
     permutation, owner, paid, feasible = permutation.copy(), np.full(n, -1), np.zeros(n), prices.copy()
     given = starts, columns, costs, permutation, owner, paid, feasible
-    _release(*given)
-    if not _augment(*given, n):
+    if _release(*given) > _MOST_REPAIRED or not _augment(*given, n):
         return None
     _make_feasible(*given)
     return permutation, feasible
 
 
 @compiled
-def _release(starts: Any, columns: Any, costs: Any, permutation: Any, owner: Any, paid: Any, prices: Any) -> None:
-    """Release the rows that prefer another column, and fill `owner` and `paid` for all others."""
+def _release(starts: Any, columns: Any, costs: Any, permutation: Any, owner: Any, paid: Any, prices: Any) -> int:
+    """Release rows that prefer another column, and return their number; fill `owner` and `paid` for the others."""
+    released = 0
     for i in range(len(permutation)):
         own, potential = permutation[i], np.inf
         for e in range(starts[i], starts[i + 1]):
@@ -82,7 +83,9 @@ def _release(starts: Any, columns: Any, costs: Any, permutation: Any, owner: Any
         for e in range(starts[i], starts[i + 1]):
             if _is_below(costs[e], potential, prices[columns[e]]):
                 permutation[i], owner[own] = -1, -1
+                released += 1
                 break
+    return released
 
 
 @compiled
@@ -98,13 +101,15 @@ def _reduce_prices(
     """Assign most of the unassigned rows: Jonker and Volgenant's augmenting row reduction.
 
     A row takes its cheapest column at the present prices, whose price falls until the second cheapest column is as
-    good. So no row prefers another column to its own. The row that had the column before comes next. A row is left
-    unassigned if no price can fall and both columns are taken, or after `most` assignments.
+    good. So no row prefers another column to its own. The row that had the column before comes next, and so on, `most`
+    times at most: rows may compete for the same columns by tiny amounts for very long. A row is left unassigned if no
+    price can fall and both columns are taken.
     """
     for first in range(len(permutation)):
         i = first
-        while i >= 0 and permutation[i] < 0 and most > 0:
-            most -= 1
+        for _ in range(most):
+            if i < 0 or permutation[i] >= 0:
+                break
             best, second, edge, other = np.inf, np.inf, -1, -1
             for e in range(starts[i], starts[i + 1]):
                 value = costs[e] - prices[columns[e]]
