@@ -122,7 +122,7 @@ def compile_variant(variant: Variant) -> Report:
 def constants_of(variant: Variant) -> dict[str, Any]:
     """Return the compile-time constants of a variant, and the options of the compiler."""
     if variant.operation == "exact_products":
-        return {"BLOCK_E": BLOCK_E, "BLOCK_K": BLOCK_K, "enable_fp_fusion": True}
+        return {"FOLDED": True, "BLOCK_E": BLOCK_E, "BLOCK_K": BLOCK_K, "enable_fp_fusion": False}
     if variant.operation in BLOCK_TILES:
         return tile_of(variant).block_arguments()
     return tile_of(variant).arguments() | {"PADDED": True, "enable_fp_fusion": variant.operand != "int8"}
@@ -133,9 +133,10 @@ def _type(variant: Variant, name: str) -> str:
     if not name.endswith("_ptr"):
         return "i32"
     if variant.operation == "exact_products":
-        return {"rows_ptr": "*i64", "columns_ptr": "*i64"}.get(
-            name, FLOATS[variant.operand] if name in ("x_ptr", "y_ptr") else "*fp64"
-        )
+        if name in ("x_ptr", "y_ptr"):
+            return FLOATS[variant.operand]
+        others = {"rows": "*i64", "columns": "*i64", "part": "*i64", "multiplied": "*i8"}
+        return others.get(name.removesuffix("_ptr").removeprefix("x_").removeprefix("y_"), "*fp64")
     others = {"left_ptr": "*i8", "right_ptr": "*i8", "rows_ptr": "*i32", "columns_ptr": "*i32", "count_ptr": "*i64"}
     return others.get(name, "*fp32")
 

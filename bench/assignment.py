@@ -22,6 +22,7 @@ import saematch as sm
 from saematch.cost.passes import TILE
 from saematch.cost.products import int8_obstacle, int8_operands, integer_products
 from saematch.cost.sides import make_sides
+from saematch.numeric.rows import Rows
 from saematch.sae.features import feature_rows
 
 REAL = Path(__file__).parent.parent.parent / "shared" / "data" / "smollm2-135m-res"
@@ -79,7 +80,7 @@ def test_int8_product(benchmark, workload):
     if int8_obstacle():
         pytest.skip(str(int8_obstacle()))
     name, x, y, runs = workload
-    sides = make_sides(x, y)
+    sides = make_sides(Rows.of(x), Rows.of(y))
     timed(benchmark, name, "int8 product, with the rounding of the rows", x, y, lambda: int8_product(sides), runs)
 
 

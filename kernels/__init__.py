@@ -14,12 +14,13 @@ from saematch.kernels.arguments import is_interpreted
 from saematch.kernels.candidates.launch import candidates
 from saematch.kernels.candidates.reference import CandidateLists
 from saematch.kernels.exact_products.launch import exact_products
+from saematch.kernels.exact_products.stored import StoredRows
 from saematch.kernels.int8_products.launch import int8_products
 from saematch.kernels.pairwise_cost.launch import pairwise_cost
 from saematch.kernels.products import Float32Products, Int8Products, Products
 from saematch.kernels.tiles import TileShape
 
 __all__ = [
-    "CandidateLists", "Float32Products", "Int8Products", "Products", "TileShape", "candidates", "exact_products",
-    "int8_products", "is_interpreted", "pairwise_cost",
+    "CandidateLists", "Float32Products", "Int8Products", "Products", "StoredRows", "TileShape", "candidates",
+    "exact_products", "int8_products", "is_interpreted", "pairwise_cost",
 ]  # fmt: skip

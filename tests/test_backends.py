@@ -66,7 +66,9 @@ def test_the_kernels_list_the_pairs_that_torch_lists(monkeypatch):
     x, y = R(0).standard_normal((2, 90, 10))
     scans = [
         cost.scan(np.arange(90), *cost.by_cost()[:1], np.zeros(90), cost.by_cost()[1], 5, np.inf)
-        for cost in (RowProblem(x, y).cost(choose_backend(name, "cpu", "float32")) for name in ("triton", "torch"))
+        for cost in (
+            RowProblem.checked(x, y, None).cost(choose_backend(name, "cpu", "float32")) for name in ("triton", "torch")
+        )
     ]
     for name in ("row_partners", "column_partners"):
         np.testing.assert_array_equal(*(getattr(scan, name) for scan in scans))
@@ -87,7 +89,7 @@ def test_floors_hold_for_rows_that_are_built_to_be_bad(name, precision):
     x = 1 + 2.0 ** -r.integers(1, 24, (40, 30)) * r.choice([-1, 1], (40, 30))
     y = 1 + 2.0 ** -r.integers(1, 24, (50, 30)) * r.choice([-1, 1], (50, 30))
     x[3] *= 1e3
-    cost = RowProblem(x, y).cost(choose_backend(name, "cpu", precision))
+    cost = RowProblem.checked(x, y, None).cost(choose_backend(name, "cpu", precision))
     M = cost.block(np.arange(40), np.arange(50))
     prices = M.min(axis=0) + r.standard_normal(50) * 1e-6
     scan = cost.scan(np.arange(40), prices, np.zeros(50), np.zeros(40), 3, np.inf)

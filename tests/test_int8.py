@@ -14,6 +14,7 @@ from saematch.cost import DistanceCost
 from saematch.cost.products import MOST_INT32, Int8Products, int8_obstacle, integer_products
 from saematch.cost.quantised import BLOCK, _transform, quantised
 from saematch.cost.sides import make_sides
+from saematch.numeric.rows import Rows
 
 CPU = torch.device("cpu")
 R = np.random.default_rng
@@ -62,7 +63,7 @@ def exact_products(cost):
     """Return M of all pairs as fractions: -2 scale <x_i - a, y_j - b>."""
     x, y = cost._x, cost._y
     left, right = (
-        [[Fraction(v) - Fraction(c) for v, c in zip(row, s.centre, strict=True)] for row in s.rows.tolist()]
+        [[Fraction(v) - Fraction(c) for v, c in zip(row, s.centre, strict=True)] for row in s.rows.float64().tolist()]
         for s in (x, y)
     )
     factor = -2 * Fraction(cost.scale)
@@ -105,7 +106,7 @@ def test_no_pair_below_its_bound_is_missed(name):
 def test_a_transform_flattens_rows_and_changes_no_norm():
     x = np.zeros((3, 1153))
     x[0, 7], x[1, :40], x[2] = 1.0, 1.0, R(0).standard_normal(1153)
-    side, _ = make_sides(x, x)
+    side, _ = make_sides(Rows.of(x), Rows.of(x))
     rows = quantised(side, -2.0)
     norm = np.linalg.norm(rows.values * rows.scale[:, None].astype(float), axis=1)
     true = 2 * side.scale * np.linalg.norm(x - side.centre, axis=1)
@@ -118,11 +119,11 @@ def test_a_row_against_the_transform_has_a_large_residual():
     """The row that the tests above rely on is as bad as they say."""
     x = np.zeros((40, 1152))
     x[0] = resisting(1152)
-    rows = quantised(make_sides(x, x)[0], 1.0)
+    rows = quantised(make_sides(Rows.of(x), Rows.of(x))[0], 1.0)
     largest = np.abs(rows.values[0]) * rows.scale[0]
     assert largest.max() > 0.9 * np.linalg.norm(largest)
     x[0] += 1e-3 * R(0).standard_normal(1152)
-    assert quantised(make_sides(x, x)[0], 1.0).largest_residual > 0.03
+    assert quantised(make_sides(Rows.of(x), Rows.of(x))[0], 1.0).largest_residual > 0.03
 
 
 @needs_int8
@@ -139,7 +140,7 @@ def test_integer_products_are_exact_at_the_extremes():
 def test_values_are_rounded_from_exact_sums_in_a_fixed_order():
     """Each value is fl(fl(fl(sum) t_j) s_i), so that every device can make the same bits."""
     x, y = R(0).standard_normal((2, 40, 100))
-    sides = make_sides(x, y)
+    sides = make_sides(Rows.of(x), Rows.of(y))
     products, (left, right) = Int8Products(sides, (16, 8)), (quantised(sides[0], -2.0), quantised(sides[1], 1.0))
     sums = (left.values.astype(np.int64) @ right.values.astype(np.int64).T).astype(np.float32)
     some = np.array([0, 3, 17, 39])

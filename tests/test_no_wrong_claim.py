@@ -206,7 +206,7 @@ def assert_true_claim(x, y, costs, perm, best):
 
 def assert_permuted_prices_are_refused(x, y, best, r):
     """Assert that the optimum is not certified by prices that do not prove it."""
-    problem = RowProblem(x, y)
+    problem = RowProblem.checked(x, y, None)
     cost = problem.cost(choose_backend("torch", "cpu"))
     unmatched = cost.unmatched(np.inf, np.inf)
     right = (best.prices.numpy() - cost.column_constant) * cost.scale

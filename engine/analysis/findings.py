@@ -20,12 +20,13 @@ from saematch.errors import MatchError
 from saematch.matching.problem import RowProblem
 from saematch.matching.solver import Solver
 from saematch.numeric.cosines import row_cosines
-from saematch.numeric.rounding import Floats, Indices, Rows
+from saematch.numeric.rounding import Indices
+from saematch.numeric.rows import Rows
 from saematch.options import Side
 from saematch.runs.chain import Chain
 from saematch.runs.plan import Pair
 from saematch.sae.autoencoder import SAE
-from saematch.sae.features import PARTS
+from saematch.sae.features import PARTS, folded_rows
 
 DEFINITIONS = {
     "partner": "number of the target feature that the feature is matched with; -1 without a partner",
@@ -55,10 +56,9 @@ class OpenedLayer:
     rows: Rows
 
     @cached_property
-    def decoder(self) -> Floats:
-        """Decoder rows in float64, `(F, d)`."""
-        rows: Floats = self.sae.W_dec.detach().double().cpu().numpy()
-        return rows
+    def decoder(self) -> Rows:
+        """Decoder rows, `(F, d)`."""
+        return folded_rows(self.sae, ["decoder"], fold="none")
 
 
 class Findings:
@@ -97,8 +97,7 @@ class Findings:
         a, b = layers
         comparison = self.chain.known_comparison()
         for part, span in self._parts(a.sae.d):
-            x, y = (np.ascontiguousarray(layer.rows[:, span]) for layer in layers)
-            columns[part] = squared_distances(x, y, perm, comparison.metric == "absolute_cosine")
+            columns[part] = squared_distances(a.rows, b.rows, perm, comparison.metric == "absolute_cosine", span)
         columns["cosine"] = row_cosines(a.decoder, b.decoder, perm)
         if self.margins and matching.certified:
             margins = matching.margins()

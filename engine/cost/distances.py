@@ -12,19 +12,22 @@ Rows may also be compared up to their sign, by the smaller of |x_i - y_j|^2 and 
 from __future__ import annotations
 
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from typing_extensions import override
 
 from saematch.cost.base import BlockErrors, Cost
 from saematch.cost.gpu import KernelProducts
 from saematch.cost.passes import TILE
 from saematch.cost.products import Float32Products, Int8Products, Products
-from saematch.cost.sides import make_sides, over_pairs
+from saematch.cost.sides import make_sides
 from saematch.cost.unmatched import Unmatched
-from saematch.numeric.loops import centred_dots, column_sums, square_norms, squared_differences, squared_distances_less
-from saematch.numeric.rounding import TINY, UNIT_64, Floats, Indices, Rows, first_alike, gamma
+from saematch.numeric.loops import squared_differences, squared_distances_less
+from saematch.numeric.rounding import TINY, UNIT_64, Floats, Indices, gamma
+from saematch.numeric.rows import Rows, over_pairs
 
 
 class DistanceCost(Cost):
@@ -39,8 +42,8 @@ class DistanceCost(Cost):
 
     def __init__(
         self,
-        x: Rows,
-        y: Rows,
+        x: Rows | NDArray[Any],
+        y: Rows | NDArray[Any],
         device: torch.device,
         *,
         precision: str = "float32",
@@ -50,7 +53,7 @@ class DistanceCost(Cost):
     ) -> None:
         super().__init__((len(x), len(y)), tile)
         self._up_to_sign = up_to_sign
-        self._x, self._y = sides = make_sides(x, y, centred=not up_to_sign)
+        self._x, self._y = sides = make_sides(Rows.of(x), Rows.of(y), centred=not up_to_sign)
         if backend == "triton":
             self.passes = KernelProducts(sides, device, precision, up_to_sign)
         elif precision == "int8":
@@ -58,14 +61,13 @@ class DistanceCost(Cost):
         else:
             self.passes = Float32Products(sides, device, tile, up_to_sign)
         self.scale = self._x.scale**2
-        self.column_constant = square_norms(self._y.rows, self._x.centre)
-        self._between = self._y.centre - self._x.centre
-        self._apart = float(np.linalg.norm(self._between))
-        self.row_constant = self._x.distance**2 - 2 * centred_dots(self._x.rows, self._x.centre, self._between)
+        self.column_constant = self._y.from_other
+        self._apart = float(np.linalg.norm(self._y.centre - self._x.centre))
+        self.row_constant = self._x.distance**2 - 2 * self._x.toward_other
 
         # Relative to |x'_i| |y'_j|. Exact values: difference, scaling, product and sum of K terms, then one sum with a
         # price.
-        self.width = width = x.shape[1]
+        self.width = width = self._x.rows.width
         self._exact_unit = 2 * gamma(width + 16, UNIT_64)
         self._exact_underflow = (width + 1) * TINY * max(1.0, self.scale)
 
@@ -93,7 +95,7 @@ class DistanceCost(Cost):
         constant, q_error, in_common = self.column_constant, unit * (abs(column) + self.column_constant), 0.0
         # If only columns may be unmatched, the part |b - a|^2 that all q have in common is left out of q.
         if np.isinf(row) and np.isfinite(column):
-            constant = self._y.distance**2 + 2 * centred_dots(self._y.rows, self._y.centre, self._between)
+            constant = self._y.distance**2 - 2 * self._y.toward_other
             q_error = unit * (abs(column) + self._y.distance**2 + 2 * self._y.distance * apart)
             in_common = apart**2
         return Unmatched(
@@ -171,15 +173,14 @@ class DistanceCost(Cost):
     @cached_property
     @override
     def identical_rows(self) -> tuple[Indices, Indices]:
-        return first_alike(self._x.rows, self._x.square), first_alike(self._y.rows, self._y.square)
+        return self._x.rows.first_alike(), self._y.rows.first_alike()
 
     @cached_property
     @override
     def random_total(self) -> float:
         if self._up_to_sign:
             return self.passes.total() / max(1, *self.shape)
-        sums = [column_sums(side.rows, side.centre) for side in (self._x, self._y)]
-        return float(-2 * (sums[0] @ sums[1])) * self.scale / max(1, *self.shape)
+        return float(-2 * (self._x.sum_ @ self._y.sum_)) * self.scale / max(1, *self.shape)
 
     @property
     @override
@@ -195,18 +196,22 @@ class DistanceCost(Cost):
         return self.passes.operands.pads
 
 
-def squared_distances(x: Rows, y: Rows, permutation: Indices, up_to_sign: bool = False) -> Floats:
+def squared_distances(
+    x: Rows, y: Rows, permutation: Indices, up_to_sign: bool = False, columns: slice = slice(None)
+) -> Floats:
     """Return |x_i - y_perm(i)|^2 of every row of `x` in float64, as a sum of squared differences; 0.0 for perm -1.
 
-    If `up_to_sign`, return |x_i + y_perm(i)|^2 where that is less.
+    If `up_to_sign`, return |x_i + y_perm(i)|^2 where that is less. Only the given columns count.
     """
     rows, costs = np.nonzero(permutation >= 0)[0], np.zeros(len(x))
-    costs[rows] = _pair_costs(x, y, rows, permutation[rows], up_to_sign)
+    costs[rows] = _pair_costs(x, y, rows, permutation[rows], up_to_sign, columns)
     return costs
 
 
-def _pair_costs(x: Rows, y: Rows, rows: Indices, columns: Indices, up_to_sign: bool) -> Floats:
-    (costs,) = over_pairs(squared_differences, x, y, rows, columns, 1.0)
-    if up_to_sign:
-        costs = np.minimum(costs, *over_pairs(squared_differences, x, y, rows, columns, -1.0))
-    return costs
+def _pair_costs(
+    x: Rows, y: Rows, rows: Indices, columns: Indices, up_to_sign: bool, of_rows: slice = slice(None)
+) -> Floats:
+    first, stop, _ = of_rows.indices(x.width)
+    signs = (1.0, -1.0) if up_to_sign else (1.0,)
+    costs = [over_pairs(squared_differences, x, y, rows, columns, first, stop, sign)[0] for sign in signs]
+    return np.minimum(costs[0], costs[-1])

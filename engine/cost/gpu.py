@@ -19,6 +19,7 @@ from saematch.cost.products import Operands, Products, float32_operands, int8_op
 from saematch.cost.sides import Side
 from saematch.errors import MatchError
 from saematch.numeric.rounding import Floats, Indices
+from saematch.numeric.rows import Rows
 
 if TYPE_CHECKING:
     from saematch import kernels
@@ -43,7 +44,7 @@ class KernelProducts(Products):
         self.backend = "triton, interpreted" if kernels.is_interpreted() else "triton"
 
         self._centres = [self._on_device(side.centre) for side in sides]
-        self._rows = self._or_refuse(lambda: [self._on_device(side.rows) for side in sides])
+        self._rows = self._or_refuse(lambda: [self._stored(side.rows) for side in sides])
         self.precision = precision
 
     @cached_property
@@ -90,7 +91,7 @@ class KernelProducts(Products):
     def block(self, rows: Indices, columns: Indices) -> Floats:
         def run() -> Tensor:
             x, y = (
-                (of_side[self._on_device(some)] - centre) * side.scale
+                (of_side.float64(self._on_device(some)) - centre) * side.scale
                 for of_side, some, centre, side in zip(
                     self._rows, (rows, columns), self._centres, self._sides, strict=True
                 )
@@ -143,12 +144,18 @@ class KernelProducts(Products):
         try:
             return run()
         except torch.OutOfMemoryError as error:
-            width, itemsize = self._sides[0].rows.shape[1], self._sides[0].rows.itemsize
-            row_bytes = sum(self.shape) * width * (itemsize + (1 if self.precision == "int8" else 4))
+            rows = self._sides[0].rows
+            row_bytes = sum(self.shape) * rows.width * (rows.values.itemsize + (1 if self.precision == "int8" else 4))
             raise MatchError(
                 f"not enough memory on {self.device}: rows take {row_bytes / 1e9:.1f} GB, passes about "
                 f'{4 * self._row_block_bytes / 1e9:.1f} GB more; give device="cpu", or a larger GPU'
             ) from error
+
+    def _stored(self, rows: Rows) -> kernels.StoredRows:
+        """Return rows on the device, as they are stored."""
+        part = np.searchsorted(rows.ends, np.arange(rows.width), side="right")
+        given = rows.values, rows.scales, part, rows.multiplied[part], rows.factors[part]
+        return self._kernels.StoredRows(*map(self._on_device, given))
 
     def _on_device(self, values: NDArray[np.generic]) -> Tensor:
         return torch.from_numpy(np.require(values, requirements=("C", "W"))).to(self.device)

@@ -18,9 +18,10 @@ from typing_extensions import override
 
 from saematch.cost.passes import TILE, Passes, Tile, TilePasses
 from saematch.cost.quantised import int8_pads, quantised
-from saematch.cost.sides import Side, over_pairs
+from saematch.cost.sides import Side
 from saematch.numeric.loops import centred_products, scale_sums
 from saematch.numeric.rounding import UNIT_32, Floats, Indices, gamma
+from saematch.numeric.rows import over_pairs
 
 MOST_INT32 = 133_120  # entries of int8 rows whose product an int32 sum holds: 127^2 times as much is below 2^31
 _FACTORS = (-2.0, 1.0)  # of the rows of each side in a product, which is then M itself
@@ -213,7 +214,7 @@ def float32_pads(x: Side, y: Side) -> tuple[Floats, Floats]:
        not of all others. Here t is the ratio of the typical norms.
     3. Underflow, whether it is flushed to zero or not, is added absolutely, to the part of the row.
     """
-    width = x.rows.shape[1]
+    width = x.rows.width
     r, t = gamma(width + 8, UNIT_32), y.typical_norm / x.typical_norm
     underflow = (12 * width + 8) * 2.0**-125
     return r * t * x.norm**2 + underflow, r / t * y.norm**2

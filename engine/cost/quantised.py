@@ -16,14 +16,15 @@ from numpy.typing import NDArray
 
 from saematch.cost.sides import Side
 from saematch.numeric.compiled import compiled_sums
-from saematch.numeric.rounding import UNIT_32, Floats, robust_scale
+from saematch.numeric.rounding import UNIT_32, Floats, gamma, robust_scale
+from saematch.numeric.rows import unfold
 from saematch.numeric.threads import ThreadPool
 
 BLOCK = 64  # entries that one Hadamard matrix mixes: the width of quantised rows is a multiple of it
 _TURNS = 2
 _SEED = 0
 _LEAST_SCALE = np.float32(2.0**-120)  # the product of a scale and a whole number does not underflow
-_TRANSFORM_ERROR = 1e-14  # relative to the norm of a row, see `quantised`
+_ERROR = 24 * UNIT_32  # of the transform and of the residual, relative to the norm of a row, see `quantised`
 
 
 @dataclass(frozen=True)
@@ -63,38 +64,47 @@ class Quantised:
 def quantised(side: Side, factor: float) -> Quantised:
     """Quantise the centred and scaled rows of a side times `factor`, a power of two.
 
-    The residual is measured, as the norm of the difference between the transformed row, in float64, and the whole
-    numbers times the scale. Two bounds are added for rounding:
+    Each row is centred in float64, multiplied by a power of two that brings its norm below 1, and rounded to float32,
+    in which it is transformed. The residual is measured, as the norm of the difference between the transformed row and
+    the whole numbers times the scale. Two bounds are added for rounding, in the units of 2^-24 of the norm of the row:
 
-    1. The transformed row differs from the true one by at most 1e-14 of its norm. The centring rounds each entry once,
-       and so does each of the twelve steps of two Hadamard transforms. Everything else is exact: scaling by a power of
-       two, signs, a permutation. These are 13 roundings of 2^-53, each relative to the entries of a vector of the same
-       norm as the row, but for powers of two.
-    2. The sum of squares is rounded by less than 1e-9 of itself, in any order of summation.
+    1. The transformed row differs from the true one by at most 14: one rounding to float32, and twelve in the steps of
+       two Hadamard transforms, each relative to the entries of a vector of the same norm as the row, but for powers of
+       two. Signs, permutations and scaling by a power of two are exact. The difference from the whole numbers times the
+       scale is rounded twice more, once relative to the row and once to the residual. Eight more cover what underflows,
+       and the higher orders.
+    2. A square of the residual is rounded, and so is the sum of every 64th square, in float32 and in any order; the 64
+       sums are added up in float64.
     """
-    features, width = side.rows.shape
+    features, width = len(side.rows), side.rows.width
     padded = -(-width // BLOCK) * BLOCK
     order, signs = _transform(padded)
     values, scale = np.empty((features, padded), dtype=np.int8), np.empty(features, dtype=np.float32)
-    residual = np.empty(features)
+    square = np.empty(features)
+    unit = np.ldexp(1.0, -np.frexp(side.distance)[1])  # a power of two that brings the distance of a row below 1
 
     def fill(part: slice) -> None:
-        of_part = values[part], scale[part], residual[part]
-        _quantise_rows(side.rows[part], side.centre, side.scale * factor, order, signs, *of_part)
+        given = side.rows.arrays, part.start, part.stop, side.centre, unit / BLOCK, order, signs
+        _quantise_rows(*given, values, scale, square)
 
     with ThreadPool(side.rows.size) as pool:
         pool.run(partial(fill, part) for part in pool.split(features))
     norm = side.norm * abs(factor)
-    lost = np.sqrt(padded) * 2.0**-536  # by squares that underflow
-    residual = residual * (1 + 1e-9) + _TRANSFORM_ERROR * norm + lost
-    return Quantised(values, scale, residual, norm, side.distance == 0)
+    in_units = side.scale * factor / unit
+    summed = gamma(padded // BLOCK + 2, UNIT_32) + 1e-9
+    residual = (np.sqrt(square) * (1 + summed) + _ERROR) * np.abs(in_units)
+    # Rows that are so small that their scale would underflow are left out as a whole.
+    scale_64 = scale * in_units
+    is_lost = np.abs(scale_64) < _LEAST_SCALE
+    values[is_lost], scale_64[is_lost], residual[is_lost] = 0, _LEAST_SCALE, norm[is_lost]
+    return Quantised(values, scale_64.astype(np.float32), residual, norm, side.distance == 0)
 
 
-def _transform(width: int) -> tuple[NDArray[np.int32], Floats]:
+def _transform(width: int) -> tuple[NDArray[np.uint32], NDArray[np.float32]]:
     """Return the permutations and the signs of the transform, `(2, width)`, the same for every row of this width."""
     random = np.random.default_rng(_SEED)
-    order = np.stack([random.permutation(width).astype(np.int32) for _ in range(_TURNS)])
-    return order, random.choice([-1.0, 1.0], size=(_TURNS, width))
+    order = np.stack([random.permutation(width).astype(np.uint32) for _ in range(_TURNS)])
+    return order, random.choice([-1.0, 1.0], size=(_TURNS, width)).astype(np.float32)
 
 
 def int8_pads(x: Quantised, y: Quantised) -> tuple[Floats, Floats]:
@@ -133,19 +143,26 @@ def int8_pads(x: Quantised, y: Quantised) -> tuple[Floats, Floats]:
 
 @compiled_sums
 def _quantise_rows(
-    rows: Any, centre: Any, factor: Any, order: Any, signs: Any, values: Any, scale: Any, residual: Any
+    x: Any, first: Any, last: Any, centre: Any, unit: Any, order: Any, signs: Any, values: Any, scale: Any, square: Any
 ) -> None:
-    """Fill `values`, `scale` and `residual` of each row, see `Quantised`; the residual without bounds of rounding."""
-    width, padded = rows.shape[1], values.shape[1]
-    z, w, largest_of = np.zeros(padded), np.empty(padded), np.empty(BLOCK)
-    for i in range(len(rows)):
-        # The centred row. Two Hadamard matrices divided by 8 are orthogonal: 1 / 64 is exact.
+    """Quantise the rows from `first` to `last`, see `quantised`, after multiplying each by its `unit`.
+
+    `scale` is in the same units, and `square` is the square of the residual.
+    """
+    width, padded = len(centre), values.shape[1]
+    row, lanes = np.empty(width), np.empty(BLOCK, dtype=np.float32)
+    z, w = np.zeros(padded, dtype=np.float32), np.empty(padded, dtype=np.float32)
+    for i in range(first, last):
+        # The centred row. Two Hadamard matrices divided by 8 are orthogonal: `unit` holds the division by 64.
+        unfold(x, i, row)
+        power = unit[i]
         for k in range(width):
-            z[k] = (rows[i, k] - centre[k]) * (factor / BLOCK)
-        z[width:] = 0.0
+            z[k] = np.float32((row[k] - centre[k]) * power)
+        z[width:] = np.float32(0)
         for turn in range(len(order)):
+            places, sign = order[turn], signs[turn]
             for k in range(padded):
-                w[k] = z[order[turn, k]] * signs[turn, k]
+                w[k] = z[places[k]] * sign[k]
             # Two steps of the Hadamard matrices at a time. The same entry of all blocks lies side by side, so that the
             # innermost loop is long, and vectorises.
             step = padded // BLOCK
@@ -159,15 +176,24 @@ def _quantise_rows(
                 step *= 4
             z, w = w, z
         # The whole numbers, and what they leave.
-        largest_of[:] = 0.0
+        lanes[:] = np.float32(0)
         for start in range(0, padded, BLOCK):
+            block = z[start : start + BLOCK]
             for n in range(BLOCK):
-                size = abs(z[start + n])
-                largest_of[n] = size if size > largest_of[n] else largest_of[n]
-        scale[i] = max(np.float32(largest_of.max() / 127), _LEAST_SCALE)
-        unit, square = np.float64(scale[i]), 0.0
-        for k in range(padded):
-            whole = min(max(np.rint(z[k] / unit), -127.0), 127.0)
-            values[i, k] = np.int8(whole)
-            square += (z[k] - unit * whole) ** 2
-        residual[i] = np.sqrt(square)
+                size = abs(block[n])
+                lanes[n] = size if size > lanes[n] else lanes[n]
+        largest = lanes.max()
+        step_size = largest / np.float32(127)
+        inverse = np.float32(127) / largest if largest > 0 else np.float32(0)
+        lanes[:] = np.float32(0)
+        for start in range(0, padded, BLOCK):
+            block, filled = z[start : start + BLOCK], values[i, start : start + BLOCK]
+            for n in range(BLOCK):
+                whole = np.rint(block[n] * inverse)
+                filled[n] = np.int8(whole)
+                left = block[n] - step_size * whole
+                lanes[n] += left * left
+        total = 0.0
+        for n in range(BLOCK):
+            total += np.float64(lanes[n])
+        scale[i], square[i] = step_size, total

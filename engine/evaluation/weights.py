@@ -17,11 +17,12 @@ from saematch.evaluation.methods import MethodPermutation
 from saematch.matching.result import Matching
 from saematch.numeric.cosines import row_cosines
 from saematch.numeric.rounding import Floats, Indices
+from saematch.numeric.rows import Rows
 from saematch.options import FoldName
 from saematch.runs.chain import Chain
 from saematch.runs.plan import Pair
 from saematch.sae.autoencoder import SAE
-from saematch.sae.features import PARTS, feature_rows
+from saematch.sae.features import PARTS, folded_rows
 
 ALL_PARTS = "all"  # the three parts side by side
 BINS = 60  # of a histogram
@@ -118,37 +119,34 @@ WEIGHT_SCHEMAS = (MSE, HISTOGRAM, COSINE, PERSISTENCE, LAYERS, MARGINS, LIFETIME
 
 
 class Folded(NamedTuple):
-    """The folded feature rows of one layer, float64 `(F, 2 d + 1)`: encoder, bias and decoder, without weights."""
+    """The folded feature rows of one layer, `(F, 2 d + 1)`: encoder, bias and decoder, without weights."""
 
-    rows: Floats
+    rows: Rows
     d: int
 
     @classmethod
     def of(cls, sae: SAE, fold: FoldName) -> Folded:
         """Fold an SAE. Raises `MatchError` if the SAE cannot be folded in this way."""
-        return cls(feature_rows(sae, PARTS, None, fold), sae.d)
+        return cls(folded_rows(sae, PARTS, None, fold), sae.d)
 
-    def part(self, name: str) -> Floats:
+    def columns(self, part: str) -> slice:
         """Return the columns of a part: encoder, bias, decoder, or all."""
-        start, stop = {
-            "encoder": (0, self.d),
-            "bias": (self.d, self.d + 1),
-            "decoder": (self.d + 1, None),
-            ALL_PARTS: (0, None),
-        }[name]
-        return np.ascontiguousarray(self.rows[:, start:stop])
+        d = self.d
+        parts = {"encoder": (0, d), "bias": (d, d + 1), "decoder": (d + 1, 2 * d + 1), ALL_PARTS: (0, 2 * d + 1)}
+        return slice(*parts[part])
 
 
 def feature_errors(a: Folded, b: Folded, perm: Indices, part: str = ALL_PARTS) -> Floats:
     """Return the mean squared error of every source feature over its elements, `(F_A,)`; NaN without a partner."""
-    x = a.part(part)
-    errors: Floats = np.where(perm >= 0, squared_distances(x, b.part(part), perm) / x.shape[1], np.nan)
+    columns = a.columns(part)
+    squares = squared_distances(a.rows, b.rows, perm, columns=columns)
+    errors: Floats = np.where(perm >= 0, squares / (columns.stop - columns.start), np.nan)
     return errors
 
 
 def decoder_cosines(a: Folded, b: Folded, perm: Indices) -> Floats:
     """Return the cosine of every decoder row with that of its partner, `(F_A,)`; NaN without a partner or direction."""
-    return row_cosines(a.part("decoder"), b.part("decoder"), perm)
+    return row_cosines(a.rows, b.rows, perm, a.columns("decoder"))
 
 
 def measure_layer(layer: int, sae: SAE) -> dict[str, list[Row]]:

@@ -17,11 +17,12 @@ from saematch.matching.backend import Backend
 from saematch.numeric.arrays import dense_array
 from saematch.numeric.cosines import row_cosines
 from saematch.numeric.numbers import real_number
-from saematch.numeric.rounding import UNIT_64, Floats, Indices, Rows, gamma
+from saematch.numeric.rounding import UNIT_64, Floats, Indices, gamma
+from saematch.numeric.rows import Rows
 from saematch.options import Metric, Part, Side, names
 from saematch.resources import BLOCK_BYTES
 from saematch.sae.autoencoder import SAE, Scale
-from saematch.sae.features import PARTS, as_targets, check_parts, direction_rows, feature_rows, without_direction
+from saematch.sae.features import PARTS, as_targets, check_parts, direction_rows, folded_rows, without_direction
 
 LARGEST, SMALLEST = 1e140, 1e-140  # limits of the largest entry: its square stays in the range of float64
 LARGEST_SQUARE = 1e299  # a limit of max_cost: the sum over all features stays in the range of float64
@@ -97,9 +98,13 @@ class RowProblem(Problem):
     metric: Metric = "squared_distance"
 
     def __post_init__(self) -> None:
-        if self.x.shape[1] > MOST_COLUMNS:
-            raise MatchError(f"rows have {self.x.shape[1]} columns; at most {MOST_COLUMNS} can be handled")
-        sizes = [max(float(rows.max(initial=0)), -float(rows.min(initial=0))) for rows in (self.x, self.y)]
+        if self.x.width > MOST_COLUMNS:
+            raise MatchError(f"rows have {self.x.width} columns; at most {MOST_COLUMNS} can be handled")
+        # A norm is between the largest entry of a row and sqrt(K) times that, so that few problems need a closer look.
+        square = max(float(rows.square.max(initial=0.0)) for rows in (self.x, self.y))
+        if MOST_COLUMNS * SMALLEST**2 < square < LARGEST**2:
+            return
+        sizes = [self.x.largest_entry(), self.y.largest_entry()]
         if not all(size <= LARGEST for size in sizes):  # NaN fails this too
             raise MatchError(
                 f"feature rows reach {max(sizes):g}; their squares leave float64 above {LARGEST:g}: choose smaller "
@@ -119,11 +124,11 @@ class RowProblem(Problem):
         """
         check_metric(metric)
         x, y = _rows(x, "the first matrix"), _rows(y, "the second matrix")
-        check_widths(x.shape[1], "the first matrix", y.shape[1], "the second matrix", "K")
+        check_widths(x.width, "the first matrix", y.width, "the second matrix", "K")
         max_cost = checked_max_cost(max_cost, LARGEST_SQUARE)
         options: dict[str, Any] = {"max_cost": max_cost}
         if metric != "squared_distance":
-            x, y = (direction_rows(rows, [rows.shape[1]], [1.0]) for rows in (x, y))
+            x, y = (direction_rows(rows, [rows.width], [1.0]) for rows in (x, y))
             y = as_targets(y)
             options["metric"] = metric
         return cls(x, y, max_cost, options, metric=metric)
@@ -136,7 +141,7 @@ class RowProblem(Problem):
     @property
     @override
     def evaluation_error(self) -> float:
-        return gamma(self.x.shape[1] + 8, UNIT_64)
+        return gamma(self.x.width + 8, UNIT_64)
 
     @property
     @override
@@ -174,9 +179,8 @@ class RowProblem(Problem):
     def cosine(self, permutation: Indices) -> Floats | None:
         if not self.decoder_columns:
             return None
-        end = self.x.shape[1] - (0 if self.metric == "squared_distance" else 2)
-        decoder = slice(end - self.decoder_columns, end)
-        return row_cosines(self.x[:, decoder], self.y[:, decoder], permutation)
+        end = self.x.width - (0 if self.metric == "squared_distance" else 2)
+        return row_cosines(self.x, self.y, permutation, slice(end - self.decoder_columns, end))
 
 
 @dataclass(frozen=True)
@@ -280,8 +284,8 @@ class Comparison:
         """Return the feature rows of an SAE on one side of a pair, `(F, K)`."""
         with memory_for(f"the feature rows of {sae.source}"):
             if self.metric == "squared_distance":
-                return feature_rows(sae, self.parts, self.weights, self.folds[side])
-            rows = feature_rows(sae, self.parts, None, "none")
+                return folded_rows(sae, self.parts, self.weights, self.folds[side])
+            rows = folded_rows(sae, self.parts, None, "none")
             return direction_rows(rows, self._widths(sae), list(self.weights.values()))
 
     def problem(self, a: SAE, b: SAE, remake: Callable[[], Problem] | None = None) -> RowProblem:
@@ -330,8 +334,10 @@ def check_widths(width: int, source: str, other: int, target: str, letter: str) 
 
 
 def _rows(given: Any, name: str) -> Rows:
-    rows = _matrix(given, name, "(features, K), one row per feature")
-    _refuse(~np.isfinite(rows), f"{name} holds", "NaN or infinite")
+    matrix = _matrix(given, name, "(features, K), one row per feature")
+    rows = Rows.of(matrix)
+    if not np.isfinite(rows.square).all():  # by NaN, infinite numbers, or squares that leave float64
+        _refuse(~np.isfinite(matrix), f"{name} holds", "NaN or infinite")
     return rows
 
 

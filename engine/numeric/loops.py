@@ -1,4 +1,7 @@
-"""Compiled loops: over the entries of rows in float64, and over the pairs of a tile in float32."""
+"""Compiled loops: over pairs of rows and over all rows in float64, and over the pairs of a tile in float32.
+
+Rows are given as `Rows.arrays`, and computed in float64 one at a time.
+"""
 
 from __future__ import annotations
 
@@ -7,44 +10,55 @@ from typing import Any
 import numpy as np
 
 from saematch.numeric.compiled import compiled, compiled_sums
-
-_SQUARE = 64  # entries per side of a square of which both the source and its transpose fit into the cache
-
-
-@compiled
-def fold_rows(values: Any, scale: Any, up: Any, factor: Any, out: Any) -> None:
-    """Fill out_i = values_i * scale_i * factor if `up`, or values_i / scale_i * factor, in float64.
-
-    The loop goes through squares of entries, because `values` or `out` may be a transposed view.
-    """
-    for top in range(0, values.shape[0], _SQUARE):
-        for left in range(0, values.shape[1], _SQUARE):
-            for i in range(top, min(top + _SQUARE, values.shape[0])):
-                for k in range(left, min(left + _SQUARE, values.shape[1])):
-                    value = np.float64(values[i, k])
-                    out[i, k] = (value * scale[i] if up else value / scale[i]) * factor
+from saematch.numeric.rows import unfold
 
 
 @compiled_sums
 def centred_products(x: Any, y: Any, rows: Any, columns: Any, a: Any, b: Any, out: Any) -> None:
-    """Fill out_e = <x_i - a, y_j - b> for the pairs e = (i, j), in float64."""
+    """Fill out_e = <x_i - a, y_j - b> for the pairs e = (i, j). Pairs of one row should follow each other."""
+    left, right, last = np.empty(len(a)), np.empty(len(a)), -1
     for e in range(len(rows)):
-        i, j = rows[e], columns[e]
+        if rows[e] != last:
+            last = rows[e]
+            unfold(x, last, left)
+            for k in range(len(a)):
+                left[k] -= a[k]
+        unfold(y, columns[e], right)
         total = 0.0
-        for k in range(x.shape[1]):
-            total += (x[i, k] - a[k]) * (y[j, k] - b[k])
+        for k in range(len(a)):
+            total += left[k] * (right[k] - b[k])
         out[e] = total
 
 
 @compiled_sums
-def squared_differences(x: Any, y: Any, rows: Any, columns: Any, sign: Any, out: Any) -> None:
-    """Fill out_e = |x_i - sign y_j|^2 for the pairs e = (i, j), in float64; `sign` is 1.0 or -1.0."""
+def squared_differences(x: Any, y: Any, rows: Any, columns: Any, first: Any, stop: Any, sign: Any, out: Any) -> None:
+    """Fill out_e = |x_i - sign y_j|^2 for the pairs e = (i, j), over the columns from `first` to `stop`."""
+    left, right = np.empty(x[0].shape[1]), np.empty(x[0].shape[1])
     for e in range(len(rows)):
-        i, j = rows[e], columns[e]
-        total = 0.0
-        for k in range(x.shape[1]):
-            total += (np.float64(x[i, k]) - sign * np.float64(y[j, k])) ** 2
+        unfold(x, rows[e], left)
+        unfold(y, columns[e], right)
+        total, a, b = 0.0, left[first:stop], right[first:stop]
+        for k in range(len(a)):
+            total += (a[k] - sign * b[k]) ** 2
         out[e] = total
+
+
+@compiled_sums
+def dots_and_squares(
+    x: Any, y: Any, rows: Any, columns: Any, first: Any, stop: Any, dot: Any, x_square: Any, y_square: Any
+) -> None:
+    """Fill <x_i, y_j>, |x_i|^2 and |y_j|^2 for the pairs (i, j), over the columns from `first` to `stop`."""
+    left, right = np.empty(x[0].shape[1]), np.empty(x[0].shape[1])
+    for e in range(len(rows)):
+        unfold(x, rows[e], left)
+        unfold(y, columns[e], right)
+        product, of_x, of_y = 0.0, 0.0, 0.0
+        a, b = left[first:stop], right[first:stop]
+        for k in range(len(a)):
+            product += a[k] * b[k]
+            of_x += a[k] ** 2
+            of_y += b[k] ** 2
+        dot[e], x_square[e], y_square[e] = product, of_x, of_y
 
 
 @compiled
@@ -66,8 +80,11 @@ def squared_distances_less(
     error of the result.
     Source: Ogita, Rump and Oishi, *Accurate sum and dot product* (2005).
     """
+    left, right = np.empty(x[0].shape[1]), np.empty(x[0].shape[1])
     for e in range(len(rows)):
         i, j = rows[e], columns[e]
+        unfold(x, i, left)
+        unfold(y, j, right)
         total, rest, lost = 0.0, 0.0, 0.0
         # Minus the potentials of the row and the prices of the column.
         for n in range(len(potentials) + len(prices)):
@@ -76,8 +93,8 @@ def squared_distances_less(
             rest, lower = _two_sum(rest, low)
             lost += abs(lower)
         # Plus the squares. Splitting d into two halves (high + tail) makes the rounding error of d * d computable.
-        for k in range(x.shape[1]):
-            d, d_low = _two_sum(np.float64(x[i, k]), -sign * np.float64(y[j, k]))
+        for k in range(len(left)):
+            d, d_low = _two_sum(left[k], -sign * right[k])
             if d == 0:
                 continue
             square = d * d
@@ -99,45 +116,36 @@ def squared_distances_less(
 
 
 @compiled_sums
-def centred_dots(rows: Any, centre: Any, vector: Any) -> Any:
-    """Return <rows_i - centre, vector> for every row, in float64."""
-    out = np.empty(len(rows))
-    for i in range(len(rows)):
-        total = 0.0
-        for k in range(rows.shape[1]):
-            total += (rows[i, k] - centre[k]) * vector[k]
-        out[i] = total
-    return out
+def measure_rows(
+    x: Any, first: Any, last: Any, centre: Any, other: Any, square: Any, toward: Any, from_other: Any, sums: Any
+) -> None:
+    """Measure the rows from `first` to `last` from their centre, and from another point.
 
-
-@compiled_sums
-def square_norms(rows: Any, centre: Any) -> Any:
-    """Return |rows_i - centre|^2 for every row, in float64."""
-    out = np.empty(len(rows))
-    for i in range(len(rows)):
-        total = 0.0
-        for k in range(rows.shape[1]):
-            total += (rows[i, k] - centre[k]) ** 2
-        out[i] = total
-    return out
-
-
-@compiled
-def column_sums(rows: Any, centre: Any) -> Any:
-    """Return the sum of rows_i - centre over all rows, in float64."""
-    out = np.zeros(rows.shape[1])
-    for i in range(len(rows)):
-        for k in range(rows.shape[1]):
-            out[k] += rows[i, k] - centre[k]
-    return out
+    Fill square = |x_i - centre|^2, toward = <x_i - centre, other - centre> and from_other = |x_i - other|^2, and add
+    x_i - centre to `sums`.
+    """
+    row, direction = np.empty(len(centre)), other - centre
+    for i in range(first, last):
+        unfold(x, i, row)
+        total, product, far = 0.0, 0.0, 0.0
+        for k in range(len(centre)):
+            difference = row[k] - centre[k]
+            total += difference**2
+            product += difference * direction[k]
+            far += (row[k] - other[k]) ** 2
+        square[i], toward[i], from_other[i] = total, product, far
+        for k in range(len(centre)):
+            sums[k] += row[k] - centre[k]
 
 
 @compiled
-def centre_rows(rows: Any, centre: Any, scale: Any, out: Any) -> None:
-    """Fill out = (rows - centre) * scale, computed in float64 and rounded once to float32."""
-    for i in range(len(rows)):
-        for k in range(rows.shape[1]):
-            out[i, k] = np.float32((rows[i, k] - centre[k]) * scale)
+def centre_rows(x: Any, first: Any, last: Any, centre: Any, scale: Any, out: Any) -> None:
+    """Fill the rows of `out` from `first` to `last` with (x - centre) * scale, rounded once to float32."""
+    row = np.empty(len(centre))
+    for i in range(first, last):
+        unfold(x, i, row)
+        for k in range(len(centre)):
+            out[i, k] = np.float32((row[k] - centre[k]) * scale)
 
 
 @compiled

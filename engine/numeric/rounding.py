@@ -1,15 +1,14 @@
-"""Number types, bounds for rounding errors, and rows that are equal bit for bit."""
+"""Number types, bounds for rounding errors, and items that are equal bit for bit."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
-Rows = NDArray[Any]  # (F, K), float32 or float64
 
 UNIT_32, UNIT_64 = 2.0**-24, 2.0**-53  # unit roundoff
 LEAST_NORMAL = 2.0**-1022  # the smallest normal float64: smaller results underflow
@@ -77,15 +76,15 @@ def at_least(values: Floats, error: Floats) -> Floats:
     return -at_most(-values, error)
 
 
-def first_alike(rows: Rows, marks: Floats) -> Indices:
-    """Return for each row the first row that equals it bit for bit. Equal rows must have equal `marks`, `(F,)`."""
-    first, ordered = np.arange(len(rows)), np.sort(marks)
+def first_alike(marks: Floats, content: Callable[[int], bytes]) -> Indices:
+    """Return for each item the first one with the same content. Items of the same content must have equal `marks`."""
+    first, ordered = np.arange(len(marks)), np.sort(marks)
     if (ordered[1:] != ordered[:-1]).all():
         return first
     _, group, count = np.unique(marks, return_inverse=True, return_counts=True)
     seen: dict[bytes, int] = {}
     for i in np.nonzero(count[group] > 1)[0]:
-        first[i] = seen.setdefault(rows[i].tobytes(), int(i))
+        first[i] = seen.setdefault(content(int(i)), int(i))
     return first
 
 

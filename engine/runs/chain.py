@@ -17,7 +17,6 @@ from saematch.errors import MatchError
 from saematch.matching.files import FeaturePair
 from saematch.matching.frames import columns_of, import_pandas
 from saematch.matching.scalars import Scalars
-from saematch.numeric.cosines import row_cosines
 from saematch.numeric.numbers import checked_count, whole_number
 from saematch.options import Side
 from saematch.runs.folder import RunFolder
@@ -276,7 +275,10 @@ class Chain(Mapping[Pair, "Matching"]):
             return arrays
         if self.shape(pair) != (a.F, b.F):
             return arrays
-        x, y = (sae.W_dec.detach().double().cpu().numpy() for sae in (a, b))
+        from saematch.numeric.cosines import row_cosines
+        from saematch.sae.features import folded_rows
+
+        x, y = (folded_rows(sae, ["decoder"], fold="none") for sae in (a, b))
         return arrays._replace(cosine=row_cosines(x, y, arrays.perm))
 
     def to_pandas(self) -> DataFrame:

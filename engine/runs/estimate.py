@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from saematch.matching.problem import RowProblem
+from saematch.numeric.rows import Rows
 from saematch.runs.plan import Pair
 from saematch.runs.work import Key, Work
 
@@ -38,7 +39,8 @@ def seconds_needed(work: Work, pairs: Sequence[Pair], devices: int = 1) -> float
     width = max(width for _, _, width in shapes)
     rows = max(16, min(_ROWS, max(max(a, b) for a, b, _ in shapes), _VALUES // width))
     rng = np.random.default_rng(0)
-    problem = RowProblem(rng.standard_normal((rows, width)), rng.standard_normal((rows, width)))
+    x, y = (Rows.of(rng.standard_normal((rows, width), dtype=np.float32)) for _ in range(2))
+    problem = RowProblem(x, y)
     solver = replace(work.solver, progress=None, time_limit=None, max_rounds=None)
     solver.run(problem)
     began = time.perf_counter()

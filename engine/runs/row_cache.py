@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from typing import NamedTuple
 
-from saematch.numeric.rounding import Rows
+from saematch.numeric.rows import Rows
 from saematch.runs.inputs import read_input
 from saematch.runs.plan import Pair
 from saematch.runs.records import InputRecord

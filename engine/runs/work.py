@@ -95,9 +95,10 @@ def saes_at_once(work: Work, pairs: Sequence[Pair], number: int) -> int:
 def memory_needed(work: Work, pairs: Sequence[Pair], number: int) -> int:
     """Estimate the most memory that matching these pairs takes in addition to what the process holds already.
 
-    Counted are the float64 rows of the SAEs of as many successive pairs as are in work at the same time, and for each
-    of these pairs a file that is being read, the float32 and int8 rows, lists and edges, and one block of products. An
-    SAE whose header cannot be read counts as nothing. With a GPU, a part of this memory is on the GPU.
+    Counted are the weights of the SAEs of as many successive pairs as are in work at the same time, of float16 and
+    bfloat16 as float32, and for each of these pairs a file that is being read, the float32 and int8 rows, lists and
+    edges, and one block of products. An SAE whose header cannot be read counts as nothing. With a GPU, a part of this
+    memory is on the GPU.
 
     Args:
         work: the work of the run.
@@ -109,13 +110,15 @@ def memory_needed(work: Work, pairs: Sequence[Pair], number: int) -> int:
     """
     sizes: dict[Key, int] = {}
     features: dict[Key, int] = {}
+    stored: dict[Key, int] = {}
     largest_file = 0
     for key in {key for pair in pairs for key in work.keys(pair)}:
         sae = work.handle(key).header()
         if sae is not None:
             sizes[key], features[key] = work.comparison.width(sae) * sae.F, sae.F
+            stored[key] = sizes[key] * max(4, *(tensor.itemsize for tensor in sae.tensors().values()))
             largest_file = max(largest_file, sum(tensor.nbytes for tensor in sae.tensors().values()))
-    rows = 8 * sum(sorted(sizes.values())[-saes_at_once(work, pairs, number) :])
+    rows = sum(sorted(stored.values())[-saes_at_once(work, pairs, number) :])
 
     def bytes_of(pair: Pair) -> int:
         source, target = work.keys(pair)

@@ -6,23 +6,29 @@ import torch
 from torch import Tensor
 
 from saematch.errors import MatchError
-from saematch.kernels.arguments import check_device, check_matrix, check_vector, launch
+from saematch.kernels.arguments import check_matrix, check_vector, launch
 from saematch.kernels.exact_products.kernel import exact_products_kernel
+from saematch.kernels.exact_products.stored import FLOATS, StoredRows, as_stored
 
 BLOCK_E, BLOCK_K = 8, 128  # the order of the sum, and with it the last digit, depends on BLOCK_K alone
-FLOATS = (torch.float32, torch.float64)
 
 
 def exact_products(
-    x: Tensor, y: Tensor, rows: Tensor, columns: Tensor, a: Tensor, b: Tensor, block_k: int = BLOCK_K
+    x: Tensor | StoredRows,
+    y: Tensor | StoredRows,
+    rows: Tensor,
+    columns: Tensor,
+    a: Tensor,
+    b: Tensor,
+    block_k: int = BLOCK_K,
 ) -> Tensor:
     """Return <x_i - a, y_j - b> of the listed pairs in float64, `(pairs,)`.
 
     The error is at most gamma(K + 2) in units of 2^-53 of |x_i - a| |y_j - b|.
 
     Args:
-        x: float32 or float64 rows `(F_A, K)`.
-        y: float32 or float64 rows `(F_B, K)`.
+        x: rows `(F_A, K)`: float32 or float64 numbers, or `StoredRows`.
+        y: rows `(F_B, K)`, likewise.
         rows: int64 indices of rows of `x`, `(pairs,)`.
         columns: int64 indices of rows of `y`, `(pairs,)`.
         a: float64 centre of the rows of `x`, `(K,)`.
@@ -40,29 +46,32 @@ def exact_products(
         tensor([5.], dtype=torch.float64)
     """
     # The arguments must fit each other, since a kernel reads whatever lies in memory.
-    check_matrix(x, "x", *FLOATS)
-    check_matrix(y, "y", *FLOATS)
-    check_device(x.device, y=y)
-    width = x.shape[1]
-    if width != y.shape[1]:
-        raise MatchError(f"x has K = {width} and y has K = {y.shape[1]}: rows of different width have no product")
+    folded = isinstance(x, StoredRows) or isinstance(y, StoredRows)
+    for matrix, name in ((x, "x"), (y, "y")):
+        if not isinstance(matrix, StoredRows):
+            check_matrix(matrix, name, *FLOATS)
+    stored_x, stored_y = as_stored(x), as_stored(y)
+    device, (features, width) = stored_x.values.device, stored_x.values.shape
+    stored_x.check("x", device)
+    stored_y.check("y", device)
+    others, other_width = stored_y.values.shape
+    if width != other_width:
+        raise MatchError(f"x has K = {width} and y has K = {other_width}: rows of different width have no product")
     count = len(rows) if isinstance(rows, Tensor) else 0
-    for indices, name, features in ((rows, "rows", len(x)), (columns, "columns", len(y))):
-        check_vector(indices, name, count, x.device, torch.int64)
-        if len(indices) and not (int(indices.min()) >= 0 and int(indices.max()) < features):
-            raise MatchError(f"{name} reach from {int(indices.min())} to {int(indices.max())}; there are {features:,}")
-    check_vector(a, "a", width, x.device, torch.float64)
-    check_vector(b, "b", width, x.device, torch.float64)
-    # Rows whose entries are apart in memory are copied.
-    x, y = (matrix if matrix.stride(1) == 1 else matrix.contiguous() for matrix in (x, y))
-    out = torch.zeros(count, dtype=torch.float64, device=x.device)
+    for indices, name, most in ((rows, "rows", features), (columns, "columns", others)):
+        check_vector(indices, name, count, device, torch.int64)
+        if len(indices) and not (int(indices.min()) >= 0 and int(indices.max()) < most):
+            raise MatchError(f"{name} reach from {int(indices.min())} to {int(indices.max())}; there are {most:,}")
+    check_vector(a, "a", width, device, torch.float64)
+    check_vector(b, "b", width, device, torch.float64)
+    out = torch.zeros(count, dtype=torch.float64, device=device)
     if count:
         launch(
             exact_products_kernel,
             (-(-count // BLOCK_E),),
-            x.device,
-            x_ptr=x,
-            y_ptr=y,
+            device,
+            **_pointers("x", stored_x),
+            **_pointers("y", stored_y),
             a_ptr=a.contiguous(),
             b_ptr=b.contiguous(),
             rows_ptr=rows.contiguous(),
@@ -70,10 +79,29 @@ def exact_products(
             out_ptr=out,
             E=count,
             K=width,
-            stride_xm=x.stride(0),
-            stride_yn=y.stride(0),
+            F_A=features,
+            F_B=others,
+            stride_xm=_side_by_side(stored_x.values).stride(0),
+            stride_yn=_side_by_side(stored_y.values).stride(0),
+            FOLDED=folded,
             BLOCK_E=BLOCK_E,
             BLOCK_K=block_k,
-            enable_fp_fusion=True,
+            enable_fp_fusion=False,  # a row is what the two roundings of its scale and its factor make it
         )
     return out
+
+
+def _pointers(name: str, stored: StoredRows) -> dict[str, Tensor]:
+    """Return the arguments of the kernel that say what the rows of one side are."""
+    return {
+        f"{name}_ptr": _side_by_side(stored.values),
+        f"{name}_scales_ptr": stored.scales.contiguous(),
+        f"{name}_part_ptr": stored.part.contiguous(),
+        f"{name}_multiplied_ptr": stored.multiplied.to(torch.int8),
+        f"{name}_factors_ptr": stored.factors.contiguous(),
+    }
+
+
+def _side_by_side(matrix: Tensor) -> Tensor:
+    """Return a matrix whose rows have their entries next to each other in memory, copied if need be."""
+    return matrix if matrix.stride(1) == 1 else matrix.contiguous()

@@ -1,0 +1,172 @@
+"""Rows of float64 numbers that are kept as the weights of an SAE, as they are stored, and a scale for each feature."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property, partial
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from saematch.numeric.compiled import compiled, compiled_sums
+from saematch.numeric.rounding import Floats, Indices, first_alike
+from saematch.numeric.threads import ThreadPool
+
+_CHUNK, _CHUNKS = 1024, 64  # the fewest rows of a chunk, and the most chunks
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """A matrix `(F, K)` of float64 numbers, which are computed from stored numbers whenever they are needed.
+
+    The columns fall into successive parts. A number in part p of row i is `value * scales[p, i] * factors[p]` if the
+    part is `multiplied`, and `value / scales[p, i] * factors[p]` if not. Each of the two operations rounds once, in
+    float64.
+
+    Attributes:
+        values: the stored numbers, float32 or float64, `(F, K)`.
+        ends: the column after the last one of each part, `(P,)`.
+        multiplied: whether the scales multiply the values of a part, or divide them, `(P,)`.
+        scales: `(P, F)`, positive; or 0 for a part that is multiplied.
+        factors: `(P,)`, positive.
+
+    >>> values = np.array([[1.0, 2.0, 3.0]], dtype=np.float32)
+    >>> rows = Rows(values, np.array([2, 3]), np.array([True, False]), np.array([[10.0], [4.0]]), np.array([1.0, 0.5]))
+    >>> rows.float64()
+    array([[10.   , 20.   ,  0.375]])
+    """
+
+    values: NDArray[Any]
+    ends: Indices
+    multiplied: NDArray[np.bool_]
+    scales: Floats
+    factors: Floats
+
+    @classmethod
+    def of(cls, matrix: Rows | NDArray[Any]) -> Rows:
+        """Return the rows of a matrix of float32 or float64 numbers as they are."""
+        if isinstance(matrix, Rows):
+            return matrix
+        values = np.ascontiguousarray(matrix)
+        return cls(values, np.array([values.shape[1]]), np.ones(1, np.bool_), np.ones((1, len(values))), np.ones(1))
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @property
+    def width(self) -> int:
+        """K."""
+        return int(self.values.shape[1])
+
+    @property
+    def size(self) -> int:
+        """F K."""
+        return self.values.size
+
+    @property
+    def arrays(self) -> tuple[NDArray[Any], ...]:
+        """The attributes, as compiled loops take them; see `unfold`."""
+        return self.values, self.ends, self.multiplied, self.scales, self.factors
+
+    def float64(self, rows: Indices | None = None) -> Floats:
+        """Return the listed rows, or all rows, as a matrix of float64 numbers."""
+        rows = np.arange(len(self)) if rows is None else rows
+        out = np.empty((len(rows), self.width))
+        with ThreadPool(out.size) as pool:
+            pool.run(partial(_unfold_rows, self.arrays, rows[part], out[part]) for part in pool.split(len(rows)))
+        return out
+
+    @property
+    def square(self) -> Floats:
+        """|x_i|^2 of every row, `(F,)`; NaN or inf where a row holds NaN, an infinite number, or very large ones."""
+        return self._square_and_sums[0]
+
+    def column_sums(self, included: NDArray[np.bool_]) -> Floats:
+        """Return the sum of the rows that are `included (F,)`, `(K,)`."""
+        return self._square_and_sums[1] if included.all() else self._summed(included)[1]
+
+    @cached_property
+    def _square_and_sums(self) -> tuple[Floats, Floats]:
+        return self._summed(np.ones(len(self), dtype=np.bool_))
+
+    def _summed(self, included: NDArray[np.bool_]) -> tuple[Floats, Floats]:
+        square, parts = np.empty(len(self)), chunks(len(self))
+        sums = np.zeros((len(parts), self.width))
+        with ThreadPool(self.size) as pool:
+            pool.run(
+                partial(_square_and_sum, self.arrays, part.start, part.stop, included, square, sums[n])
+                for n, part in enumerate(parts)
+            )
+        return square, sums.sum(axis=0)
+
+    def largest_entry(self) -> float:
+        """Return the largest absolute value of an entry, 0.0 without entries; NaN or inf if an entry is."""
+        parts = (self.float64(np.arange(part.start, part.stop)) for part in chunks(len(self)))
+        return float(np.max([np.abs(part).max(initial=0.0) for part in parts]))
+
+    def first_alike(self) -> Indices:
+        """Return for each row the first row that equals it bit for bit, `(F,)`."""
+        return first_alike(self.square, lambda i: self.float64(np.array([i])).tobytes())
+
+
+def chunks(length: int) -> list[slice]:
+    """Split rows in a way that does not depend on the number of threads; at least one part."""
+    parts = max(1, min(_CHUNKS, length // _CHUNK))
+    return [slice(start, stop) for start, stop in pairwise(length * n // parts for n in range(parts + 1))]
+
+
+def over_pairs(
+    loop: Callable[..., None], x: Rows, y: Rows, rows: Indices, columns: Indices, *arguments: Any, results: int = 1
+) -> list[Floats]:
+    """Run a compiled loop over the listed pairs of rows of `x` and `y`, on all threads.
+
+    Returns the arrays that the loop fills, `results` of them, each with one number per pair.
+    """
+    filled = [np.empty(len(rows)) for _ in range(results)]
+    with ThreadPool(len(rows) * x.width) as pool:
+        pool.run(
+            partial(loop, x.arrays, y.arrays, rows[part], columns[part], *arguments, *(out[part] for out in filled))
+            for part in pool.split(len(rows))
+        )
+    return filled
+
+
+@compiled
+def unfold(x: Any, i: Any, out: Any) -> None:
+    """Fill `out (K,)` with row `i` of `Rows`, of which `x` are the `arrays`."""
+    values, ends, multiplied, scales, factors = x
+    start = 0
+    for p in range(len(ends)):
+        # Slices, because loops over them vectorise.
+        stored, part, scale, factor = values[i, start : ends[p]], out[start : ends[p]], scales[p, i], factors[p]
+        if multiplied[p]:
+            for k in range(len(part)):
+                part[k] = np.float64(stored[k]) * scale * factor
+        else:
+            for k in range(len(part)):
+                part[k] = np.float64(stored[k]) / scale * factor
+        start = ends[p]
+
+
+@compiled
+def _unfold_rows(x: Any, rows: Any, out: Any) -> None:
+    for n in range(len(rows)):
+        unfold(x, rows[n], out[n])
+
+
+@compiled_sums
+def _square_and_sum(x: Any, first: Any, last: Any, included: Any, square: Any, sums: Any) -> None:
+    """Fill `square` for the rows from `first` to `last`, and add those that are included to `sums`."""
+    row = np.empty(len(sums))
+    for i in range(first, last):
+        unfold(x, i, row)
+        total = 0.0
+        for k in range(len(row)):
+            total += row[k] ** 2
+        square[i] = total
+        if included[i]:
+            for k in range(len(row)):
+                sums[k] += row[k]
