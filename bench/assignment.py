@@ -22,6 +22,7 @@ import saematch as sm
 from saematch.cost.passes import TILE
 from saematch.cost.products import int8_obstacle, int8_operands, integer_products
 from saematch.cost.sides import make_sides
+from saematch.cost.walks import HostWalks
 from saematch.numeric.rows import Rows
 from saematch.sae.features import feature_rows
 
@@ -80,7 +81,7 @@ def test_int8_product(benchmark, workload):
     if int8_obstacle():
         pytest.skip(str(int8_obstacle()))
     name, x, y, runs = workload
-    sides = make_sides(Rows.of(x), Rows.of(y))
+    sides = make_sides((HostWalks(Rows.of(x)), HostWalks(Rows.of(y))))
     timed(benchmark, name, "int8 product, with the rounding of the rows", x, y, lambda: int8_product(sides), runs)
 
 

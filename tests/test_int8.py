@@ -11,9 +11,12 @@ from contracts import assert_proved_optimal
 from problems import nasty, noisy_copy
 from saematch.assignment import column_generation
 from saematch.cost import DistanceCost
+from saematch.cost.gpu import stored_rows
 from saematch.cost.products import MOST_INT32, Int8Products, int8_obstacle, integer_products
-from saematch.cost.quantised import BLOCK, _transform, quantised
+from saematch.cost.quantised import quantised
 from saematch.cost.sides import make_sides
+from saematch.cost.transform import BLOCK, Transform
+from saematch.cost.walks import DeviceWalks, HostWalks
 from saematch.numeric.rows import Rows
 
 CPU = torch.device("cpu")
@@ -21,9 +24,13 @@ R = np.random.default_rng
 needs_int8 = pytest.mark.skipif(int8_obstacle() is not None, reason=f"no int8 products: {int8_obstacle()}")
 
 
+def sides_of(x, y):
+    return make_sides((HostWalks(Rows.of(x)), HostWalks(Rows.of(y))))
+
+
 def resisting(width):
     """Return the row that the transform turns into a single entry: the residual of a sum with it is largest."""
-    order, signs = _transform(-(-width // BLOCK) * BLOCK)
+    order, signs = Transform.of(width)
     row = np.zeros(order.shape[1])
     row[5] = 1.0
     for turn in (1, 0):
@@ -106,9 +113,9 @@ def test_no_pair_below_its_bound_is_missed(name):
 def test_a_transform_flattens_rows_and_changes_no_norm():
     x = np.zeros((3, 1153))
     x[0, 7], x[1, :40], x[2] = 1.0, 1.0, R(0).standard_normal(1153)
-    side, _ = make_sides(Rows.of(x), Rows.of(x))
+    side, _ = sides_of(x, x)
     rows = quantised(side, -2.0)
-    norm = np.linalg.norm(rows.values * rows.scale[:, None].astype(float), axis=1)
+    norm = np.linalg.norm(rows.values.numpy() * rows.scale[:, None].astype(float), axis=1)
     true = 2 * side.scale * np.linalg.norm(x - side.centre, axis=1)
     assert rows.values.shape == (3, 1216)
     assert (np.abs(norm - true) <= rows.residual).all()
@@ -119,11 +126,11 @@ def test_a_row_against_the_transform_has_a_large_residual():
     """The row that the tests above rely on is as bad as they say."""
     x = np.zeros((40, 1152))
     x[0] = resisting(1152)
-    rows = quantised(make_sides(Rows.of(x), Rows.of(x))[0], 1.0)
-    largest = np.abs(rows.values[0]) * rows.scale[0]
+    rows = quantised(sides_of(x, x)[0], 1.0)
+    largest = np.abs(rows.values.numpy()[0]) * rows.scale[0]
     assert largest.max() > 0.9 * np.linalg.norm(largest)
     x[0] += 1e-3 * R(0).standard_normal(1152)
-    assert quantised(make_sides(Rows.of(x), Rows.of(x))[0], 1.0).largest_residual > 0.03
+    assert quantised(sides_of(x, x)[0], 1.0).largest_residual > 0.03
 
 
 @needs_int8
@@ -140,13 +147,35 @@ def test_integer_products_are_exact_at_the_extremes():
 def test_values_are_rounded_from_exact_sums_in_a_fixed_order():
     """Each value is fl(fl(fl(sum) t_j) s_i), so that every device can make the same bits."""
     x, y = R(0).standard_normal((2, 40, 100))
-    sides = make_sides(Rows.of(x), Rows.of(y))
+    sides = sides_of(x, y)
     products, (left, right) = Int8Products(sides, (16, 8)), (quantised(sides[0], -2.0), quantised(sides[1], 1.0))
-    sums = (left.values.astype(np.int64) @ right.values.astype(np.int64).T).astype(np.float32)
+    sums = (left.values.numpy().astype(np.int64) @ right.values.numpy().astype(np.int64).T).astype(np.float32)
     some = np.array([0, 3, 17, 39])
     for tile in products.make_tiles(np.arange(40), some):
         wanted = (sums[tile.rows, some[tile.columns]] * right.scale[some[tile.columns]]) * left.scale[tile.rows, None]
         np.testing.assert_array_equal(tile.values, wanted)
+
+
+@pytest.mark.parametrize("name", adversarial())
+def test_a_gpu_makes_the_whole_numbers_that_the_processor_makes(name, monkeypatch):
+    """The walks of a GPU, which torch can take on a CPU as well, in several parts."""
+    monkeypatch.setattr("saematch.cost.walks._ENTRIES", 70 * 5)
+    x, y = (Rows.of(rows) for rows in (adversarial()[name], adversarial()["ordinary"] + 0.3))
+    host = HostWalks(x), HostWalks(y)
+    device = tuple(DeviceWalks(walks.rows, stored_rows(walks, CPU)) for walks in host)
+    for ours, theirs in zip(make_sides(host), make_sides(device), strict=True):
+        far = ours.largest_distance + np.sqrt(ours.from_other.max())
+        for field, size in (("distance", far), ("toward_other", far**2), ("from_other", far**2), ("sum_", 24 * far)):
+            np.testing.assert_allclose(getattr(theirs, field), getattr(ours, field), rtol=0, atol=1e-14 * size)
+        assert theirs.scale == ours.scale
+        unit = np.ldexp(1.0 / BLOCK, -np.frexp(ours.distance)[1])
+        of_device, of_host = (side.walks.quantised(ours.centre, unit, Transform.of(70)) for side in (theirs, ours))
+        np.testing.assert_array_equal(of_device.values.numpy(), of_host.values.numpy())
+        np.testing.assert_array_equal(of_device.scale, of_host.scale)
+        np.testing.assert_allclose(of_device.square, of_host.square, rtol=1e-5)
+        np.testing.assert_array_equal(
+            theirs.walks.float32(ours.centre, ours.scale).numpy(), ours.working_copy(1.0).numpy()
+        )
 
 
 @needs_int8

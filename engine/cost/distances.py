@@ -20,11 +20,12 @@ from numpy.typing import NDArray
 from typing_extensions import override
 
 from saematch.cost.base import BlockErrors, Cost
-from saematch.cost.gpu import KernelProducts
+from saematch.cost.gpu import KernelProducts, walks_on
 from saematch.cost.passes import TILE
 from saematch.cost.products import Float32Products, Int8Products, Products
 from saematch.cost.sides import make_sides
 from saematch.cost.unmatched import Unmatched
+from saematch.cost.walks import HostWalks
 from saematch.numeric.loops import squared_differences, squared_distances_less
 from saematch.numeric.rounding import TINY, UNIT_64, Floats, Indices, gamma
 from saematch.numeric.rows import Rows, over_pairs
@@ -53,7 +54,9 @@ class DistanceCost(Cost):
     ) -> None:
         super().__init__((len(x), len(y)), tile)
         self._up_to_sign = up_to_sign
-        self._x, self._y = sides = make_sides(Rows.of(x), Rows.of(y), centred=not up_to_sign)
+        rows = Rows.of(x), Rows.of(y)
+        walks = walks_on(device, *rows) if backend == "triton" else (HostWalks(rows[0]), HostWalks(rows[1]))
+        self._x, self._y = sides = make_sides(walks, centred=not up_to_sign)
         if backend == "triton":
             self.passes = KernelProducts(sides, device, precision, up_to_sign)
         elif precision == "int8":

@@ -17,6 +17,7 @@ from typing_extensions import override
 from saematch.cost.passes import ShortLists, T
 from saematch.cost.products import Operands, Products, float32_operands, int8_operands
 from saematch.cost.sides import Side
+from saematch.cost.walks import DeviceWalks, HostWalks, Walks, to_device
 from saematch.errors import MatchError
 from saematch.numeric.rounding import Floats, Indices
 from saematch.numeric.rows import Rows
@@ -44,7 +45,7 @@ class KernelProducts(Products):
         self.backend = "triton, interpreted" if kernels.is_interpreted() else "triton"
 
         self._centres = [self._on_device(side.centre) for side in sides]
-        self._rows = self._or_refuse(lambda: [self._stored(side.rows) for side in sides])
+        self._rows = self._or_refuse(lambda: [stored_rows(side.walks, device) for side in sides])
         self.precision = precision
 
     @cached_property
@@ -151,11 +152,25 @@ class KernelProducts(Products):
                 f'{4 * self._row_block_bytes / 1e9:.1f} GB more; give device="cpu", or a larger GPU'
             ) from error
 
-    def _stored(self, rows: Rows) -> kernels.StoredRows:
-        """Return rows on the device, as they are stored."""
-        part = np.searchsorted(rows.ends, np.arange(rows.width), side="right")
-        given = rows.values, rows.scales, part, rows.multiplied[part], rows.factors[part]
-        return self._kernels.StoredRows(*map(self._on_device, given))
-
     def _on_device(self, values: NDArray[np.generic]) -> Tensor:
-        return torch.from_numpy(np.require(values, requirements=("C", "W"))).to(self.device)
+        return to_device(values, self.device)
+
+
+def walks_on(device: torch.device, x: Rows, y: Rows) -> tuple[Walks, Walks]:
+    """Return the walks over the rows of both sides for kernels on a device: there, if it is a GPU."""
+    if device.type == "cpu":
+        return HostWalks(x), HostWalks(y)
+    return DeviceWalks(x, _upload(x, device)), DeviceWalks(y, _upload(y, device))
+
+
+def stored_rows(walks: Walks, device: torch.device) -> kernels.StoredRows:
+    """Return rows on the device, as they are stored."""
+    return walks.stored if isinstance(walks, DeviceWalks) else _upload(walks.rows, device)
+
+
+def _upload(rows: Rows, device: torch.device) -> kernels.StoredRows:
+    from saematch.kernels import StoredRows
+
+    part = np.searchsorted(rows.ends, np.arange(rows.width), side="right")
+    given = rows.values, rows.scales, part, rows.multiplied[part], rows.factors[part]
+    return StoredRows(*(to_device(one, device) for one in given))

@@ -173,7 +173,7 @@ class Operands(NamedTuple):
     """The matrices that products multiply, and what is known of them.
 
     Attributes:
-        values: one matrix for each side, on the CPU. The factor -2 of M is in the first one.
+        values: one matrix for each side, on the device of the walks. The factor -2 of M is in the first one.
         scales: a vector for each side, by which products of int8 numbers are multiplied; empty for float32.
         pads: a `(F_A,)` and b `(F_B,)`: the value of a pair (i, j), in a sum with a price, is wrong by at most a_i +
             b_j.
@@ -195,10 +195,8 @@ def float32_operands(sides: tuple[Side, Side]) -> Operands:
 def int8_operands(sides: tuple[Side, Side]) -> Operands:
     """Return the rows of both sides, rotated and rounded to whole numbers."""
     x, y = (quantised(side, factor) for side, factor in zip(sides, _FACTORS, strict=True))
-    values, scales = (
-        [torch.from_numpy(array) for array in pair] for pair in ((x.values, y.values), (x.scale, y.scale))
-    )
-    return Operands(values, scales, int8_pads(x, y), max(x.largest_residual, y.largest_residual))
+    scales = [torch.from_numpy(rows.scale) for rows in (x, y)]
+    return Operands([x.values, y.values], scales, int8_pads(x, y), max(x.largest_residual, y.largest_residual))
 
 
 def float32_pads(x: Side, y: Side) -> tuple[Floats, Floats]:

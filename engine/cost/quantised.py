@@ -8,21 +8,17 @@ transform, which changes no product, makes them so: signs, a permutation and Had
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property, partial
-from typing import Any
+from functools import cached_property
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from saematch.cost.sides import Side
-from saematch.numeric.compiled import compiled_sums
+from saematch.cost.transform import BLOCK, Transform
 from saematch.numeric.rounding import UNIT_32, Floats, gamma, robust_scale
-from saematch.numeric.rows import unfold
-from saematch.numeric.threads import ThreadPool
 
-BLOCK = 64  # entries that one Hadamard matrix mixes: the width of quantised rows is a multiple of it
-_TURNS = 2
-_SEED = 0
 _LEAST_SCALE = np.float32(2.0**-120)  # the product of a scale and a whole number does not underflow
 _ERROR = 24 * UNIT_32  # of the transform and of the residual, relative to the norm of a row, see `quantised`
 
@@ -32,14 +28,14 @@ class Quantised:
     """Rows z_i of an orthogonal transform of x'_i, as z_i = scale_i values_i + a residual.
 
     Attributes:
-        values: int8, `(F, 64 n)`.
+        values: int8, `(F, 64 n)`, on the device of the rows.
         scale: float32, `(F,)`.
         residual: upper bounds for the norm of the residual, `(F,)`.
         norm: upper bounds for |x'_i|, `(F,)`.
         is_zero: whether all entries of a row are 0, or so small that their squares vanish, `(F,)`.
     """
 
-    values: NDArray[np.int8]
+    values: Tensor
     scale: NDArray[np.float32]
     residual: Floats
     norm: Floats
@@ -76,35 +72,19 @@ def quantised(side: Side, factor: float) -> Quantised:
     2. A square of the residual is rounded, and so is the sum of every 64th square, in float32 and in any order; the 64
        sums are added up in float64.
     """
-    features, width = len(side.rows), side.rows.width
-    padded = -(-width // BLOCK) * BLOCK
-    order, signs = _transform(padded)
-    values, scale = np.empty((features, padded), dtype=np.int8), np.empty(features, dtype=np.float32)
-    square = np.empty(features)
+    transform = Transform.of(side.rows.width)
     unit = np.ldexp(1.0, -np.frexp(side.distance)[1])  # a power of two that brings the distance of a row below 1
-
-    def fill(part: slice) -> None:
-        given = side.rows.arrays, part.start, part.stop, side.centre, unit / BLOCK, order, signs
-        _quantise_rows(*given, values, scale, square)
-
-    with ThreadPool(side.rows.size) as pool:
-        pool.run(partial(fill, part) for part in pool.split(features))
+    values, scale, square = side.walks.quantised(side.centre, unit / BLOCK, transform)  # see `quantise_rows`
     norm = side.norm * abs(factor)
     in_units = side.scale * factor / unit
-    summed = gamma(padded // BLOCK + 2, UNIT_32) + 1e-9
+    summed = gamma(transform.width // BLOCK + 2, UNIT_32) + 1e-9
     residual = (np.sqrt(square) * (1 + summed) + _ERROR) * np.abs(in_units)
     # Rows that are so small that their scale would underflow are left out as a whole.
     scale_64 = scale * in_units
     is_lost = np.abs(scale_64) < _LEAST_SCALE
-    values[is_lost], scale_64[is_lost], residual[is_lost] = 0, _LEAST_SCALE, norm[is_lost]
+    values[torch.from_numpy(is_lost).to(values.device)] = 0
+    scale_64[is_lost], residual[is_lost] = _LEAST_SCALE, norm[is_lost]
     return Quantised(values, scale_64.astype(np.float32), residual, norm, side.distance == 0)
-
-
-def _transform(width: int) -> tuple[NDArray[np.uint32], NDArray[np.float32]]:
-    """Return the permutations and the signs of the transform, `(2, width)`, the same for every row of this width."""
-    random = np.random.default_rng(_SEED)
-    order = np.stack([random.permutation(width).astype(np.uint32) for _ in range(_TURNS)])
-    return order, random.choice([-1.0, 1.0], size=(_TURNS, width)).astype(np.float32)
 
 
 def int8_pads(x: Quantised, y: Quantised) -> tuple[Floats, Floats]:
@@ -139,61 +119,3 @@ def int8_pads(x: Quantised, y: Quantised) -> tuple[Floats, Floats]:
         column_pad += column**2 * (ratio / 2)
     # One spare unit for the share of the column's part in the rounding of the sum with a price.
     return row_pad * (1 + 2.0**-20), column_pad * (1 + 2.0**-20)
-
-
-@compiled_sums
-def _quantise_rows(
-    x: Any, first: Any, last: Any, centre: Any, unit: Any, order: Any, signs: Any, values: Any, scale: Any, square: Any
-) -> None:
-    """Quantise the rows from `first` to `last`, see `quantised`, after multiplying each by its `unit`.
-
-    `scale` is in the same units, and `square` is the square of the residual.
-    """
-    width, padded = len(centre), values.shape[1]
-    row, lanes = np.empty(width), np.empty(BLOCK, dtype=np.float32)
-    z, w = np.zeros(padded, dtype=np.float32), np.empty(padded, dtype=np.float32)
-    for i in range(first, last):
-        # The centred row. Two Hadamard matrices divided by 8 are orthogonal: `unit` holds the division by 64.
-        unfold(x, i, row)
-        power = unit[i]
-        for k in range(width):
-            z[k] = np.float32((row[k] - centre[k]) * power)
-        z[width:] = np.float32(0)
-        for turn in range(len(order)):
-            places, sign = order[turn], signs[turn]
-            for k in range(padded):
-                w[k] = z[places[k]] * sign[k]
-            # Two steps of the Hadamard matrices at a time. The same entry of all blocks lies side by side, so that the
-            # innermost loop is long, and vectorises.
-            step = padded // BLOCK
-            while step < padded:
-                for start in range(0, padded, 4 * step):
-                    quarters = w[start : start + 4 * step].reshape(4, step)
-                    a, b, c, d = quarters[0], quarters[1], quarters[2], quarters[3]
-                    for k in range(step):
-                        plus, minus, plus_2, minus_2 = a[k] + b[k], a[k] - b[k], c[k] + d[k], c[k] - d[k]
-                        a[k], b[k], c[k], d[k] = plus + plus_2, minus + minus_2, plus - plus_2, minus - minus_2
-                step *= 4
-            z, w = w, z
-        # The whole numbers, and what they leave.
-        lanes[:] = np.float32(0)
-        for start in range(0, padded, BLOCK):
-            block = z[start : start + BLOCK]
-            for n in range(BLOCK):
-                size = abs(block[n])
-                lanes[n] = size if size > lanes[n] else lanes[n]
-        largest = lanes.max()
-        step_size = largest / np.float32(127)
-        inverse = np.float32(127) / largest if largest > 0 else np.float32(0)
-        lanes[:] = np.float32(0)
-        for start in range(0, padded, BLOCK):
-            block, filled = z[start : start + BLOCK], values[i, start : start + BLOCK]
-            for n in range(BLOCK):
-                whole = np.rint(block[n] * inverse)
-                filled[n] = np.int8(whole)
-                left = block[n] - step_size * whole
-                lanes[n] += left * left
-        total = 0.0
-        for n in range(BLOCK):
-            total += np.float64(lanes[n])
-        scale[i], square[i] = step_size, total

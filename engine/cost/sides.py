@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import math
-from functools import partial
 
 import numpy as np
 import torch
 
-from saematch.numeric.loops import centre_rows, measure_rows
+from saematch.cost.walks import Walks
 from saematch.numeric.rounding import Floats, Indices, lower_quantile, robust_scale
-from saematch.numeric.rows import Rows, chunks
-from saematch.numeric.threads import ThreadPool
+from saematch.numeric.rows import Rows
 
 
 class Side:
     """The rows `(F, K)` of the source or of the target.
 
     Attributes:
+        walks: what computes something of all rows, and where.
         rows: the rows themselves.
         centre: the centre `(K,)` that is subtracted from all rows.
         distance: |x_i - centre| `(F,)`.
@@ -28,28 +27,10 @@ class Side:
         norm: upper bounds for |x_i - centre| * scale `(F,)`.
     """
 
-    def __init__(self, rows: Rows, centre: Floats, other: Floats) -> None:
-        self.rows, self.centre = rows, centre
-        square, self.toward_other, self.from_other = (np.empty(len(rows)) for _ in range(3))
-        parts = chunks(len(rows))
-        sums = np.zeros((len(parts), rows.width))
-        with ThreadPool(rows.size) as pool:
-            pool.run(
-                partial(
-                    measure_rows,
-                    rows.arrays,
-                    part.start,
-                    part.stop,
-                    centre,
-                    other,
-                    square,
-                    self.toward_other,
-                    self.from_other,
-                    sums[n],
-                )
-                for n, part in enumerate(parts)
-            )
-        self.distance, self.sum_ = np.sqrt(square), sums.sum(axis=0)
+    def __init__(self, walks: Walks, centre: Floats, other: Floats) -> None:
+        self.walks, self.rows, self.centre = walks, walks.rows, centre
+        square, self.toward_other, self.from_other, self.sum_ = walks.measured(centre, other)
+        self.distance = np.sqrt(square)
 
     @property
     def largest_distance(self) -> float:
@@ -68,14 +49,8 @@ class Side:
         self.norm = (self.distance + lost) * scale * (1 + 1e-9)
 
     def working_copy(self, factor: float) -> torch.Tensor:
-        """Return the centred and scaled rows times `factor`, rounded once to float32."""
-        copy = np.empty((len(self.rows), self.rows.width), dtype=np.float32)
-        with ThreadPool(self.rows.size) as pool:
-            pool.run(
-                partial(centre_rows, self.rows.arrays, part.start, part.stop, self.centre, self.scale * factor, copy)
-                for part in pool.split(len(self.rows))
-            )
-        return torch.from_numpy(copy)
+        """Return the centred and scaled rows times `factor`, rounded once to float32, on the device of the walks."""
+        return self.walks.float32(self.centre, self.scale * factor)
 
     def float64(self, rows: Indices) -> torch.Tensor:
         """Return listed rows, centred and scaled, in float64."""
@@ -93,9 +68,10 @@ def _centre(rows: Rows) -> Floats:
     return rows.column_sums(included) / max(1, int(included.sum()))
 
 
-def make_sides(x: Rows, y: Rows, centred: bool = True) -> tuple[Side, Side]:
+def make_sides(walks: tuple[Walks, Walks], centred: bool = True) -> tuple[Side, Side]:
     """Return both sides with a common scale; the centres are 0 unless rows are to be `centred`."""
-    a, b = (_centre(rows) if centred else np.zeros(rows.width) for rows in (x, y))
+    x, y = walks
+    a, b = (_centre(one.rows) if centred else np.zeros(one.rows.width) for one in walks)
     sides = Side(x, a, b), Side(y, b, a)
     largest = max(side.largest_distance for side in sides)
     scale = float(2.0 ** min(-np.ceil(np.log2(largest)), 500.0)) if largest > 0 else 1.0
