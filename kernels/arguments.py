@@ -88,8 +88,16 @@ def check_indices(given: Tensor | None, name: str, features: int, device: torch.
     if not isinstance(given, Tensor) or given.ndim != 1 or given.dtype not in (torch.int32, torch.int64):
         raise MatchError(f"{name} is {_described(given)}; expected a vector of indices")
     check_device(device, **{name: given})
-    if len(given) and not (int(given.min()) >= 0 and int(given.max()) < features):
-        raise MatchError(f"{name} reach from {int(given.min())} to {int(given.max())}; there are {features:,}")
+    check_range(given, name, features)
+
+
+def check_range(indices: Tensor, name: str, features: int) -> None:
+    """Raise `MatchError` unless all indices are those of features. A GPU is waited for once."""
+    if not len(indices):
+        return
+    low, high = torch.stack(torch.aminmax(indices)).tolist()
+    if low < 0 or high >= features:
+        raise MatchError(f"{name} reach from {low} to {high}; there are {features:,}")
 
 
 def output(given: Tensor | None, size: tuple[int, int], device: torch.device) -> tuple[Tensor, bool]:

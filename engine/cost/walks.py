@@ -1,4 +1,4 @@
-"""What is computed of all rows of a side, by one walk over them: on the CPU by compiled loops, on a GPU by torch."""
+"""Walks over all rows of a side: on the CPU by compiled loops, on a GPU by torch."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _ENTRIES = 2**26  # of the rows that a GPU computes in float64 at a time
 
 
 class Measured(NamedTuple):
-    """What is known of all rows, from their centre and another point.
+    """Measures of all rows, from their centre and from another point.
 
     Attributes:
         square: |x_i - centre|^2, `(F,)`.

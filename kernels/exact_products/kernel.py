@@ -69,12 +69,34 @@ def exact_products_kernel(
         mask_k = offs_k < K
         mask = mask_e[:, None] & mask_k[None, :]
         x = _centred(
-            rows, offs_k, mask, mask_k, x_ptr, x_scales_ptr, x_part_ptr, x_multiplied_ptr, x_factors_ptr, a_ptr,
-            stride_xm, F_A, FOLDED,
-        )  # fmt: skip
+            rows,
+            offs_k,
+            mask,
+            mask_k,
+            x_ptr,
+            x_scales_ptr,
+            x_part_ptr,
+            x_multiplied_ptr,
+            x_factors_ptr,
+            a_ptr,
+            stride_xm,
+            F_A,
+            FOLDED,
+        )
         y = _centred(
-            columns, offs_k, mask, mask_k, y_ptr, y_scales_ptr, y_part_ptr, y_multiplied_ptr, y_factors_ptr, b_ptr,
-            stride_yn, F_B, FOLDED,
-        )  # fmt: skip
+            columns,
+            offs_k,
+            mask,
+            mask_k,
+            y_ptr,
+            y_scales_ptr,
+            y_part_ptr,
+            y_multiplied_ptr,
+            y_factors_ptr,
+            b_ptr,
+            stride_yn,
+            F_B,
+            FOLDED,
+        )
         sums += tl.where(mask, x * y, 0.0)
     tl.store(out_ptr + offs_e, tl.sum(sums, axis=1), mask=mask_e)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from saematch.errors import MatchError
-from saematch.kernels.arguments import check_matrix, check_vector, launch
+from saematch.kernels.arguments import check_matrix, check_range, check_vector, launch
 from saematch.kernels.exact_products.kernel import exact_products_kernel
 from saematch.kernels.exact_products.stored import FLOATS, StoredRows, as_stored
 
@@ -60,8 +60,7 @@ def exact_products(
     count = len(rows) if isinstance(rows, Tensor) else 0
     for indices, name, most in ((rows, "rows", features), (columns, "columns", others)):
         check_vector(indices, name, count, device, torch.int64)
-        if len(indices) and not (int(indices.min()) >= 0 and int(indices.max()) < most):
-            raise MatchError(f"{name} reach from {int(indices.min())} to {int(indices.max())}; there are {most:,}")
+        check_range(indices, name, most)
     check_vector(a, "a", width, device, torch.float64)
     check_vector(b, "b", width, device, torch.float64)
     out = torch.zeros(count, dtype=torch.float64, device=device)
