@@ -179,14 +179,20 @@ class Solution:
         """
         # Sum up the terms of the gap, and an upper bound for each of them: these sums give the gap and its error.
         reduced = Reduced.in_float64(cost, unmatched, self.prices) if self.reduced is None else self.reduced
-        excess, most = self._excess(reduced, permutation)
+        rows = np.nonzero(permutation >= 0)[0]
+        values, value_error = reduced.pairs(rows, permutation[rows])
+        excess, most = self._excess(reduced, permutation, values, value_error)
         gap = math.fsum(excess) / reduced.scale
         error = max(math.fsum(most) / reduced.scale * (1 + 2.0**-50) - gap, 0.0)
         error += SMALLEST * bool(gap or error)  # the quotients may underflow
         if _is_constant(cost, unmatched):
             return Certificate(gap, error, 0.0, True)
         # The numbers that gap and error are compared with.
-        gain = self._gain(cost, unmatched, permutation, gap, error)
+        if self.reduced is None:
+            matched = math.fsum([*values, *self.prices[permutation[rows]]])
+        else:
+            matched = math.fsum(cost.exact(rows, permutation[rows]))
+        gain = self._gain(cost, unmatched, permutation, matched, gap, error)
         trivial = _trivial_proof(cost, unmatched, permutation, gap + error)
         # Rounding must explain the gap. It need not if gap and error are both 0: then the proof is exact.
         in_m = cost.scale / reduced.scale
@@ -204,14 +210,18 @@ class Solution:
             return self.proved
         return np.where(permutation == self.permutation, self.others, self.proved)
 
-    def _excess(self, reduced: Reduced, permutation: Indices) -> tuple[Floats, Floats]:
-        """Return the terms of the gap, see `grade`, and an upper bound for each term that no rounding can break."""
+    def _excess(
+        self, reduced: Reduced, permutation: Indices, values: Floats, value_error: Floats
+    ) -> tuple[Floats, Floats]:
+        """Return the terms of the gap, see `grade`, and an upper bound for each term that no rounding can break.
+
+        `values` are the reduced costs of the pairs of the permutation, and `value_error` bounds their errors.
+        """
         rows, unpaired_rows = np.nonzero(permutation >= 0)[0], np.nonzero(permutation < 0)[0]
         columns = permutation[rows]
         unpaired = np.ones(len(self.prices), dtype=bool)
         unpaired[columns] = False
         unpaired_columns = np.nonzero(unpaired)[0]
-        values, value_error = reduced.pairs(rows, columns)
         # The upper bounds compare the highest that a value can be with the lowest that its competitors can be. A pair
         # does not compete with itself: this is why a row whose other pairs are well above its own has no error.
         lowest = np.minimum(self._others(permutation), at_least(reduced.rows, reduced.row_error))
@@ -255,13 +265,14 @@ class Solution:
         size = cost.typical_difference * min(cost.shape) or float(np.abs(self.prices).max(initial=0.0))
         return gain == 0 and proof_gap > TOLERANCE * size / cost.scale
 
-    def _gain(self, cost: Cost, unmatched: Unmatched, permutation: Indices, gap: float, error: float) -> float:
-        """Return `Certificate.gain`, 0.0 if it is no more than rounding."""
+    def _gain(
+        self, cost: Cost, unmatched: Unmatched, permutation: Indices, matched: float, gap: float, error: float
+    ) -> float:
+        """Return `Certificate.gain`, 0.0 if it is no more than rounding. `matched` is the sum of M over all pairs."""
         rows = np.nonzero(permutation >= 0)[0]
         columns = permutation[rows]
         # Objectives in units of M, without sum(p) + sum(q), which they all have in common: of the matching, of a random
         # pairing of the whole smaller side, and of no pairs at all. A random pairing may be forbidden.
-        matched = math.fsum(cost.exact(rows, columns))
         unpaired = math.fsum(unmatched.rows[permutation < 0]) + math.fsum(np.delete(unmatched.columns, columns))
         no_pairs = math.fsum(unmatched.rows) + math.fsum(unmatched.columns)
         random_pairs = cost.random_total + _left_over(unmatched)

@@ -115,10 +115,13 @@ class Cost(ABC):
         """The `block` of all pairs, for a small problem."""
         return self.block(*(np.arange(size) for size in self.shape))
 
+    @property
+    def _stored(self) -> bool:
+        return "all_values" in vars(self)
+
     def block_with_error(self, rows: Indices, columns: Indices, price_error: Floats) -> tuple[Floats, Floats]:
         """Return a `block`, and a bound for the error of its float64 values M_ij - v_j."""
-        stored = "all_values" in vars(self)
-        values = self.all_values[np.ix_(rows, columns)] if stored else self.block(rows, columns)
+        values = self.all_values[np.ix_(rows, columns)] if self._stored else self.block(rows, columns)
         return values, self.block_errors(price_error).of(values, rows, columns)
 
     @abstractmethod

@@ -178,21 +178,31 @@ class DistanceCost(Cost):
     def identical_rows(self) -> tuple[Indices, Indices]:
         return self._x.rows.first_alike(), self._y.rows.first_alike()
 
-    @cached_property
+    @property
     @override
     def random_total(self) -> float:
-        if self._up_to_sign:
-            return self.passes.total() / max(1, *self.shape)
-        return float(-2 * (self._x.sum_ @ self._y.sum_)) * self.scale / max(1, *self.shape)
+        return self._random[0]
 
     @property
     @override
     def random_error(self) -> float:
-        if self._up_to_sign:
+        return self._random[1]
+
+    @cached_property
+    def _random(self) -> tuple[float, float]:
+        """The sum of M over a random matching of the whole smaller side, on average, and a bound for its rounding."""
+        pairs = max(1, *self.shape)
+        if self._up_to_sign and not self._stored:
             row_pad, column_pad = self._pads()
-            return float(row_pad.sum() * self.shape[1] + column_pad.sum() * self.shape[0]) / max(1, *self.shape)
+            error = float(row_pad.sum() * self.shape[1] + column_pad.sum() * self.shape[0])
+            return self.passes.total() / pairs, error / pairs
+        if self._up_to_sign:
+            total = float(self.all_values.sum(axis=1).sum())
+        else:
+            total = float(-2 * (self._x.sum_ @ self._y.sum_)) * self.scale
         terms = sum(self.shape) + self.width + 8
-        return 2 * gamma(terms, UNIT_64) * float(self._x.norm.sum() * self._y.norm.sum()) / max(1, *self.shape)
+        error = 2 * gamma(terms, UNIT_64) * float(self._x.norm.sum() * self._y.norm.sum())
+        return total / pairs, error / pairs
 
     @override
     def _pads(self) -> tuple[Floats, Floats]:

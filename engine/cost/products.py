@@ -24,6 +24,7 @@ from saematch.numeric.rounding import UNIT_32, Floats, Indices, gamma
 from saematch.numeric.rows import over_pairs
 
 MOST_INT32 = 133_120  # entries of int8 rows whose product an int32 sum holds: 127^2 times as much is below 2^31
+_COPIED = 128  # rows in float64
 _FACTORS = (-2.0, 1.0)  # of the rows of each side in a product, which is then M itself
 _FPMATH = ("ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE")  # how oneDNN may round float32, by its two names
 
@@ -91,8 +92,12 @@ class TileProducts(Products, TilePasses):
     @override
     def block(self, rows: Indices, columns: Indices) -> Floats:
         x, y = self._sides
-        product = x.float64(rows).to(self.device) @ y.float64(columns).to(self.device).T
-        return product.cpu().numpy()
+        right, out = y.float64(columns).to(self.device), torch.empty(len(rows), len(columns), dtype=torch.float64)
+        # Memory that is new to a process is slow: the rows of the left side are copied a few at a time.
+        for top in range(0, len(rows), _COPIED):
+            part = slice(top, top + _COPIED)
+            out[part] = x.float64(rows[part]).to(self.device) @ right.T
+        return out.numpy()
 
     @override
     def make_tiles(self, rows: Indices, columns: Indices) -> Iterator[Tile]:

@@ -54,7 +54,10 @@ class Side:
 
     def float64(self, rows: Indices) -> torch.Tensor:
         """Return listed rows, centred and scaled, in float64."""
-        return torch.from_numpy((self.rows.float64(rows) - self.centre) * self.scale)
+        centred = self.rows.float64(rows)
+        centred -= self.centre
+        centred *= self.scale
+        return torch.from_numpy(centred)
 
 
 def _centre(rows: Rows) -> Floats:

@@ -32,9 +32,11 @@ def typical_difference(cost: Cost) -> float:
 
     # Forbidden pairs do not count.
     allowed = np.isfinite(costs)
-    M, error, costs, rounding = M[allowed], error[allowed], costs[allowed], rounding[allowed]
-    if not len(costs):
+    if not allowed.any():
         return 0.0
+    M, error, costs, rounding = (
+        values.ravel() if allowed.all() else values[allowed] for values in (M, error, costs, rounding)
+    )
 
     # The two medians.
     sizes, distances = np.abs(M), np.abs(costs - lower_quantile(costs, 0.5))
