@@ -85,7 +85,10 @@ def exact_values(cost):
             for i, row in enumerate(cost._matrix)
         ]
     x, y = (
-        [[Fraction(float(value)) - Fraction(c) for value, c in zip(row, side.centre, strict=True)] for row in side.rows]
+        [
+            [Fraction(float(value)) - Fraction(c) for value, c in zip(row, side.centre, strict=True)]
+            for row in side.rows.float64()
+        ]
         for side in (cost._x, cost._y)
     )
     products = [[sum(a * b for a, b in zip(one, other, strict=True)) for other in y] for one in x]
