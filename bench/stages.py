@@ -6,6 +6,9 @@
 Run it with `OMP_NUM_THREADS=1` to measure one thread. Rows are appended to bench/results/cpu.jsonl. A stage of the
 assignment is what is left of its time without the passes, and without the float64 values of listed pairs, which are
 stages of their own: on a GPU, both are made by kernels.
+
+The last lines of each size are a prediction, not a measurement: how long what a GPU does would take on one H200, from
+what has to be computed and copied, and from the rates in `RATES`.
 """
 
 from __future__ import annotations
@@ -29,6 +32,9 @@ from saematch.numeric.threads import threads
 from saematch.sae.features import feature_rows
 
 SIZES = [(16_384, 2_304), (131_072, 576)]  # features, and the width of activations
+# Assumed for one H200: int8 operations of a product at three quarters of cuBLAS' rate, bytes of its memory, bytes from
+# pageable memory of the host, and float64 operations of listed pairs, all a second.
+RATES = {"int8": 1.1e15, "memory": 3.4e12, "upload": 7e9, "float64": 15e12}
 
 
 @contextlib.contextmanager
@@ -110,6 +116,24 @@ def measure(features: int, d: int) -> None:
     for name, value in rows.items():
         append(f"stages: {name}", sizes, [value])
         print(f"  {name:32} {value:8.2f} s")
+    stats = answer.stats
+    on_a_gpu = predicted(features, 2 * d + 1, stats["products"], stats["exact_pairs"])
+    for name, value in on_a_gpu.items():
+        print(f"  one H200, predicted: {name:32} {value:8.3f} s")
+
+
+def predicted(features: int, width: int, products: float, pairs: int) -> dict[str, float]:
+    """Return predicted seconds of one pair on a GPU, from the products and the float64 values that it took here."""
+    entries, all_pairs = 2 * features * width, features**2
+    return {
+        "upload of the weights": 4 * entries / RATES["upload"],
+        "walks over the rows": 24 * 8 * entries / RATES["memory"],  # float64 and float32 arrays, written and read
+        "int8 products": products * 2 * all_pairs * width / RATES["int8"],
+        "lists of what is cheapest": products * 3 * 4 * all_pairs / RATES["memory"],  # written once, and read twice
+        "float64 values of listed pairs": max(
+            8 * pairs * width / RATES["memory"], 60 * pairs * width / RATES["float64"]
+        ),
+    }
 
 
 def main() -> None:

@@ -178,6 +178,41 @@ def test_a_gpu_makes_the_whole_numbers_that_the_processor_makes(name, monkeypatc
         )
 
 
+def long_transform(rows, width):
+    """Transform rows in extended precision, whose rounding is far below that of float32."""
+    order, signs = Transform.of(width)
+    padded = np.zeros((len(rows), order.shape[1]), dtype=np.longdouble)
+    padded[:, :width] = rows
+    for places, sign in zip(order, signs, strict=True):
+        mixed = (padded[:, places] * sign).reshape(len(rows), BLOCK, -1)
+        for half in (1, 2, 4, 8, 16, 32):
+            pairs = mixed.reshape(len(rows), -1, 2, half, mixed.shape[2])
+            mixed = np.stack([pairs[:, :, 0] + pairs[:, :, 1], pairs[:, :, 0] - pairs[:, :, 1]], axis=2)
+            mixed = mixed.reshape(len(rows), BLOCK, -1)
+        padded = mixed.reshape(len(rows), -1) / 8
+    return padded
+
+
+@pytest.mark.parametrize("width", [1, 64, 65, 4609])
+def test_residuals_are_bounds_and_close(width):
+    """Rows are transformed in float32. The bound covers that, and is above the residual by little."""
+    r = R(width)
+    x = r.standard_normal((16, width))
+    spikes = x * 1e-9
+    spikes[:, r.integers(width)] = 1.0
+    mixed, offset = x * 10.0 ** r.integers(-30, 30, (16, 1)), x + 1e8
+    for rows in (x, spikes, mixed, offset, x * 1e-100, x / np.arange(1, width + 1)):
+        for side in sides_of(rows, rows[::-1].copy()):
+            found = quantised(side, -2.0)
+            centred = (side.rows.float64().astype(np.longdouble) - side.centre) * side.scale * -2
+            true = long_transform(centred, width)
+            left = true - found.scale[:, None].astype(np.longdouble) * found.values.numpy()
+            residual, norm = np.sqrt((left**2).sum(axis=1)), np.sqrt((true**2).sum(axis=1))
+            assert (residual <= found.residual).all()
+            assert (norm <= found.norm).all()
+            assert (found.residual - residual <= 4e-6 * norm)[~found.is_zero].all()
+
+
 @needs_int8
 @pytest.mark.parametrize("name", adversarial())
 def test_the_kernel_lists_the_pairs_that_the_processor_lists(name, monkeypatch):
