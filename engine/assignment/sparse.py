@@ -1,4 +1,7 @@
-"""The sparse assignment problem: its optimum by shortest augmenting paths, and prices that prove the optimum.
+"""The sparse assignment problem: its optimum, and prices that prove the optimum.
+
+A problem is solved by lapx. If edges are added to it, the few rows that they concern are assigned again, along shortest
+augmenting paths.
 
 Source: Jonker and Volgenant, *A shortest augmenting path algorithm for dense and sparse linear assignment problems*
 (1987).
@@ -9,6 +12,7 @@ from __future__ import annotations
 from heapq import heappop, heappush
 from typing import Any
 
+import lap
 import numpy as np
 
 from saematch.assignment.edges import Columns
@@ -20,7 +24,7 @@ from saematch.numeric.rounding import Floats, Indices
 FEASIBILITY = 1e-15
 _LONGEST_CHAIN = 64  # of rows that take each other's columns before the search for shortest paths
 _MOST_REPAIRED = 64  # rows: paths are long where many rows compete
-_UNLIMITED = 2**62
+_LAPMOD_LIMIT = 1e6  # lapmod takes this number for infinity, in costs and in sums of costs along a path
 
 
 def solve_sparse(starts: Indices, columns: Columns, costs: Floats, prices: Floats) -> tuple[Indices, Floats]:
@@ -38,12 +42,35 @@ def solve_sparse(starts: Indices, columns: Columns, costs: Floats, prices: Float
     """
     n = len(starts) - 1
     permutation, owner, paid, feasible = np.full(n, -1), np.full(n, -1), np.zeros(n), prices.copy()
-    given = starts, columns, costs, permutation, owner, paid, feasible
-    _reduce_prices(*given, _LONGEST_CHAIN)
-    complete = _augment(*given, _UNLIMITED)
-    assert complete, "the graph holds a complete matching"
-    _make_feasible(*given)
+    _reduce_prices(starts, columns, costs, permutation, owner, paid, feasible, _LONGEST_CHAIN)
+    if (permutation < 0).any():
+        rows = np.repeat(np.arange(n), np.diff(starts))
+        permutation = _by_lapmod(starts, rows, columns, costs, feasible)
+        pairs = np.nonzero(columns == permutation[rows])[0]
+        assert len(pairs) == n, "the graph holds a complete matching"
+        owner[permutation], paid = np.arange(n), costs[pairs]
+    # If costs differ by many orders of magnitude, lapmod may return a permutation that is slightly above the optimum:
+    # `_make_feasible` finds the prices, and repairs the permutation on the way.
+    _make_feasible(starts, columns, costs, permutation, owner, paid, feasible)
     return permutation, feasible
+
+
+def _by_lapmod(starts: Indices, rows: Indices, columns: Columns, costs: Floats, prices: Floats) -> Indices:
+    """Return the optimal permutation by lapx.
+
+    It gets the costs minus prices and row minima, which are never negative, and small for the pairs that matter; times
+    a power of two that keeps the sum over any path below what lapx takes for infinity.
+    """
+    n = len(starts) - 1
+    reduced = costs - prices[columns]
+    reduced -= np.minimum.reduceat(reduced, starts[:-1])[rows]
+    largest = reduced.max(initial=0.0)
+    if largest > 0:
+        reduced = np.ldexp(reduced, int(np.floor(np.log2(_LAPMOD_LIMIT / (n + 1)) - np.log2(largest))))
+    columns_32 = columns.astype(np.int32, copy=False)
+    answer, _ = lap.lapmod(n, reduced, starts.astype(np.int32), columns_32, return_cost=False)
+    permutation: Indices = answer.astype(np.int64)
+    return permutation
 
 
 def repaired(
