@@ -57,11 +57,11 @@ def _bound_rows(
         # The columns before the partner of the row, the partner, and the columns after it.
         j = permutation[i]
         for start, stop in ((0, max(j, 0)), (max(j, 0), j + 1), (j + 1, len(prices))):
-            low = np.inf
-            for k in range(start, stop):
-                value = costs[i, k] - prices[k]
-                size = abs(costs[i, k])
-                lower = value - (of_rows[i] * of_columns[k] + constant[k] + share * (size if size < np.inf else 0.0))
+            part, low, of_row = slice(start, stop), np.inf, of_rows[i]
+            row, own_prices, factors, terms = costs[i, part], prices[part], of_columns[part], constant[part]
+            for k in range(len(row)):
+                value, size = row[k] - own_prices[k], abs(row[k])
+                lower = value - (of_row * factors[k] + terms[k] + share * (size if size < np.inf else 0.0))
                 least = value if value < least else least
                 low = lower if lower < low else low
             if start == j:
