@@ -11,6 +11,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 import saematch as sm
+from saematch.assignment import margins as margins_search
 from saematch.dictionaries import draw_figures
 from saematch.dictionaries.measures import STATISTICS
 from saematch.dictionaries.nulls import Nulls
@@ -192,9 +193,11 @@ def test_features_are_shared_unique_or_uncertain(tmp_path):
         assert len(list(csv.DictReader(file))) == 180
     # Margins are those of the matching of decoders, for both sides.
     matching = sm.match(three()["one"], three()["two"], metric="cosine", parts=["decoder"])
-    bound, perm = matching.margins().bound.numpy(), matching.perm.numpy()
-    assert np.array_equal(result.partners["one", "two"]["margin"], bound)
-    assert np.array_equal(result.partners["two", "one"]["margin"][perm], bound)
+    margins, perm = matching.margins(), matching.perm.numpy()
+    for name, values in (("margin", margins.bound.numpy()), ("margin_exact", margins.is_exact.numpy())):
+        assert np.array_equal(result.partners["one", "two"][name], values)
+        assert np.array_equal(result.partners["two", "one"][name][perm], values)
+    assert (of_one[3]["margins"].count(";"), of_one[3]["margins_exact"]) == (1, "1;1")
 
 
 def test_tables_are_read_back_by_pyarrow(tmp_path):
@@ -211,6 +214,78 @@ def test_tables_are_read_back_by_pyarrow(tmp_path):
     assert written["pairs"][0]["mcc_decoder"] == result.pairs[0].mcc_decoder
     assert written["definitions"]["mcc"]["version"] == 1
     assert written["saes"][0]["sha256"]["W_dec"]
+
+
+def test_a_margin_that_is_only_bounded_says_so(tmp_path, monkeypatch):
+    """Of a large SAE, only the lowest margins are computed exactly; here of a small one."""
+    for name, value in {"_SMALL": 0, "LOWEST": 1, "_MOST_ROWS": 1}.items():
+        monkeypatch.setattr(margins_search, name, value)
+    a, b = PLANTED["noised"]
+    result = sm.consistency({"a": a, "b": b}, nulls=0, margins=True, out=tmp_path)
+    is_exact = sm.match(a, b, metric="cosine", parts=["decoder"]).margins().is_exact.tolist()
+    assert set(is_exact) == {False, True}
+    assert result.partners["a", "b"]["margin_exact"].tolist() == is_exact
+    with open(tmp_path / "features.csv", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["sae"] == "a"]
+    assert {row["decision"] for row in rows} == {"shared"}
+    assert [row["margins_exact"] for row in rows] == [str(int(exact)) for exact in is_exact]
+
+
+def assert_same_comparison(read, result):
+    assert read.as_dict() == json.loads(json.dumps(result.as_dict()))
+    assert read.pairs == result.pairs  # with their histograms
+    assert (list(read.partners), list(read.rates)) == (list(result.partners), list(result.rates))
+    for key, columns in result.partners.items():
+        assert list(read.partners[key]) == list(columns)
+        for name, values in columns.items():
+            assert read.partners[key][name].dtype == values.dtype
+            assert np.array_equal(read.partners[key][name], values, equal_nan=True), name
+    for name, values in result.rates.items():
+        assert np.array_equal(read.rates[name], values)
+
+
+@pytest.mark.parametrize("nulls", [0, 1, 2])
+def test_a_comparison_is_read_back(tmp_path, nulls):
+    rates = {"08": np.random.default_rng(0).random(40)}
+    names = {"08": ONE, "1e3, True": WIDE, "other": made_up(F=40, d=16, seed=2)}
+    result = sm.consistency(names, nulls=nulls, margins=nulls == 1, firing_rates=rates, reference="1e3, True")
+    result.save(tmp_path)
+    read = sm.Consistency.load(tmp_path)
+    assert_same_comparison(read, result)
+    # What is read is written again as it was.
+    read.save(tmp_path / "again")
+    for path in tmp_path.glob("*.csv"):
+        assert (tmp_path / "again" / path.name).read_bytes() == path.read_bytes()
+    assert draw_figures(read, tmp_path) == {}
+
+
+def test_damaged_comparisons_are_refused(tmp_path):
+    with pytest.raises(sm.MatchError, match="no such file"):
+        sm.Consistency.load(tmp_path)
+    sm.consistency({"a": ONE, "b": WIDE}, nulls=1, out=tmp_path)
+    written = {name: (tmp_path / name).read_text() for name in ("consistency.json", "partners.csv", "similarities.csv")}
+    cases = [
+        ("consistency.json", lambda text: text[:-9], "consistency.json: cannot be read"),
+        ("consistency.json", lambda _: "[]", "not a comparison that saematch wrote"),
+        ("consistency.json", lambda text: text.replace('"schema": 2', '"schema": 1'), "schema 1, this version reads 2"),
+        ("consistency.json", lambda text: text.replace('"mcc_joint"', '"mcc"', 1), "not a comparison"),
+        ("consistency.json", lambda text: text.replace('"axis"', '"axes"', 1), "not a comparison"),
+        ("partners.csv", lambda text: text[: len(text) // 2], "not a comparison"),
+        ("partners.csv", lambda text: text[: text.rindex("b,a,59")], "number of features is not that of the SAE"),
+        ("partners.csv", lambda text: text.replace("a,b,3,", "a,b,4,"), "features are missing"),
+        ("partners.csv", lambda text: text.replace("shared,", "shared,7", 1), "a partner is not a feature"),
+        ("partners.csv", lambda text: text.replace("margin_exact,", ""), "its columns are not those of this version"),
+        ("similarities.csv", lambda text: text.replace("\na,b,", "\na,c,"), "not a comparison"),
+        ("similarities.csv", lambda text: text.replace(",null_random,", ",null,"), "not a comparison"),
+        ("similarities.csv", lambda _: "", "its columns are not those of this version"),
+    ]
+    for name, damage, words in cases:
+        (tmp_path / name).write_text(damage(written[name]))
+        assert damage(written[name]) != written[name]
+        with pytest.raises(sm.MatchError, match=words):
+            sm.Consistency.load(tmp_path)
+        (tmp_path / name).write_text(written[name])
+    assert sm.Consistency.load(tmp_path).pw_mcc_decoder == pytest.approx(1.0)
 
 
 def test_a_comparison_that_was_stopped_resumes_after_its_finished_pairs(tmp_path):
@@ -331,6 +406,19 @@ def test_the_command_prints_what_it_writes(tmp_path):
     assert done.returncode == 0, done.stderr
     assert f"decoders {content['pw_mcc_decoder']:.4f}" in done.stdout
     assert "proved to be optimal" in done.stdout
+
+
+def test_the_command_show_prints_a_comparison_again(tmp_path):
+    for name, sae in zip(("seed_1", "seed_2"), PLANTED["noised"], strict=True):
+        write_npz(tmp_path / name, sae)
+    done = saematch("consistency", "seed_1", "seed_2", "--null-seeds", "1", "-o", "out", cwd=tmp_path)
+    shown = saematch("show", "out", cwd=tmp_path)
+    assert (shown.returncode, shown.stderr) == (0, "")
+    missing = "  missing: figure firing_rates (no firing rates were given)\n"
+    assert done.stdout == f"{shown.stdout}Written to out: consistency.json, tables and figures\n{missing}"
+    content = parsed(saematch("show", "out", "--json", cwd=tmp_path))
+    assert content == json.loads((tmp_path / "out" / "consistency.json").read_text())
+    assert_refused(saematch("show", "out", "--limits", cwd=tmp_path), "not a run; --limits is for runs")
 
 
 def test_the_command_fails_below_a_limit(tmp_path):

@@ -116,7 +116,8 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print_json(result.as_dict())
     elif not options.quiet:
-        _print_summary(options, result, skipped)
+        _print_summary(result)
+        _print_written(options.output, skipped)
     if options.fail_under is not None and result.pw_mcc_decoder < options.fail_under:
         return complain(f"PW-MCC of decoders is {result.pw_mcc_decoder:.6g}, below {options.fail_under:g}", UNFINISHED)
     return DONE if result.certified else UNFINISHED
@@ -183,7 +184,24 @@ def _describe(event: ConsistencyProgress) -> str:
     return f"step {event.done + 1} of {event.total}: {event.a} and {event.b}, {event.doing}{last}"
 
 
-def _print_summary(options: argparse.Namespace, result: Consistency, skipped: dict[str, str]) -> None:
+def is_comparison(folder: str) -> bool:
+    """Whether a folder holds the result of this command."""
+    return (Path(folder) / "consistency.json").is_file()
+
+
+def show_again(folder: str, json: bool) -> int:
+    """Print the comparison that a folder holds, as the command printed it, and return the exit code."""
+    from saematch.dictionaries import Consistency
+
+    result = Consistency.load(folder)
+    if json:
+        print_json(result.as_dict())
+    else:
+        _print_summary(result)
+    return DONE if result.certified else UNFINISHED
+
+
+def _print_summary(result: Consistency) -> None:
     _print_pairs(result)
     compared = "all pairs" if result.reference is None else f"the pairs with {printable(result.reference)}"
     print(
@@ -192,8 +210,9 @@ def _print_summary(options: argparse.Namespace, result: Consistency, skipped: di
         f"{result.pw_mcc_encoder_absolute:.4f}, both {result.pw_mcc_joint_absolute:.4f}.\n"
     )
     _print_saes(result)
+    without_nulls = result.pairs[0].null_random is None
     legend = {
-        name: _PAIR_LEGEND[name] for name in _PAIR_LEGEND if name not in ("random", "rotated") or options.null_seeds
+        name: _PAIR_LEGEND[name] for name in _PAIR_LEGEND if name not in ("random", "rotated") or not without_nulls
     }
     print_legend({**legend, **_SAE_LEGEND})
     proved = "Every" if result.certified else "NOT every"
@@ -201,10 +220,13 @@ def _print_summary(options: argparse.Namespace, result: Consistency, skipped: di
         f"\n{proved} matching behind these numbers is proved to be optimal. The cosine of shared features is above "
         f"{result.threshold:g}."
     )
-    if options.output is None:
+
+
+def _print_written(output: str | None, skipped: dict[str, str]) -> None:
+    if output is None:
         print("Nothing was written; -o DIR keeps every feature, tables and figures.")
         return
-    print(f"Written to {options.output}: consistency.json, tables and figures")
+    print(f"Written to {output}: consistency.json, tables and figures")
     if find_spec("matplotlib") is None:
         print("  missing: figures (matplotlib is not installed: pip install 'saematch[evaluate]')")
     for name, reason in skipped.items():

@@ -1,4 +1,4 @@
-"""`saematch show`: show a finished run again."""
+"""`saematch show`: show a finished run, or a finished comparison of SAEs, again."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from saematch.cli.common import DONE, INCOMPLETE, UNFINISHED, for_terminal, in_flags, print_json
+from saematch.cli.consistency import is_comparison, show_again
 from saematch.cli.groups import add_inputs, add_json, add_run, chain_of
 from saematch.cli.terminal import (
     PAIR_HEAD,
@@ -17,16 +18,17 @@ from saematch.cli.terminal import (
     print_unproved,
     table,
 )
+from saematch.errors import MatchError
 from saematch.text import printable
 
 if TYPE_CHECKING:
     from saematch.runs.chain import Chain
     from saematch.runs.summary import PairSummary
 
-HELP = "show a run again: its table, the best and the worst pairs, and limits to choose from"
+HELP = "show a run again: its table, the best and the worst pairs, and limits to choose from; or a comparison"
 DESCRIPTION = """Print the table of a run that was matched before: for each pair of layers, how many features are
 matched, at which cost, how alike matched features are, and whether the matching is proved optimal. Below it, print the
-matched features that are most alike and least alike."""
+matched features that are most alike and least alike. A folder that 'saematch consistency' wrote is shown as well."""
 _COSINES = (0.3, 0.5, 0.7, 0.9)  # for which a limit of the cost is suggested
 _EXAMPLES = 3
 
@@ -44,7 +46,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Show a run."""
+    """Show a run, or a comparison of SAEs."""
+    if is_comparison(options.run_folder):
+        unused = [f"--{name}" for name in ("limits", "inputs", "against") if getattr(options, name)]
+        if unused:
+            raise MatchError(f"{options.run_folder} is a comparison of SAEs, not a run; {unused[0]} is for runs")
+        return show_again(options.run_folder, options.json)
     from saematch.runs.summary import summary_of
 
     chain = chain_of(options)
@@ -119,7 +126,6 @@ def _print_missing(chain: Chain) -> None:
 def _print_examples(chain: Chain) -> None:
     """Print the matched features that are most alike and least alike, if cosines are known."""
     from saematch.analysis.ranking import alike
-    from saematch.errors import MatchError
 
     try:
         most, least = alike(chain, _EXAMPLES), alike(chain, _EXAMPLES, least=True)

@@ -14,6 +14,7 @@ from saematch.numeric.rounding import Floats
 DECISIONS = ("shared", "unique", "uncertain")
 SHARED, UNIQUE, UNCERTAIN = range(3)
 DECILES = 10
+PLACES = ("partner", "encoder_partner", "joint_partner", "nearest")  # columns that hold numbers of features
 Columns = dict[str, NDArray[Any]]
 Partners = Mapping[tuple[str, str], Columns]
 
@@ -33,7 +34,7 @@ def columns_of(measures: PairMeasures, side: int, threshold: float) -> Columns:
         "decision": np.where(shared, SHARED, np.where(unlike, UNIQUE, UNCERTAIN)),
         "partner": decoder.partner,
         "similarity": decoder.similarity,
-        "margin": _margins(measures, side),
+        **_margins(measures, side),
         "encoder_partner": encoder.partner,
         "encoder_similarity": encoder.similarity,
         "joint_partner": joint.partner,
@@ -44,15 +45,24 @@ def columns_of(measures: PairMeasures, side: int, threshold: float) -> Columns:
     }
 
 
-def _margins(measures: PairMeasures, side: int) -> Floats:
-    """Return the margins of the matching of decoders by feature of one side; NaN where they are not known."""
-    count = measures.features[side]
+def _margins(measures: PairMeasures, side: int) -> Columns:
+    """Return the margins of the matching of decoders by feature of one side, and which of them are exact.
+
+    Both are NaN where margins are not known. A margin that is infinite is NaN, too.
+    """
     if measures.margins is None:
-        return np.full(count, np.nan)
-    bound = measures.margins.bound.numpy()
+        return dict.fromkeys(("margin", "margin_exact"), np.full(measures.features[side], np.nan))
+    bound, is_exact = measures.margins.bound.numpy(), measures.margins.is_exact.double().numpy()
     if side:  # a target feature has the margin of its pair
-        bound = np.append(bound, np.nan)[measures.matched["decoder", False][1].partner]
-    return np.where(np.isfinite(bound), bound, np.nan)
+        partner = measures.matched["decoder", False][1].partner
+        bound, is_exact = (np.append(values, np.nan)[partner] for values in (bound, is_exact))
+    return {"margin": np.where(np.isfinite(bound), bound, np.nan), "margin_exact": is_exact}
+
+
+def as_arrays(columns: Mapping[str, list[Any]]) -> Columns:
+    """Return the columns of `columns_of` from lists, with NaN for None."""
+    whole = ("decision", *PLACES)
+    return {name: np.array(values, dtype=np.int64 if name in whole else float) for name, values in columns.items()}
 
 
 def others_of(partners: Partners, name: str) -> list[str]:
@@ -77,14 +87,15 @@ def found_columns(partners: Partners, name: str, rates: Floats | None) -> dict[s
     others = others_of(partners, name)
     shared_with, decisions = decisions_of(partners, name)
     each = {other: partners[name, other] for other in others}
-    found: dict[str, list[str]] = {"found_in": [], "partners": [], "similarities": [], "margins": []}
+    numbers = {"similarities": "similarity", "margins": "margin", "margins_exact": "margin_exact"}
+    found: dict[str, list[str]] = {column: [] for column in ("found_in", "partners", *numbers)}
     for feature, count in enumerate(shared_with):
         where = [other for other in others if count and each[other]["decision"][feature] == SHARED]
         found["found_in"].append(";".join(where))
         found["partners"].append(";".join(str(each[other]["partner"][feature]) for other in where))
-        for column, values in (("similarities", "similarity"), ("margins", "margin")):
-            numbers = [float(each[other][values][feature]) for other in where]
-            found[column].append(";".join(f"{number:.6g}" for number in numbers if np.isfinite(number)))
+        for column, values in numbers.items():
+            shown = [_shown(float(each[other][values][feature])) for other in where]
+            found[column].append(";".join(shown) if any(shown) else "")
     features = len(shared_with)
     return {
         "sae": [name] * features,
@@ -95,6 +106,10 @@ def found_columns(partners: Partners, name: str, rates: Floats | None) -> dict[s
         **found,
         "firing_rate": [None] * features if rates is None else rates.tolist(),
     }
+
+
+def _shown(number: float) -> str:
+    return f"{number:.6g}" if np.isfinite(number) else ""
 
 
 def deciles(rates: Floats) -> list[NDArray[np.int64]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from saematch.analysis.tables import Schema
 from saematch.dictionaries.measures import STATISTICS
 
-SCHEMA = 1  # of consistency.json
+SCHEMA = 2  # of consistency.json and the tables
 NULLS = ("null_random", "null_rotated")  # names of the null models
 FEATURES, PARTNERS = "features", "partners"  # names of the tables with a row for each feature
 
@@ -118,7 +118,8 @@ PARTNERS_TABLE = Schema(
         "decision": DEFINITIONS["decision"][1],
         "partner": "number of the partner by the matching of decoders; -1 without one",
         "similarity": "cosine of the decoder rows of the feature and this partner",
-        "margin": "proved lower bound on how much this cosine can fall before another matching of decoders is better",
+        "margin": "how far this cosine can fall before another matching of decoders is better, or a proved lower bound",
+        "margin_exact": "1 if the margin is exact; 0 if it is a proved lower bound",
         "encoder_partner": "number of the partner by the matching of encoders; -1 without one",
         "encoder_similarity": "cosine of the encoder columns of the feature and this partner",
         "joint_partner": "number of the partner by the matching of both; -1 without one",
@@ -140,7 +141,8 @@ FEATURES_TABLE = Schema(
         "found_in": "names of the SAEs in which it is shared, separated by ;",
         "partners": "numbers of its partners there, by the matching of decoders, separated by ;",
         "similarities": "cosines of decoder rows with these partners, separated by ;",
-        "margins": "proved lower bounds on the margins of these pairs, separated by ;",
+        "margins": "margins of these pairs, separated by ;",
+        "margins_exact": "1 for each of these margins that is exact, 0 for a proved lower bound, separated by ;",
         "firing_rate": "firing rate of the feature, if it was given",
     },
 )

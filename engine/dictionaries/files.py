@@ -1,4 +1,4 @@
-"""The files of a comparison: `consistency.json`, and tables as CSV and Parquet."""
+"""Writing the files of a comparison: `consistency.json`, and tables as CSV and Parquet."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from saematch.analysis.tables import Chunk, Row, Schema, Table, write_csv, write_parquet
-from saematch.dictionaries.decisions import DECISIONS, found_columns, others_of
+from saematch.dictionaries.decisions import DECISIONS, PLACES, found_columns, others_of
 from saematch.dictionaries.definitions import (
     FEATURES_TABLE,
     HISTOGRAM_TABLE,
@@ -27,17 +27,17 @@ if TYPE_CHECKING:
     from saematch.dictionaries.result import Consistency, NullModel, PairConsistency
 
 RESULT = "consistency.json"
-_WHOLE = {"feature", "partner", "encoder_partner", "joint_partner", "nearest", "compared_with", "shared_with"}
-_TEXT = {"sae", "other", "decision", "found_in", "partners", "similarities", "margins"}
+_WHOLE = {*PLACES, "feature", "margin_exact", "compared_with", "shared_with"}
+_TEXT = {"sae", "other", "decision", "found_in", "partners", "similarities", "margins", "margins_exact"}
 
 
 def write_all(result: Consistency, folder: LocalFolder) -> None:
     """Write all files. Raises `MatchError` if the folder cannot be written."""
-    folder.write(RESULT, as_json(result.as_dict()))
     for table in tables_of(result):
         table.write(folder)
     _write_columns(folder, PARTNERS_TABLE, lambda: _partner_chunks(result))
     _write_columns(folder, FEATURES_TABLE, lambda: _feature_chunks(result))
+    folder.write(RESULT, as_json(result.as_dict()))  # at last: where it is, the tables are
 
 
 def tables_of(result: Consistency) -> list[Table]:
@@ -95,6 +95,7 @@ def _partner_chunks(result: Consistency) -> Iterator[Chunk]:
         }
         for name, values in columns.items():
             chunk[name] = [DECISIONS[place] for place in values] if name == "decision" else listed(values)
+        chunk["margin_exact"] = [None if value is None else int(value) for value in chunk["margin_exact"]]
         yield chunk
 
 

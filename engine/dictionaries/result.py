@@ -15,6 +15,8 @@ from saematch.dictionaries.decisions import DECISIONS, Partners, by_firing_rate,
 from saematch.dictionaries.definitions import DEFINITIONS, NULLS, SCHEMA
 from saematch.dictionaries.files import write_all
 from saematch.dictionaries.measures import MCC, STATISTICS
+from saematch.dictionaries.reading import read_all
+from saematch.errors import refusals
 from saematch.numeric.rounding import Floats
 from saematch.storage.folders import LocalFolder
 from saematch.text import html_table
@@ -177,6 +179,25 @@ class Consistency:
         """
         write_all(self, LocalFolder(folder))
 
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str]) -> Consistency:
+        """Read a comparison from a folder that `save` or `saematch.consistency(…, out=folder)` wrote.
+
+        Raises:
+            MatchError: if the folder has no comparison, another version wrote it, or its files are damaged.
+
+        Examples:
+            >>> import saematch as sm
+            >>> _ = sm.consistency({8: "sample?layer=8", 9: "sample?layer=9"}, nulls=0, out="seeds")
+            >>> result = sm.Consistency.load("seeds")
+            >>> round(result.pw_mcc_decoder, 3), int(result.partners["8", "9"]["partner"][384])
+            (0.396, 455)
+        """
+        where = LocalFolder(folder)
+        values = read_all(where)
+        with refusals("not a comparison that saematch wrote", where, TypeError, KeyError):
+            return cls(**values | {"pairs": [_pair_of(pair) for pair in values["pairs"]]})
+
     def __repr__(self) -> str:
         numbers = f"pw_mcc_decoder={self.pw_mcc_decoder:.4f}, certified={self.certified}"
         return f"Consistency({len(self.saes)} SAEs, {len(self.pairs)} pairs, {numbers})"
@@ -187,6 +208,11 @@ class Consistency:
         return html_table(
             repr(self), head, [[pair.a, pair.b, *row] for pair, row in zip(self.pairs, rows, strict=True)]
         )
+
+
+def _pair_of(values: dict[str, Any]) -> PairConsistency:
+    nulls = {name: None if values[name] is None else NullModel(**values[name]) for name in NULLS}
+    return PairConsistency(**values | nulls)
 
 
 def null_model_of(numbers: Mapping[str, float], values: Sequence[Mapping[str, float]], certified: bool) -> NullModel:

@@ -16,7 +16,7 @@ import torch
 import saematch
 from saematch.analysis.tables import Ledger
 from saematch.assignment import Round
-from saematch.dictionaries.decisions import Columns, columns_of
+from saematch.dictionaries.decisions import Columns, as_arrays, columns_of
 from saematch.dictionaries.definitions import NULLS, SCHEMA
 from saematch.dictionaries.files import listed
 from saematch.dictionaries.measures import Begin, PairMeasures, compare, steps
@@ -118,7 +118,7 @@ class Study:
             measured = self._measured(a, b, opened, schedule)
             pair, source, target = measured["pair"][0], measured["source"][0], measured["target"][0]
             results.append(_as_pair(a, b, pair))
-            partners[a, b], partners[b, a] = _as_arrays(source), _as_arrays(target)
+            partners[a, b], partners[b, a] = as_arrays(source), as_arrays(target)
         return results, partners
 
     def _check_headers(self) -> None:
@@ -234,9 +234,3 @@ def _as_pair(a: str, b: str, row: dict[str, Any]) -> PairConsistency:
 
 def _as_lists(columns: Columns) -> dict[str, list[Any]]:
     return {name: listed(values) for name, values in columns.items()}
-
-
-def _as_arrays(columns: Mapping[str, list[Any]]) -> Columns:
-    """Return columns from JSON as arrays, with NaN for None."""
-    whole = ("decision", "partner", "encoder_partner", "joint_partner", "nearest")
-    return {name: np.array(values, dtype=np.int64 if name in whole else float) for name, values in columns.items()}
