@@ -193,12 +193,14 @@ class Solution:
         else:
             matched = math.fsum(cost.exact(rows, permutation[rows]))
         gain = self._gain(cost, unmatched, permutation, matched, gap, error)
+        # If gap and error are both 0, the proof is exact. Otherwise rounding must explain the gap.
+        if gap + error == 0:
+            return Certificate(gap, error, gain, True)
         trivial = _trivial_proof(cost, unmatched, permutation, gap + error)
-        # Rounding must explain the gap. It need not if gap and error are both 0: then the proof is exact.
         in_m = cost.scale / reduced.scale
         explained = self.finished and self._is_rounding(cost, excess * in_m, (most - excess) * in_m)
         explained = explained and not self._is_hidden(cost, gap + error, gain, trivial.paid)
-        certificate = Certificate(gap, error, gain, explained or gap + error == 0)
+        certificate = Certificate(gap, error, gain, explained)
         # The trivial bound may prove more than the prices: for instance if every row has its cheapest column.
         if trivial.gap + trivial.error < gap + error and not certificate.certified:
             return Certificate(trivial.gap, trivial.error, gain, trivial.gap + trivial.error == 0)

@@ -92,7 +92,8 @@ class TileProducts(Products, TilePasses):
     @override
     def block(self, rows: Indices, columns: Indices) -> Floats:
         x, y = self._sides
-        right, out = y.float64(columns).to(self.device), torch.empty(len(rows), len(columns), dtype=torch.float64)
+        right = y.float64(columns).to(self.device)
+        out = torch.empty((len(rows), len(columns)), dtype=torch.float64, device="cpu")
         # Memory that is new to a process is slow: the rows of the left side are copied a few at a time.
         for top in range(0, len(rows), _COPIED):
             part = slice(top, top + _COPIED)
