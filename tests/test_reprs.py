@@ -82,7 +82,6 @@ def test_columns_have_nothing_for_unmatched_features(home):
 
 
 def test_tables_of_pandas(home):
-    pytest.importorskip("pandas", reason="pandas is not installed")
     chain = sm.Chain.load(home / "run")
     table = chain.to_pandas()
     assert list(table) == ["source", "target", "feature", "partner", "cost", "cosine", "label", "partner_label"]
