@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import torch
-from scipy.optimize import linear_sum_assignment
+from stored_matrix import numbers_by_scipy
 
 import saematch as sm
 from saematch.assignment import margins as margins_search
@@ -20,40 +20,6 @@ from saes import made_up, write_npz
 from test_cli import assert_refused, parsed, saematch
 
 ROUNDING = 1e-9  # of means of cosines, as the definitions ask for
-T = 0.7
-
-
-def unit(rows):
-    norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    return np.where(norms > 0, rows / np.where(norms > 0, norms, 1), 0)
-
-
-def cosines(a, b):
-    """Return the cosines of decoder rows and of encoder columns."""
-    decoder = unit(a.W_dec.double().numpy()) @ unit(b.W_dec.double().numpy()).T
-    encoder = unit(a.W_enc.double().numpy().T) @ unit(b.W_enc.double().numpy().T).T
-    return decoder, encoder
-
-
-def by_scipy(a, b):
-    """Return every number from its definition, by SciPy on the stored matrix."""
-    decoder, encoder = cosines(a, b)
-    matrices = {"decoder": decoder, "encoder": encoder, "joint": (decoder + encoder) / 2}
-    numbers = {}
-    for kind, matrix in matrices.items():
-        for suffix, similarity in (("", matrix), ("_absolute", np.abs(matrix))):
-            numbers[f"mcc_{kind}{suffix}"] = similarity[linear_sum_assignment(similarity, maximize=True)].mean()
-    numbers["mmcs_ab"], numbers["mmcs_ba"] = decoder.max(axis=1).mean(), decoder.max(axis=0).mean()
-    numbers["uniqueness_ab"] = len(set(np.abs(decoder).argmax(axis=1))) / len(decoder)
-    numbers["uniqueness_ba"] = len(set(np.abs(decoder).argmax(axis=0))) / decoder.shape[1]
-    # The smaller side, all of whose features are matched.
-    if decoder.shape[0] > decoder.shape[1]:
-        decoder, encoder = decoder.T, encoder.T
-    (rows, by_decoder), (_, by_encoder) = (
-        linear_sum_assignment(matrix, maximize=True) for matrix in (decoder, encoder)
-    )
-    above = (decoder[rows, by_decoder] > T) & (encoder[rows, by_encoder] > T)
-    return numbers | {"shared": above.mean(), "same_partner": (by_decoder == by_encoder).mean()}
 
 
 def taken(sae, features, sign=1.0, noise=0.0):
@@ -94,13 +60,13 @@ def assert_equal(pair, expected):
 @pytest.mark.parametrize("case", PLANTED)
 def test_every_number_is_scipys(case):
     a, b = PLANTED[case]
-    assert_equal(sm.consistency({"a": a, "b": b}, nulls=0).pairs[0], by_scipy(a, b))
+    assert_equal(sm.consistency({"a": a, "b": b}, nulls=0).pairs[0], numbers_by_scipy(a, b))
 
 
 def test_every_number_of_the_sample_is_scipys(sample):
     a, b = sample[8], sample[9]
     result = sm.consistency({"a": a, "b": b}, nulls=0)
-    assert_equal(result.pairs[0], by_scipy(a, b))
+    assert_equal(result.pairs[0], numbers_by_scipy(a, b))
     assert result.certified
 
 
@@ -147,7 +113,7 @@ def test_the_gap_to_a_null_is_in_units_of_its_spread():
     result = sm.consistency({"a": a, "b": b}, nulls=3)
     pair = result.pairs[0]
     for null, make in ((pair.null_random, Nulls(b).random), (pair.null_rotated, Nulls(b).rotated)):
-        values = [by_scipy(a, make(seed))["mcc_joint"] for seed in range(3)]
+        values = [numbers_by_scipy(a, make(seed))["mcc_joint"] for seed in range(3)]
         assert null.mean["mcc_joint"] == pytest.approx(np.mean(values), abs=ROUNDING)
         assert null.spread["mcc_joint"] == pytest.approx(np.std(values, ddof=1), abs=ROUNDING)
         assert null.gap["mcc_joint"] == pytest.approx((pair.mcc_joint - np.mean(values)) / np.std(values, ddof=1))
@@ -424,7 +390,7 @@ def test_the_command_show_prints_a_comparison_again(tmp_path):
 def test_the_command_fails_below_a_limit(tmp_path):
     for name, sae in zip(("a", "b"), PLANTED["noised"], strict=True):
         write_npz(tmp_path / name, sae, np.float64)
-    value = by_scipy(*PLANTED["noised"])["mcc_decoder"]
+    value = numbers_by_scipy(*PLANTED["noised"])["mcc_decoder"]
     command = ("consistency", "a", "b", "--null-seeds", "0", "--quiet", "--fail-under")
     done = saematch(*command, value + 0.01, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (3, "")

@@ -1,4 +1,5 @@
-"""SAEs that training packages have written, read here and compared with the forward passes of these packages.
+"""SAEs that training packages have written, read here and compared with the forward passes of these packages; and
+numbers that both measure.
 
 `make test-formats` installs the packages; without them, these tests are skipped.
 """
@@ -162,6 +163,22 @@ def test_sae_lens_reads_what_is_saved_for_it(tmp_path, activation, dtype, F, d):
     sae = made_up(F, d, activation).to(dtype)
     sae.save(tmp_path / "layer_3", format="saelens")
     assert_same_pass(sae, lens_reads(tmp_path / "layer_3"))
+
+
+@needs_sae_lens
+@pytest.mark.parametrize(("F", "other_F"), [(40, 40), (40, 70), (70, 40)])
+def test_sae_lens_measures_the_same_consistency(F, other_F):
+    """Both compute means of absolute cosines in float64, which differ by their rounding: far less than 1e-12."""
+    from sae_lens.synthetic.evals import feature_uniqueness, mean_correlation_coefficient
+
+    a, b = made_up(F, 8, seed=0), made_up(other_F, 8, seed=1)
+    b.W_dec[:10] = -a.W_dec[5:15]  # negated features, which are the same to this package
+    b.W_dec[10] = 0
+    pair = sm.consistency({"a": a, "b": b}, nulls=0).pairs[0]
+    assert abs(pair.mcc_decoder_absolute - mean_correlation_coefficient(a.W_dec, b.W_dec)) < 1e-12
+    assert pair.mcc_decoder_absolute - pair.mcc_decoder > 0.05
+    assert pair.uniqueness_ab == feature_uniqueness(a.W_dec, b.W_dec)
+    assert pair.uniqueness_ba == feature_uniqueness(b.W_dec, a.W_dec)
 
 
 @needs_sparsify

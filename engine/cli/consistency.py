@@ -116,7 +116,7 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print_json(result.as_dict())
     elif not options.quiet:
-        _print_summary(result)
+        print_summary(result)
         _print_written(options.output, skipped)
     if options.fail_under is not None and result.pw_mcc_decoder < options.fail_under:
         return complain(f"PW-MCC of decoders is {result.pw_mcc_decoder:.6g}, below {options.fail_under:g}", UNFINISHED)
@@ -197,11 +197,12 @@ def show_again(folder: str, json: bool) -> int:
     if json:
         print_json(result.as_dict())
     else:
-        _print_summary(result)
+        print_summary(result)
     return DONE if result.certified else UNFINISHED
 
 
-def _print_summary(result: Consistency) -> None:
+def print_summary(result: Consistency) -> None:
+    """Print the tables of a comparison, what their columns mean, and whether all matchings are proved optimal."""
     _print_pairs(result)
     compared = "all pairs" if result.reference is None else f"the pairs with {printable(result.reference)}"
     print(
