@@ -16,6 +16,7 @@ from saematch.assignment import column_generation
 from saematch.assignment.dense import solve_all_pairs
 from saematch.assignment.jonker_volgenant import solve_dense
 from saematch.cost import DistanceCost, MatrixCost, UnmatchedCost
+from saematch.numeric import threads
 
 R = np.random.default_rng
 
@@ -150,6 +151,23 @@ def test_passes_give_the_same_answers(monkeypatch, size, metric):
     assert passes.certified
     assert (dense.stats["rounds"], dense.stats["products"], dense.stats["precision"]) == (1, 0, "float64")
     assert torch.equal(dense.perm, passes.perm)
+
+
+@pytest.mark.parametrize("metric", ["squared_distance", "absolute_cosine"])
+def test_no_bit_depends_on_the_number_of_threads(monkeypatch, metric):
+    """A run that is resumed by another number of threads writes the same bytes, and so does a list of problems."""
+    x, y = R(0).standard_normal((2, 600, 500))
+    answers, before = [], torch.get_num_threads()
+    for number in (1, 2, 5):
+        monkeypatch.setattr(threads, "processors", lambda number=number: number)
+        torch.set_num_threads(number)
+        try:
+            answers += [sm.assign(x, y, metric=metric), *sm.assign([x, x], [y, y], metric=metric)]
+            assert torch.get_num_threads() == number
+        finally:
+            torch.set_num_threads(before)
+    assert len({(one.gap, one.rounding_error, one.gain, one.random_cost) for one in answers}) == 1
+    assert len({(one.perm.numpy().tobytes(), one.prices.numpy().tobytes()) for one in answers}) == 1
 
 
 @pytest.mark.parametrize("size", [60, 200])

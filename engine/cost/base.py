@@ -104,7 +104,10 @@ class Cost(ABC):
 
     @abstractmethod
     def block(self, rows: Indices, columns: Indices) -> Floats:
-        """Return M of all pairs of the listed rows and columns in float64."""
+        """Return M of all pairs of the listed rows and columns in float64.
+
+        Its bits do not depend on the number of threads.
+        """
 
     @abstractmethod
     def block_errors(self, price_error: Floats) -> BlockErrors:

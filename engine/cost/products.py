@@ -7,7 +7,7 @@ import os
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,6 +22,7 @@ from saematch.cost.sides import Side
 from saematch.numeric.loops import centred_products, scale_sums
 from saematch.numeric.rounding import UNIT_32, Floats, Indices, gamma
 from saematch.numeric.rows import over_pairs
+from saematch.numeric.threads import ThreadPool
 
 MOST_INT32 = 133_120  # entries of int8 rows whose product an int32 sum holds: 127^2 times as much is below 2^31
 _COPIED = 128  # rows in float64
@@ -94,10 +95,15 @@ class TileProducts(Products, TilePasses):
         x, y = self._sides
         right = y.float64(columns).to(self.device)
         out = torch.empty((len(rows), len(columns)), dtype=torch.float64, device="cpu")
-        # Memory that is new to a process is slow: the rows of the left side are copied a few at a time.
-        for top in range(0, len(rows), _COPIED):
-            part = slice(top, top + _COPIED)
+
+        def multiply(part: slice) -> None:
             out[part] = x.float64(rows[part]).to(self.device) @ right.T
+
+        # Memory that is new to a process is slow: the rows of the left side are copied a few at a time. The bits of a
+        # product depend on the threads that share it: each of these products has one.
+        parts = [slice(top, top + _COPIED) for top in range(0, len(rows), _COPIED)]
+        with ThreadPool(right.numel() * len(parts)) as pool:
+            pool.run((partial(multiply, part) for part in parts), torch_threads=1)
         return out.numpy()
 
     @override

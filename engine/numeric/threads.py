@@ -89,8 +89,6 @@ class ThreadPool:
 
         If jobs call torch, `torch_threads` says how many threads torch uses for each of them.
         """
-        if self._executor is None:
-            return [job() for job in jobs]
         before = torch.get_num_threads()
 
         def run(job: Callable[[], T]) -> T:
@@ -99,6 +97,8 @@ class ThreadPool:
             return job()
 
         try:
+            if self._executor is None:
+                return [run(job) for job in jobs]
             futures = [self._executor.submit(run, job) for job in jobs]
             return [future.result() for future in futures]
         finally:
