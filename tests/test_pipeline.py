@@ -10,7 +10,7 @@ from saematch.matching import backend
 from saematch.matching.backend import Backend
 from saematch.matching.problem import Comparison, search_bytes
 from saematch.matching.solver import Solver
-from saematch.runs import pipeline, row_cache, work
+from saematch.runs import estimate, pipeline, row_cache, work
 from saematch.runs.inputs import read_input
 from saematch.runs.pipeline import match_pairs
 from saematch.runs.plan import plan_pairs
@@ -174,3 +174,16 @@ def test_memory_counts_the_saes_and_the_files_and_a_block_of_products_of_the_pai
         assert memory_needed(job, pairs, number) == nothing + of_rows + of_pairs
     disjoint = plan_pairs(model, None, "0-1,2-3,4-5")
     assert memory_needed(job, disjoint, 2) - memory_needed(job, pairs, 2) == 8 * rows
+
+
+@pytest.mark.through_passes(False)
+@pytest.mark.parametrize("values", [2**24, 2**14])
+def test_the_trial_of_a_large_run_makes_passes(monkeypatch, values):
+    """Only passes take a time that grows with the number of pairs, and a problem of few pairs is solved without any."""
+    found, run = [], Solver.run
+    monkeypatch.setattr(Solver, "run", lambda solver, problem: found.append(run(solver, problem)) or found[-1])
+    monkeypatch.setattr(estimate, "_VALUES", values)
+    large = work_on({layer: made_up(F=2400, seed=layer) for layer in range(2)})
+    assert estimate.seconds_needed(large, plan_pairs(large.sources)) > 0
+    assert len(found) == 2
+    assert all("passes" in one.stats["stages"] for one in found)

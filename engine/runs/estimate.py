@@ -13,12 +13,12 @@ from saematch.numeric.rows import Rows
 from saematch.runs.plan import Pair
 from saematch.runs.work import Key, Work
 
-_ROWS = 2048  # features of the trial
-_VALUES = 2**23  # numbers in the rows of the trial, at most, on each side
+_ROWS = 2304  # features of the trial: so many that it makes passes, see `DENSE`
+_VALUES = 2**24  # numbers in the rows of the trial, at most, on each side
 
 
 def seconds_needed(work: Work, pairs: Sequence[Pair], devices: int = 1) -> float | None:
-    """Estimate how long matching these pairs takes on this machine, by matching random rows of the same width.
+    """Estimate how long matching these pairs takes on this machine, by matching random rows.
 
     Passes take a time that is proportional to the number of all pairs of features, and everything else a time that is
     proportional to the number of features. SAEs differ in how many passes they need, so that the true time may well be
@@ -36,8 +36,8 @@ def seconds_needed(work: Work, pairs: Sequence[Pair], devices: int = 1) -> float
     if not shapes:
         return None
     # Match random rows twice: the first time, loops are compiled or loaded.
-    width = max(width for _, _, width in shapes)
-    rows = max(16, min(_ROWS, max(max(a, b) for a, b, _ in shapes), _VALUES // width))
+    rows = max(16, min(_ROWS, max(max(a, b) for a, b, _ in shapes)))
+    width = max(1, min(max(width for _, _, width in shapes), _VALUES // rows))
     rng = np.random.default_rng(0)
     x, y = (Rows.of(rng.standard_normal((rows, width), dtype=np.float32)) for _ in range(2))
     problem = RowProblem(x, y)
