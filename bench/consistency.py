@@ -21,7 +21,6 @@ from saematch.cli.consistency import distinct_names, print_summary
 from saematch.sources.search import search
 
 ROUNDING = 1e-9  # of a mean of cosines in float64, with room to spare
-RUNS = 3
 LARGE, WIDTH, PLANTED = 131_072, 576, 0.4
 
 
@@ -29,6 +28,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", metavar="FOLDER", help="SAEs of one model and layer")
     parser.add_argument("--nulls", type=int, default=3, help="seeds of each null model")
+    parser.add_argument("--runs", type=int, default=3, help="how often each pair is timed")
     parser.add_argument("--large", action="store_true", help=f"two decoders of {LARGE:,} rows: many minutes")
     parser.add_argument("--append", action="store_true", help="append rows to bench/results/cpu.jsonl")
     options = parser.parse_args()
@@ -39,15 +39,15 @@ def main() -> None:
         print_summary(sm.consistency(saes, threshold=THRESHOLD, nulls=options.nulls))
         print()
         for a, b in itertools.combinations(saes, 2):
-            compare_with_scipy(a, saes[a], b, saes[b], options.append)
+            compare_with_scipy(a, saes[a], b, saes[b], options.runs, options.append)
     if options.large:
         large(options.append)
 
 
-def compare_with_scipy(a, first, b, second, appends):
+def compare_with_scipy(a, first, b, second, runs, appends):
     """Check every number of a pair against SciPy, and print the seconds of both, in turns."""
     ours, theirs = [], []
-    for _ in range(RUNS):
+    for _ in range(runs):
         result, seconds = timed(lambda: sm.consistency({a: first, b: second}, threshold=THRESHOLD, nulls=0))
         ours.append(seconds)
         expected, seconds = timed(lambda: numbers_by_scipy(first, second))
