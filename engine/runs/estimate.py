@@ -15,10 +15,11 @@ from saematch.runs.work import Key, Work
 
 _ROWS = 2304  # features of the trial: so many that it makes passes, see `DENSE`
 _VALUES = 2**24  # numbers in the rows of the trial, at most, on each side
+_OF_ALL_PAIRS = ("candidates", "passes", "dense optimum")  # stages that look at all pairs of features
 
 
 def seconds_needed(work: Work, pairs: Sequence[Pair], devices: int = 1) -> float | None:
-    """Estimate how long matching these pairs takes on this machine, by matching random rows.
+    """Estimate how long matching these pairs takes on this machine, by matching random rows with noisy copies of them.
 
     Passes take a time that is proportional to the number of all pairs of features, and everything else a time that is
     proportional to the number of features. SAEs differ in how many passes they need, so that the true time may well be
@@ -39,13 +40,13 @@ def seconds_needed(work: Work, pairs: Sequence[Pair], devices: int = 1) -> float
     rows = max(16, min(_ROWS, max(max(a, b) for a, b, _ in shapes)))
     width = max(1, min(max(width for _, _, width in shapes), _VALUES // rows))
     rng = np.random.default_rng(0)
-    x, y = (Rows.of(rng.standard_normal((rows, width), dtype=np.float32)) for _ in range(2))
-    problem = RowProblem(x, y)
+    x, noise = rng.standard_normal((2, rows, width), dtype=np.float32)
+    problem = RowProblem(Rows.of(x), Rows.of(x[::-1] + noise))
     solver = replace(work.solver, progress=None, time_limit=None, max_rounds=None)
     solver.run(problem)
     began = time.perf_counter()
     stages = solver.run(problem).stats["stages"]
-    seconds, passes = time.perf_counter() - began, stages.get("passes", 0.0)
+    seconds, passes = time.perf_counter() - began, sum(stages.get(stage, 0.0) for stage in _OF_ALL_PAIRS)
     # Scale both parts to each pair of layers.
     limit = np.inf if work.solver.time_limit is None else work.solver.time_limit
     needed = 0.0

@@ -58,7 +58,7 @@ def folded_rows(
         fold: the fold, see `SAE.fold`.
 
     Raises:
-        MatchError: for unknown or repeated parts, weights that are not positive, NaN in the SAE, or an impossible fold.
+        MatchError: for unknown or repeated parts, weights that are not positive, NaN in a part, or an impossible fold.
     """
     parts, weights = check_parts(parts, weights)
     scale = sae.scale(fold, torch.float64).detach().cpu().numpy()
