@@ -213,7 +213,7 @@ def test_one_set_of_saes_against_another(model, tmp_path):
 
 def test_unfinished_proof_has_exit_code_3(tmp_path):
     for layer in (1, 2):
-        write_npz(tmp_path / f"layer_{layer}", made_up(F=200, seed=layer))
+        write_npz(tmp_path / f"layer_{layer}", made_up(F=2100, seed=layer))
     done = saematch("match", tmp_path / "layer_1", tmp_path / "layer_2", "--max-rounds", 1)
     assert done.returncode == 3
     assert "NO (round_limit)" in done.stdout

@@ -99,7 +99,7 @@ def told(event):
     news.append(event.stage)
     if event.stage == "start":
         layers.limited = True
-        limit(90 * 2**20)
+        limit(24 * 2**20)  # an SAE does not fit in
 chain = sm.match_layers(layers, fold="none", progress=told)
 limit(0)
 limit(8 * 2**20)

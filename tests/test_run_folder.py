@@ -20,8 +20,6 @@ from saematch.runs.locks import lock_run
 from saematch.storage.folders import folder_at
 from saes import made_up, write_model, write_npz
 
-pytestmark = pytest.mark.through_passes
-
 
 def program(*arguments):
     return [sys.executable, "-m", "saematch", *map(str, arguments)]

@@ -93,6 +93,7 @@ class ThreadPool:
 
         def run(job: Callable[[], T]) -> T:
             if torch_threads is not None:
+                torch.get_num_threads()  # a thread that is new to torch takes over a number first, which others set
                 torch.set_num_threads(torch_threads)  # for this thread, and for threads that have not used torch yet
             return job()
 
