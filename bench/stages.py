@@ -38,8 +38,8 @@ RATES = {"int8": 1.1e15, "memory": 3.4e12, "upload": 7e9, "float64": 15e12}
 
 
 @contextlib.contextmanager
-def timed_methods(kind: type, names: list[str], seconds: dict[str, float]) -> Iterator[None]:
-    """Add up the seconds that methods of a class take."""
+def timed_parts(of: Any, names: list[str], seconds: dict[str, float]) -> Iterator[None]:
+    """Add up the seconds that methods of a class, or functions of a module, take."""
 
     def timed(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
         def run(*given: Any, **options: Any) -> Any:
@@ -51,14 +51,14 @@ def timed_methods(kind: type, names: list[str], seconds: dict[str, float]) -> It
 
         return run
 
-    before = {name: getattr(kind, name) for name in names}
+    before = {name: getattr(of, name) for name in names}
     for name, method in before.items():
-        setattr(kind, name, timed(name, method))
+        setattr(of, name, timed(name, method))
     try:
         yield
     finally:
         for name, method in before.items():
-            setattr(kind, name, method)
+            setattr(of, name, method)
 
 
 def timed(run: Callable[[], Any]) -> tuple[Any, float]:
@@ -96,18 +96,20 @@ def measure(features: int, d: int) -> None:
         # Rows of the second SAE, so that loops are compiled.
         feature_rows(saes[0])
         _, seconds["folding"] = timed(lambda: feature_rows(saes[1]))
-    kind = products.Int8Products if not products.int8_obstacle() else products.Float32Products
-    with timed_methods(kind, ["cheapest", "exact", "block"], seconds):
+    kind, make = products.Int8Products, "int8_operands"
+    if products.int8_obstacle():
+        kind, make = products.Float32Products, "float32_operands"
+    with timed_parts(kind, ["cheapest", "exact", "block"], seconds), timed_parts(products, [make], seconds):
         answer, whole = timed(lambda: sm.match(*saes))
     assert answer.certified
     print(f"{features:,} features, K = {2 * d + 1:,}, {threads()} threads")
     stages = answer.stats["stages"]
     solving = sum(stages.values())
-    assignment = solving - seconds["cheapest"] - seconds["exact"] - seconds["block"]
+    assignment = solving - sum(seconds[part] for part in ("cheapest", "exact", "block", make))
     rows = {
         "an SAE: reading": seconds["reading"],
         "an SAE: folding": seconds["folding"],
-        "an SAE: preparing for passes": (whole - solving) / 2 - seconds["folding"],
+        "an SAE: preparing for passes": (whole - solving + seconds[make]) / 2 - seconds["folding"],
         "a pair: passes": seconds["cheapest"],
         "a pair: float64 values": seconds["exact"] + seconds["block"],
         "a pair: sparse optimum": stages["sparse optimum"],
