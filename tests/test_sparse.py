@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 
 from saematch.assignment.auction import auction
-from saematch.assignment.sparse import _make_feasible, repaired, solve_sparse
+from saematch.assignment.feasible import make_feasible
+from saematch.assignment.sparse import repaired, solve_sparse
 
 
 def sparse_problem(n, seed, degree=4, size=0.0):
@@ -42,7 +43,7 @@ def test_settling_a_wrong_permutation_finds_the_optimum(seed):
     dense, starts, columns, costs = sparse_problem(30, seed, degree=30)
     wrong = linear_sum_assignment(np.where(np.isfinite(dense), -dense, 1e9))[1]  # the most expensive of all
     paid, owner = dense[np.arange(30), wrong].copy(), np.argsort(wrong)
-    _make_feasible(starts, columns, costs, wrong, owner, paid, np.zeros(30))
+    make_feasible(starts, columns, costs, wrong, owner, paid, np.zeros(30))
     best = linear_sum_assignment(np.where(np.isfinite(dense), dense, 1e9))[1]
     np.testing.assert_array_equal(wrong, best)
     np.testing.assert_array_equal(owner, np.argsort(best))

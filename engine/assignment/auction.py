@@ -25,7 +25,7 @@ def auction(starts: Indices, columns: Columns, costs: Floats, prices: Floats, pr
     """Return prices under which a complete matching is near the optimum.
 
     The matching is within LAST_EPSILON standard deviations of the costs per row. The prices are good, not exact.
-    Shortest paths find the optimum from there in a fraction of the time that they take without an auction.
+    The optimum is found from there in a fraction of the time that it takes without an auction.
 
     Args:
         starts: `(n + 1,)`, the first edge of each row, and the number of edges.

@@ -270,7 +270,7 @@ class Solution:
     def _gain(
         self, cost: Cost, unmatched: Unmatched, permutation: Indices, matched: float, gap: float, error: float
     ) -> float:
-        """Return `Certificate.gain`, 0.0 if it is no more than rounding. `matched` is the sum of M over all pairs."""
+        """Return `Certificate.gain`, 0.0 if it is no more than rounding. `matched` is the sum of M of the matching."""
         rows = np.nonzero(permutation >= 0)[0]
         columns = permutation[rows]
         # Objectives in units of M, without sum(p) + sum(q), which they all have in common: of the matching, of a random

@@ -8,7 +8,8 @@ import numpy as np
 
 from saematch.assignment.auction import auction
 from saematch.assignment.edges import edges_of_pairs, least_of_rows, merge, missing_pairs, row_minima, starts_with
-from saematch.assignment.sparse import FEASIBILITY, repaired, solve_sparse
+from saematch.assignment.feasible import FEASIBILITY
+from saematch.assignment.sparse import repaired, solve_sparse
 from saematch.cost import Cost, Unmatched
 from saematch.numeric.rounding import Floats, Indices, at_least
 

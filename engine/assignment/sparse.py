@@ -15,13 +15,11 @@ from typing import Any
 import lap
 import numpy as np
 
-from saematch.assignment.edges import Columns
+from saematch.assignment.edges import Columns, least_of_rows
+from saematch.assignment.feasible import is_below, make_feasible
 from saematch.numeric.compiled import compiled
 from saematch.numeric.rounding import Floats, Indices
 
-# Prices are feasible if no edge is below the potential of its row. Within this share of the numbers involved, an edge
-# that is below is accepted: equal costs make cycles of cost 0, around which rounding would lower prices for ever.
-FEASIBILITY = 1e-15
 _LONGEST_CHAIN = 64  # of rows that take each other's columns before the search for shortest paths
 _MOST_REPAIRED = 64  # rows: paths are long where many rows compete
 _LAPMOD_LIMIT = 1e6  # lapmod takes this number for infinity, in costs and in sums of costs along a path
@@ -50,8 +48,8 @@ def solve_sparse(starts: Indices, columns: Columns, costs: Floats, prices: Float
         assert len(pairs) == n, "the graph holds a complete matching"
         owner[permutation], paid = np.arange(n), costs[pairs]
     # If costs differ by many orders of magnitude, lapmod may return a permutation that is slightly above the optimum:
-    # `_make_feasible` finds the prices, and repairs the permutation on the way.
-    _make_feasible(starts, columns, costs, permutation, owner, paid, feasible)
+    # `make_feasible` finds the prices, and repairs the permutation on the way.
+    make_feasible(starts, columns, costs, permutation, owner, paid, feasible)
     return permutation, feasible
 
 
@@ -63,7 +61,7 @@ def _by_lapmod(starts: Indices, rows: Indices, columns: Columns, costs: Floats, 
     """
     n = len(starts) - 1
     reduced = costs - prices[columns]
-    reduced -= np.minimum.reduceat(reduced, starts[:-1])[rows]
+    reduced -= least_of_rows(reduced, starts)[rows]
     largest = reduced.max(initial=0.0)
     if largest > 0:
         reduced = np.ldexp(reduced, int(np.floor(np.log2(_LAPMOD_LIMIT / (n + 1)) - np.log2(largest))))
@@ -93,7 +91,7 @@ def repaired(
     given = starts, columns, costs, permutation, owner, paid, feasible
     if _release(*given) > _MOST_REPAIRED or not _augment(*given, n):
         return None
-    _make_feasible(*given)
+    make_feasible(*given)
     return permutation, feasible
 
 
@@ -108,17 +106,11 @@ def _release(starts: Any, columns: Any, costs: Any, permutation: Any, owner: Any
                 paid[i], potential = costs[e], costs[e] - prices[own]
         owner[own] = i
         for e in range(starts[i], starts[i + 1]):
-            if _is_below(costs[e], potential, prices[columns[e]]):
+            if is_below(costs[e], potential, prices[columns[e]]):
                 permutation[i], owner[own] = -1, -1
                 released += 1
                 break
     return released
-
-
-@compiled
-def _is_below(cost: Any, potential: Any, price: Any) -> Any:
-    """Return whether an edge is below the potential of its row by more than rounding."""
-    return cost - potential < price - FEASIBILITY * (abs(cost) + abs(potential) + abs(price))
 
 
 @compiled
@@ -243,80 +235,3 @@ def _shortest_path(
                 final[j], row = True, owner[j]
                 potential = paid[row] - prices[j]
     return end, count, rows
-
-
-@compiled
-def _make_feasible(starts: Any, columns: Any, costs: Any, permutation: Any, owner: Any, paid: Any, prices: Any) -> None:
-    """Lower prices in place until each row prefers its own column: shortest paths by Bellman, Ford and Moore.
-
-    Rounding leaves some edges slightly below the potential u_i = paid[i] - v_perm(i) of their row, and if costs differ
-    by many orders of magnitude, it may leave the permutation slightly above the optimum. Wherever an edge (i, j) has
-    c_ij - v_j < u_i, the price v_j falls to c_ij - u_i. Then the potential of the row that owns j rises, and that row
-    is visited again, in a queue.
-
-    If the permutation is not optimal, prices would fall for ever around a cycle of exchanges that lowers the cost. A
-    row that is visited more than n times has such a cycle behind it: `_exchange` makes the exchanges, in `permutation`,
-    `owner` and `paid` (the cost of each row's pair), and the search resumes.
-    """
-    n = len(permutation)
-    # The row that lowered the price of a column last, and the edge by which it did.
-    bidder, bid = np.full(n, -1), np.zeros(n, dtype=np.int64)
-    # A ring of rows to visit: at first all of them.
-    queue, waiting, visits = np.arange(n), np.ones(n, dtype=np.bool_), np.zeros(n, dtype=np.int64)
-    head, length = 0, n
-    while length > 0:
-        i = queue[head]
-        head, length = (head + 1) % n, length - 1
-        waiting[i] = False
-        visits[i] += 1
-        # Around a cycle: exchange. If that gains nothing, only rounding is left, and the prices stay as they are.
-        if visits[i] > n:
-            if not _exchange(i, costs, paid, permutation, owner, bidder, bid):
-                return
-            visits[:] = 0
-        # Lower the price of each column that row i would prefer to its own.
-        potential = paid[i] - prices[permutation[i]]
-        for e in range(starts[i], starts[i + 1]):
-            j = columns[e]
-            if _is_below(costs[e], potential, prices[j]):
-                prices[j] = costs[e] - potential
-                bidder[j], bid[j] = i, e
-                if not waiting[owner[j]]:
-                    queue[(head + length) % n] = owner[j]
-                    waiting[owner[j]] = True
-                    length += 1
-
-
-@compiled
-def _exchange(i: Any, costs: Any, paid: Any, permutation: Any, owner: Any, bidder: Any, bid: Any) -> bool:
-    """Give each row of the cycle behind row `i` the column that it bid for; return False if that gains nothing.
-
-    The row that lowered the price of row i's column comes before i on the path that led to i. Going back n times from
-    row i leads onto the cycle.
-    """
-    n = len(permutation)
-    # Find a row on the cycle. If a column on the way has no bidder, the path begins there, and there is no cycle.
-    for _ in range(n):
-        if bidder[permutation[i]] < 0:
-            return False
-        i = bidder[permutation[i]]
-    # Go around the cycle once: what the exchanges gain, and the size of the numbers that are added up.
-    gain, size, row = 0.0, 0.0, i
-    while True:
-        e = bid[permutation[row]]
-        row = bidder[permutation[row]]
-        gain += paid[row] - costs[e]
-        size += abs(paid[row]) + abs(costs[e])
-        if row == i:
-            break
-    if gain <= FEASIBILITY * size:
-        return False
-    # Go around again, and make the exchanges: each column goes to its bidder, which leaves its own column to the next.
-    column = permutation[i]
-    while True:
-        taker, e = bidder[column], bid[column]
-        left = permutation[taker]
-        permutation[taker], paid[taker], owner[column] = column, costs[e], taker
-        if taker == i:
-            return True
-        column = left

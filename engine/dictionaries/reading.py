@@ -23,7 +23,7 @@ from saematch.storage.reading import refuse_pointer_at
 T = TypeVar("T")
 Cells = Mapping[str, Sequence[str]]  # the columns of some rows, as they are written
 _MOST_BYTES = 2**28  # of the numbers of all pairs
-_NOT_OURS = "not a comparison that saematch wrote"
+NOT_OURS = "not a comparison that saematch wrote"
 _DAMAGED = (OSError, ValueError, KeyError, TypeError, AttributeError, csv.Error)
 
 
@@ -34,7 +34,7 @@ def read_all(folder: LocalFolder) -> dict[str, Any]:
         MatchError: if there is no comparison, another version wrote it, or its files are damaged or do not fit.
     """
     record: dict[str, Any] = read_json(folder.path / RESULT, most=_MOST_BYTES)
-    with refusals(_NOT_OURS, folder, *_DAMAGED):
+    with refusals(NOT_OURS, folder, *_DAMAGED):
         if record["schema"] != SCHEMA:
             raise MatchError(f"{folder}/{RESULT}: schema {record['schema']!r:.40}, this version reads {SCHEMA}")
         counts = _by_key(folder, HISTOGRAM_TABLE, 4, lambda cells: cells["features"])

@@ -15,7 +15,7 @@ from saematch.dictionaries.decisions import DECISIONS, Partners, by_firing_rate,
 from saematch.dictionaries.definitions import DEFINITIONS, NULLS, SCHEMA
 from saematch.dictionaries.files import write_all
 from saematch.dictionaries.measures import MCC, STATISTICS
-from saematch.dictionaries.reading import read_all
+from saematch.dictionaries.reading import NOT_OURS, read_all
 from saematch.errors import refusals
 from saematch.numeric.rounding import Floats
 from saematch.storage.folders import LocalFolder
@@ -195,7 +195,7 @@ class Consistency:
         """
         where = LocalFolder(folder)
         values = read_all(where)
-        with refusals("not a comparison that saematch wrote", where, TypeError, KeyError):
+        with refusals(NOT_OURS, where, TypeError, KeyError):
             return cls(**values | {"pairs": [_pair_of(pair) for pair in values["pairs"]]})
 
     def __repr__(self) -> str:

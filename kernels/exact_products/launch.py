@@ -63,14 +63,20 @@ def exact_products(
         check_range(indices, name, most)
     check_vector(a, "a", width, device, torch.float64)
     check_vector(b, "b", width, device, torch.float64)
+    # Rows whose entries are apart in memory are copied.
+    left, right = (
+        values if values.stride(1) == 1 else values.contiguous() for values in (stored_x.values, stored_y.values)
+    )
     out = torch.zeros(count, dtype=torch.float64, device=device)
     if count:
         launch(
             exact_products_kernel,
             (-(-count // BLOCK_E),),
             device,
-            **_pointers("x", stored_x),
-            **_pointers("y", stored_y),
+            x_ptr=left,
+            y_ptr=right,
+            **_folds("x", stored_x),
+            **_folds("y", stored_y),
             a_ptr=a.contiguous(),
             b_ptr=b.contiguous(),
             rows_ptr=rows.contiguous(),
@@ -80,8 +86,8 @@ def exact_products(
             K=width,
             F_A=features,
             F_B=others,
-            stride_xm=_side_by_side(stored_x.values).stride(0),
-            stride_yn=_side_by_side(stored_y.values).stride(0),
+            stride_xm=left.stride(0),
+            stride_yn=right.stride(0),
             FOLDED=folded,
             BLOCK_E=BLOCK_E,
             BLOCK_K=block_k,
@@ -90,17 +96,11 @@ def exact_products(
     return out
 
 
-def _pointers(name: str, stored: StoredRows) -> dict[str, Tensor]:
-    """Return the arguments of the kernel that say what the rows of one side are."""
+def _folds(name: str, stored: StoredRows) -> dict[str, Tensor]:
+    """Return the arguments of the kernel that say how the rows of one side are computed from what is stored."""
     return {
-        f"{name}_ptr": _side_by_side(stored.values),
         f"{name}_scales_ptr": stored.scales.contiguous(),
         f"{name}_part_ptr": stored.part.contiguous(),
         f"{name}_multiplied_ptr": stored.multiplied.to(torch.int8),
         f"{name}_factors_ptr": stored.factors.contiguous(),
     }
-
-
-def _side_by_side(matrix: Tensor) -> Tensor:
-    """Return a matrix whose rows have their entries next to each other in memory, copied if need be."""
-    return matrix if matrix.stride(1) == 1 else matrix.contiguous()

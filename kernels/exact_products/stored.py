@@ -57,11 +57,11 @@ def as_stored(rows: Tensor | StoredRows) -> StoredRows:
     if isinstance(rows, StoredRows):
         return rows
     features, width = rows.shape
-    new = rows.new_zeros
+    ones, zeros = rows.new_ones, rows.new_zeros
     return StoredRows(
         rows,
-        new((1, features), dtype=torch.float64) + 1,
-        new(width, dtype=torch.int64),
-        new(width, dtype=torch.bool) | True,
-        new(width, dtype=torch.float64) + 1,
+        ones((1, features), dtype=torch.float64),
+        zeros(width, dtype=torch.int64),
+        ones(width, dtype=torch.bool),
+        ones(width, dtype=torch.float64),
     )
