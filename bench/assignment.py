@@ -1,12 +1,11 @@
 """One pair of layers, solved and proved, compared with one float32 product of its rows and with other exact solvers.
 
-`make bench` runs this file. A row is only written if the answer is certified and, for another exact solver, if both
-answers cost the same. The other solvers are given the cost matrix, and are not charged for making it.
+`make bench` runs this file. A row is only written if the answer is certified, and a row of another exact solver only if
+it finds the same matching. The other solvers make the cost matrix from the rows, too, and prove nothing.
 """
 
 from __future__ import annotations
 
-import math
 from itertools import pairwise
 from pathlib import Path
 
@@ -41,16 +40,15 @@ def hard_pair():
     return layer_pair(16_384, 576, survive=0.1, noise=1.0)
 
 
-WORKLOADS = {"real SAEs": (real_pair, 15), "hard synthetic": (hard_pair, 3)}  # the rows of both sides, and the runs
+RUNS = 3
 PEERS = {"scipy": linear_sum_assignment, "lapjvr": lap.lapjvr, "lapjvh": lap.lapjvh}
 
 
-@pytest.fixture(scope="module", params=WORKLOADS)
-def workload(request):
-    make, runs = WORKLOADS[request.param]
-    x, y = make()
+@pytest.fixture(scope="module")
+def workload():
+    x, y = hard_pair()
     sm.assign(x[:256], y[:256])  # compile the loops
-    return request.param, x, y, runs
+    return "hard synthetic", x, y, RUNS
 
 
 def float32_product(x, y):
@@ -94,19 +92,6 @@ def test_saematch(benchmark, workload, precision):
     assert timed(
         benchmark, name, f"saematch, {precision}", x, y, lambda: sm.assign(x, y, precision=precision), runs
     ).certified
-
-
-@pytest.mark.parametrize("peer", PEERS)
-def test_dense_peers_on_the_cost_matrix(benchmark, workload, peer):
-    name, x, y, runs = workload
-    if len(x) > 4096:
-        pytest.skip("takes minutes per run at this size")
-    costs = np.stack([((row - y) ** 2).sum(axis=1) for row in x])
-    stored = costs if peer == "scipy" else costs.astype(np.float32)
-    answer = timed(benchmark, name, f"{peer} on the cost matrix", x, y, lambda: PEERS[peer](stored), runs)
-    columns = np.asarray(answer[-1])
-    ours = sm.assign(x, y)
-    assert math.isclose(costs[np.arange(len(x)), columns].sum(), ours.cost, rel_tol=1e-6)
 
 
 @pytest.mark.parametrize("features", [16, 64, 128, 256, 512, 1024, 2048])

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from model import timed
 from record import append
 from synthetic import layer_pair
 
@@ -59,12 +60,6 @@ def timed_parts(of: Any, names: list[str], seconds: dict[str, float]) -> Iterato
     finally:
         for name, method in before.items():
             setattr(of, name, method)
-
-
-def timed(run: Callable[[], Any]) -> tuple[Any, float]:
-    began = time.perf_counter()
-    answer = run()
-    return answer, time.perf_counter() - began
 
 
 def make_sae(rows: np.ndarray, d: int) -> dict[str, np.ndarray]:

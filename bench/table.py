@@ -31,9 +31,9 @@ for (name, features, threads), row in sorted(newest.items(), key=lambda item: (i
 print(table(("workload", "F", "K", "threads", "median s", "/ float32 product", "passes", "residual", "peak"), lines))
 for (name, features, threads), row in newest.items():
     group, _, what = name.partition(": ")
-    ours = newest.get((f"{group}: saematch, int8", features, threads))
-    if ours and what.endswith("on the cost matrix"):
-        print(f"{group}, F = {features:,}: saematch is {row['p50'] / ours['p50']:.1f} x faster than {what}")
+    ours = newest.get((f"{group}: saematch", features, threads))
+    if ours and what in ("scipy", "lapjvr", "lapjvh"):
+        print(f"{group} features: {what} takes {row['p50'] / ours['p50']:.2f} times as long as saematch")
 last = list(newest.values())[-1]
 machine = last["machine"]
 print(f"\n{machine['processor']}, {machine['cores']} cores, torch {last['versions']['torch']}")
