@@ -218,8 +218,8 @@ class MatrixCost(Cost):
     @cached_property
     @override
     def identical_rows(self) -> tuple[Indices, Indices]:
-        rows = first_alike(self._reduced.row_mean, lambda i: self._matrix[i].tobytes())
-        return rows, first_alike(self._reduced.column_total, lambda j: self._matrix[:, j].tobytes())
+        rows = first_alike(self._reduced.row_mean, lambda rows: self._matrix[rows])
+        return rows, first_alike(self._reduced.column_total, lambda columns: self._matrix.T[columns])
 
     # Passes.
 

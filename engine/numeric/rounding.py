@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,7 @@ Indices = NDArray[np.int64]
 
 UNIT_32, UNIT_64 = 2.0**-24, 2.0**-53  # unit roundoff
 LEAST_NORMAL = 2.0**-1022  # the smallest normal float64: smaller results underflow
+_COMPARED = 256  # items whose content is in memory at a time
 TINY = 2.0**-1070  # a bound for what underflow takes from a float64 operation
 
 # A decorator that restores the warnings of numpy about numbers out of range, whatever the host program has set.
@@ -76,15 +78,22 @@ def at_least(values: Floats, error: Floats) -> Floats:
     return -at_most(-values, error)
 
 
-def first_alike(marks: Floats, content: Callable[[int], bytes]) -> Indices:
-    """Return for each item the first one with the same content. Items of the same content must have equal `marks`."""
+def first_alike(marks: Floats, content: Callable[[Indices], NDArray[Any]]) -> Indices:
+    """Return for each item the first one with the same content, bit for bit.
+
+    `content` returns a matrix with a row for each of the listed items. Items of the same content must have equal
+    `marks`, of which one is given for each item.
+    """
     first, ordered = np.arange(len(marks)), np.sort(marks)
     if (ordered[1:] != ordered[:-1]).all():
         return first
     _, group, count = np.unique(marks, return_inverse=True, return_counts=True)
     seen: dict[bytes, int] = {}
-    for i in np.nonzero(count[group] > 1)[0]:
-        first[i] = seen.setdefault(content(int(i)), int(i))
+    doubtful = np.nonzero(count[group] > 1)[0]
+    for start in range(0, len(doubtful), _COMPARED):
+        items = doubtful[start : start + _COMPARED]
+        for i, row in zip(items.tolist(), content(items), strict=True):
+            first[i] = seen.setdefault(row.tobytes(), i)
     return first
 
 

@@ -109,7 +109,7 @@ class Rows:
 
     def first_alike(self) -> Indices:
         """Return for each row the first row that equals it bit for bit, `(F,)`."""
-        return first_alike(self.square, lambda i: self.float64(np.array([i])).tobytes())
+        return first_alike(self.square, self.float64)
 
 
 def chunks(length: int) -> list[slice]:
