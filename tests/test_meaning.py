@@ -1,8 +1,8 @@
-"""Explanations and their judges: the proxy, and an endpoint that answers, gives no grade, fails, is slow or missing."""
+"""Explanations, the proxy, and endpoints that answer, give no grade, fail, are silent or are missing."""
 
 import gzip
 import json
-import time
+import socket
 
 import numpy as np
 import pytest
@@ -90,7 +90,6 @@ def test_a_busy_endpoint_is_asked_again(tmp_path):
         (lambda _: (500, "on fire"), "on fire"),
         (lambda _: b"<html>", "127.0.0.1"),
         (lambda _: b'{"choices": []}', "127.0.0.1"),
-        (lambda _: time.sleep(1) or "SAME", "timed out"),
     ],
 )
 def test_an_endpoint_that_fails_leaves_what_was_answered(tmp_path, monkeypatch, answer, why):
@@ -99,7 +98,7 @@ def test_an_endpoint_that_fails_leaves_what_was_answered(tmp_path, monkeypatch, 
     with Endpoint(lambda _: "SAME") as endpoint:
         EndpointJudge(endpoint.address, "m", cache).verdicts(PAIRS[:1])
     with Endpoint(answer) as endpoint:
-        judge = EndpointJudge(endpoint.address, "m", cache, retries=0, timeout=0.3)
+        judge = EndpointJudge(endpoint.address, "m", cache, retries=0)
         verdicts = judge.verdicts(PAIRS)
         asked = len(endpoint.asked)
         judge.verdicts(PAIRS)
@@ -110,6 +109,18 @@ def test_an_endpoint_that_fails_leaves_what_was_answered(tmp_path, monkeypatch, 
     with Endpoint(lambda _: "MAYBE") as endpoint:  # later it resumes
         grades = [verdict.grade for verdict in EndpointJudge(endpoint.address, "m", cache).verdicts(PAIRS)]
     assert grades == [Grade.SAME, Grade.MAYBE, Grade.MAYBE]
+
+
+def test_an_endpoint_that_does_not_answer_is_asked_once(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # the system accepts connections, and nobody reads them
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}/v1"
+        judge = EndpointJudge(address, "m", tmp_path / "judge.jsonl", retries=0, timeout=0.1, at_once=1)
+        assert {verdict.status for verdict in judge.verdicts(PAIRS)} == {"unanswered"}
+        assert "timed out" in judge.trouble
+        silent.setblocking(False)
+        silent.accept()[0].close()
+        with pytest.raises(BlockingIOError):
+            silent.accept()
 
 
 def test_no_server_listens(tmp_path):
