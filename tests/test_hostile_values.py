@@ -175,9 +175,9 @@ def test_types(tmp_path, number):
 
 @pytest.mark.parametrize("name", LISTS)
 def test_lists(tmp_path, name):
-    began = time.monotonic()
+    began = time.process_time()  # not the time that other programs take
     refused(write_list(tmp_path, LISTS[name]))
-    assert time.monotonic() - began < 5
+    assert time.process_time() - began < 5
 
 
 @pytest.mark.parametrize("name", HOSTILE)
