@@ -3,6 +3,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 MINUTES ?= 60
+# One process of tests for each processor. A process takes a whole file at a time: its fixtures are made once, and
+# what must not run twice at once, such as a Ray cluster or a browser, has a file of its own. A process that hangs or
+# dies ends the run, because pytest-xdist would otherwise run its test again.
+AT_ONCE := --numprocesses auto --dist loadfile --max-worker-restart 0
 INPUTS := pyproject.toml setup.py constraints.txt
 
 .PHONY: adversary demo docs reference test test-old test-formats lint bench bench-large aot clean
@@ -11,7 +15,7 @@ demo: $(VENV)/.installed  ## match the sample that ships with the package
 	@$(BIN)/saematch demo
 
 test: $(VENV)/.installed-test lint  ## ruff, mypy, pytest
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(AT_ONCE)
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
@@ -20,7 +24,7 @@ lint: $(VENV)/.installed-test
 
 # The oldest triton and numpy that are supported. Oldest torch: GPU machines have it; its CPU build is not everywhere.
 test-old: .venv-old/.installed
-	.venv-old/bin/python -m pytest
+	.venv-old/bin/python -m pytest $(AT_ONCE)
 
 test-formats: .venv-formats/.installed  ## read the SAEs that other packages write, beside those packages
 	.venv-formats/bin/python -m pytest tests/test_their_packages.py

@@ -12,13 +12,23 @@ import pytest
 from hypothesis import settings
 
 import saematch as sm
+from saematch.resources import available_memory, processors
 
 # The same examples in every run, so that a check's verdict depends on the code alone.
 # --hypothesis-profile=default searches further.
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
 
+# What one process of the tests may need. It is more than any has needed.
+PROCESS_BYTES = 2**32
+
 SHARED = Path(__file__).parent.parent.parent / "shared"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers():
+    """Return the number of processes of `--numprocesses auto`: one for each processor, if memory allows."""
+    return max(1, min(processors(), available_memory() // PROCESS_BYTES))
 
 
 @pytest.fixture(autouse=True)
