@@ -1,6 +1,7 @@
 """The sites that SAEs read in a model: those in the basis of the residual stream are read, all others are refused."""
 
 import math
+import re
 from functools import partial
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 
 import saematch as sm
 from saematch.cli.main import main
-from saematch.sources.formats.site import why_not
+from saematch.sources.formats.basis import basis_of
 from saes import (
     dictionary_learning,
     drawn,
@@ -27,22 +28,30 @@ from saes import (
 
 GEMMA, LLAMA = "google/gemma-2-2b", "meta-llama/Llama-3.1-8B"
 SITES = {
-    None: """
+    "residual": """
         blocks.5.hook_resid_pre  blocks.5.hook_resid_mid  blocks.5.hook_resid_post  hook_embed  model.layers.5
         model.layers.5.input  model.layers.5.output  transformer.h.5  gpt_neox.layers.5  resid_post_layer_5
+        blocks.5.hook_mlp_in  blocks.5.hook_attn_in  blocks.5.hook_out  model.layers.5.input_layernorm.input
+        model.layers.5.post_attention_layernorm.input  model.layers[5].output[0]  transformer.h[5].output
+        model.layers[5].input[0][0]  model.layers[5].inputs[0][0]  visual.transformer.resblocks.5  resid_post_mlp
+        backbone.layers.5  model.embed_tokens
+    """,
+    "write": """
         blocks.5.hook_attn_out  blocks.5.attn.hook_out  model.layers.5.self_attn  model.layers.5.self_attn.output
         model.layers.5.self_attn.o_proj.output  transformer.h.5.attn.c_proj.output  gpt_neox.layers.5.attention
-        gpt_neox.layers.5.attention.dense.output  attn_out_layer_5  blocks.5.hook_mlp_out  blocks.5.hook_mlp_in
-        blocks.5.hook_attn_in  model.layers.5.mlp  model.layers.5.mlp.output  model.layers.5.mlp.down_proj.output
-        gpt_neox.layers.5.mlp.dense_4h_to_h.output  model.layers.5.post_feedforward_layernorm
-        model.layers.5.post_feedforward_layernorm.output  model.layers.5.post_mlp_layernorm.output  blocks.5.ln1_post
-        model.layers.5.input_layernorm.input  model.layers.5.post_attention_layernorm.input  blocks.5.ln2_post
-        blocks.5.hook_out  blocks.5.attn.o.hook_out  blocks.5.mlp.out.hook_out  transformer.h.5.mlp.fc_out.output
-        layers.5.feed_forward.w2.output  layers.5.attention.wo.output  transformer.blocks.5.ffn.down_proj.output
+        gpt_neox.layers.5.attention.dense.output  attn_out_layer_5  blocks.5.hook_mlp_out  model.layers.5.mlp
+        model.layers.5.mlp.output  model.layers.5.mlp.down_proj.output  gpt_neox.layers.5.mlp.dense_4h_to_h.output
+        model.layers.5.post_feedforward_layernorm  model.layers.5.post_feedforward_layernorm.output
+        model.layers.5.post_mlp_layernorm.output  blocks.5.ln1_post  blocks.5.ln2_post  blocks.5.attn.o.hook_out
+        blocks.5.mlp.out.hook_out  transformer.h.5.mlp.fc_out.output  layers.5.feed_forward.w2.output
+        layers.5.attention.wo.output  transformer.blocks.5.ffn.down_proj.output
         encoder.block.5.layer.0.SelfAttention.o.output  encoder.block.5.layer.1.DenseReluDense.wo.output
         transformer.layer.5.ffn.lin2.output  transformer.layer.5.attention.out_lin.output  layers.5.linear2.output
         model.layers.5.block_sparse_moe  model.layers.5.block_sparse_moe.experts.0.w2.output
-        bert.encoder.layer.5.output.dense.output
+        bert.encoder.layer.5.output.dense.output  transformer.h[5].mlp.output[0]  model.layers[5].self_attn.output[0]
+        gpt_neox.layers[5].attention.dense.output  resid_delta_attn  resid_delta_mlp  mlp_out_layer_5
+        blocks.5.attn.proj.output  model.layers.5.linear_attn  backbone.layers.5.mixer
+        model.layers.5.post_feedforward_layernorm.input
     """,
     "layer_norm": """
         blocks.5.ln1.hook_normalized  blocks.5.ln2.hook_normalized  ln_final.hook_normalized  transformer.h.5.ln_1
@@ -54,7 +63,8 @@ SITES = {
         transformer.blocks.5.norm_1  transformer.blocks.5.norm_2  encoder.layers.5.norm_1  encoder.layers.5.norm2.output
         transformer.blocks.5.norm_attn_norm.norm_1  backbone.norm_f  layers.5.attention_norm  layers.5.norm_mlp
         blocks.5.mlp.in.hook_in  blocks.5.attn.q.hook_in  layers.5.feed_forward.w1.input  layers.5.attention.wq.input
-        transformer.h.5.mlp.fc_in.input
+        transformer.h.5.mlp.fc_in.input  model.layers[5].mlp.input  model.layers[5].input_layernorm.output
+        backbone.layers.5.mixer.input
     """,
     "attention": """
         blocks.5.attn.hook_z  hook_z  blocks.5.attn.hook_q  blocks.5.attn.hook_result  model.layers.5.self_attn.q_proj
@@ -63,6 +73,7 @@ SITES = {
         gpt_neox.layers.5.attention.query_key_value  o_proj_layer_5
         blocks.5.attn.o.hook_in  transformer.blocks.5.attn.Wqkv  layers.5.attention.wo  layers.5.attention.wv.output
         bert.encoder.layer.5.attention.self  encoder.block.5.layer.0.SelfAttention.q
+        model.layers[5].self_attn.o_proj.input[0][0]  blocks.5.attn.proj.input
     """,
     "neurons": """
         blocks.5.mlp.hook_pre  blocks.5.mlp.hook_post  model.layers.5.mlp.act_fn  model.layers.5.mlp.gate_proj
@@ -72,30 +83,35 @@ SITES = {
         bert.encoder.layer.5.intermediate.intermediate_act_fn  blocks.5.mlp.in.hook_out  blocks.5.mlp.gate.hook_out
         blocks.5.mlp.out.hook_in  transformer.h.5.mlp.fc_in.output  layers.5.feed_forward.w1  layers.5.feed_forward.w3
         transformer.layer.5.ffn.lin1  encoder.block.5.layer.1.DenseReluDense.wi_0  layers.5.linear1.output
-        model.layers.5.block_sparse_moe.experts.0.w1
+        model.layers.5.block_sparse_moe.experts.0.w1  model.layers[5].mlp.down_proj.input
     """,
+    "unknown": "backbone.layers.5.mixer.in_proj  model.layers.5.conv  blocks.5.somewhere.output",
 }
 
 
-@pytest.mark.parametrize(
-    ("reason", "hook"), [(reason, hook) for reason, hooks in SITES.items() for hook in hooks.split()]
-)
-def test_a_hook_is_in_the_basis_of_the_residual_stream_or_refused_by_name(reason, hook):
-    assert why_not(hook) == reason
+@pytest.mark.parametrize(("basis", "hook"), [(basis, hook) for basis, hooks in SITES.items() for hook in hooks.split()])
+def test_the_name_of_a_hook_says_its_basis(basis, hook):
+    assert basis_of(hook) == basis
 
 
-@pytest.mark.parametrize("hook", SITES[None].split())
-def test_a_hook_that_is_known_is_read_without_a_note(tmp_path, hook):
+@pytest.mark.parametrize("hook", [*SITES["residual"].split(), *SITES["write"].split()])
+def test_a_hook_in_the_basis_of_the_residual_stream_is_read_without_a_note(tmp_path, hook):
     saelens(tmp_path / "layer_5", drawn(16, 8), metadata={"hook_name": hook})
     assert "is not known" not in " ".join(sm.load(tmp_path).notes)
 
 
-@pytest.mark.parametrize(
-    "hook", ["backbone.layers.5.mixer.in_proj", "model.layers.5.conv", "blocks.5.somewhere.output"]
-)
+@pytest.mark.parametrize("hook", SITES["unknown"].split())
 def test_a_hook_that_is_not_known_is_worth_a_note(tmp_path, hook):
     saelens(tmp_path / "layer_5", drawn(16, 8), metadata={"hook_name": hook})
     assert f"it reads {hook}, a place that is not known" in " ".join(sm.load(tmp_path).notes)
+
+
+@pytest.mark.parametrize("reason", ["layer_norm", "attention", "neurons"])
+def test_a_hook_in_another_basis_is_refused_by_its_name(tmp_path, reason):
+    for number, hook in enumerate(SITES[reason].split()):
+        saelens(tmp_path / str(number), drawn(16, 8), metadata={"hook_name": hook})
+        with pytest.raises(sm.MatchError, match=rf"\({re.escape(hook)}\).* write \?allow={reason} after its path$"):
+            sm.load(tmp_path / str(number))
 
 
 @pytest.mark.parametrize("out", ["blocks.5.hook_mlp_out", None])
@@ -126,8 +142,8 @@ def test_the_note_of_a_transcoder_says_what_it_reads_and_writes(tmp_path, out):
     ],
 )
 def test_a_norm_that_is_named_after_attention_follows_it_in_some_models_only(model, after):
-    found = {why_not(f"model.layers.5.post_attention_layernorm{side}", model) for side in ("", ".output")}
-    assert found == {None if after else "layer_norm"}
+    found = {basis_of(f"model.layers.5.post_attention_layernorm{side}", model) for side in ("", ".output")}
+    assert found == {"write" if after else "layer_norm"}
 
 
 READ = [
