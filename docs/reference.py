@@ -25,8 +25,8 @@ HERE = Path(__file__).parent
 MARK = "<!-- Below this line, the page is made by `make reference`. -->\n"
 PUBLIC = {
     **{f"saematch.{name}": getattr(saematch, name) for name in (
-        "load", "load_layers", "SAE", "match", "assign", "certify", "Matching", "match_layers", "Chain", "Step",
-        "Progress", "consistency", "Consistency",
+        "load", "load_layers", "SAE", "Space", "match", "assign", "certify", "Matching", "match_layers", "Chain",
+        "Step", "Progress", "consistency", "Consistency",
     )},
     **{f"saematch.dictionaries.{name}": getattr(saematch.dictionaries, name) for name in (
         "PairConsistency", "NullModel", "ConsistencyProgress", "draw_figures",

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
+import yaml
 from safetensors.torch import save_file
 
 import saematch as sm
@@ -64,6 +65,8 @@ LAYER, HOOK, K = 5, "blocks.5.hook_resid_post", 3
 FOLDED, SCALED, GATED = "folded into b_enc", "scaled to raw ones", "gated: the same as JumpReLU"
 BY_NORM, LIMIT_BY_NORM, UNSET = "codes are in units of that norm", "norm: divided by it", "threshold was never set"
 ONE = torch.ones((), dtype=torch.float64)
+# About 40 roundings of 1.1e-16 lie between two orders of these sums, whose terms add up to less than 1e4 in size.
+APART = 5e-11
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,18 @@ class Own:
     notes: tuple = ()
     unit: torch.Tensor = ONE
     unit_rows: bool = False
+
+
+def assert_own_pass(found, own, w):
+    """Assert that an SAE that was read encodes and decodes as the formula of its family does."""
+    found = found.to(torch.float64)
+    r = torch.Generator().manual_seed(0)
+    x = 2 * torch.randn(64, w.d, generator=r, dtype=torch.float64)
+    codes = own.codes(x)
+    assert 0.05 < (codes != 0).double().mean() < 0.95
+    torch.testing.assert_close(found.encode(x), codes * own.unit, rtol=0, atol=APART)
+    some = torch.rand(64, w.F, generator=r, dtype=torch.float64)
+    torch.testing.assert_close(found.decode(some * own.unit), own.decoded(some), rtol=0, atol=APART)
 
 
 def drawn(F, d, dtype=torch.float32, seed=0):
@@ -130,7 +145,8 @@ def write_file(file, w, tensors, config=None, named="config.json"):
     else:
         torch.save(narrow, file)
     if config is not None:
-        (file.parent / named).write_text(json.dumps(config))
+        written = yaml.safe_dump(config) if named.endswith(".yaml") else json.dumps(config)
+        (file.parent / named).write_text(written)
 
 
 def gemma_scope(folder, w, repository="gemma-scope-2b-pt-res", lower=False, extra=()):
@@ -323,6 +339,20 @@ def openai(folder, w, activation="ReLU", tied=False, location="resid_post_mlp", 
     return Own(codes, w.decoded, str(activation).lower(), notes=(FOLDED,))
 
 
+def circuit_tracer(folder, w, function="relu", extra=(), **changes):
+    tensors = {"W_enc": w.enc.T, "W_dec": w.dec, "b_enc": w.b_enc, "b_dec": w.b_dec, **dict(extra)}
+    config = {"model_name": "Qwen/Qwen3-4B", "model_kind": "transcoder_set", "scan": "qwen3-4b"}
+    config |= {"feature_input_hook": "hook_resid_mid", "feature_output_hook": "hook_mlp_out"}
+    act = {"relu": relu, "jumprelu": lambda z: jump(z, w.limit), "topk": largest}[function]
+    if function == "jumprelu":
+        tensors["activation_function.threshold"] = w.limit
+    if function == "topk":
+        config |= {"activation": "topk", "k": K}
+    config = {name: value for name, value in (config | changes).items() if value is not None}
+    write_file(folder / f"layer_{LAYER}.safetensors", w, tensors, config, "config.yaml")
+    return Own(lambda x: act(x @ w.enc + w.b_enc), w.decoded, function)
+
+
 def goodfire(folder, w, suffix=".pth"):
     tensors = {"encoder_linear.weight": w.enc.T, "encoder_linear.bias": w.b_enc}
     tensors |= {"decoder_linear.weight": w.dec.T, "decoder_linear.bias": w.b_dec}
@@ -355,7 +385,8 @@ def variants():
         (sparsify, {"multiple": True}), (openai, {}), (openai, {"tied": True}), (goodfire, {}),
         (goodfire, {"suffix": ".pt"}), (qwen_scope, {}), (llamascopium, {"bias": False}),
         (llama_scope, {}), (llama_scope, {"by_norm": True}), (llama_scope, {"subtracts": True}),
-        (llama_scope, {"by_norm": True, "scale": 0.375}),
+        (llama_scope, {"by_norm": True, "scale": 0.375}), (circuit_tracer, {}),
+        (circuit_tracer, {"function": "jumprelu"}), (circuit_tracer, {"function": "topk"}),
     ]  # fmt: skip
     for by_norm in (True, False):
         found += [(llama_scope_r1, {"norms": norms, "by_norm": by_norm}) for norms in ("file", "config", "folded")]

@@ -31,6 +31,8 @@ from saes import (
     UNSET,
     VARIANTS,
     K,
+    assert_own_pass,
+    circuit_tracer,
     dictionary_learning,
     drawn,
     gemma_scope,
@@ -49,8 +51,6 @@ from saes import (
 
 # Where F = d, a matrix that should be turned, and is not, still fits.
 SIZES = [(16, 8, torch.float32), (8, 8, torch.bfloat16), (6, 8, torch.float16)]
-# About 40 roundings of 1.1e-16 lie between two orders of these sums, whose terms add up to less than 1e4 in size.
-APART = 5e-11
 
 each_variant = pytest.mark.parametrize("name", VARIANTS)
 
@@ -62,17 +62,6 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-def assert_own_pass(found, own, w):
-    found = found.to(torch.float64)
-    r = torch.Generator().manual_seed(0)
-    x = 2 * torch.randn(64, w.d, generator=r, dtype=torch.float64)
-    codes = own.codes(x)
-    assert 0.05 < (codes != 0).double().mean() < 0.95
-    torch.testing.assert_close(found.encode(x), codes * own.unit, rtol=0, atol=APART)
-    some = torch.rand(64, w.F, generator=r, dtype=torch.float64)
-    torch.testing.assert_close(found.decode(some * own.unit), own.decoded(some), rtol=0, atol=APART)
 
 
 def only(source):
@@ -235,7 +224,6 @@ def by_token(made, allow, note="", **where):
     return partial(made, **where), allow, "not a linear map of the raw activations", note
 
 
-ELSEWHERE = "blocks.5.hook_mlp_out"
 SKIP = torch.zeros(8, 8)
 NORMALISED = ("layer_norm", "constant_norm_rescale", "covariance_whitening")
 REFUSED = [
@@ -256,25 +244,16 @@ REFUSED = [
     attention(llama_scope, hook_point_in="blocks.5.attn.hook_z", hook_point_out="blocks.5.attn.hook_z"),
     attention(dictionary_learning, submodule_name="o_proj_layer_5"),
     attention(sparsify, module="h.5.attn.c_attn"),
-    transcoder(gemma_scope, repository="gemma-scope-2b-pt-transcoders"),
-    transcoder(gemma_scope_2, hf_hook_point_out="model.layers.5.mlp.output"),
+    transcoder(gemma_scope, repository="my-transcoders"),
     transcoder(gemma_scope_2, type="transcoder"),
     transcoder(gemma_scope_2, type="transcoder", hf_hook_point_out="model.layers.5.output"),
     transcoder(gemma_scope_2, extra={"affine_skip_connection": SKIP}),
-    transcoder(
-        gemma_scope_2,
-        "affine connection is left out",
-        extra={"affine_skip_connection": SKIP},
-        hf_hook_point_out="model.layers.5.mlp.output",
-    ),
-    transcoder(sparsify, transcode=True),
-    transcoder(sparsify, "skip connection is left out", transcode=True, extra={"W_skip": SKIP}),
+    transcoder(sparsify, module="mine", transcode=True),
     transcoder(saelens, kind="transcoder"),
-    transcoder(saelens, kind="skip_transcoder", extra={"W_skip": SKIP}),
+    transcoder(saelens, "skip connection is left out", kind="skip_transcoder", extra={"W_skip": SKIP}),
     transcoder(saelens, kind="jumprelu_transcoder", subtracts=False),
-    transcoder(llama_scope, hook_point_out=ELSEWHERE),
-    transcoder(llama_scope_r1, norms="config", hook_point_out=ELSEWHERE),
-    transcoder(llamascopium, norms="folded", hook_point_out=ELSEWHERE),
+    transcoder(circuit_tracer, feature_output_hook=None),
+    transcoder(circuit_tracer, feature_input_hook=None),
     elsewhere(saelens, "neurons", "blocks.5.mlp.hook_post", "neurons of an MLP", "every layer has its own"),
     elsewhere(saelens, "neurons", "model.layers.5.mlp.act_fn", "neurons of an MLP", "every layer has its own"),
     elsewhere(saelens, "layer_norm", "blocks.5.ln2.hook_normalized", "input is layer-normed", "as if it were not"),
@@ -305,7 +284,7 @@ def test_what_cannot_be_compared_is_read_where_that_is_allowed(tmp_path, made, a
     assert f"read with allow={allow}" in found.notes
 
 
-@pytest.mark.parametrize("name", ["gemma-scope-2b-pt-att", "gemma-scope-2b-pt-transcoders"])
+@pytest.mark.parametrize("name", ["gemma-scope-2b-pt-att", "gemma-scope-9b-pt-att"])
 def test_the_verdict_is_the_same_however_a_file_is_named(tmp_path, name, monkeypatch):
     file = tmp_path / name / "layer_5" / "width_16k" / "average_l0_71" / "params.npz"
     write_npz(file.parent, made_up())
@@ -327,14 +306,15 @@ def test_no_code_is_below_zero_whatever_threshold_is_stored(tmp_path):
 
 
 def test_two_refusals_have_to_be_allowed_both(tmp_path):
-    llama_scope(tmp_path / "saes", drawn(16, 8), hook_point_in="blocks.5.attn.hook_z")
+    hooks = {"hook_point_in": "blocks.5.attn.hook_z", "hook_point_out": "blocks.5.mlp.hook_post"}
+    llama_scope(tmp_path / "saes", drawn(16, 8), **hooks)
     source, advice = f"{tmp_path}/saes", []
     for _ in range(2):  # each message says all that has to be allowed so far
         with pytest.raises(sm.MatchError, match=r"write \?allow=") as refused:
             sm.load(source)
         advice = re.search(r"write (\S+) after its path", str(refused.value))
         source = f"{tmp_path}/saes{advice[1]}"
-    assert source.endswith("?allow=attention,transcoder")
+    assert source.endswith("?allow=attention,neurons")
     assert sm.load(source).F == 16
 
 
@@ -408,17 +388,20 @@ def test_k_is_that_of_the_address_then_of_the_configuration_then_of_the_file(tmp
     assert [sm.load(tmp_path / "a").k, sm.load(tmp_path / "b").k, sm.load(f"{tmp_path / 'a'}?k=2").k] == [5, K, 2]
 
 
-NEEDING = [saelens, sparsify, llama_scope, llama_scope_r1, llamascopium]
+NEEDING = {
+    **{made.__name__: made for made in (saelens, sparsify, llama_scope, llama_scope_r1, llamascopium)},
+    "circuit_tracer": partial(circuit_tracer, function="jumprelu"),
+}
 
 
 def test_every_family_that_needs_a_configuration_is_here():
-    assert [made.__name__ for made in NEEDING] == [each.name for each in FAMILIES if each.needs_config]
+    assert [*NEEDING] == [each.name for each in FAMILIES if each.needs_config]
 
 
-@pytest.mark.parametrize("made", NEEDING)
+@pytest.mark.parametrize("made", NEEDING.values(), ids=NEEDING)
 def test_weights_without_the_configuration_they_need_are_refused(tmp_path, made):
     made(tmp_path / "saes", drawn(16, 8))
-    (config,) = (tmp_path / "saes").rglob("*.json")
+    (config,) = (path for path in (tmp_path / "saes").rglob("*.*") if path.suffix in (".json", ".yaml"))
     config.unlink()
     with pytest.raises(
         sm.MatchError, match=rf"{config.name} is not there, which says how these weights are to be"
@@ -515,6 +498,7 @@ def test_square_qwen_scope_is_read_where_its_family_is_said(tmp_path):
 
 def test_a_file_of_two_families_is_refused_with_both(tmp_path):
     sparsify(tmp_path, drawn(16, 8), extra={"decoder.weight": torch.zeros(8, 16)})
+    next(tmp_path.rglob("cfg.json")).unlink()  # which would tell
     with pytest.raises(
         sm.MatchError, match=r"those of several formats; .* after its path: sparsify, llama_scope; else"
     ):

@@ -179,7 +179,7 @@ def test_what_a_sublayer_adds_is_read_by_default(tmp_path, made):
 REFUSED = {
     "neurons": [partial(openai, location="mlp_post_act"), partial(sparsify, module="layers.5.mlp.act_fn")],
     "attention": [partial(gemma_scope_2, site="attn_out", config=False)],
-    "layer_norm": [partial(gemma_scope_2, site="transcoder", config=False), partial(sparsify, module="h.5.ln_1"),
+    "layer_norm": [partial(sparsify, module="h.5.ln_1"),
                    partial(saelens, metadata={"hook_name": "layers.5.post_attention_layernorm", "model_name": LLAMA})],
 }  # fmt: skip
 

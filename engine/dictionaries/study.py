@@ -27,6 +27,8 @@ from saematch.evaluation.schedule import Schedule
 from saematch.matching.problem import check_widths
 from saematch.runs.inputs import read_input
 from saematch.sae.autoencoder import SAE
+from saematch.sae.features import PARTS
+from saematch.sae.spaces import check_spaces
 from saematch.sources import SAEHandle
 
 
@@ -108,7 +110,7 @@ class Study:
         """Compare all pairs, and return their numbers, and what is known of each feature.
 
         Raises:
-            MatchError: if an SAE cannot be read, or two have different widths.
+            MatchError: if an SAE cannot be read, or two have different widths or live in different spaces.
         """
         self._check_headers()
         schedule = Schedule({"step": self.settings.steps * len(self.pairs)}, {"step": 1.0})
@@ -122,10 +124,13 @@ class Study:
         return results, partners
 
     def _check_headers(self) -> None:
-        """Refuse SAEs of different widths before any weights are read, as far as headers tell."""
-        known = [header for handle in self.handles.values() if (header := handle.header()) is not None]
-        for first, other in itertools.pairwise(known):
+        """Refuse SAEs of different widths or spaces before any weights are read, as far as headers tell."""
+        known = {name: header for name, handle in self.handles.items() if (header := handle.header()) is not None}
+        for first, other in itertools.pairwise(known.values()):
             check_widths(first.d, first.source, other.d, other.source, "d")
+        for a, b in self.pairs:
+            if a in known and b in known:
+                check_spaces(known[a], known[b], PARTS)
 
     def _measured(self, a: str, b: str, opened: _Opened, schedule: Schedule) -> dict[str, list[dict[str, Any]]]:
         if self.ledger is None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from saematch.analysis.tables import METHOD, PAIR, Row, Schema
+from saematch.errors import MatchError
 from saematch.evaluation.activations import SIZE_COLUMNS, TokenSelection
 from saematch.evaluation.coactivity import SCORES, CoactivityCounts
 from saematch.evaluation.methods import EVALUATED, MethodPermutation
@@ -91,6 +92,12 @@ class CodedPair:
     """
 
     def __init__(self, a: SAE, b: SAE, device: torch.device) -> None:
+        for sae in (a, b):
+            if sae.is_transcoder:
+                raise MatchError(
+                    f"{sae.source}: a transcoder, which does not reconstruct what it reads; only SAEs are evaluated on "
+                    "activations"
+                )
         self.a, self.b = a.to(torch.float32).to(device), b.to(torch.float32).to(device)
         can_fold = a.threshold is not None and b.threshold is not None and bool((a.threshold > 0).all())
         self.folds = (False, True) if can_fold else (False,)

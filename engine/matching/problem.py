@@ -23,6 +23,7 @@ from saematch.options import Metric, Part, Side, names
 from saematch.resources import BLOCK_BYTES
 from saematch.sae.autoencoder import SAE, Scale
 from saematch.sae.features import PARTS, as_targets, check_parts, direction_rows, folded_rows, without_direction
+from saematch.sae.spaces import check_spaces
 
 LARGEST, SMALLEST = 1e140, 1e-140  # limits of the largest entry: its square stays in the range of float64
 LARGEST_SQUARE = 1e299  # a limit of max_cost: the sum over all features stays in the range of float64
@@ -290,8 +291,13 @@ class Comparison:
 
     def problem(self, a: SAE, b: SAE, remake: Callable[[], Problem] | None = None) -> RowProblem:
         """Return the problem of two SAEs. Raises `MatchError` if the SAEs cannot be compared."""
-        check_widths(a.d, a.source, b.d, b.source, "d")
+        self.check(a, b)
         return self.problem_of_rows(self.rows(a, Side.SOURCE), self.rows(b, Side.TARGET), a.d, remake)
+
+    def check(self, a: SAE, b: SAE) -> None:
+        """Raise `MatchError` if two SAEs, of which only headers may be known, cannot be compared in this way."""
+        check_widths(a.d, a.source, b.d, b.source, "d")
+        check_spaces(a, b, self.parts)
 
     def problem_of_rows(self, x: Rows, y: Rows, d: int, remake: Callable[[], Problem] | None = None) -> RowProblem:
         """Return the problem of the feature rows of two SAEs for activations of width d."""

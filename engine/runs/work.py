@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from saematch.matching.backend import choose_backend, searches_at_once
-from saematch.matching.problem import Comparison, RowProblem, check_widths, search_bytes
+from saematch.matching.problem import Comparison, RowProblem, search_bytes
 from saematch.matching.solver import Solver
 from saematch.numeric.threads import threads
 from saematch.options import Side
@@ -72,7 +72,7 @@ def check_headers(work: Work, pairs: Sequence[Pair]) -> None:
             if sae is not None:
                 sae.check_fold(str(work.comparison.folds[0]))
         if a is not None and b is not None:
-            check_widths(a.d, a.source, b.d, b.source, "d")
+            work.comparison.check(a, b)
 
 
 def pairs_at_once(work: Work, pairs: Sequence[Pair], devices: int = 1) -> int:

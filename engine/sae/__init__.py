@@ -1,5 +1,6 @@
 """Sparse autoencoders: one SAE and its fold, its feature rows, and its files for other tools."""
 
 from saematch.sae.autoencoder import SAE, Scale
+from saematch.sae.spaces import Space
 
-__all__ = ["SAE", "Scale"]
+__all__ = ["SAE", "Scale", "Space"]

@@ -16,6 +16,7 @@ from saematch.numeric.arrays import checked_last, dense_array, dense_tensor, ref
 from saematch.numeric.numbers import checked_count
 from saematch.options import Activation, FoldName, SaeFormat, names
 from saematch.sae.saving import save_sae
+from saematch.sae.spaces import UNKNOWN, Space
 from saematch.storage.folders import local_path
 from saematch.text import html_table
 
@@ -37,6 +38,8 @@ class SAE:
         k: the number of active features, for `"topk"`.
         source: the file of the SAE, for messages.
         notes: the changes that brought the SAE into this form, and what to know before it is compared.
+        reads: the activations that the encoder sees, as far as files say which they are.
+        writes: the activations that the decoder reconstructs. A transcoder writes others than it reads.
 
     Raises:
         MatchError: if the shapes do not fit each other, or the activation lacks its parameter.
@@ -57,6 +60,8 @@ class SAE:
     k: int | None = None
     source: str = "SAE"
     notes: tuple[str, ...] = ()
+    reads: Space = UNKNOWN
+    writes: Space = UNKNOWN
 
     def __post_init__(self) -> None:
         for name in _TENSORS:
@@ -65,6 +70,9 @@ class SAE:
                 raise self._error(f"{name} is a {type(value).__name__}, expected a torch tensor")
             if value is not None:
                 self._set(name, dense_tensor(value, f"{self.source}: {name}"))
+        for name in ("reads", "writes"):
+            if not isinstance(getattr(self, name), Space):
+                raise self._error(f"{name} is a {type(getattr(self, name)).__name__}, expected a saematch.Space")
         self._check_shapes()
         self._check_activation()
 
@@ -120,6 +128,11 @@ class SAE:
     def d(self) -> int:
         """Width of the activations."""
         return len(self.b_dec)
+
+    @property
+    def is_transcoder(self) -> bool:
+        """Whether the decoder reconstructs other activations than the encoder sees."""
+        return self.reads.place != self.writes.place
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors of the SAE by name; `threshold` only if there is one."""
@@ -216,7 +229,7 @@ class SAE:
         Args:
             path: the folder, which is made if need be.
             format: `"saelens"` (`sae_weights.safetensors` and `cfg.json`) or `"gemma_scope"` (`params.npz`; no TopK).
-            hook: the place in the model that the SAE reads, for SAELens' configuration.
+            hook: the place in the model that the SAE reads, for SAELens' configuration; that of `reads` by default.
             overwrite: whether to replace weights that the folder has already.
 
         Raises:

@@ -46,6 +46,10 @@ def save_sae(sae: SAE, folder: Path, format: SaeFormat, hook: str | None, overwr
     existing = [path for path in files if os.path.exists(path)]
     if existing and not overwrite:
         raise MatchError(f"{existing[0]}: is there already; choose another folder, or overwrite it (overwrite=True)")
+    if sae.is_transcoder and (format == "gemma_scope" or sae.activation == "topk"):
+        holder = "the format of Gemma Scope" if format == "gemma_scope" else "SAELens"
+        kind = "transcoders" if format == "gemma_scope" else "TopK transcoders"
+        raise MatchError(f"{sae.source}: a transcoder, and {holder} has no {kind}")
     if not isinstance(hook, str | None):
         raise MatchError(f"hook is {hook!r:.40}; give the name of a place in the model")
     # The folder, and the files in it.
@@ -90,15 +94,21 @@ def _write_saelens(sae: SAE, tensors: dict[str, Tensor], weights: Path, config: 
 
 def _saelens_config(sae: SAE, hook: str | None) -> dict[str, Any]:
     """Return the configuration of an SAE as SAELens 6 writes it."""
+    architecture: str = "standard" if sae.activation == "relu" else sae.activation
+    hooks = {"hook_name": hook or sae.reads.place}
+    if sae.is_transcoder:
+        architecture = "transcoder" if sae.activation == "relu" else f"{sae.activation}_transcoder"
+        hooks["hook_name_out"] = sae.writes.place
     return {
-        "architecture": "standard" if sae.activation == "relu" else sae.activation,
+        "architecture": architecture,
         "d_in": sae.d,
         "d_sae": sae.F,
+        **({"d_out": sae.d} if sae.is_transcoder else {}),
         "dtype": str(sae.W_dec.dtype).removeprefix("torch."),
         "device": "cpu",
         "apply_b_dec_to_input": False,
         "normalize_activations": "none",
         "reshape_activations": "none",
         **({"k": sae.k, "rescale_acts_by_decoder_norm": False} if sae.activation == "topk" else {}),
-        "metadata": {} if hook is None else {"hook_name": hook},
+        "metadata": {name: place for name, place in hooks.items() if place is not None},
     }

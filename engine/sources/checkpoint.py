@@ -16,6 +16,7 @@ from saematch.sources.files.tensors import read_headers, read_tensors
 from saematch.sources.locations import Location
 from saematch.sources.registry import Registered
 from saematch.storage.jsonfile import read_json
+from saematch.storage.yamlfile import read_yaml
 
 _L0 = re.compile(r"(?:^|[^a-z0-9])l0[_-](\d+(?:\.\d+)?|[a-z]+)", re.IGNORECASE)
 _WIDTH = re.compile(r"(?:width[_-]|(?:^|[-_/])W)(\d+(?:\.\d+)?[km]?)(?![a-z0-9])", re.IGNORECASE)
@@ -88,30 +89,35 @@ class Checkpoint:
         return next((name for name in candidates if self.location.has(name)), None)
 
     def config(self, name: str | None) -> dict[str, Any]:
-        """Read the JSON object in the file `name` of the location, with the corrections of a registry.
+        """Read the object in the JSON or YAML file `name` of the location, with the corrections of a registry.
 
         Without a name, the object is empty. Raises `MatchError`.
         """
         if name is None:
             return {}
         shown = self.location.shown(name)
-        config = read_json(self.location.fetch(name), shown)
+        kind, read = ("YAML mapping", read_yaml) if name.endswith(".yaml") else ("JSON object", read_json)
+        config = read(self.location.fetch(name), shown)
         if not isinstance(config, dict):
-            raise MatchError(f"{shown}: expected a JSON object, got {type(config).__name__}")
+            raise MatchError(f"{shown}: expected a {kind}, got {type(config).__name__}")
         return {**config, **(self.registered.overrides if self.registered else {})}
 
     def error(self, wrong: str) -> MatchError:
         """Return the `MatchError` that names this file and says what is wrong with it."""
         return MatchError(f"{self.shown}: {wrong}")
 
+    @property
+    def allowed(self) -> list[str]:
+        """The reasons against a comparison that the address says to ignore."""
+        return [*filter(None, self.options.get("allow", "").split(","))]
+
     def refuse_unless_allowed(self, reason: str, why: str) -> None:
         """Raise `MatchError`, with the option that permits to read the file, unless its address has that option."""
         assert reason in ALLOWABLE
-        allowed = [*filter(None, self.options.get("allow", "").split(","))]
-        if reason not in allowed:
+        if reason not in self.allowed:
             raise self.error(
                 f"{why}, so its weights cannot be compared with the weights of another layer as they are; to read the "
-                f"SAE nevertheless, write ?allow={','.join([*allowed, reason])} after its path"
+                f"SAE nevertheless, write ?allow={','.join([*self.allowed, reason])} after its path"
             )
 
     def scale(self) -> float | None:

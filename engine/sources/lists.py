@@ -14,8 +14,8 @@ import yaml
 from saematch.errors import MatchError, refusals
 from saematch.numeric.numbers import whole_number
 from saematch.sources.address import SAMPLE, at_home
+from saematch.storage.yamlfile import MOST_YAML_BYTES, parsed_yaml
 
-_MOST_YAML_BYTES = 2**18
 AddressLike = str | os.PathLike[str]
 SourceLike = AddressLike | Sequence[AddressLike] | Mapping[int, AddressLike] | Mapping[str, AddressLike]
 
@@ -34,9 +34,9 @@ def read_list(file: Path) -> list[tuple[int | None, str]]:
         # A pipe or a device might block, or never end.
         if not file.is_file():
             raise MatchError(f"{file}: is not a regular file")
-        if file.stat().st_size > _MOST_YAML_BYTES:
+        if file.stat().st_size > MOST_YAML_BYTES:
             raise MatchError(f"{file}: {file.stat().st_size} bytes of YAML, more than a list of SAEs has")
-        content, node = _parsed(file.read_text(encoding="utf-8"))
+        content, node = parsed_yaml(file.read_text(encoding="utf-8"))
         # YAML lets a key come twice, and a mapping has only the last of them.
         pairs = node.value if isinstance(node, yaml.MappingNode) else []
         layers = Counter(key.value for key, _ in pairs if isinstance(key, yaml.ScalarNode))
@@ -48,17 +48,6 @@ def read_list(file: Path) -> list[tuple[int | None, str]]:
         if ".." in Path(text).parts:
             raise MatchError(f"{file}: {text}: a list says where its SAEs are without going up (..)")
     return [(layer, _from_folder(file.parent, text)) for layer, text in rows]
-
-
-def _parsed(text: str) -> tuple[Any, yaml.Node | None]:
-    """Return the content of a YAML text, and its tree. Raises `ValueError`.
-
-    The loader makes every scalar a text, whatever its tag: it makes no objects, and computes nothing.
-    """
-    try:
-        return yaml.load(text, yaml.BaseLoader), yaml.compose(text, yaml.BaseLoader)
-    except yaml.YAMLError as error:
-        raise ValueError(" ".join(str(error).split())) from error  # the message has several lines
 
 
 def _from_folder(folder: Path, text: str) -> str:

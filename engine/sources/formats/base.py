@@ -107,6 +107,15 @@ def take(checkpoint: Checkpoint, stored: Tensors, *expected: str, optional: tupl
     return [stored[name] for name in expected]
 
 
+def rows_are_features(stored: Tensors) -> bool:
+    """Whether each feature is a row of `W_enc` and of `W_dec`, as far as the shapes tell."""
+    names = ("W_enc", "W_dec", "b_enc", "b_dec")
+    if not all(isinstance(stored.get(name), Tensor) for name in names):
+        return False
+    W_enc, W_dec, b_enc, b_dec = (stored[name] for name in names)
+    return bool(W_enc.shape == W_dec.shape == (b_enc.numel(), b_dec.numel()))
+
+
 def refuse_unless_ones(checkpoint: Checkpoint, name: str, factors: Any, why: str) -> None:
     """Raise `MatchError` for factors that would change the weights, if nothing says that they are applied."""
     if isinstance(factors, Tensor) and not factors.is_meta and not bool((factors == 1).all()):

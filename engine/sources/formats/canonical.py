@@ -23,7 +23,7 @@ from saematch.options import Activation
 from saematch.sae.autoencoder import SAE
 from saematch.sources.checkpoint import Checkpoint
 from saematch.sources.formats.base import Config
-from saematch.sources.formats.site import Site, check_site
+from saematch.sources.formats.site import Site, spaces_of
 
 NormUse = Literal["gate", "code"]
 ActivationScale = float | Tensor  # a tensor without data where only headers were read
@@ -94,8 +94,14 @@ def canonical(checkpoint: Checkpoint, weights: StoredWeights, site: Site | None 
             "a cross-layer transcoder or a crosscoder: a feature reads or writes several layers, and does not have one "
             "encoder row and one decoder row"
         )
-    notes = weights.notes + check_site(checkpoint, site or Site())
-    weights = replace(weights, notes=notes)
+    site = site or Site()
+    spaces = spaces_of(checkpoint, site)
+    weights = replace(weights, notes=weights.notes + spaces.notes)
+    if spaces.reads != spaces.writes and weights.b_dec.ndim == 1 and weights.W_enc.shape[:1] != weights.b_dec.shape:
+        raise checkpoint.error(
+            f"a transcoder that reads activations of width {len(weights.W_enc)} and writes activations of width "
+            f"{len(weights.b_dec)}; only transcoders of one width are read"
+        )
     # The options of the address take precedence over the files.
     scale = checkpoint.scale()
     if scale is not None:
@@ -111,7 +117,16 @@ def canonical(checkpoint: Checkpoint, weights: StoredWeights, site: Site | None 
         # No family's JumpReLU lets codes below zero pass: with a threshold that was never set (-1), it is a ReLU.
         threshold = threshold.clamp(min=0)
     tensors = weights.W_enc, weights.b_enc, weights.W_dec, weights.b_dec
-    return SAE(*tensors, weights.activation, threshold, weights.k, checkpoint.shown, weights.notes)
+    return SAE(
+        *tensors,
+        weights.activation,
+        threshold,
+        weights.k,
+        checkpoint.shown,
+        weights.notes,
+        reads=spaces.reads,
+        writes=spaces.writes,
+    )
 
 
 def _fold_subtraction(weights: StoredWeights) -> StoredWeights:

@@ -17,6 +17,7 @@ from saematch.sources.checkpoint import Checkpoint
 from saematch.sources.files.checks import widened
 from saematch.sources.files.tensors import SUFFIXES
 from saematch.sources.formats.base import Family, Tensors
+from saematch.sources.formats.circuit_tracer import CIRCUIT_TRACER
 from saematch.sources.formats.dictionary_learning import DICTIONARY_LEARNING
 from saematch.sources.formats.gemma_scope import GEMMA_SCOPE
 from saematch.sources.formats.gemma_scope_2 import GEMMA_SCOPE_2
@@ -32,7 +33,7 @@ from saematch.text import listing
 
 FAMILIES = (
     GEMMA_SCOPE, GEMMA_SCOPE_2, SAELENS, SPARSIFY, LLAMA_SCOPE, LLAMA_SCOPE_R1, LLAMASCOPIUM, DICTIONARY_LEARNING,
-    OPENAI, GOODFIRE, QWEN_SCOPE,
+    OPENAI, GOODFIRE, QWEN_SCOPE, CIRCUIT_TRACER,
 )  # fmt: skip
 
 
@@ -71,6 +72,9 @@ def identify(checkpoint: Checkpoint) -> Family:
     # The families that recognise the tensors.
     readable = [family for family in FAMILIES if suffix in family.suffixes]
     fitting = [family for family in readable if family.has(headers)]
+    if len(fitting) > 1:
+        # The families whose configuration lies next to the file.
+        fitting = [family for family in fitting if checkpoint.next_to(*family.config)] or fitting
     if len(fitting) == 1:
         return fitting[0]
     if not fitting:

@@ -13,7 +13,7 @@ import re
 from saematch.sources.checkpoint import Checkpoint
 from saematch.sources.formats.base import Config, Entry, Family, Tensors, take
 from saematch.sources.formats.canonical import StoredWeights, canonical
-from saematch.sources.formats.site import Site
+from saematch.sources.formats.site import ELSEWHERE, Site
 
 _FOLDER = re.compile(r"(?:^|/)(attn_out|mlp_out|transcoder|clt|crosscoder)(?:_all)?/layer_(\d{1,4})_[^/]*/[^/]+$")
 _HOOKS = {"attn_out": "self_attn.o_proj.input", "mlp_out": "post_feedforward_layernorm.output"}
@@ -33,7 +33,7 @@ def _entry(checkpoint: Checkpoint, stored: Tensors, config: Config) -> Entry:
     if kind in ("clt", "crosscoder"):
         raise checkpoint.error(f"a {kind}: a feature reads or writes several layers, and does not have one row")
     if (kind != "sae" or _AFFINE in stored) and writes in (None, hook):
-        writes = "another place"
+        writes = ELSEWHERE
     # The SAE, its layer and its L0.
     notes = ("its affine connection is left out",) if _AFFINE in stored else ()
     weights = StoredWeights(W_enc, b_enc, W_dec, b_dec, "jumprelu", threshold, notes=notes)

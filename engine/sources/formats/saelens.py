@@ -23,7 +23,8 @@ from saematch.sources.formats.canonical import (
     in_float64,
     per_feature,
 )
-from saematch.sources.formats.site import Site
+from saematch.sources.formats.circuit_tracer import THRESHOLD
+from saematch.sources.formats.site import ELSEWHERE, Site
 
 _OLD_NAMES = {"hook_point": "hook_name", "activation_fn_str": "activation_fn", "hook_point_layer": "hook_layer"}
 # The tensor that training checkpoints hold instead of the threshold, by architecture.
@@ -39,14 +40,14 @@ def _entry(checkpoint: Checkpoint, stored: Tensors, config: Config) -> Entry:
     hook = str(config["hook_name"]) if "hook_name" in config else None
     site = Site(
         hook or ("hook_z" if config.get("reshape_activations") == "hook_z" else None),
-        str(config.get("hook_name_out", "another place")) if transcoder else None,
+        str(config.get("hook_name_out", ELSEWHERE)) if transcoder else None,
         config.get("model_name"),
     )
     scales = _scales(checkpoint, config)
-    notes: tuple[str, ...] = ()
+    notes = ("its skip connection is left out",) if "W_skip" in stored else ()
     if architecture == "abstopk":
         checkpoint.refuse_unless_allowed("signed", "abstopk: it chooses the k largest in size and keeps their sign")
-        notes, architecture = ("signed: read as if it were not",), "topk"
+        notes, architecture = (*notes, "signed: read as if it were not"), "topk"
     # The weights, and the parametrisation that all architectures share.
     optional = (*_code_factors(stored), "W_skip") if transcoder else _code_factors(stored)
     weights = _weights(checkpoint, stored, config, architecture, optional)
@@ -161,7 +162,7 @@ def _with_code_factors(checkpoint: Checkpoint, config: Config, stored: Tensors, 
 
 
 def _has(stored: Tensors) -> bool:
-    return {"W_enc", "W_dec"} <= stored.keys()
+    return {"W_enc", "W_dec"} <= stored.keys() and THRESHOLD not in stored
 
 
 SAELENS = Family(

@@ -12,7 +12,7 @@ import re
 from saematch.sources.checkpoint import Checkpoint
 from saematch.sources.formats.base import Config, Entry, Family, Tensors, take
 from saematch.sources.formats.canonical import StoredWeights, canonical, transposed
-from saematch.sources.formats.site import Site
+from saematch.sources.formats.site import ELSEWHERE, Site
 
 _MODULE = re.compile(r"(?:[A-Za-z_]+\.)*(?:layers|blocks|h)\.(\d{1,4})(?:\.\w+)*")
 _NAMES = ("encoder.weight", "encoder.bias", "W_dec", "b_dec")
@@ -30,12 +30,13 @@ def _entry(checkpoint: Checkpoint, stored: Tensors, config: Config) -> Entry:
     if config.get("signed"):
         checkpoint.refuse_unless_allowed("signed", "signed: it chooses the k largest in size and keeps their sign")
         notes += ("signed: read as if it were not",)
-    # A transcoder writes the output of the module that its folder names.
+    # A transcoder reads the input of the module that its folder names, and writes its output.
     transcodes = bool(config.get("transcode")) or "W_skip" in stored
     if "W_skip" in stored:
         notes += ("its skip connection is left out",)
-    hook, layer = _module(checkpoint)
-    site = Site(writes="the output of its module") if transcodes else Site(hook)
+    module, layer = _module(checkpoint)
+    hook = None if module is None else f"{module}.{'input' if transcodes else 'output'}"
+    site = Site(hook, ELSEWHERE if module is None else f"{module}.output") if transcodes else Site(hook)
     weights = StoredWeights(
         transposed(W_enc),
         b_enc,
@@ -50,10 +51,10 @@ def _entry(checkpoint: Checkpoint, stored: Tensors, config: Config) -> Entry:
 
 
 def _module(checkpoint: Checkpoint) -> tuple[str | None, int | None]:
-    """Return the hook that the innermost folder with the name of a module means, and the layer of the module."""
+    """Return the name of a module that the innermost folder with such a name has, and the layer of the module."""
     for name in reversed(posixpath.dirname(f"{checkpoint.location.title}/{checkpoint.name}").split("/")):
         if match := _MODULE.fullmatch(name):
-            return f"{name}.output", int(match[1])
+            return name, int(match[1])
     return None, None
 
 
