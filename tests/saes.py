@@ -353,6 +353,13 @@ def circuit_tracer(folder, w, function="relu", extra=(), **changes):
     return Own(lambda x: act(x @ w.enc + w.b_enc), w.decoded, function)
 
 
+def nanda(folder, w, hook="blocks.5.hook_mlp_out", **changes):
+    config = {"act_name": hook, "act_size": w.d, "dict_size": w.F, "layer": LAYER, **changes}
+    config = {name: value for name, value in config.items() if value is not None}
+    write_file(folder / "gpt2-small_L5_v9.pt", w, w.plain, config, "gpt2-small_L5_v9_cfg.json")
+    return Own(lambda x: relu((x - w.b_dec) @ w.enc + w.b_enc), w.decoded, notes=(FOLDED,))
+
+
 def goodfire(folder, w, suffix=".pth"):
     tensors = {"encoder_linear.weight": w.enc.T, "encoder_linear.bias": w.b_enc}
     tensors |= {"decoder_linear.weight": w.dec.T, "decoder_linear.bias": w.b_dec}
@@ -386,7 +393,7 @@ def variants():
         (goodfire, {"suffix": ".pt"}), (qwen_scope, {}), (llamascopium, {"bias": False}),
         (llama_scope, {}), (llama_scope, {"by_norm": True}), (llama_scope, {"subtracts": True}),
         (llama_scope, {"by_norm": True, "scale": 0.375}), (circuit_tracer, {}),
-        (circuit_tracer, {"function": "jumprelu"}), (circuit_tracer, {"function": "topk"}),
+        (nanda, {}), (circuit_tracer, {"function": "jumprelu"}), (circuit_tracer, {"function": "topk"}),
     ]  # fmt: skip
     for by_norm in (True, False):
         found += [(llama_scope_r1, {"norms": norms, "by_norm": by_norm}) for norms in ("file", "config", "folded")]

@@ -42,6 +42,7 @@ from saes import (
     llama_scope_r1,
     llamascopium,
     made_up,
+    nanda,
     openai,
     qwen_scope,
     saelens,
@@ -200,7 +201,8 @@ def test_a_description_reads_little_of_the_file(tmp_path, made, monkeypatch):
 def test_a_file_is_known_by_its_tensors_under_any_name(tmp_path, name):
     VARIANTS[name](tmp_path / "layer_5", drawn(16, 8))
     (file,) = (path for path in (tmp_path / "layer_5").rglob("*") if path.suffix in SUFFIXES)
-    file.rename(file.with_name(f"renamed{file.suffix}"))
+    for path in file.parent.iterdir():  # a configuration may be called after its file
+        path.rename(path.with_name(path.name.replace(file.stem, "renamed")))
     assert only(tmp_path / "layer_5").family.name == name.split()[0]
 
 
@@ -244,6 +246,7 @@ REFUSED = [
     attention(llama_scope, hook_point_in="blocks.5.attn.hook_z", hook_point_out="blocks.5.attn.hook_z"),
     attention(dictionary_learning, submodule_name="o_proj_layer_5"),
     attention(sparsify, module="h.5.attn.c_attn"),
+    attention(nanda, hook="blocks.5.attn.hook_z"),
     transcoder(gemma_scope, repository="my-transcoders"),
     transcoder(gemma_scope_2, type="transcoder"),
     transcoder(gemma_scope_2, type="transcoder", hf_hook_point_out="model.layers.5.output"),
@@ -331,14 +334,20 @@ NEVER = [
     (llamascopium, {"act_fn": "batchtopk"}, "act_fn 'batchtopk' is not supported"),
     (llama_scope, {"act_fn": "topk"}, "Llama Scope has JumpReLU SAEs only"),
     (llama_scope, {"jump_relu_threshold": None}, "has no jump_relu_threshold"),
-    (saelens, {"kind": "temporal"}, "architecture 'temporal' is not supported; supported are"),
+    (saelens, {"kind": "temporal"}, r"a temporal SAE .*: its codes are of what attention .*saematch\.assign"),
+    (saelens, {"kind": "matching_pursuit"}, r"matching pursuit: its codes come from a search .*saematch\.assign"),
+    (saelens, {"kind": "panacea"}, "architecture 'panacea' is not supported; supported are"),
+    (nanda, {"act_size": 9}, "its configuration says act_size = 9, its bias 8"),
+    (nanda, {"dict_size": [16]}, r"its configuration says dict_size = \[16\], its bias 16"),
+    (nanda, {"hook": None}, "its configuration has no act_name"),
     (saelens, {"activation_fn": "tanh-relu"}, "architecture 'standard' with 'tanh-relu' is not supported"),
     (saelens, {"extra": {"scaling_factor": torch.full((16,), 2.0)}}, "scaling_factor is not 1"),
     (saelens, {"extra": {"finetuning_scaling_factor": torch.full((16,), 2.0)}}, "finetuning_scaling_factor is not 1"),
     (saelens, {"extra": {"scaling_factor": torch.ones(16), "finetuning_scaling_factor": torch.ones(16)}},
      "holds finetuning_scaling_factor, which this format does not know"),
     (gemma_scope, {"extra": {"scaling_factor": torch.full((16,), 2.0)}}, "scaling_factor is not 1"),
-    (sparsify, {"activation": "groupmax"}, "activation 'groupmax' is not supported"),
+    (sparsify, {"activation": "groupmax"}, r"groupmax: in each of k groups .*saematch\.assign"),
+    (sparsify, {"activation": "gelu"}, "activation 'gelu' is not supported"),
     (sparsify, {"num_latents": 32}, "says F = 32, d = 8; its biases have 16 and 8"),
     (sparsify, {"d_in": 16}, "says F = 16, d = 16; its biases have 16 and 8"),
     (dictionary_learning, {"dict_class": "CrossCoder"}, "dict_class 'CrossCoder' is not supported"),
@@ -391,6 +400,7 @@ def test_k_is_that_of_the_address_then_of_the_configuration_then_of_the_file(tmp
 NEEDING = {
     **{made.__name__: made for made in (saelens, sparsify, llama_scope, llama_scope_r1, llamascopium)},
     "circuit_tracer": partial(circuit_tracer, function="jumprelu"),
+    "nanda": nanda,
 }
 
 
@@ -409,7 +419,7 @@ def test_weights_without_the_configuration_they_need_are_refused(tmp_path, made)
         sm.load(tmp_path / "saes")
     assert "put it there" in str(refused.value)
     assert ".save(folder)" in str(refused.value)
-    assert "family=" not in str(refused.value)
+    assert ("?family=dictionary_learning" in str(refused.value)) == (made is llama_scope)
 
 
 def test_weights_of_no_family_are_refused_with_the_families(tmp_path):
@@ -450,6 +460,37 @@ def test_a_plain_file_is_of_no_family(tmp_path, name, F, d, suffix):
     for source in (tmp_path, tmp_path / f"layer_5{suffix}", f"{tmp_path}/layer_5{suffix}?k=3", f"{tmp_path}/layer_*"):
         with pytest.raises(sm.MatchError, match=rf"are those of no known format; {ask}save it with its activation"):
             sm.load(source)
+
+
+OTHERS = {
+    "a temporal SAE": ("latest_ckpt.safetensors", ["D", "E", "b", "attn_layers.0.c_proj.weight"]),
+    "a dictionary of overcomplete": ("sae.pt", ["dictionary._weights", "dictionary.multiplier", "encoder.weight"]),
+}
+
+
+@pytest.mark.parametrize("what", OTHERS)
+def test_a_dictionary_of_another_kind_is_refused_by_what_it_is(tmp_path, what):
+    name, tensors = OTHERS[what]
+    save = save_file if name.endswith(".safetensors") else torch.save
+    save({tensor: torch.zeros(8, 8) for tensor in tensors}, tmp_path / name)
+    for source in (tmp_path, tmp_path / name):
+        with pytest.raises(sm.MatchError, match=rf"{name}: {what}.*saematch\.(assign|SAE)\("):
+            sm.load(source)
+
+
+@pytest.mark.parametrize("bias", ["decoder.bias", "bias"])
+def test_two_linear_layers_in_safetensors_are_read_as_their_refusal_says(tmp_path, bias):
+    w = drawn(16, 8)
+    save_file(
+        {"encoder.weight": w.enc.T.contiguous(), "decoder.weight": w.dec.T.contiguous(), "encoder.bias": w.b_enc}
+        | {bias: w.b_dec},
+        tmp_path / "layer_5.safetensors",
+    )
+    with pytest.raises(sm.MatchError, match=r"write \?family=dictionary_learning after its path") as refused:
+        sm.load(tmp_path)
+    option = re.search(r"write (\S+) after", str(refused.value))[1]
+    own = dictionary_learning(tmp_path / "own", w, "AutoEncoder" if bias == "bias" else "AutoEncoderNew")
+    assert_own_pass(sm.load(f"{tmp_path}/layer_5.safetensors{option}"), own, w)
 
 
 @pytest.mark.parametrize("name", ["layer5.sae.pt", "my-sae-l0_3/layer5.sae.pt", "8.pt", "ae.pt", "x-SAE-l19.pth"])

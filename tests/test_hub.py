@@ -548,7 +548,7 @@ def test_an_unknown_release_is_answered_with_names_like_it(sae_lens):
         ("my-odd/l3", r"my-odd has no such SAE; it has l\{0\}\*\?, l\{2\}"),
         (
             "my-gone",
-            "sae-lens says that google/gemma-scope-2b-pt-res has its weights in layer_1, layer; there are none",
+            "sae-lens says that google/gemma-scope-2b-pt-res has its weights in layer_1, layer; there are none of",
         ),
         ("my-new", r"what sae-lens says of it is not understood \(KeyError: 'id'\)"),
     ],

@@ -141,7 +141,9 @@ def _in_registry(address: Address, open_repository: OpenRepository) -> tuple[lis
         saes += [StoredSAE(Checkpoint(repository, file, address.reading, entry), values) for file in files[entry.path]]
     if not saes:
         paths = listing(entry.path for entry, _ in matches)
-        raise MatchError(f"{address}: sae-lens says that {repo} has its weights in {paths}; there are none")
+        raise MatchError(
+            f"{address}: sae-lens says that {repo} has its weights in {paths}; there are none of a known format"
+        )
     return saes, str(Address(address.where, {**address.options, "revision": repository.commit}))
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any
 
 from torch import Tensor
@@ -46,9 +47,12 @@ class Family:
         title: a description for people: the publisher and the names of the files.
         suffixes: the suffixes of the file with the weights.
         weights: the names under which the file with the weights is published, as a regular expression.
-        config: the names of the configuration, relative to the weights; the first file that exists is read.
+        config: the names of the configuration, relative to the weights, with `{stem}` for the name of the weights
+            without their suffix; the first file that exists is read.
         needs_config: whether weights without a configuration cannot be read.
-        has: whether a file with these tensors is of this family, by a property that no other family has.
+        told_by_config: whether a file is only of this family if its configuration is there.
+        remedy: advice for weights whose configuration is missing; it ends with "; ".
+        has: whether the tensors of a file are those of this family.
         entry: the function that converts tensors, with or without data, given the configuration. It may raise
             `MatchError`.
     """
@@ -61,17 +65,31 @@ class Family:
     entry: Callable[[Checkpoint, Tensors, Config], Entry]
     config: tuple[str, ...] = ()
     needs_config: bool = False
+    told_by_config: bool = False
+    remedy: str = ""
+
+    def recognises(self, checkpoint: Checkpoint, stored: Tensors) -> bool:
+        """Whether a file with these tensors, with data or without, is of this family."""
+        return self.has(stored) and not (self.told_by_config and self.found_config(checkpoint) is None)
+
+    def found_config(self, checkpoint: Checkpoint) -> str | None:
+        """Return the name of the configuration in the location of the weights, None if there is none."""
+        return checkpoint.next_to(*self._config_names(checkpoint))
+
+    def _config_names(self, checkpoint: Checkpoint) -> list[str]:
+        stem = PurePosixPath(checkpoint.name).stem
+        return [name.replace("{stem}", stem) for name in self.config]
 
     def config_name(self, checkpoint: Checkpoint) -> str | None:
         """Return the name of the configuration in the location of the weights, None if there is none.
 
         Raises `MatchError` if the configuration is missing and the family needs one.
         """
-        name = checkpoint.next_to(*self.config)
+        name = self.found_config(checkpoint)
         if name is None and self.needs_config:
             raise checkpoint.error(
-                f"its {self.config[0]} is not there, which says how these weights are to be read: put it there, as in "
-                f"{self.title}; without one, save the weights with their activation: "
+                f"its {self._config_names(checkpoint)[0]} is not there, which says how these weights are to be read: "
+                f"put it there, as in {self.title}; {self.remedy}without one, save the weights with their activation: "
                 "saematch.SAE(W_enc, b_enc, W_dec, b_dec, …).save(folder)"
             )
         return name

@@ -24,7 +24,9 @@ from saematch.sources.formats.gemma_scope_2 import GEMMA_SCOPE_2
 from saematch.sources.formats.goodfire import GOODFIRE
 from saematch.sources.formats.llama_scope import LLAMA_SCOPE, LLAMA_SCOPE_R1
 from saematch.sources.formats.llamascopium import LLAMASCOPIUM
+from saematch.sources.formats.nanda import NANDA
 from saematch.sources.formats.openai import OPENAI
+from saematch.sources.formats.others import refuse_known
 from saematch.sources.formats.qwen_scope import QWEN_SCOPE
 from saematch.sources.formats.saelens import SAELENS
 from saematch.sources.formats.sparsify import SPARSIFY
@@ -33,7 +35,7 @@ from saematch.text import listing
 
 FAMILIES = (
     GEMMA_SCOPE, GEMMA_SCOPE_2, SAELENS, SPARSIFY, LLAMA_SCOPE, LLAMA_SCOPE_R1, LLAMASCOPIUM, DICTIONARY_LEARNING,
-    OPENAI, GOODFIRE, QWEN_SCOPE, CIRCUIT_TRACER,
+    OPENAI, GOODFIRE, QWEN_SCOPE, CIRCUIT_TRACER, NANDA,
 )  # fmt: skip
 
 
@@ -71,13 +73,14 @@ def identify(checkpoint: Checkpoint) -> Family:
         raise
     # The families that recognise the tensors.
     readable = [family for family in FAMILIES if suffix in family.suffixes]
-    fitting = [family for family in readable if family.has(headers)]
+    fitting = [family for family in readable if family.recognises(checkpoint, headers)]
     if len(fitting) > 1:
         # The families whose configuration lies next to the file.
-        fitting = [family for family in fitting if checkpoint.next_to(*family.config)] or fitting
+        fitting = [family for family in fitting if family.found_config(checkpoint)] or fitting
     if len(fitting) == 1:
         return fitting[0]
     if not fitting:
+        refuse_known(checkpoint, headers)
         _refuse_wrapped(checkpoint, headers)
     if fitting or _seem_of_an_sae(headers):
         possible = fitting or [family for family in readable if _may_read(family, checkpoint, headers)]

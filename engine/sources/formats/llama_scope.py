@@ -124,6 +124,8 @@ LLAMA_SCOPE = Family(
     entry=_entry,
     config=("../hyperparams.json", "hyperparams.json"),
     needs_config=True,
+    remedy="if it is not of Llama Scope but two linear layers with a ReLU between them, write "
+    "?family=dictionary_learning after its path; ",
 )
 LLAMA_SCOPE_R1 = Family(
     name="llama_scope_r1",

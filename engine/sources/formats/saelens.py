@@ -24,6 +24,7 @@ from saematch.sources.formats.canonical import (
     per_feature,
 )
 from saematch.sources.formats.circuit_tracer import THRESHOLD
+from saematch.sources.formats.others import ARCHITECTURES
 from saematch.sources.formats.site import ELSEWHERE, Site
 
 _OLD_NAMES = {"hook_point": "hook_name", "activation_fn_str": "activation_fn", "hook_point_layer": "hook_layer"}
@@ -112,11 +113,13 @@ def _architecture(checkpoint: Checkpoint, config: Config) -> str:
         r"(skip_)?transcoder)",
         architecture,
     )
+    if architecture in ARCHITECTURES:
+        raise checkpoint.error(ARCHITECTURES[architecture])
     if known is None or (architecture == "standard" and function != "relu"):
         what = f"architecture {architecture!r}" if known is None else f"architecture 'standard' with {function!r}"
         raise checkpoint.error(
             f"{what} is not supported; supported are standard (ReLU), jumprelu, topk, abstopk, batchtopk, "
-            "matryoshka_batchtopk and gated"
+            "matryoshka_batchtopk and gated, and transcoders of the first three"
         )
     return architecture
 

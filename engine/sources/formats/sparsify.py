@@ -12,6 +12,7 @@ import re
 from saematch.sources.checkpoint import Checkpoint
 from saematch.sources.formats.base import Config, Entry, Family, Tensors, take
 from saematch.sources.formats.canonical import StoredWeights, canonical, transposed
+from saematch.sources.formats.others import ARCHITECTURES
 from saematch.sources.formats.site import ELSEWHERE, Site
 
 _MODULE = re.compile(r"(?:[A-Za-z_]+\.)*(?:layers|blocks|h)\.(\d{1,4})(?:\.\w+)*")
@@ -24,6 +25,8 @@ def _entry(checkpoint: Checkpoint, stored: Tensors, config: Config) -> Entry:
     d, F = config.get("d_in"), _features(config)
     if (d is not None and d != len(b_dec)) or (F is not None and len(b_enc) != F):
         raise checkpoint.error(f"cfg.json says F = {F}, d = {d}; its biases have {len(b_enc)} and {len(b_dec)}")
+    if config.get("activation") == "groupmax":
+        raise checkpoint.error(ARCHITECTURES["groupmax"])
     if config.get("activation", "topk") != "topk":
         raise checkpoint.error(f"activation {config['activation']!r} is not supported; supported is topk")
     notes: tuple[str, ...] = ()
