@@ -80,6 +80,6 @@ $(VENV)/.installed-test: $(VENV)/.installed $(INPUTS)
 # Without what dictionary-learning needs to run and plot models: an old nnsight among it.
 .venv-formats/.installed: $(INPUTS)
 	@test -d .venv-formats || $(PYTHON) -m venv .venv-formats
-	@.venv-formats/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]' sae-lens==6.54.12 eai-sparsify==1.3.3
+	@.venv-formats/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]' sae-lens==6.54.12 eai-sparsify==1.3.3 circuit-tracer==0.5.0
 	@.venv-formats/bin/python -m pip install --quiet --disable-pip-version-check --no-deps dictionary-learning==0.1.0
 	@touch $@

@@ -27,9 +27,10 @@ def needs(package, module):
 needs_sae_lens = needs("sae-lens", "sae_lens")
 needs_sparsify = needs("eai-sparsify", "sparsify")
 needs_dictionary_learning = needs("dictionary-learning", "dictionary_learning")
+needs_circuit_tracer = needs("circuit-tracer", "circuit_tracer")
 
 SIZES = [(12, 8), (8, 8)]  # F = d: a matrix that should be turned, and is not, still fits
-LAYER, HOOK = 3, "blocks.3.hook_resid_post"
+LAYER, HOOK, TRANSCODED = 3, "blocks.3.hook_resid_post", "blocks.3.mlp.hook_out"
 
 
 def randomised(module, threshold=None):
@@ -38,7 +39,7 @@ def randomised(module, threshold=None):
     with torch.no_grad():
         for name, parameter in module.named_parameters():
             drawn = torch.from_numpy(r.standard_normal(tuple(parameter.shape)))
-            parameter.copy_(drawn.exp() if name == "threshold" else drawn)
+            parameter.copy_(drawn.exp() if name.endswith("threshold") else drawn)
         for name, buffer in module.named_buffers():
             if name.endswith("threshold") and threshold is not None:
                 buffer.fill_(threshold)
@@ -82,12 +83,12 @@ LENS = {
 TRAINED = {"topk": 3, "batchtopk": 2.5, "matryoshka_batchtopk": 2.5}  # k, which may be a mean
 
 
-def lens(architecture, F, d, training=False, threshold=None, **config):
+def lens(architecture, F, d, training=False, threshold=None, hooks=(), **config):
     from sae_lens.registry import get_sae_class, get_sae_training_class
     from sae_lens.saes.sae import SAEMetadata
 
     made, configured = (get_sae_training_class if training else get_sae_class)(architecture)
-    metadata = SAEMetadata(model_name="gpt2", hook_name=HOOK)
+    metadata = SAEMetadata(model_name="gpt2", **{"hook_name": HOOK, **dict(hooks)})
     return randomised(made(configured(d_in=d, d_sae=F, metadata=metadata, **config)), threshold)
 
 
@@ -105,6 +106,51 @@ def test_sae_lens(tmp_path, name, subtracts, F, d):
     architecture, config = LENS[name]
     lens(architecture, F, d, apply_b_dec_to_input=subtracts, **config).save_model(tmp_path)
     assert_same_pass(only_sae(tmp_path), lens_reads(tmp_path))
+
+
+@needs_sae_lens
+@pytest.mark.parametrize("kind", ["transcoder", "skip_transcoder", "jumprelu_transcoder", "jumprelu_skip_transcoder"])
+@pytest.mark.parametrize(("F", "d"), SIZES)
+def test_transcoders_of_sae_lens(tmp_path, kind, F, d):
+    """Both decode the codes alone: the skip connection is added in the package's `forward`."""
+    hooks = {"hook_name": "blocks.3.ln2.hook_normalized", "hook_name_out": "blocks.3.hook_mlp_out"}
+    lens(kind, F, d, hooks=hooks, apply_b_dec_to_input=False, d_out=d).save_model(tmp_path)
+    found = only_sae(tmp_path)
+    assert_same_pass(found, lens_reads(tmp_path))
+    assert (found.reads.place, found.writes.place) == tuple(hooks.values())
+
+
+@needs_sae_lens
+@pytest.mark.parametrize("function", ["relu", "jumprelu"])
+def test_sae_lens_reads_a_transcoder_that_is_saved_for_it(tmp_path, function):
+    places = {"reads": sm.Space("blocks.3.ln2.hook_normalized", "layer_norm"), "writes": sm.Space(TRANSCODED)}
+    sae = made_up(12, 8, function, **places)
+    sae.save(tmp_path / "layer_3", format="saelens")
+    theirs = lens_reads(tmp_path / "layer_3")
+    assert_same_pass(sae, theirs)
+    assert theirs.cfg.metadata.hook_name_out == TRANSCODED
+
+
+@needs_circuit_tracer
+@pytest.mark.parametrize("skip", [True, False])
+@pytest.mark.parametrize("function", ["relu", "jumprelu"])
+@pytest.mark.parametrize(("F", "d"), SIZES)
+def test_circuit_tracer(tmp_path, function, skip, F, d):
+    from circuit_tracer.transcoder.activation_functions import JumpReLU
+    from circuit_tracer.transcoder.single_layer_transcoder import SingleLayerTranscoder, load_relu_transcoder
+
+    act = torch.relu if function == "relu" else JumpReLU(torch.zeros(F, dtype=torch.float64), 0.1)
+    options = {"device": torch.device("cpu"), "dtype": torch.float64}
+    randomised(SingleLayerTranscoder(d, F, act, LAYER, skip, **options)).to_safetensors(
+        tmp_path / "layer_3.safetensors"
+    )
+    hooks = "feature_input_hook: mlp.hook_in\nfeature_output_hook: mlp.hook_out\n"
+    (tmp_path / "config.yaml").write_text(f"model_name: Qwen/Qwen3-4B\nmodel_kind: transcoder_set\n{hooks}")
+    theirs = load_relu_transcoder(tmp_path / "layer_3.safetensors", LAYER, **options, lazy_encoder=False)
+    theirs.W_skip = None  # which belongs to no feature
+    found = only_sae(tmp_path)
+    assert_same_pass(found, theirs)
+    assert (found.reads.place, found.writes.place) == ("blocks.3.mlp.hook_in", TRANSCODED)
 
 
 @needs_sae_lens
@@ -161,8 +207,10 @@ class TestSAELensTraining:
 @pytest.mark.parametrize(("F", "d"), SIZES)
 def test_sae_lens_reads_what_is_saved_for_it(tmp_path, activation, dtype, F, d):
     sae = made_up(F, d, activation).to(dtype)
-    sae.save(tmp_path / "layer_3", format="saelens")
-    assert_same_pass(sae, lens_reads(tmp_path / "layer_3"))
+    sae.save(tmp_path / "layer_3", format="saelens", hook=HOOK)
+    theirs = lens_reads(tmp_path / "layer_3")
+    assert_same_pass(sae, theirs)
+    assert theirs.cfg.metadata.hook_name == HOOK
 
 
 @needs_sae_lens

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 _WEIGHTS: dict[SaeFormat, str] = {"saelens": "sae_weights.safetensors", "gemma_scope": "params.npz"}
 
+_SAELENS_VERSION = "6.0.0"  # the first with this layout
+
 
 def save_sae(sae: SAE, folder: Path, format: SaeFormat, hook: str | None, overwrite: bool) -> None:
     """Write an SAE into a folder, which is made if need be.
@@ -110,5 +112,9 @@ def _saelens_config(sae: SAE, hook: str | None) -> dict[str, Any]:
         "normalize_activations": "none",
         "reshape_activations": "none",
         **({"k": sae.k, "rescale_acts_by_decoder_norm": False} if sae.activation == "topk" else {}),
-        "metadata": {name: place for name, place in hooks.items() if place is not None},
+        # Without a version, SAELens takes this for an older configuration, and forgets the hooks.
+        "metadata": {
+            "sae_lens_version": _SAELENS_VERSION,
+            **{name: place for name, place in hooks.items() if place is not None},
+        },
     }
