@@ -95,7 +95,7 @@ def test_saelens_topk_has_its_k(tmp_path, config):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"architecture": "temporal"}, "'temporal' is not supported; supported are standard"),
+        ({"architecture": "other"}, "'other' is not supported; supported are standard"),
         ({"architecture": "gated"}, "lacks b_gate, b_mag, r_mag and holds b_enc"),
         ({"normalize_activations": "layer_norm"}, "normalize_activations is 'layer_norm': .* cannot be compared"),
         ({"architecture": "topk"}, "TopK SAE without its k"),
