@@ -20,6 +20,7 @@ from saematch.analysis.export import export
 from saematch.cli.main import make_parser
 from saematch.evaluation import evaluate
 from saematch.report import write_report
+from saematch.sources import Names
 
 HERE = Path(__file__).parent
 MARK = "<!-- Below this line, the page is made by `make reference`. -->\n"
@@ -31,6 +32,7 @@ PUBLIC = {
     **{f"saematch.dictionaries.{name}": getattr(saematch.dictionaries, name) for name in (
         "PairConsistency", "NullModel", "ConsistencyProgress", "draw_figures",
     )},
+    "saematch.sources.Names": Names,
     "saematch.evaluation.evaluate": evaluate,
     "saematch.analysis.export.export": export,
     "saematch.report.write_report": write_report,

@@ -248,7 +248,10 @@ def test_a_list_of_sources(suite, tmp_path, mapping):
         ("- s3://bucket/saes", "SAEs are read from paths, from hf://organisation/name and saelens://release"),
         ("- other.yaml", "a list may name SAEs, but no other lists"),
         ("- [a]", "expected a list of paths or addresses, or a mapping of layer numbers"),
-        ("one: a", "expected a list of paths"),
+        ("one: a", "list.yaml, row 1: .*a: no such file or folder"),
+        ("one: here\none: here", "list.yaml: 'one' is listed 2 times"),
+        ("one;: here", "'one;' cannot be a name"),
+        ("'': here", "'' cannot be a name"),
         ("[]", "expected a list of paths"),
         ("a: b: c", "list.yaml: cannot be read"),
         ("- !!python/object/apply:os.system ['true']", "expected a list of paths"),
@@ -299,7 +302,7 @@ def test_a_list_that_never_ends_is_not_read(tmp_path):
             sm.load_layers(tmp_path / name)
 
 
-@pytest.mark.parametrize("source", [[], {}, 7, None, [["a"]], {"one": "a"}, [1], [""]])
+@pytest.mark.parametrize("source", [[], {}, 7, None, [["a"]], {"one": 7}, {1.5: "a"}, {"one": "a", 2: "b"}, [1], [""]])
 def test_what_is_no_source_gets_a_message(source):
     with pytest.raises(sm.MatchError, match="the source: expected a list of paths or addresses"):
         sm.load_layers(source)

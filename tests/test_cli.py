@@ -239,7 +239,7 @@ def test_env_says_what_runs_and_why():
         (["match", "sample", "sample"], ["6 SAEs in it, name one of them"]),
         (["info", "."], ["no SAE in a known format"]),
         (["path", ".", "--layer", "1", "--feature", "2"], ["not a run of saematch"]),
-        (["path", ".", "--layer", "x", "--feature", "2"], ["--layer", "invalid int"]),
+        (["path", ".", "--layer", "1", "--feature", "x"], ["--feature", "invalid int"]),
         (["layers", "sample", "-o", "r", "--fold", "sqrt"], ["fold 'sqrt' is not known"]),
         (["layers", "sample", "-o", "r", "--weights", "bias"], ["--weights"]),
         (["layers", "sample", "-o", "r", "--weights", "bias=-1"], ["weight of bias is -1"]),

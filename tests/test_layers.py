@@ -223,7 +223,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_any_work(model, tmp_p
 @pytest.mark.parametrize(
     ("layers", "message"),
     [
-        ({"a": made_up(), "b": made_up()}, "takes a mapping of layer numbers"),
+        ({"a": made_up(), 2: made_up()}, "takes a mapping of layer numbers, or of names,"),
         ({1: made_up(), 2: "x"}, "layer 2 is a str, expected an SAE"),
         ({}, "0 layer to match; at least two"),
         ({1: made_up()}, "1 layer to match; at least two"),

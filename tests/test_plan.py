@@ -4,6 +4,7 @@ import pytest
 
 import saematch as sm
 from saematch.runs.plan import plan_pairs, share_of
+from saematch.sources import Names
 
 LAYERS = [11, 3, 5, 4]
 
@@ -24,6 +25,27 @@ LAYERS = [11, 3, 5, 4]
 )
 def test_which_pairs_are_matched(targets, pairs, planned):
     assert plan_pairs(LAYERS, targets, pairs) == planned
+
+
+@pytest.mark.parametrize("pairs", [[("a", "c-d")], "a-c-d", [(0, 2)]])
+def test_pairs_are_named_by_the_names_of_their_saes(pairs):
+    assert plan_pairs(range(3), pairs=pairs, names=Names(("a", "b", "c-d"))) == [(0, 2)]
+
+
+@pytest.mark.parametrize(
+    ("pairs", "message"),
+    [
+        ("a-x", "'a-x', which does not name two SAEs as A-B; there are a, b, a-b, b-c, c"),
+        ("0-1", "'0-1', which does not name two SAEs"),
+        ("a-b-c", "'a-b-c', which names two SAEs in more than one way"),
+        ("b-a", "pair b-a: give the earlier SAE first; the matching back is the inverse of a-b"),
+        ([("a", "x")], "are not a list of .source, target.; there are a, b"),
+        ([(0, 5)], "pair a-5: there is no step 5; there are a, b"),
+    ],
+)
+def test_pairs_of_other_names_are_refused(pairs, message):
+    with pytest.raises(sm.MatchError, match=message):
+        plan_pairs(range(5), pairs=pairs, names=Names(("a", "b", "a-b", "b-c", "c"), "step"))
 
 
 def test_neighbours_in_a_plan_of_all_pairs_share_a_layer():

@@ -20,20 +20,22 @@ from saematch.analysis.tables import write_csv, write_parquet
 from saematch.errors import MatchError
 from saematch.options import Side, TableFormat, names
 from saematch.runs.chain import Chain
-from saematch.runs.plan import Pair, pair_name
+from saematch.runs.plan import Pair
+from saematch.runs.records import naming
 from saematch.storage.folders import local_path, replacing
 from saematch.storage.jsonfile import finite_or_none
 
 _VERSION = 1  # of the JSON format
 EXPORT_COLUMNS = {
-    "source": "layer of the feature",
-    "target": "layer of the partner",
+    "source": "layer of the feature, or the name of its SAE",
+    "target": "layer of the partner, or the name of its SAE",
     "feature": "number of the feature",
     **DEFINITIONS,
     "label": "label of the feature: what the feature fires on",
     "partner_label": "label of the partner",
 }
 _INTEGERS = {"source", "target", "feature", "partner", "runner_up", "runner_up_taken_by", "margin_exact", "tied"}
+_ENDS = {"source", "target"}
 _TEXTS = {"label", "partner_label"}
 _EDGE_COLUMNS = [name for name in DEFINITIONS if name != "partner" and not name.startswith("runner_up")]
 _NOT_IN_XML = dict.fromkeys((*range(9), 11, 12, *range(14, 32), 0xFFFE, 0xFFFF, *range(0xD800, 0xE000)), "\ufffd")
@@ -91,7 +93,7 @@ def export(
     # Tables are made one at a time, while they are written, so that a large run is never in memory as a whole.
     def tables() -> Iterator[tuple[Pair, PairTable]]:
         for pair in chain:
-            progress(f"pair {pair_name(pair)}")
+            progress(f"pair {chain.names.pair_name(pair)}")
             columns = findings.columns(pair)
             if (margins or math.isfinite(min_cosine)) and "cosine" not in columns:
                 what = "margins" if margins else "cosines"
@@ -111,9 +113,10 @@ def _table(chain: Chain, pair: Pair, columns: Columns, max_cost: float, min_cosi
     if math.isfinite(min_cosine):
         exported &= np.nan_to_num(columns["cosine"], nan=-math.inf) >= min_cosine
     features = np.nonzero(exported)[0]
+    source, target = chain.names.keys(pair)
     table: PairTable = {
-        "source": [pair[0]] * len(features),
-        "target": [pair[1]] * len(features),
+        "source": [source] * len(features),
+        "target": [target] * len(features),
         "feature": features.tolist(),
     }
     for name in DEFINITIONS:
@@ -134,7 +137,8 @@ def _write_csv(path: Path, _: Chain, tables: Iterator[tuple[Pair, PairTable]]) -
 
 def _write_parquet(path: Path, chain: Chain, tables: Iterator[tuple[Pair, PairTable]]) -> int:
     chunks, provenance = (table for _pair, table in tables), {"saematch": json.dumps(_provenance(chain))}
-    return write_parquet(path, EXPORT_COLUMNS, chunks, whole=_INTEGERS, text=_TEXTS, metadata=provenance)
+    whole, text = (_INTEGERS - _ENDS, _TEXTS | _ENDS) if chain.names.names else (_INTEGERS, _TEXTS)
+    return write_parquet(path, EXPORT_COLUMNS, chunks, whole=whole, text=text, metadata=provenance)
 
 
 def _write_json(path: Path, chain: Chain, tables: Iterator[tuple[Pair, PairTable]]) -> int:
@@ -142,7 +146,8 @@ def _write_json(path: Path, chain: Chain, tables: Iterator[tuple[Pair, PairTable
     with path.open("w", encoding="ascii") as file:
         head = {"schema": _VERSION, "columns": EXPORT_COLUMNS, **_provenance(chain)}
         file.write(json.dumps(head, allow_nan=False)[:-1] + ', "pairs": [')
-        for number, ((source, target), table) in enumerate(tables):
+        for number, (pair, table) in enumerate(tables):
+            source, target = chain.names.keys(pair)
             file.write(",\n" if number else "\n")
             file.write(json.dumps({**table, "source": source, "target": target}, allow_nan=False))
             written += len(table["feature"])
@@ -170,7 +175,8 @@ def _write_graphml(path: Path, chain: Chain, tables: Iterator[tuple[Pair, PairTa
     with path.open("w", encoding="utf-8") as file:
         file.write('<?xml version="1.0" encoding="UTF-8"?>\n<graphml xmlns="http://graphml.graphdrawing.org/xmlns">\n')
         file.write(_element("desc", _escaped(json.dumps(_provenance(chain)))) + "\n")
-        keys = [("layer", "node", "int"), ("feature", "node", "int"), ("label", "node", "string")]
+        layer_kind = "string" if chain.names.names else "int"
+        keys = [("layer", "node", layer_kind), ("feature", "node", "int"), ("label", "node", "string")]
         keys += [(name, "edge", "double") for name in _EDGE_COLUMNS]
         for name, domain, kind in keys:
             attributes = {"id": name, "for": domain, "attr.name": name, "attr.type": kind}
@@ -178,7 +184,8 @@ def _write_graphml(path: Path, chain: Chain, tables: Iterator[tuple[Pair, PairTa
         file.write('<graph edgedefault="directed">\n')
         for node, label in labels.items():
             _, layer, feature = node.split(":")
-            file.write(_element("node", _data({"layer": layer, "feature": feature, "label": label}), id=node) + "\n")
+            known = {"layer": chain.names.key(int(layer)), "feature": feature, "label": label}
+            file.write(_element("node", _data(known), id=node) + "\n")
         file.write(edges.getvalue() + "</graph>\n</graphml>\n")
     return written
 
@@ -210,8 +217,8 @@ def _provenance(chain: Chain) -> dict[str, Any]:
     for pair in chain:
         records = chain.pair_record(pair).get("inputs", ())
         for side, layer, record in zip(Side, pair, records, strict=False):
-            inputs[f"{side.name.lower()} {layer}"] = record
+            inputs[f"{side.name.lower()} {chain.names.key(layer)}"] = record
     known = ("id", "source", "against", "options", "versions", "machine")
     content: dict[str, Any] = {"run": {name: chain.record.get(name) for name in known}, "inputs": inputs}
     shareable: dict[str, Any] = Shareable(chain).content(content)
-    return shareable
+    return shareable | {"run": shareable["run"] | naming(chain.names)}

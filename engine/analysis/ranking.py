@@ -14,23 +14,25 @@ from saematch.runs.chain import Chain
 from saematch.runs.plan import Pair
 from saematch.runs.results import PairArrays
 
+_Columns = tuple[Indices, Indices, Indices, Floats]  # of features: first layer, number there, layers, least cosine
+
 
 class RankedPair(NamedTuple):
     """A matched pair of features.
 
     Attributes:
-        layer: the number of the source layer.
+        layer: the number of the source layer, or the name of its SAE.
         feature: the number of the source feature.
-        target: the number of the target layer.
+        target: the number of the target layer, or the name of its SAE.
         partner: the number of the target feature.
         cost: the cost of the pair.
         cosine: the cosine of the decoder rows; None if it is not known.
         margin: how much the cost may rise before another matching is cheaper; None if it was not computed.
     """
 
-    layer: int
+    layer: int | str
     feature: int
-    target: int
+    target: int | str
     partner: int
     cost: float
     cosine: float | None = None
@@ -41,16 +43,16 @@ class Lasting(NamedTuple):
     """A feature that persists through several layers.
 
     Attributes:
-        layer: the first layer.
+        layer: the first layer, or the name of its SAE.
         feature: the number of the feature in the first layer.
-        last: the last layer.
+        last: the last layer, or the name of its SAE.
         layers: the number of layers.
         cosine: the least cosine of its steps.
     """
 
-    layer: int
+    layer: int | str
     feature: int
-    last: int
+    last: int | str
     layers: int
     cosine: float
 
@@ -66,10 +68,10 @@ def alike(chain: Chain, count: int, *, least: bool = False) -> list[RankedPair]:
     def pairs() -> Iterable[RankedPair]:
         for pair in chain:
             arrays = chain.arrays(pair)
-            cosine = _known(arrays, pair)
+            cosine = _known(chain, arrays, pair)
             ranked = np.where(np.isfinite(cosine), sign * cosine, -np.inf)
             for feature in largest(ranked, count):
-                yield ranked_pair(pair, arrays, int(feature))
+                yield ranked_pair(chain, pair, arrays, int(feature))
 
     return heapq.nlargest(count, pairs(), key=lambda found: sign * (found.cosine or 0.0))
 
@@ -94,7 +96,7 @@ def uncertain(chain: Chain, count: int, progress: Callable[[Pair], None] = lambd
         lowest = margins.lowest(count + unmatched)  # unmatched features have margins, too, and are not listed
         for feature, margin in zip(lowest.tolist(), margins.exact(lowest).tolist(), strict=True):
             if arrays.perm[feature] >= 0:
-                found.append(ranked_pair(pair, arrays, feature)._replace(margin=margin))
+                found.append(ranked_pair(chain, pair, arrays, feature)._replace(margin=margin))
     if not found:
         raise MatchError("margins exist only for pairs of layers that are proved optimal, and this run has none")
     return heapq.nsmallest(count, found, key=lambda one: one.margin or 0.0)
@@ -114,13 +116,13 @@ def lasting(chain: Chain, count: int, cosine: float) -> list[Lasting]:
     if not chain.steps():
         raise MatchError("features persist along the layers of one set of SAEs, and this run has no such steps")
     ended: list[Lasting] = []
-    running: dict[int, tuple[Indices, Indices, Indices, Floats]] = {}  # layer -> start layer, start, layers, cosine
+    running: dict[int, _Columns] = {}
     for pair in sorted(chain.steps()):
         arrays = chain.arrays(pair)
-        known = _known(arrays, pair)
+        known = _known(chain, arrays, pair)
         layers, first, length, lowest = running.pop(pair[0], _fresh(pair[0], len(arrays.perm)))
         goes_on = np.nan_to_num(known, nan=-np.inf) >= cosine
-        ended += _best(pair[0], layers, first, length, np.where(goes_on, -np.inf, lowest), count)
+        ended += _best(chain, pair[0], (layers, first, length, np.where(goes_on, -np.inf, lowest)), count)
         # Those that go on, at the places of their partners; all other features of the target layer begin there.
         begun = _fresh(pair[1], chain.shape(pair)[1])
         to = arrays.perm[goes_on]
@@ -129,7 +131,7 @@ def lasting(chain: Chain, count: int, cosine: float) -> list[Lasting]:
             column[to] = value
         running[pair[1]] = begun
     for layer, columns in running.items():
-        ended += _best(layer, *columns, count)
+        ended += _best(chain, layer, columns, count)
     return heapq.nlargest(count, ended, key=lambda one: (one.layers, one.cosine))
 
 
@@ -174,10 +176,11 @@ def cost_limits(chain: Chain, cosines: Sequence[float]) -> list[CostLimit]:
     return limits
 
 
-def ranked_pair(pair: Pair, arrays: PairArrays, feature: int) -> RankedPair:
+def ranked_pair(chain: Chain, pair: Pair, arrays: PairArrays, feature: int) -> RankedPair:
     """Return the pair of a source feature, without its margin."""
     cosine = None if arrays.cosine is None else float(arrays.cosine[feature])
-    return RankedPair(pair[0], feature, pair[1], int(arrays.perm[feature]), float(arrays.cost[feature]), cosine)
+    source, target = chain.names.keys(pair)
+    return RankedPair(source, feature, target, int(arrays.perm[feature]), float(arrays.cost[feature]), cosine)
 
 
 def largest(values: Floats, count: int) -> Indices:
@@ -188,23 +191,26 @@ def largest(values: Floats, count: int) -> Indices:
     return places[values[places] > -np.inf]
 
 
-def _known(arrays: PairArrays, pair: Pair) -> Floats:
+def _known(chain: Chain, arrays: PairArrays, pair: Pair) -> Floats:
     if arrays.cosine is None:
         raise MatchError(
-            f"the decoder cosines of layers {pair[0]} and {pair[1]} are not known: the run has none, and its SAEs "
-            "cannot be read; say where they are (inputs=)"
+            f"the decoder cosines of {chain.names.titles(pair)} are not known: the run has none, and its SAEs cannot "
+            "be read; say where they are (inputs=)"
         )
     return arrays.cosine
 
 
-def _fresh(layer: int, features: int) -> tuple[Indices, Indices, Indices, Floats]:
+def _fresh(layer: int, features: int) -> _Columns:
     """Return the columns of features that begin in a layer."""
     return np.full(features, layer), np.arange(features), np.ones(features, np.int64), np.full(features, np.inf)
 
 
-def _best(last: int, layers: Indices, first: Indices, length: Indices, lowest: Floats, count: int) -> list[Lasting]:
+def _best(chain: Chain, last: int, columns: _Columns, count: int) -> list[Lasting]:
     """Return the best of the features that end in a layer: those that lasted for more than one layer."""
+    layers, first, length, lowest = columns
+    key = chain.names.key
     ends = np.where((length > 1) & (lowest > -np.inf), 4.0 * length + lowest.clip(-1, 1), -np.inf)
     return [
-        Lasting(int(layers[i]), int(first[i]), last, int(length[i]), float(lowest[i])) for i in largest(ends, count)
+        Lasting(key(int(layers[i])), int(first[i]), key(last), int(length[i]), float(lowest[i]))
+        for i in largest(ends, count)
     ]

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import argparse
 from importlib.util import find_spec
-from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from saematch.cli.common import DONE, UNFINISHED, complain, for_terminal, print_json
 from saematch.cli.groups import add_json, add_quiet, add_solver, solver_of
-from saematch.cli.parser import as_names, as_path
+from saematch.cli.named import add_names, named_saes
+from saematch.cli.parser import as_path
 from saematch.cli.terminal import describe_pass, print_legend, status_line, table
 from saematch.errors import MatchError
 from saematch.text import printable
 
 if TYPE_CHECKING:
     from saematch.dictionaries import Consistency, ConsistencyProgress
-    from saematch.sources import SAEHandle
 
 HELP = "measure how far SAEs agree: seeds, training steps, widths or layers"
 DESCRIPTION = """Measure how far SAEs of the same activations agree, by their weights: MCC of decoders and encoders
@@ -44,9 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "sources", metavar="SAE", nargs="+", help="the SAEs, two or more: files, folders, patterns or addresses"
     )
-    parser.add_argument(
-        "--names", type=as_names, metavar="NAME,...", help="names of the SAEs (default: where their paths differ)"
-    )
+    add_names(parser)
     parser.add_argument(
         "--reference", metavar="NAME", help="compare this SAE with each of the others (default: all pairs)"
     )
@@ -94,7 +91,7 @@ def run(options: argparse.Namespace) -> int:
 
     if options.fail_under is not None and not -1 <= options.fail_under <= 1:  # NaN fails this too
         raise MatchError(f"--fail-under is {options.fail_under:g}; give a cosine from -1 to 1")
-    handles = _handles(options)
+    handles = named_saes(options.sources, options.names)
     with status_line(options.quiet or options.json) as show:
         show("reading the SAEs")
         result = consistency(
@@ -121,47 +118,6 @@ def run(options: argparse.Namespace) -> int:
     if options.fail_under is not None and result.pw_mcc_decoder < options.fail_under:
         return complain(f"PW-MCC of decoders is {result.pw_mcc_decoder:.6g}, below {options.fail_under:g}", UNFINISHED)
     return DONE if result.certified else UNFINISHED
-
-
-def _handles(options: argparse.Namespace) -> dict[str, SAEHandle]:
-    """Return all SAEs that the sources lead to, by name."""
-    from saematch.dictionaries.api import check_names
-    from saematch.sources.search import search
-
-    found = [sae for source in options.sources for sae in search(source)[0]]
-    names = distinct_names([sae.shown for sae in found]) if options.names is None else options.names
-    if len(names) != len(found):
-        shown = ", ".join(sae.shown for sae in found)
-        raise MatchError(f"--names has {len(names)} names for {len(found)} SAEs: {shown}")
-    check_names(names)
-    return dict(zip(names, found, strict=True))
-
-
-def distinct_names(paths: list[str]) -> list[str]:
-    """Return the parts of paths by which they differ; a number is added where a path is given twice.
-
-    >>> distinct_names(["runs/seed_1/final/sae.npz", "runs/seed_2/final/sae.npz"])
-    ['seed_1', 'seed_2']
-    >>> distinct_names(["layer_8/params.npz", "layer_8/params.npz"])
-    ['layer_8/params.npz', 'layer_8/params.npz (2)']
-    >>> distinct_names(["a/seed_1/l0_40/sae.npz", "a/seed_1/l0_80/sae.npz", "a/seed_2/l0_40/sae.npz"])
-    ['seed_1/l0_40', 'seed_1/l0_80', 'seed_2/l0_40']
-    """
-    parts = [path.replace(";", ",").split("/") for path in paths]
-    names = ["/".join(own) for own in parts]
-    if len(set(names)) > 1:
-        start = _alike(parts)
-        end = _alike([own[start:][::-1] for own in parts])
-        parts = [own[start : len(own) - end] or own for own in parts]
-        # If one folder has another name in every path, that name is enough.
-        telling = [column for column in zip(*parts, strict=False) if len(set(column)) == len(paths)]
-        names = list(telling[0]) if telling else ["/".join(own) for own in parts]
-    return [name if name not in names[:i] else f"{name} ({names[:i].count(name) + 1})" for i, name in enumerate(names)]
-
-
-def _alike(parts: list[list[str]]) -> int:
-    """Return how many parts are the same in all paths, from their start."""
-    return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*parts, strict=False)))
 
 
 def _rates(given: list[str], first: str) -> dict[str, Any]:

@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 SOURCE = "a file, a folder, a pattern, an hf:// or saelens:// address, a .yaml list of these, or 'sample'"
 
 
-def add_source(parser: argparse.ArgumentParser) -> None:
-    """Add the positional argument that names a set of SAEs."""
-    parser.add_argument("source", metavar="SOURCE", help=f"the SAEs: {SOURCE}")
+def add_source(parser: argparse.ArgumentParser, several: str = "") -> None:
+    """Add the positional argument that names a set of SAEs; `several` says what several of them mean."""
+    more: dict[str, Any] = {"nargs": "+"} if several else {}
+    parser.add_argument("source", metavar="SOURCE", help=f"the SAEs: {SOURCE}{several and f'; {several}'}", **more)
 
 
 def add_pair(parser: argparse.ArgumentParser) -> None:

@@ -6,7 +6,7 @@ import argparse
 import os
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from saematch.cli.common import DONE, UNFINISHED, complain, for_terminal, in_flags, print_json
 from saematch.cli.groups import (
@@ -21,30 +21,35 @@ from saematch.cli.groups import (
     solver_of,
 )
 from saematch.cli.info import describe
+from saematch.cli.named import add_names, named_saes
 from saematch.cli.parser import as_path, as_shard
 from saematch.cli.progress import EventLog, Listener, run_output
-from saematch.cli.show import as_json, print_pairs
+from saematch.cli.show import as_json, failures_as_json, print_pairs
 from saematch.cli.terminal import print_saes, status_line
 from saematch.errors import MatchError
-from saematch.runs.plan import Pair, pair_name, share_of
+from saematch.runs.plan import Pair, share_of
 from saematch.runs.summary import summary_of
 from saematch.text import duration, listing, printable, size
 
 if TYPE_CHECKING:
     from saematch.runs.chain import Chain
     from saematch.runs.records import Progress
-    from saematch.sources import Layers
+    from saematch.sources import Layers, Names
 
 HELP = "match each layer of a model with the next, or the pairs of layers of your choice"
 DESCRIPTION = """Match each layer of SOURCE with the next, or the pairs of layers of your choice, and write every pair
 to the run folder as soon as it is finished. Rerun the same command to resume a run that was stopped: finished pairs
-are skipped."""
+are skipped. With several sources or --names, match SAEs that are not layers, such as checkpoints, in this order."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
     # What is matched, and where the run is written.
-    add_source(parser)
+    add_source(parser, several="several sources are SAEs with names")
+    add_names(parser)
+    parser.add_argument(
+        "--axis", help="what the SAEs differ in, like step or seed (default: layer, or SAE for SAEs with names)"
+    )
     parser.add_argument(
         "-o", "--output", metavar="RUN", type=as_path, help="the run folder, new or to be resumed: a path or a URL"
     )
@@ -55,7 +60,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="only show the SAEs, the pairs, and the memory and time that a run would take",
     )
     parser.add_argument(
-        "--pairs", help="adjacent (default), same (default with --against), all, or a list of pairs like 0-12,3-5"
+        "--pairs",
+        help="adjacent (default), same (default with --against), all, or a list of pairs like 0-12,3-5 or of names",
     )
     parser.add_argument("--against", metavar="SOURCE", help="match with the layers of another set of SAEs")
     # How the run is done.
@@ -90,11 +96,11 @@ def run(options: argparse.Namespace) -> int:
     failures: dict[Pair, str] = {}
     chain = _match(options, matched, failures)
     if options.json:
-        failed = [{"source": a, "target": b, "error": in_flags(error)} for (a, b), error in failures.items()]
+        failed = failures_as_json(chain, failures)
         print_json(as_json(chain, summary_of(chain)) | {"run": options.output, "failures": failed})
     elif options.quiet:
-        for (a, b), error in failures.items():
-            complain(f"no matching of layers {a} and {b}: {error}", UNFINISHED)
+        for pair, error in failures.items():
+            complain(f"no matching of {chain.names.titles(pair)}: {error}", UNFINISHED)
     else:
         _print_summary(options, chain, matched, failures)
     mine = chain.planned if options.shard is None else share_of(chain.planned, *options.shard)  # perhaps none
@@ -127,8 +133,9 @@ def _match(options: argparse.Namespace, matched: set[Pair], failures: dict[Pair,
         if options.log_json is not None:
             listeners.append(stack.enter_context(EventLog(Path(options.log_json))))
         return match_layers(
-            load_layers(options.source),
+            _layers(options),
             options.output,
+            axis=options.axis,
             overwrite=options.overwrite,
             pairs=options.pairs,
             against=None if options.against is None else load_layers(options.against),
@@ -142,13 +149,23 @@ def _match(options: argparse.Namespace, matched: set[Pair], failures: dict[Pair,
         )
 
 
+def _layers(options: argparse.Namespace) -> Layers:
+    """Return the SAEs to match: the layers of one source, or SAEs with names."""
+    from saematch.sources import Layers, load_layers
+
+    if len(options.source) == 1 and options.names is None:
+        return load_layers(options.source[0])
+    saes = named_saes(options.source, options.names)
+    return Layers.named(saes, {name: str(sae.checkpoint.address) for name, sae in saes.items()})
+
+
 def _print_summary(options: argparse.Namespace, chain: Chain, matched: set[Pair], failures: dict[Pair, str]) -> None:
     # The rows of this call are printed already. The whole table follows if an earlier call has matched other pairs.
     rows = summary_of(chain)
     print_pairs(chain, rows, with_table=not matched.issuperset(chain))
     print(f"\nWritten to {options.output}{'' if options.output.endswith('/') else '/'}")
-    for (a, b), error in failures.items():
-        print(f"no matching of layers {a} and {b}: {for_terminal(error)}")
+    for pair, error in failures.items():
+        print(f"no matching of {chain.names.titles(pair)}: {for_terminal(error)}")
     if failures:
         print("The same command tries these pairs again, and no others.")
     if options.time_limit is not None:
@@ -168,26 +185,27 @@ def _devices(options: argparse.Namespace) -> list[str] | str | None:
 
 def _dry_run(options: argparse.Namespace) -> int:
     """Print what a run would match and the memory that it would take, from headers alone."""
-    from saematch.sources import load_layers
+    from saematch.sources import Names, load_layers
 
-    layers = load_layers(options.source)
-    against = None if options.against is None else load_layers(options.against)
+    layers, against = _layers(options), None if options.against is None else load_layers(options.against)
+    names = Names.of(layers, against, options.axis)
+    layers, against = layers.numbered_by(names.names), against and against.numbered_by(names.names)
     with status_line(options.json) as show:
         show("reading headers, and matching random rows to estimate the time")
-        pairs, needed, seconds = _plan(options, layers, against)
-    sets = [(saes.source, *describe(list(saes.handles.values()))) for saes in (layers, against) if saes is not None]
+        pairs, needed, seconds = _plan(options, layers, against, names)
+    sets = [(saes.source, *_described(saes, names)) for saes in (layers, against) if saes is not None]
     unreadable = [error for _, _, errors in sets for error in errors]
     if options.json:
         described = [
             {"source": source, "layers": rows, "warnings": list(map(in_flags, errors))} for source, rows, errors in sets
         ]
-        print_json({"sets": described, "pairs": [list(pair) for pair in pairs], "bytes": needed, "seconds": seconds})
+        print_json({"sets": described, "pairs": list(map(names.keys, pairs)), "bytes": needed, "seconds": seconds})
         return UNFINISHED if unreadable else DONE
     for source, rows, _ in sets:
         print(printable(source if isinstance(source, str) else ", ".join(source.values())))
-        print_saes(rows)
+        print_saes(rows, names.axis)
         print()
-    listed = listing(map(pair_name, pairs), most=12)
+    listed = listing(map(names.pair_name, pairs), most=12)
     count = f"{len(pairs):,} pair{'' if len(pairs) == 1 else 's'}"
     print(f"{count}: {listed}")
     print(f"at most {size(needed)} of memory")
@@ -201,7 +219,19 @@ def _dry_run(options: argparse.Namespace) -> int:
     return UNFINISHED if unreadable else DONE
 
 
-def _plan(options: argparse.Namespace, layers: Layers, against: Layers | None) -> tuple[list[Pair], int, float | None]:
+def _described(saes: Layers, names: Names) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return a row for each SAE whose header can be read, under its name if it has one, and the messages of others."""
+    rows, unreadable = list[dict[str, Any]](), list[str]()
+    for layer, handle in saes.handles.items():
+        of_one, errors = describe([handle])
+        rows += [row | {"layer": names.key(layer)} for row in of_one]
+        unreadable += errors
+    return rows, unreadable
+
+
+def _plan(
+    options: argparse.Namespace, layers: Layers, against: Layers | None, names: Names
+) -> tuple[list[Pair], int, float | None]:
     """Return the pairs that a run would match, the most memory that it would take, and an estimate of its seconds."""
     from saematch.matching.problem import Comparison
     from saematch.matching.solver import Solver
@@ -209,7 +239,7 @@ def _plan(options: argparse.Namespace, layers: Layers, against: Layers | None) -
     from saematch.runs.plan import plan_pairs
     from saematch.runs.work import Work, check_headers, memory_needed, pairs_at_once
 
-    pairs = plan_pairs(layers, against, options.pairs)
+    pairs = plan_pairs(layers, against, options.pairs, names)
     pairs = pairs if options.shard is None else share_of(pairs, *options.shard)
     devices = _devices(options)
     workers = len(devices) if isinstance(devices, list) else 1

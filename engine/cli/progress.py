@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from typing_extensions import override
 
 from saematch.cli.common import for_terminal
-from saematch.cli.terminal import PAIR_HEAD, Status, describe_pass, pair_cells, row, status_line
+from saematch.cli.terminal import Status, describe_pass, pair_cells, pair_head, row, status_line
 from saematch.errors import refusals
-from saematch.runs.summary import summary_of_matching
+from saematch.runs.summary import Keys, summary_of_matching
 from saematch.text import size
 
 if TYPE_CHECKING:
@@ -29,12 +29,12 @@ Listener = Callable[["Progress"], None]
 class RunLog:
     """Prints one row per finished pair as plain lines, for a log or a pipe, and the status of the run on stderr."""
 
-    _WIDTHS = (8, 7, 12, 9, 6, 6, 7, 9)
+    _WIDTHS = (7, 12, 9, 6, 6, 7, 9)  # of the columns after the first
 
     def __init__(self, baseline: bool) -> None:
         self._baseline = baseline
         self._has_rows = False
-        self._stages: dict[Pair, str] = {}  # of the pairs in work
+        self._stages: dict[Keys, str] = {}  # of the pairs in work
         self._finished_before = 0
         self._open = ExitStack()
 
@@ -55,25 +55,28 @@ class RunLog:
         new, planned = event.finished - self._finished_before, event.total - self._finished_before
         if event.pair is not None:
             self._note(event, event.pair, is_first=new == 0)
-        self._status.share(f"{event.finished:,} of {event.total:,} pairs of layers", new / planned if planned else 0)
+        self._status.share(
+            f"{event.finished:,} of {event.total:,} pairs of {event.names.several}", new / planned if planned else 0
+        )
 
     def _note(self, event: Progress, pair: Pair, is_first: bool) -> None:
         """Note the stage of a pair, and print its row when it is finished."""
+        keys = event.names.keys(pair)
         if event.stage in ("done", "failed"):
-            self._stages.pop(pair, None)
+            self._stages.pop(keys, None)
         elif event.last_pass is not None:
-            self._stages[pair] = describe_pass(event.last_pass)
+            self._stages[keys] = describe_pass(event.last_pass)
         else:
-            self._stages[pair] = f"reading the SAEs{'; a first run also compiles code' if is_first else ''}"
-        name = f"{pair[0]} -> {pair[1]}"
+            self._stages[keys] = f"reading the SAEs{'; a first run also compiles code' if is_first else ''}"
+        widths = (2 * max([2, *map(len, event.names.names)]) + 4, *self._WIDTHS)
         if event.matching is not None:
             if not self._has_rows:
-                self._say(row(PAIR_HEAD, self._WIDTHS))
+                self._say(row(pair_head(event.names), widths))
             self._has_rows = True
-            numbers = summary_of_matching(pair, event.matching, event.seconds)
-            self._say(row(pair_cells(numbers, self._baseline), self._WIDTHS))
+            numbers = summary_of_matching(keys, event.matching, event.seconds)
+            self._say(row(pair_cells(numbers, self._baseline), widths))
         elif event.error is not None:
-            self._say(f"{name:8}  no matching: {for_terminal(event.error)}")
+            self._say(f"{_arrow(keys):{widths[0]}}  no matching: {for_terminal(event.error)}")
 
     def _say(self, text: str) -> None:
         print(text, flush=True)
@@ -98,7 +101,7 @@ class RunDisplay(RunLog):
         return self
 
     def _lines(self) -> str:
-        stages = [f"  {a} -> {b}: {stage}" for (a, b), stage in list(self._stages.items())]
+        stages = [f"  {_arrow(pair)}: {stage}" for pair, stage in list(self._stages.items())]
         return "\n".join([self._status.line(), *stages])
 
     @override
@@ -106,11 +109,15 @@ class RunDisplay(RunLog):
         self._console.print(text)
 
 
+def _arrow(pair: Keys) -> str:
+    return f"{pair[0]} -> {pair[1]}"
+
+
 def _start(event: Progress) -> str:
     """Describe a run that starts."""
     if not event.total:
-        return "This part of the run has no pairs of layers."
-    pairs = f"{event.total:,} pair{'' if event.total == 1 else 's'} of layers"
+        return f"This part of the run has no pairs of {event.names.several}."
+    pairs = f"{event.total:,} pair{'' if event.total == 1 else 's'} of {event.names.several}"
     if event.finished == event.total:
         return f"{pairs}, finished before."
     before = f", {event.finished:,} of them finished before" if event.finished else ""
@@ -148,7 +155,7 @@ class EventLog:
             "finished": event.finished,
         }
         if event.pair is not None:
-            entry |= {"source": event.pair[0], "target": event.pair[1]}
+            entry |= dict(zip(("source", "target"), event.names.keys(event.pair), strict=True))
         if event.stage == "start":
             entry["bytes"] = event.peak_bytes
         if event.last_pass is not None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from saematch.cli.common import DONE, INCOMPLETE, UNFINISHED, for_terminal, in_flags, print_json
 from saematch.cli.consistency import is_comparison, show_again
 from saematch.cli.groups import add_inputs, add_json, add_run, chain_of
 from saematch.cli.terminal import (
-    PAIR_HEAD,
     PAIR_LEGEND,
     pair_cells,
+    pair_head,
     print_basis,
     print_legend,
     print_ranked,
@@ -23,6 +24,7 @@ from saematch.text import printable
 
 if TYPE_CHECKING:
     from saematch.runs.chain import Chain
+    from saematch.runs.plan import Pair
     from saematch.runs.summary import PairSummary
 
 HELP = "show a run again: its table, the best and the worst pairs, and limits to choose from; or a comparison"
@@ -80,11 +82,17 @@ def is_done(chain: Chain) -> bool:
 
 def as_json(chain: Chain, rows: list[PairSummary]) -> dict[str, Any]:
     """Return a run for `--json`."""
-    numbers = chain.scalars()
-    pairs = [{**row._asdict(), **numbers[row.source, row.target]} for row in rows]
-    failed = [{"source": a, "target": b, "error": in_flags(error)} for (a, b), error in chain.failures.items()]
+    pairs = [{**row._asdict(), **numbers} for row, numbers in zip(rows, chain.scalars().values(), strict=True)]
+    layers = [chain.names.key(layer) for layer in chain.layers]
     verdict = {"complete": chain.complete, "certified": chain.certified}
-    return {"run": chain.folder, "layers": chain.layers, **verdict, "pairs": pairs, "failures": failed}
+    return {"run": chain.folder, "layers": layers, **verdict, "pairs": pairs, "failures": failures_as_json(chain)}
+
+
+def failures_as_json(chain: Chain, failures: Mapping[Pair, str] | None = None) -> list[dict[str, Any]]:
+    """Return failures of a run, by default all of them, for `--json`."""
+    failures = chain.failures if failures is None else failures
+    ends = {pair: dict(zip(("source", "target"), chain.names.keys(pair), strict=True)) for pair in failures}
+    return [{**ends[pair], "error": in_flags(error)} for pair, error in failures.items()]
 
 
 def describe_run(chain: Chain) -> str:
@@ -100,7 +108,8 @@ def describe_run(chain: Chain) -> str:
     how += [] if limit is None else [f"no pair above a cost of {limit:g} (max_cost)"]
     how += [f"method {options['method']}"] if is_baseline(chain) else []
     of = printable(source + (f" against {against}" if against else ""))
-    return f"{len(chain)} of {len(chain.planned)} pairs of layers of {of}\nmatched {'; '.join(how)}"
+    several = chain.names.several
+    return f"{len(chain)} of {len(chain.planned)} pairs of {several} of {of}\nmatched {'; '.join(how)}"
 
 
 def print_pairs(chain: Chain, rows: list[PairSummary], with_table: bool) -> None:
@@ -109,7 +118,7 @@ def print_pairs(chain: Chain, rows: list[PairSummary], with_table: bool) -> None
         return
     if with_table:
         print()
-        print(table(PAIR_HEAD, [pair_cells(row, is_baseline(chain)) for row in rows]))
+        print(table(pair_head(chain.names), [pair_cells(row, is_baseline(chain)) for row in rows]))
     print_legend(PAIR_LEGEND)
     if not is_baseline(chain):
         print_unproved(rows)
@@ -117,8 +126,8 @@ def print_pairs(chain: Chain, rows: list[PairSummary], with_table: bool) -> None
 
 
 def _print_missing(chain: Chain) -> None:
-    for (a, b), error in chain.failures.items():
-        print(f"no matching of layers {a} and {b}: {for_terminal(error)}")
+    for pair, error in chain.failures.items():
+        print(f"no matching of {chain.names.titles(pair)}: {for_terminal(error)}")
     if not chain.complete:
         print(f"\n{INCOMPLETE}")
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from saematch.assignment import Round
     from saematch.matching.result import Matching
     from saematch.runs.chain import Chain, Step
+    from saematch.sources.names import Names
 
 # ---- Tables
 
@@ -75,15 +76,19 @@ PAIR_LEGEND = _MATCHED | {
     "seconds": "time from reading the SAEs to the proof",
     "certified": "whether no other matching costs less, which is proved",
 }
-PAIR_HEAD = ("layers", *PAIR_LEGEND)
 _PROOF_LEGEND = _MATCHED | {
     "proof gap": "the most that the cost can be above that of the best matching",
     "certified": "whether no other matching costs less, which is proved",
 }
 
 
+def pair_head(names: Names) -> tuple[str, ...]:
+    """Return the head of the table of the pairs of a run."""
+    return (names.several, *PAIR_LEGEND)
+
+
 def pair_cells(numbers: PairSummary, baseline: bool) -> list[str]:
-    """Return the cells below `PAIR_HEAD` for a pair of layers."""
+    """Return the cells below `pair_head` for a pair of layers."""
     seconds = "-" if numbers.seconds is None else f"{numbers.seconds:.2f}"
     layers = f"{numbers.source} -> {numbers.target}"
     return [layers, f"{numbers.matched:,}", *_match_cells(numbers), seconds, _verdict(numbers, baseline)]
@@ -159,10 +164,10 @@ def describe_pass(event: Round) -> str:
 # ---- Features
 
 
-def print_path(path: Sequence[Step], asked: int | None = None) -> None:
+def print_path(path: Sequence[Step], axis: str = "layer", asked: int | str | None = None) -> None:
     """Print the path of a feature, one line per layer, and mark the layer that was asked for."""
     has_margins = any(step.margin is not None for step in path)
-    head = ["layer", "feature", "cost", "cosine", *(["margin"] if has_margins else []), "label"]
+    head = [axis, "feature", "cost", "cosine", *(["margin"] if has_margins else []), "label"]
     lines = []
     for number, step in enumerate(path):
         numbers = [step.cost if number else None, step.cosine, *([step.margin] if has_margins else [])]
@@ -175,7 +180,7 @@ def print_path(path: Sequence[Step], asked: int | None = None) -> None:
 def print_ranked(chain: Chain, pairs: Sequence[RankedPair]) -> None:
     """Print matched pairs of features with their labels."""
     has_margins = any(pair.margin is not None for pair in pairs)
-    head = ["layers", "feature", "partner", "cost", "cosine", *(["margin"] if has_margins else []), "labels"]
+    head = [chain.names.several, "feature", "partner", "cost", "cosine", *(["margin"] if has_margins else []), "labels"]
     side = Side.TARGET if chain.of_two_sets else Side.SOURCE
     lines = []
     for pair in pairs:
@@ -193,8 +198,13 @@ def print_ranked(chain: Chain, pairs: Sequence[RankedPair]) -> None:
 # ---- SAEs
 
 
-def print_saes(rows: Sequence[dict[str, Any]]) -> None:
-    """Print a table of SAEs with their paths, and below it what was changed in each SAE; nothing without rows."""
+def print_saes(rows: Sequence[dict[str, Any]], axis: str = "layer") -> None:
+    """Print a table of SAEs with their paths, and below it what was changed in each SAE; nothing without rows.
+
+    Args:
+        rows: the SAEs; "layer" is the number of the layer, or the name of an SAE that has one.
+        axis: what the SAEs differ in.
+    """
     if not rows:
         return
     head = ("layer", "F", "d", "activation", "l0", "dtype", "bytes", "format")
@@ -203,13 +213,13 @@ def print_saes(rows: Sequence[dict[str, Any]]) -> None:
     lines = [
         [*(cell(row[name]) for name in head), path.removeprefix(shared)] for row, path in zip(rows, paths, strict=True)
     ]
-    print(table([*head, "path"], lines, text_last=True))
+    print(table([axis, *head[1:], "path"], lines, text_last=True))
     if shared:
         print(f"paths are below {shared}")
     # A note that holds for several layers is printed once, with the layers.
     for note in dict.fromkeys(note for row in rows for note in row["notes"]):
         layers = [row["layer"] for row in rows if note in row["notes"]]
-        where = "" if len(layers) == len(rows) else f"layer {', '.join(map(cell, dict.fromkeys(layers)))}: "
+        where = "" if len(layers) == len(rows) else f"{axis} {', '.join(map(cell, dict.fromkeys(layers)))}: "
         print(f"note: {where}{printable(note)}")
 
 

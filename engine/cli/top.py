@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from typing import TYPE_CHECKING
 
 from saematch.cli.common import DONE, INCOMPLETE, UNFINISHED, print_json
@@ -71,7 +72,7 @@ def _list_pairs(options: argparse.Namespace, chain: Chain) -> None:
         count = _checked(options.uncertain, "--uncertain")
         with status_line(options.json) as show:
             begin = show.counted(len(chain))
-            pairs = uncertain(chain, count, lambda pair: begin(f"margins of layers {pair[0]} and {pair[1]}"))
+            pairs = uncertain(chain, count, lambda pair: begin(f"margins of {chain.names.titles(pair)}"))
         name = "uncertain"
     if options.json:
         print_json({name: [pair._asdict() for pair in pairs], "complete": chain.complete})
@@ -97,15 +98,19 @@ def _list_lasting(options: argparse.Namespace, chain: Chain) -> None:
     for one in found:
         label = shorten(printable(chain.label(one.layer, one.feature) or ""), 60)
         lines.append([f"{one.layer} -> {one.last}", str(one.feature), str(one.layers), f"{one.cosine:.3f}", label])
-    print(table(("layers", "feature", "persists", "cosine", "label"), lines, text_last=True))
+    several = chain.names.several
+    print(table((several, "feature", "persists", "cosine", "label"), lines, text_last=True))
     print_legend(
         {
-            "feature": "its number in the first of the layers",
-            "persists": f"number of layers, with a decoder cosine of at least {options.cosine:g} from each to the next",
+            "feature": f"its number in the first of the {several}",
+            "persists": f"number of {several}, with a decoder cosine of at least {options.cosine:g} from each to the "
+            "next",
             "cosine": "the least of these cosines",
         }
     )
-    example = f"saematch path {options.run_folder} --layer {found[0].layer} --feature {found[0].feature}"
+    layer = shlex.quote(str(found[0].layer))
+    flag = "--sae" if chain.names.names else "--layer"
+    example = f"saematch path {options.run_folder} {flag} {layer} --feature {found[0].feature}"
     print(f"\nTo follow the first: {example}")
 
 

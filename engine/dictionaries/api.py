@@ -22,6 +22,7 @@ from saematch.options import BackendName, PrecisionName
 from saematch.sae.autoencoder import SAE
 from saematch.sources import SAEHandle, SourceLike
 from saematch.sources.handle import SAEInMemory
+from saematch.sources.names import check_names
 from saematch.sources.search import search
 from saematch.storage.folders import LocalFolder
 from saematch.text import listing
@@ -87,6 +88,8 @@ def consistency(
     """
     # The SAEs, and which pairs of them are compared.
     handles = {str(name): handle_of(given, str(name)) for name, given in _items(saes)}
+    if len(saes) < 2:
+        raise MatchError(f"{len(saes)} SAE given; a comparison takes at least two")
     check_names(list(map(str, saes)))
     known = None if reference is None else str(reference)
     if known is not None and known not in handles:
@@ -146,18 +149,6 @@ def handle_of(given: Any, name: str) -> SAEHandle:
         shown = listing(sae.shown for sae in found)
         raise MatchError(f"{given}: {len(found)} SAEs in it, name one of them: {shown}")
     return found[0]
-
-
-def check_names(names: list[str]) -> None:
-    """Raise `MatchError` unless there are at least two names, all different, that tables can hold."""
-    if len(names) < 2:
-        raise MatchError(f"{len(names)} SAE given; a comparison takes at least two")
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise MatchError(f"two SAEs have the name {twice[0]!r}; give each a name of its own")
-    bad = [name for name in names if not name or ";" in name or not name.isprintable()]
-    if bad:
-        raise MatchError(f"{bad[0]!r} cannot be a name: choose one without ';' and control characters")
 
 
 def _items(saes: Any) -> Iterable[tuple[Any, Any]]:

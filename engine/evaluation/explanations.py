@@ -88,6 +88,11 @@ def explanations_of(
     Raises:
         MatchError: as `read_explanations`, and if the explanations are not for the features of the run.
     """
+    if chain.names.names:
+        raise MatchError(
+            f"{path}: explanations in files are for layers, and the SAEs of this run have names; put a labels.json "
+            "next to each SAE, or give Chain.labelled a mapping of names to labels"
+        )
     known = _known_sources(chain, side) if source is None else {}
     explanations = _read(path, features_of(chain, side), source, known)
     check_features(explanations.texts, chain, str(path), side)

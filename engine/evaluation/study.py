@@ -269,6 +269,11 @@ class Study:
 def _steps_of(chain: Chain) -> list[Pair]:
     """Return the pairs that are steps of a path of the run. Raises `MatchError` if the run cannot be evaluated."""
     chain.known_comparison()
+    if not chain.names.of_layers:
+        raise MatchError(
+            f"an evaluation is of the layers of a model, and this run is of SAEs that differ in {chain.names.axis}; "
+            "match layers to evaluate them"
+        )
     pairs = chain.steps()
     if not chain:
         raise MatchError("the run has no finished pair to evaluate")

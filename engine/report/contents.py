@@ -82,7 +82,7 @@ class Contents:
         self,
         chain: Chain,
         *,
-        labels: Mapping[int, Mapping[int, str]] | None = None,
+        labels: Mapping[int, Mapping[int, str]] | Mapping[str, Mapping[int, str]] | None = None,
         evaluation: str | os.PathLike[str] | None = None,
         neuronpedia: str | None = None,
         against_neuronpedia: str | None = None,
@@ -163,7 +163,8 @@ class Contents:
             "definitions": PAGE_DEFINITIONS,
         }
         shareable: dict[str, Any] = Shareable(self.chain).content(content)
-        return shareable
+        names = self.chain.names
+        return shareable | {"names": list(names.names), "axis": names.axis, "several": names.several}
 
     def _outline(self, pair: Pair) -> dict[str, Any]:
         """Describe a pair by its record, without reading its matching."""
@@ -249,6 +250,8 @@ class Contents:
         """Return layer -> address on Neuronpedia, for the layers that `given` is an address of."""
         if given is None:
             return None
+        if self.chain.names.names:
+            raise MatchError(f"{name} is for layers, and the SAEs of this run have names")
         named = {layer: given.replace("{layer}", str(layer)) for layer in features_of(self.chain, side)}
         found = {layer: _ADDRESS.fullmatch(address) for layer, address in named.items()}
         addresses = {layer: match[0] for layer, match in found.items() if match and int(match[1]) == layer}

@@ -44,7 +44,7 @@ def write_report(
     with replacing(local_path(path)) as aside, aside.open("w", encoding="utf-8") as file:
         file.write(head())
         for pair in contents.chain:
-            progress(f"pair {pair_name(pair)}")
+            progress(f"pair {contents.chain.names.pair_name(pair)}")
             file.write(_data_element(f"pair-{pair_name(pair)}", contents.pair(pair)))
         for side, layer in contents.layers():
             labels = contents.labels(layer, side)

@@ -117,7 +117,7 @@ class Server(ThreadingHTTPServer):
         return [
             {
                 "set": int(Side.SOURCE),
-                "layer": step.layer,
+                "layer": self.contents.chain.names.number(step.layer),
                 "feature": step.feature,
                 "label": step.label,
                 "step": {"cost": step.cost, "cosine": finite_or_none(step.cosine)} if number else None,

@@ -18,21 +18,22 @@ from saematch.runs.chain import Chain
 from saematch.runs.folder import RunFolder
 from saematch.runs.inputs import is_unchanged
 from saematch.runs.locks import check_target, lock_run
-from saematch.runs.plan import Pair, checked_shard, pair_name, plan_pairs, share_of
-from saematch.runs.records import Outcome, Progress, RunOptions, RunRecord
+from saematch.runs.plan import Pair, checked_shard, plan_pairs, share_of
+from saematch.runs.records import Outcome, Progress, RunOptions, RunRecord, naming
 from saematch.runs.results import Results, RunInMemory
 from saematch.runs.work import Key, Work, check_headers, memory_needed
 from saematch.runs.workers import Device, Workers
 from saematch.sae.autoencoder import SAE
-from saematch.sources import as_layers
+from saematch.sources import Names, as_layers
 
 
 def match_layers(
-    layers: Mapping[int, SAE],
+    layers: Mapping[int, SAE] | Mapping[str, SAE],
     out: str | os.PathLike[str] | None = None,
     *,
-    against: Mapping[int, SAE] | None = None,
-    pairs: PairsName | str | Iterable[Pair] | None = None,
+    against: Mapping[int, SAE] | Mapping[str, SAE] | None = None,
+    axis: str | None = None,
+    pairs: PairsName | str | Iterable[Pair] | Iterable[tuple[str, str]] | None = None,
     metric: Metric = "squared_distance",
     parts: Sequence[Part] | None = None,
     weights: Mapping[Part, float] | None = None,
@@ -59,12 +60,14 @@ def match_layers(
     pairs fail: the `failures` of the chain say why, and the next call tries these pairs again.
 
     Args:
-        layers: layer number -> SAE: what `load_layers` returns, or a dictionary.
+        layers: layer number -> SAE: what `load_layers` returns, or a dictionary. SAEs that are not layers, such as
+            checkpoints or seeds, may have names instead of numbers, and are matched in the order of the names.
         out: the run folder: a path, or a URL that fsspec knows. By default the run is kept in memory.
         against: a second set of SAEs, whose layers are the targets, such as SAEs of another seed or width for the same
             activations.
+        axis: what the SAEs differ in, such as "step" or "seed": "layer" by default, and "SAE" if the SAEs have names.
         pairs: "adjacent" (the default for one set of SAEs), "same" (the same layer of both sets, the default for two),
-            "all", or a list of (source layer, target layer).
+            "all", or a list of (source layer, target layer), or of two names.
         metric: the cost of a pair of features, see `match`.
         parts: the parts of the SAEs that are compared, see `match`.
         weights: part -> weight, see `match`.
@@ -111,11 +114,22 @@ def match_layers(
 
         >>> sm.match_layers(layers, pairs=[(8, 10)], parts=["decoder"], fold="decoder_norm").layers
         [8, 10]
+
+        SAEs that are not layers have names:
+
+        >>> saes = {"early": layers[8], "late": layers[10]}
+        >>> chain = sm.match_layers(saes, axis="step")
+        >>> chain["early", "late"].certified
+        True
+        >>> [(step.layer, step.feature) for step in chain.path("early", 384)]
+        [('early', 384), ('late', 948)]
     """
     if not isinstance(fold, str):
         raise MatchError("match_layers takes the name of a fold; to fold by your own scales, call match for each pair")
     # Everything that can be wrong is checked before the folder of the run is touched.
     sources, targets = as_layers(layers), None if against is None else as_layers(against)
+    names = Names.of(sources, targets, axis)
+    sources, targets = sources.numbered_by(names.names), targets and targets.numbered_by(names.names)
     workers = Workers.checked(device, executor, backend, precision)
     comparison = Comparison.checked(parts, weights, fold, max_cost, metric)
     solver = Solver(
@@ -126,16 +140,16 @@ def match_layers(
         backend=backend,
         precision=precision,
     ).checked()
-    planned = plan_pairs(sources, targets, pairs)
+    planned = plan_pairs(sources, targets, pairs, names)
     if shard is not None and (out is None or overwrite):
         raise MatchError("a shard is part of a run folder: give out=, and not overwrite=True")
     share = planned if shard is None else share_of(planned, *checked_shard(shard))
-    work = Work(sources, targets, comparison, solver)
+    work = Work(sources, targets, comparison, solver, names)
     check_headers(work, planned)
     # The pairs are matched, in memory or under the lock of the folder.
     call = _Call(workers, strict, (lambda _: None) if progress is None else progress)
     if out is None:
-        chain, failures = call.finish(work, share, RunInMemory(planned))
+        chain, failures = call.finish(work, share, RunInMemory(planned, names))
     else:
         check_target(out)
         with lock_run(out, shard):
@@ -145,7 +159,8 @@ def match_layers(
             chain, failures = call.finish(work, share, run)
     if failures and progress is None:
         pair, reason = next(iter(failures.items()))
-        message = f"{len(failures)} of {len(share)} pairs have no matching, see .failures; {pair}: {reason}"
+        shown = names.keys(pair)
+        message = f"{len(failures)} of {len(share)} pairs have no matching, see .failures; {shown}: {reason}"
         warnings.warn(message, stacklevel=2)
     return chain
 
@@ -171,12 +186,12 @@ class _Call:
             self._require_certified(pairs, results)
         number = self.workers.pairs_at_once(work, unfinished)
         peak = memory_needed(work, unfinished, number) * len(self.workers.devices)
-        self.notify(Progress("start", len(pairs), finished, peak_bytes=peak))
+        self.notify(Progress("start", len(pairs), finished, peak_bytes=peak, names=work.names))
         with self.workers.events(work, unfinished, number, results) as events:
             for outcome in events:
                 event = outcome if isinstance(outcome, Progress) else _taken(outcome, results)
                 finished += event.stage == "done"
-                self.notify(replace(event, total=len(pairs), finished=finished))
+                self.notify(replace(event, total=len(pairs), finished=finished, names=work.names))
                 if event.pair is not None and event.error is not None:
                     failures[event.pair] = event.error
                     if self.strict:
@@ -220,8 +235,9 @@ def _start_or_resume(
             checked.add((key, hashes))
             if key.layer not in work.layers(key.side) or not is_unchanged(work.handle(key), record, verify):
                 raise MatchError(
-                    f"{out}: the SAE of layer {key.layer} ({record['path'] or 'in memory'}) has changed since pair "
-                    f"{pair_name(pair)} was matched; choose another folder, or overwrite it (overwrite=True)"
+                    f"{out}: the SAE of {work.names.title(key.layer)} ({record['path'] or 'in memory'}) has changed "
+                    f"since pair {work.names.pair_name(pair)} was matched; choose another folder, or overwrite it "
+                    "(overwrite=True)"
                 )
     return run
 
@@ -233,6 +249,7 @@ def _record_of(work: Work, planned: list[Pair]) -> RunRecord:
     return {
         "source": work.sources.source,
         "against": None if work.against is None else work.against.source,
+        **naming(work.names),
         "pairs": [list(pair) for pair in planned],
         "options": cast(RunOptions, options),
         "versions": versions(),

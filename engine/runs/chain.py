@@ -27,6 +27,7 @@ from saematch.runs.records import InputRecord, PairRecord, RunRecord
 from saematch.runs.results import PairArrays, Results, RunInMemory
 from saematch.runs.route import Route
 from saematch.runs.summary import PairSummary, summary_of
+from saematch.sources.names import Names
 from saematch.text import html_table, well_formed
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class Step(NamedTuple):
     """One step of the path of a feature.
 
     Attributes:
-        layer: the layer that the step leads to.
+        layer: the layer that the step leads to; in a run of named SAEs, the name of the SAE.
         feature: the number of the feature in that layer.
         cost: the cost of the pair of features that the step follows; 0.0 at the start of the path.
         label: the label of the feature, if labels are known.
@@ -53,7 +54,7 @@ class Step(NamedTuple):
             path, or if margins were not asked for, or do not exist because the matching is not certified.
     """
 
-    layer: int
+    layer: int | str
     feature: int
     cost: float
     label: str | None
@@ -80,6 +81,9 @@ class Chain(Mapping[Pair, "Matching"]):
 
     Attributes:
         layers: the numbers of the layers that have a matching, in ascending order.
+        names: what the SAEs are called: `names.names` has the names of SAEs that are not layers, and `names.key(layer)`
+            the name of one. In a run of such SAEs, layers are numbered from 0 in the order of the names. Every method
+            that takes a layer takes a name, too, and every mapping by pairs two names.
         of_two_sets: whether the pairs lead from one set of SAEs to another. Such a chain has no paths.
 
     Examples:
@@ -103,17 +107,18 @@ class Chain(Mapping[Pair, "Matching"]):
     def __init__(
         self,
         matchings: Mapping[Pair, Matching] | Results,
-        inputs: Mapping[int, SAE] | None = None,
+        inputs: Mapping[int, SAE] | Mapping[str, SAE] | None = None,
         comparison: Comparison | None = None,
-        against: Mapping[int, SAE] | None = None,
+        against: Mapping[int, SAE] | Mapping[str, SAE] | None = None,
         failures: Mapping[Pair, str] | None = None,
         solver: Solver | None = None,
     ) -> None:
         if not isinstance(matchings, Results):
             matchings = RunInMemory.of(by_pair(matchings), by_pair(failures or {}))
-        sources, targets = _as_layers(inputs), _as_layers(against)
+        self.names = matchings.names
+        sources, targets = (_as_layers(given, self.names) for given in (inputs, against))
         self._results = matchings
-        self._inputs = ChainInputs(sources, targets, matchings.record)
+        self._inputs = ChainInputs(sources, targets, matchings.record, self.names)
         self._comparison, self._solver = comparison, solver
         self.of_two_sets = matchings.two_sets or targets is not None
         self._cache = matchings.new_cache()  # matchings that can find their margins
@@ -124,8 +129,8 @@ class Chain(Mapping[Pair, "Matching"]):
     def load(
         cls,
         run: str | os.PathLike[str],
-        inputs: Mapping[int, SAE] | None = None,
-        against: Mapping[int, SAE] | None = None,
+        inputs: Mapping[int, SAE] | Mapping[str, SAE] | None = None,
+        against: Mapping[int, SAE] | Mapping[str, SAE] | None = None,
     ) -> Chain:
         """Open the chain of a run folder. Each matching is read when it is asked for.
 
@@ -148,7 +153,7 @@ class Chain(Mapping[Pair, "Matching"]):
         return cls(RunFolder.open(run), inputs, None, against)
 
     def __repr__(self) -> str:
-        matched = f"{len(self)} of {len(self.planned)} pairs of {len(self.layers)} layers matched"
+        matched = f"{len(self)} of {len(self.planned)} pairs of {len(self.layers)} {self.names.several} matched"
         folder = "" if self.folder is None else f", folder={self.folder!r}"
         return f"Chain({matched}, certified={self.certified}{folder})"
 
@@ -159,18 +164,22 @@ class Chain(Mapping[Pair, "Matching"]):
         cells = [[f"{value:,.4g}" if isinstance(value, float) else value for value in line] for line in values]
         return html_table(repr(self), columns, cells)
 
-    def __getitem__(self, pair: Pair) -> Matching:
-        pair = as_pair(pair) or pair
+    def __getitem__(self, pair: Pair | tuple[str, str]) -> Matching:
+        pair = self._pair(pair)
         matching = self._cache.get(pair)
         if matching is None:
             if pair in self.failures:
-                raise MatchError(f"layers {pair[0]} and {pair[1]} have no matching: {self.failures[pair]}")
+                raise MatchError(f"{self.names.titles(pair)} have no matching: {self.failures[pair]}")
             matching = self._cache[pair] = self._with_margins(pair, self._results.matching(pair))
         return matching
 
     def __contains__(self, pair: object) -> bool:
-        pair = as_pair(pair)
-        return pair is not None and self._results.has_matching(pair)
+        known = as_pair(pair) or self.names.pair(pair)
+        return known is not None and self._results.has_matching(known)
+
+    def _pair(self, pair: Any) -> Pair:
+        found: Pair = as_pair(pair) or self.names.pair(pair) or pair  # anything else raises a KeyError
+        return found
 
     def __iter__(self) -> Iterator[Pair]:
         return iter(self._results.pairs)
@@ -265,7 +274,7 @@ class Chain(Mapping[Pair, "Matching"]):
             >>> print(perm[384], f"{cosine[384]:.3f}")
             455 0.967
         """
-        pair = as_pair(pair) or pair
+        pair = self._pair(pair)
         arrays = self._results.arrays(pair)
         if recorded or arrays.cosine is not None:
             return arrays
@@ -284,8 +293,8 @@ class Chain(Mapping[Pair, "Matching"]):
     def to_pandas(self) -> DataFrame:
         """Return the run as a pandas `DataFrame` with one row for each pair of layers and source feature.
 
-        The columns are `source` and `target` (numbers of layers), `feature`, `partner`, `cost`, `cosine`, `label` and
-        `partner_label`. What is not known, such as the partner of an unmatched feature, is missing.
+        The columns are `source` and `target` (numbers of layers, or names), `feature`, `partner`, `cost`, `cosine`,
+        `label` and `partner_label`. What is not known, such as the partner of an unmatched feature, is missing.
 
         Raises:
             MatchError: if pandas is not installed.
@@ -294,7 +303,8 @@ class Chain(Mapping[Pair, "Matching"]):
         frames = []
         for pair in self:
             columns = columns_of(*self.arrays(pair))
-            frame = pandas.DataFrame({"source": pair[0], "target": pair[1], **columns})
+            source, target = self.names.keys(pair)
+            frame = pandas.DataFrame({"source": source, "target": target, **columns})
             partner_side = Side.TARGET if self.of_two_sets else Side.SOURCE
             frame["label"] = frame["feature"].map(self.labels(pair[0]))
             frame["partner_label"] = frame["partner"].map(self.labels(pair[1], partner_side))
@@ -303,15 +313,15 @@ class Chain(Mapping[Pair, "Matching"]):
 
     def shape(self, pair: Pair) -> tuple[int, int]:
         """Return the numbers of features of the source and of the target, (F_A, F_B), without reading a matching."""
-        return self._results.shape(as_pair(pair) or pair)
+        return self._results.shape(self._pair(pair))
 
     def pair_record(self, pair: Pair) -> PairRecord:
         """Return the record of a pair: its inputs, numbers and seconds; empty for a chain in memory."""
-        return self._results.pair_record(as_pair(pair) or pair)
+        return self._results.pair_record(self._pair(pair))
 
-    def input_record(self, layer: int, side: Side = Side.SOURCE) -> InputRecord | None:
+    def input_record(self, layer: int | str, side: Side = Side.SOURCE) -> InputRecord | None:
         """Return the record of the SAE of a layer; None for a chain in memory."""
-        return self._results.input(_number(layer), side)
+        return self._results.input(self.names.number(layer), side)
 
     def steps(self) -> list[Pair]:
         """Return the pairs that paths follow: from each layer to the nearest later layer that it was matched with.
@@ -324,11 +334,11 @@ class Chain(Mapping[Pair, "Matching"]):
         """
         return self._route.steps()
 
-    def layers_from(self, layer: int) -> list[int]:
+    def layers_from(self, layer: int | str) -> list[int]:
         """Return the layers of the paths that start at `layer`, beginning with `layer` itself."""
-        return self._route.layers_from(_number(layer))
+        return self._route.layers_from(self.names.number(layer))
 
-    def compose(self, source: int, target: int) -> Matching:
+    def compose(self, source: int | str, target: int | str) -> Matching:
         """Compose the matchings between two layers into one matching from `source` to `target`.
 
         A composed matching is not optimal in general, so that its status is "unproved" (or "many_to_one");
@@ -352,7 +362,7 @@ class Chain(Mapping[Pair, "Matching"]):
         """
         from saematch.runs.composed import compose, identity
 
-        source, target = _number(source), _number(target)
+        source, target = self.names.number(source), self.names.number(target)
         if source > target:
             return self.compose(target, source).inverse()
         pairs = self._route.pairs_between(source, target)
@@ -362,7 +372,7 @@ class Chain(Mapping[Pair, "Matching"]):
             return identity(self._route.features(source))
         return compose((self[pair] for pair in pairs), partial(self._direct_cost, source, target))
 
-    def path(self, layer: int, feature: int, *, margins: bool = False) -> list[Step]:
+    def path(self, layer: int | str, feature: int, *, margins: bool = False) -> list[Step]:
         """Follow a feature through the layers in both directions, as far as it has a partner.
 
         Args:
@@ -390,9 +400,9 @@ class Chain(Mapping[Pair, "Matching"]):
             >>> print(f"cosine {step.cosine:.3f}, margin {step.margin:.2f}")
             cosine 0.967, margin 18.41
         """
-        layer = _number(layer)
+        layer = self.names.number(layer)
         size = self._route.features(layer)
-        wrong = f"feature {feature!r:.40} is not in layer {layer}, whose features are 0 to {size - 1}"
+        wrong = f"feature {feature!r:.40} is not in {self.names.title(layer)}, whose features are 0 to {size - 1}"
         feature = checked_count(feature, 0, wrong, size - 1)
         steps: list[tuple[Pair, FeaturePair]] = []
         first = feature
@@ -409,9 +419,10 @@ class Chain(Mapping[Pair, "Matching"]):
             steps.append((pair, step))
             feature = step.target
         start = steps[0][0][0] if steps else layer
-        path = [Step(start, first, 0.0, self.label(start, first))]
+        path = [Step(self.names.key(start), first, 0.0, self.label(start, first))]
         for (_, to), step in steps:
-            path.append(Step(to, step.target, step.cost, self.label(to, step.target), step.cosine))
+            label = self.label(to, step.target)
+            path.append(Step(self.names.key(to), step.target, step.cost, label, step.cosine))
         if margins:
             path[1:] = [
                 found._replace(margin=self._margin(pair, step.source))
@@ -422,14 +433,15 @@ class Chain(Mapping[Pair, "Matching"]):
     def _follow(self, pair: Pair, feature: int, back: bool = False) -> FeaturePair:
         """Return the pair of a source feature or, with `back`, of a target feature."""
         if feature >= self._results.shape(pair)[back]:
-            raise MatchError(f"the pairs of this run do not fit: layer {pair[back]} has no feature {feature}")
+            title = self.names.title(pair[back])
+            raise MatchError(f"the pairs of this run do not fit: {title} has no feature {feature}")
         return self._results.follow_back(pair, feature) if back else self._results.follow(pair, feature)
 
     def _margin(self, pair: Pair, feature: int) -> float | None:
         matching = self[pair]
         return float(matching.margins().exact([feature])[0]) if matching.certified else None
 
-    def sae(self, layer: int, side: Side = Side.SOURCE) -> SAE:
+    def sae(self, layer: int | str, side: Side = Side.SOURCE) -> SAE:
         """Read the SAE of a layer.
 
         Args:
@@ -439,21 +451,21 @@ class Chain(Mapping[Pair, "Matching"]):
         Raises:
             MatchError: if the SAE cannot be located, or has changed since the run.
         """
-        layer = _number(layer)
+        layer = self.names.number(layer)
         return self._inputs.handle(layer, side, self._results.input(layer, side)).read()
 
-    def hashes(self, layer: int) -> dict[str, str]:
+    def hashes(self, layer: int | str) -> dict[str, str]:
         """Return the hashes of the SAE of a source layer, from the records of the run if there are any."""
-        layer = _number(layer)
+        layer = self.names.number(layer)
         record = self._results.input(layer, Side.SOURCE) or read_input(self.inputs().handles[layer])[1]
         return dict(record["sha256"])
 
-    def label(self, layer: int, feature: int, side: Side = Side.SOURCE) -> str | None:
+    def label(self, layer: int | str, feature: int, side: Side = Side.SOURCE) -> str | None:
         """Return the label of a feature; None if it has none, see `labels`."""
-        label = self._labels(layer, side).get(_number(feature, "feature"))
+        label = self._labels(layer, side).get(_feature(feature))
         return None if label is None else well_formed(label)
 
-    def labels(self, layer: int, side: Side = Side.SOURCE) -> dict[int, str]:
+    def labels(self, layer: int | str, side: Side = Side.SOURCE) -> dict[int, str]:
         """Return feature -> label for a layer: those of `labelled`, or those in `labels.json` next to its SAE.
 
         Args:
@@ -462,7 +474,9 @@ class Chain(Mapping[Pair, "Matching"]):
         """
         return {feature: well_formed(text) for feature, text in self._labels(layer, side).items()}
 
-    def labelled(self, labels: Mapping[int, Mapping[int, str]], side: Side = Side.SOURCE) -> Chain:
+    def labelled(
+        self, labels: Mapping[int, Mapping[int, str]] | Mapping[str, Mapping[int, str]], side: Side = Side.SOURCE
+    ) -> Chain:
         """Return the same chain with other labels, which paths, exported tables and pages then show.
 
         Args:
@@ -485,8 +499,8 @@ class Chain(Mapping[Pair, "Matching"]):
         labelled._inputs = self._inputs.labelled(checked_labels(labels, self, side), side)
         return labelled
 
-    def _labels(self, layer: int, side: Side) -> Mapping[int, str]:
-        layer = _number(layer)
+    def _labels(self, layer: int | str, side: Side) -> Mapping[int, str]:
+        layer = self.names.number(layer)
         return self._inputs.labels(layer, side, self._results.input(layer, side))
 
     def _with_margins(self, pair: Pair, matching: Matching) -> Matching:
@@ -511,16 +525,16 @@ class Chain(Mapping[Pair, "Matching"]):
         return self.known_comparison().problem(source, target)
 
 
-def _as_layers(given: Mapping[int, SAE] | None) -> Layers | None:
+def _as_layers(given: Mapping[int, SAE] | Mapping[str, SAE] | None, names: Names) -> Layers | None:
     if given is None:
         return None
     from saematch.sources import as_layers
 
-    return as_layers(given)
+    return as_layers(given).numbered_by(names.names)
 
 
-def _number(given: Any, what: str = "layer") -> int:
+def _feature(given: Any) -> int:
     number = whole_number(given)
     if number is None:
-        raise MatchError(f"{what} {given!r:.40} is not a whole number")
+        raise MatchError(f"feature {given!r:.40} is not a whole number")
     return number

@@ -26,7 +26,16 @@ from saematch.matching.scalars import SCALARS, Scalars
 from saematch.options import PrecisionName, Side, names
 from saematch.runs.locks import lock_start
 from saematch.runs.plan import Pair, pair_name
-from saematch.runs.records import SCHEMA, InputRecord, Outcome, PairRecord, RunRecord, read_pair_record, read_run_record
+from saematch.runs.records import (
+    SCHEMA,
+    InputRecord,
+    Outcome,
+    PairRecord,
+    RunRecord,
+    names_in,
+    read_pair_record,
+    read_run_record,
+)
 from saematch.runs.results import PairArrays, Results
 from saematch.storage.folders import Folder, LocalFolder, folder_at
 from saematch.storage.jsonfile import as_json, read_json
@@ -46,6 +55,7 @@ class RunFolder(Results):
 
     def __init__(self, folder: Folder, record: RunRecord) -> None:
         self.folder, self.record, self.location = folder, record, str(folder)
+        self.names = names_in(record)
         self.planned = [(a, b) for a, b in record["pairs"]]
         self.records: dict[Pair, PairRecord] = {}
         self._cache: MutableMapping[Pair, Matching] = self.new_cache()
@@ -56,9 +66,9 @@ class RunFolder(Results):
 
         Args:
             where: a path or a URL.
-            record: the record of the run, without `schema` and `id`. A run resumes if its pairs and its options are
-                those of the record, and both are runs of one set of SAEs, or both of two. Addresses, versions, the
-                machine, and options that only earlier versions had may differ.
+            record: the record of the run, without `schema` and `id`. A run resumes if its pairs, its names and its
+                options are those of the record, and both are runs of one set of SAEs, or both of two. Addresses,
+                versions, the machine, and options that only earlier versions had may differ.
             overwrite: whether to remove the pairs of a run that the folder has, and start a new one.
 
         Raises:
@@ -125,7 +135,7 @@ class RunFolder(Results):
         except MatchError as error:
             if self._is_whole(pair):
                 raise
-            what = error if path.exists() else f"{path}: the matching of layers {pair[0]} and {pair[1]} is missing"
+            what = error if path.exists() else f"{path}: the matching of {self.names.titles(pair)} is missing"
             again = "the same `saematch layers` command, or the same call of match_layers, computes it again"
             raise MatchError(f"{what}; {again}") from error
 
@@ -214,6 +224,11 @@ class RunFolder(Results):
         differences = []
         if (self.record["against"] is None) != (record["against"] is None):
             differences.append(f"against was {_short(self.record['against'])}, is {_short(record['against'])}")
+        ours, theirs = self.names, names_in(record)
+        if ours.names != theirs.names:
+            differences.append(f"names were {_short(ours.names)}, are {_short(theirs.names)}")
+        if ours.axis != theirs.axis:
+            differences.append(f"axis was {_short(ours.axis)}, is {_short(theirs.axis)}")
         if self.record["pairs"] != record["pairs"]:
             differences.append(f"pairs were {_short(self.record['pairs'])}, are {_short(record['pairs'])}")
         was, now = dict[str, Any](self.record["options"]), dict[str, Any](record["options"])

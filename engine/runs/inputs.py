@@ -11,6 +11,7 @@ from saematch.errors import MatchError
 from saematch.options import Side
 from saematch.runs.records import InputRecord, RunRecord
 from saematch.sources.labels import read_labels
+from saematch.sources.names import Names
 
 if TYPE_CHECKING:
     from saematch.sae.autoencoder import SAE
@@ -69,10 +70,11 @@ class LazyLayers:
     Args:
         given: the layers that the caller of the chain has passed, if any.
         recorded: the address that the run recorded, where the layers are located on first use if none were given.
+        names: what the SAEs of the run are called.
     """
 
-    def __init__(self, given: Layers | None, recorded: SourceLike | None) -> None:
-        self._located, self._recorded = given, recorded
+    def __init__(self, given: Layers | None, recorded: SourceLike | None, names: Names) -> None:
+        self._located, self._recorded, self._names = given, recorded, names
         self._error: MatchError | None = None
         self._labels: dict[int, Mapping[int, str]] = {}
 
@@ -109,7 +111,7 @@ class LazyLayers:
         if self._recorded is None:
             raise MatchError("the SAEs of this chain are needed, and are not known; pass inputs=")
         try:
-            return load_layers(self._recorded)
+            return load_layers(self._recorded).numbered_by(self._names.names)
         except MatchError as error:
             missing = "the SAEs of the run are needed, and are no longer where the run found them; pass inputs="
             raise MatchError(f"{missing} ({error})") from error
@@ -123,13 +125,15 @@ class ChainInputs:
         targets: the layers of a second set that the caller has passed, if any. By default, they are those that the run
             recorded or, for a run of one set, the source layers.
         record: the record of the run, with the addresses of layers that were not passed.
+        names: what the SAEs of the run are called.
     """
 
-    def __init__(self, sources: Layers | None, targets: Layers | None, record: RunRecord) -> None:
+    def __init__(self, sources: Layers | None, targets: Layers | None, record: RunRecord, names: Names) -> None:
         against = record.get("against")
-        source = LazyLayers(sources, record.get("source"))
+        source = LazyLayers(sources, record.get("source"), names)
         one_set = targets is None and against is None
-        self._sides = source, source if one_set else LazyLayers(targets, against)
+        self._sides = source, source if one_set else LazyLayers(targets, against, names)
+        self._names = names
         self._labels: dict[LazyLayers, Mapping[int, Mapping[int, str]]] = {}  # side -> layer -> labels that were given
 
     def layers(self, side: Side) -> Layers:
@@ -156,9 +160,11 @@ class ChainInputs:
         layers = self.layers(side)
         if layer not in layers:
             raise MatchError(
-                f"the SAE of layer {layer} is needed, and is no longer where the run found it; pass inputs="
+                f"the SAE of {self._names.title(layer)} is needed, and is no longer where the run found it; pass "
+                "inputs="
             )
         handle = layers.handles[layer]
         if record is not None and not is_unchanged(handle, record):
-            raise MatchError(f"{record['path'] or 'SAE'}: the SAE of layer {layer} has changed since the run")
+            path = record["path"] or "SAE"
+            raise MatchError(f"{path}: the SAE of {self._names.title(layer)} has changed since the run")
         return handle

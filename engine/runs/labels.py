@@ -25,7 +25,9 @@ def features_of(chain: Chain, side: Side = Side.SOURCE) -> dict[int, int]:
     return sizes
 
 
-def checked_labels(given: Mapping[int, Mapping[int, str]], chain: Chain, side: Side = Side.SOURCE) -> TextsByLayer:
+def checked_labels(
+    given: Mapping[int, Mapping[int, str]] | Mapping[str, Mapping[int, str]], chain: Chain, side: Side = Side.SOURCE
+) -> TextsByLayer:
     """Check a mapping layer -> feature -> text, and return it with texts that any file can hold.
 
     Raises:
@@ -34,7 +36,7 @@ def checked_labels(given: Mapping[int, Mapping[int, str]], chain: Chain, side: S
     checked: TextsByLayer = {}
     try:
         for layer, texts in given.items():
-            of_layer = checked.setdefault(checked_count(layer, 0, f"layer {layer!r:.40}"), {})
+            of_layer = checked.setdefault(checked_count(chain.names.number(layer), 0, f"layer {layer!r:.40}"), {})
             for feature, text in texts.items():
                 of_layer[checked_count(feature, 0, f"feature {feature!r:.40}")] = well_formed(text)
     except (AttributeError, TypeError, MatchError) as error:
@@ -47,11 +49,13 @@ def check_features(texts: TextsByLayer, chain: Chain, shown: str, side: Side = S
     """Raise `MatchError` if all texts are for other layers, or some for features that an SAE does not have."""
     sizes = features_of(chain, side)
     if texts and sizes and not sizes.keys() & texts.keys():
-        raise MatchError(f"{shown}: of layers {listing(map(str, sorted(texts)))}, and the run has none of them")
+        listed = listing(str(chain.names.key(layer)) for layer in sorted(texts))
+        raise MatchError(f"{shown}: of {chain.names.several} {listed}, and the run has none of them")
     for layer, of_layer in texts.items():
         outside = [feature for feature in of_layer if not 0 <= feature < sizes.get(layer, feature + 1)]
         if outside:
             raise MatchError(
-                f"{shown}: of {len(of_layer)} explanations for layer {layer}, {len(outside)} are of features that its "
-                f"SAE does not have, the first of feature {outside[0]} of {sizes[layer]}: they are of another SAE"
+                f"{shown}: of {len(of_layer)} explanations for {chain.names.title(layer)}, {len(outside)} are of "
+                f"features that its SAE does not have, the first of feature {outside[0]} of {sizes[layer]}: they are "
+                "of another SAE"
             )

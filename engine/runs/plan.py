@@ -9,13 +9,18 @@ from typing import Any, TypeVar
 
 from saematch.errors import MatchError
 from saematch.numeric.numbers import whole_number
+from saematch.sources.names import LAYERS, Names
+from saematch.text import listing
 
 Pair = tuple[int, int]  # (source layer, target layer)
 Value = TypeVar("Value")
 
 
 def plan_pairs(
-    sources: Collection[int], targets: Collection[int] | None = None, pairs: str | Iterable[Pair] | None = None
+    sources: Collection[int],
+    targets: Collection[int] | None = None,
+    pairs: str | Iterable[Any] | None = None,
+    names: Names = LAYERS,
 ) -> list[Pair]:
     """List the pairs to match. Successive pairs share a layer where possible, so that it is read once for both.
 
@@ -25,6 +30,7 @@ def plan_pairs(
         pairs: "adjacent" (each layer with the next one), "all", "same" (each layer with the same layer of the other
             set), or a list of (source layer, target layer), an array `(n, 2)` of such pairs, or the text "0-12,3-5".
             By default "adjacent" with one set of SAEs, and "same" with two.
+        names: what the SAEs are called, in `pairs` and in messages.
 
     Raises:
         MatchError: if a layer is missing, the pairs do not suit the number of sets, or there is no pair.
@@ -36,11 +42,13 @@ def plan_pairs(
         [(8, 9), (8, 10), (9, 10)]
         >>> plan_pairs([8, 9, 10], targets=[9, 10, 11])
         [(9, 9), (10, 10)]
+        >>> plan_pairs(range(3), pairs="early-late", names=Names(("early", "mid", "late")))
+        [(0, 2)]
     """
     if pairs is None:
         pairs = "adjacent" if targets is None else "same"
     if not isinstance(pairs, str):
-        return _checked_pairs(pairs, sources, targets)
+        return _checked_pairs(pairs, sources, targets, names)
     if targets is None and pairs == "same":
         raise MatchError('pairs="same" needs two sets of SAEs: give the second one as against=')
     if targets is not None and pairs == "adjacent":
@@ -52,18 +60,19 @@ def plan_pairs(
     elif pairs == "all":
         planned = _all_pairs(sorted(sources), None if targets is None else sorted(targets))
     else:
-        planned = _checked_pairs(_parsed_pairs(pairs), sources, targets)
+        planned = _checked_pairs(_parsed_pairs(pairs, names), sources, targets, names)
     if not planned:
+        one = "SAE" if names.names else names.axis
         raise MatchError(
-            f"{len(sources)} layer to match; at least two are needed"
+            f"{len(sources)} {one} to match; at least two are needed"
             if targets is None
-            else f"the two sets have no layer in common: {_listed(sources)} and {_listed(targets)}"
+            else f"the two sets have no {one} in common: {_listed(sources, names)} and {_listed(targets, names)}"
         )
     return planned
 
 
 def pair_name(pair: Pair) -> str:
-    """Return the name of a pair in files and messages.
+    """Return the name of a pair in files.
 
     >>> pair_name((3, 4))
     '3-4'
@@ -120,20 +129,37 @@ def _all_pairs(sources: list[int], targets: list[int] | None) -> list[Pair]:
     return planned
 
 
-def _parsed_pairs(text: str) -> list[Pair]:
+def _parsed_pairs(text: str, names: Names) -> list[Any]:
+    """Return the pairs of a text like "0-12,3-5". Raises `MatchError`, also if two names can be read in two ways."""
+    if names.names:
+        return [_parsed_names(item.strip(), names.names) for item in text.split(",")]
     matches = [re.fullmatch(r"\s*(\d+)-(\d+)\s*", item) for item in text.split(",")]
     if not all(matches):
         raise MatchError(f'pairs is {text!r}: give "adjacent", "same", "all" or a list like "0-12,3-5"')
     return [(int(match[1]), int(match[2])) for match in matches if match]
 
 
-def _checked_pairs(pairs: Iterable[Any], sources: Collection[int], targets: Collection[int] | None) -> list[Pair]:
+def _parsed_names(item: str, names: Collection[str]) -> tuple[str, str]:
+    """Return the two names of a text like "step_1000-step_2000", whose names may have dashes."""
+    splits = [(item[:at], item[at + 1 :]) for at, letter in enumerate(item) if letter == "-"]
+    known = [split for split in splits if split[0] in names and split[1] in names]
+    if len(known) != 1:
+        wrong = "does not name two SAEs" if not known else "names two SAEs in more than one way"
+        raise MatchError(f"pairs has {item!r:.100}, which {wrong} as A-B; there are {listing(names)}")
+    return known[0]
+
+
+def _checked_pairs(
+    pairs: Iterable[Any], sources: Collection[int], targets: Collection[int] | None, names: Names
+) -> list[Pair]:
     """Sort a caller's list of pairs, without duplicates. Raises `MatchError` if it is not a list of possible pairs."""
     try:
-        given = [as_pair(pair) for pair in pairs]
+        given = [as_pair(pair) or names.pair(pair) for pair in pairs]
     except (TypeError, ValueError, RuntimeError):
         given = [None]
     planned = sorted({pair for pair in given if pair is not None})
+    if None in given and names.names:
+        raise MatchError(f"pairs {pairs!r:.200} are not a list of (source, target); there are {listing(names.names)}")
     if None in given:
         raise MatchError(f"pairs {pairs!r:.200} are not a list of (source layer, target layer)")
     if not planned:
@@ -141,14 +167,17 @@ def _checked_pairs(pairs: Iterable[Any], sources: Collection[int], targets: Coll
     for pair in planned:
         for layer, available in zip(pair, (sources, sources if targets is None else targets), strict=True):
             if layer not in available:
-                raise MatchError(f"pair {pair_name(pair)}: there is no layer {layer}; there are {_listed(available)}")
+                raise MatchError(
+                    f"pair {names.pair_name(pair)}: there is no {names.title(layer)}; there are "
+                    f"{_listed(available, names)}"
+                )
         if targets is None and pair[0] >= pair[1]:
             raise MatchError(
-                f"pair {pair_name(pair)}: give the earlier layer first; the matching back is the inverse of "
-                f"{pair_name(pair[::-1])}"
+                f"pair {names.pair_name(pair)}: give the earlier {'SAE' if names.names else names.axis} first; the "
+                f"matching back is the inverse of {names.pair_name(pair[::-1])}"
             )
     return planned
 
 
-def _listed(layers: Collection[int] | None) -> str:
-    return ", ".join(map(str, sorted(layers or ()))) or "none"
+def _listed(layers: Collection[int] | None, names: Names) -> str:
+    return ", ".join(str(names.key(layer)) for layer in sorted(layers or ())) or "none"

@@ -10,6 +10,7 @@ from saematch.errors import MatchError
 from saematch.matching.scalars import SCALARS, Scalars
 from saematch.options import BackendName, FoldName, Method, Metric, Part, Stage
 from saematch.runs.plan import Pair
+from saematch.sources.names import LAYERS, Names, check_names
 
 if TYPE_CHECKING:
     from saematch.assignment import Round
@@ -89,8 +90,10 @@ class RunRecord(TypedDict, total=False):
     Attributes:
         schema: the version of the format.
         id: a random name of the run, by which workers recognise its folder.
-        source: the permanent address of the layers, or layer (as text) -> address.
+        source: the permanent address of the layers, or layer (as text) or name -> address.
         against: the same for a second set of SAEs; None for a run of one set.
+        names: the names of SAEs that are not layers. Layers in records and file names are then places in this list.
+        axis: what the SAEs differ in; missing for layers.
         pairs: all pairs to be matched, as (source layer, target layer).
         options: the options that all pairs share.
         versions: package -> its version; None for an optional package that is not installed.
@@ -101,6 +104,8 @@ class RunRecord(TypedDict, total=False):
     id: str
     source: str | dict[str, str]
     against: str | dict[str, str] | None
+    names: list[str]
+    axis: str
     pairs: list[list[int]]
     options: RunOptions
     versions: dict[str, str | None]
@@ -142,6 +147,7 @@ class Progress:
         seconds: the time from reading the SAEs to the proof, at stage "done".
         error: why the pair has no matching, at stage "failed".
         peak_bytes: the most memory that the run takes in addition to what the process holds already, at the start.
+        names: what the SAEs of the run are called, see `Chain.names`.
 
     Examples:
         >>> import saematch as sm
@@ -161,6 +167,7 @@ class Progress:
     seconds: float = 0.0
     error: str | None = None
     peak_bytes: int = 0
+    names: Names = LAYERS
 
 
 _Kinds = dict[str, tuple[type, ...]]  # key of a JSON object -> the types that its value may have
@@ -197,7 +204,32 @@ def read_run_record(content: Any, shown: str) -> RunRecord:
         numbers = isinstance(pair, list) and [type(layer) for layer in pair] == [int, int]
         if not numbers or (pair[0] >= pair[1] and content["against"] is None):
             raise MatchError(f"{shown}: its pairs do not lead from each layer to a later one")
+    _check_naming(content, what)
     return cast(RunRecord, content)
+
+
+def names_in(record: RunRecord) -> Names:
+    """Return what a record of a run says about the names of its SAEs."""
+    return Names(tuple(record.get("names", ())), record.get("axis", "layer"))
+
+
+def naming(names: Names) -> RunRecord:
+    """Return what the record of a run says about the names of its SAEs: nothing, if they are layers."""
+    record: RunRecord = {} if names.of_layers else {"axis": names.axis}
+    if names.names:
+        record["names"] = list(names.names)
+    return record
+
+
+def _check_naming(content: Any, what: str) -> None:
+    """Raise `MatchError` unless names and axis of a run, if it has them, are such as `match_layers` writes."""
+    names, axis = content.get("names", []), content.get("axis", "layer")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in [*names, axis]):
+        raise MatchError(f"{what}: names or axis are not as saematch writes them")
+    check_names(names)
+    check_names([axis])
+    if names and not all(0 <= layer < len(names) for pair in content["pairs"] for layer in pair):
+        raise MatchError(f"{what}: it has {len(names)} names, and pairs of other SAEs")
 
 
 def read_pair_record(content: Any, pair: Pair, shown: str) -> PairRecord:

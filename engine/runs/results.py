@@ -15,6 +15,7 @@ from saematch.numeric.rounding import Floats, Indices
 from saematch.options import Side
 from saematch.runs.plan import Pair
 from saematch.runs.records import InputRecord, Outcome, PairRecord, RunRecord
+from saematch.sources.names import LAYERS, Names
 from saematch.storage.jsonfile import finite_or_none
 
 if TYPE_CHECKING:
@@ -46,11 +47,13 @@ class Results(ABC):
 
     Attributes:
         record: the content of `run.json`; empty for a run in memory.
+        names: what the SAEs are called.
         planned: all pairs that the run is to match.
         location: the path or the URL of the run folder; None for a run in memory.
     """
 
     record: RunRecord
+    names: Names
     planned: list[Pair]
     location: str | None
 
@@ -142,8 +145,8 @@ class Results(ABC):
 class RunInMemory(Results):
     """The results of a run without a folder, or matchings that a caller has put together."""
 
-    def __init__(self, planned: Sequence[Pair]) -> None:
-        self.record, self.location = {}, None
+    def __init__(self, planned: Sequence[Pair], names: Names = LAYERS) -> None:
+        self.record, self.location, self.names = {}, None, names
         self.planned = list(planned)
         self._matchings: dict[Pair, Matching] = {}
         self._failures: dict[Pair, str] = {}

@@ -18,7 +18,7 @@ class Route:
     """
 
     def __init__(self, results: Results, two_sets: bool) -> None:
-        self._results, self._two_sets = results, two_sets
+        self._results, self._two_sets, self._names = results, two_sets, results.names
         self.layers = sorted({layer for pair in results.pairs for layer in pair})
         self._next: dict[int, int] = {}  # layer -> the layer that follows
         for a, b in [] if two_sets else results.pairs:
@@ -49,7 +49,8 @@ class Route:
             self._check(layer)
         layers = self.layers_from(source)
         if target not in layers:
-            raise MatchError(f"no pair leads from layer {layers[-1]} towards layer {target} in this run")
+            start, end = self._names.title(layers[-1]), self._names.title(target)
+            raise MatchError(f"no pair leads from {start} towards {end} in this run")
         return list(pairwise(layers[: layers.index(target) + 1]))
 
     def features(self, layer: int) -> int:
@@ -71,5 +72,6 @@ class Route:
                 "the pairs of this run lead from one set of SAEs to another, so that no path leads through its layers"
             )
         if layer not in self.layers:
-            layers = f"whose layers are {', '.join(map(str, self.layers))}" if self.layers else "which has no matching"
-            raise MatchError(f"layer {layer} is not in this run, {layers}")
+            listed = ", ".join(str(self._names.key(layer)) for layer in self.layers)
+            layers = f"whose {self._names.several} are {listed}" if self.layers else "which has no matching"
+            raise MatchError(f"{self._names.title(layer)} is not in this run, {layers}")

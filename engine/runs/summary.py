@@ -8,13 +8,13 @@ import numpy as np
 
 from saematch.matching.scalars import Scalars, scalars
 from saematch.options import Status
-from saematch.runs.plan import Pair
 from saematch.runs.results import PairArrays
 
 if TYPE_CHECKING:
     from saematch.matching.result import Matching
     from saematch.runs.chain import Chain
 
+Keys = tuple[int | str, int | str]
 PERSISTENT = 0.7  # the least decoder cosine at which a feature counts as the same feature as its partner
 
 
@@ -22,8 +22,8 @@ class PairSummary(NamedTuple):
     """The numbers of one matched pair of layers; None stands for a number that is not known.
 
     Attributes:
-        source: the number of the source layer.
-        target: the number of the target layer.
+        source: the number of the source layer, or the name of its SAE.
+        target: the number of the target layer, or the name of its SAE.
         features: the number of source features.
         matched: the number of source features that have a partner.
         cost: the sum of the costs of the matched pairs.
@@ -36,8 +36,8 @@ class PairSummary(NamedTuple):
         seconds: the time from reading the SAEs to the proof.
     """
 
-    source: int
-    target: int
+    source: int | str
+    target: int | str
     features: int
     matched: int
     cost: float | None
@@ -58,16 +58,16 @@ def summary_of(chain: Chain, *, recorded: bool = False) -> list[PairSummary]:
     rows = []
     for pair, numbers in chain.scalars().items():
         seconds = chain.pair_record(pair).get("seconds")
-        rows.append(_summary(pair, numbers, chain.arrays(pair, recorded=recorded), seconds))
+        rows.append(_summary(chain.names.keys(pair), numbers, chain.arrays(pair, recorded=recorded), seconds))
     return rows
 
 
-def summary_of_matching(pair: Pair, matching: Matching, seconds: float | None = None) -> PairSummary:
+def summary_of_matching(pair: Keys, matching: Matching, seconds: float | None = None) -> PairSummary:
     """Return the summary of one matching."""
     return _summary(pair, scalars(matching), PairArrays.of(matching), seconds)
 
 
-def _summary(pair: Pair, numbers: Scalars, arrays: PairArrays, seconds: float | None) -> PairSummary:
+def _summary(pair: Keys, numbers: Scalars, arrays: PairArrays, seconds: float | None) -> PairSummary:
     cost, of_random = numbers["cost"], numbers["random_cost"]
     known = None if arrays.cosine is None else arrays.cosine[np.isfinite(arrays.cosine)]
     has_cosines = known is not None and len(known) > 0

@@ -14,6 +14,7 @@ from saematch.options import Side
 from saematch.runs.plan import Pair
 from saematch.sae.autoencoder import SAE
 from saematch.sources import Layers, SAEHandle
+from saematch.sources.names import LAYERS, Names
 
 _FEWEST = 2  # pairs in work, if memory allows: even with one thread, one is read while the other is solved
 _FIXED_BYTES = 400 * 10**6  # of compiled loops and tiles
@@ -35,12 +36,14 @@ class Work:
         against: the layers of the second set, whose SAEs are the targets; None for one set of SAEs.
         comparison: how features are compared.
         solver: how each pair is matched.
+        names: what the SAEs are called.
     """
 
     sources: Layers
     against: Layers | None
     comparison: Comparison
     solver: Solver
+    names: Names = LAYERS
 
     def layers(self, side: Side) -> Layers:
         """Return the layers whose SAEs are on one side of the pairs."""

@@ -16,11 +16,12 @@ if TYPE_CHECKING:
     from saematch.sources.layers import load as load
     from saematch.sources.layers import load_layers as load_layers
     from saematch.sources.lists import SourceLike as SourceLike
+    from saematch.sources.names import Names as Names
     from saematch.sources.stored import StoredSAE as StoredSAE
 
 _HOME = {
-    "Layers": "layers", "SAEHandle": "handle", "SourceLike": "lists", "StoredSAE": "stored", "as_layers": "layers",
-    "load": "layers", "load_layers": "layers",
+    "Layers": "layers", "Names": "names", "SAEHandle": "handle", "SourceLike": "lists", "StoredSAE": "stored",
+    "as_layers": "layers", "load": "layers", "load_layers": "layers",
 }  # fmt: skip
 
 __all__ = list(_HOME)

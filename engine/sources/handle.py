@@ -113,22 +113,26 @@ class SAEInMemory(SAEHandle):
     Attributes:
         saes: the mapping.
         key: the key of the SAE in the mapping, such as the NumPy integer 8.
-        number: the number of the layer, as a Python integer.
+        number: the number of the layer, as a Python integer; None if the key is a name.
     """
 
     saes: Mapping[Any, SAE]
     key: Any
-    number: int
+    number: int | None
 
     @property
     @override
-    def layer(self) -> int:
+    def layer(self) -> int | None:
         return self.number
 
     @property
     @override
     def shown(self) -> str:
-        return f"layer {self.number}, in memory"
+        return f"{self._title}, in memory"
+
+    @property
+    def _title(self) -> str:
+        return str(self.key) if self.number is None else f"layer {self.number}"
 
     @property
     @override
@@ -170,7 +174,7 @@ class SAEInMemory(SAEHandle):
     def read(self) -> SAE:
         sae = self.saes[self.key]
         if not isinstance(sae, SAE):
-            raise MatchError(f"layer {self.number} is a {type(sae).__name__}, expected an SAE")
+            raise MatchError(f"{self._title} is a {type(sae).__name__}, expected an SAE")
         return sae
 
     @override

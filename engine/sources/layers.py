@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from saematch.sources.advice import how_to_choose, how_to_number
 from saematch.sources.handle import SAEHandle, SAEInMemory
 from saematch.sources.lists import SourceLike
 from saematch.sources.locations import LocalLocation
+from saematch.sources.names import numbered
 from saematch.sources.search import search
 from saematch.sources.stored import LAYER, StoredSAE
 from saematch.text import html_table, listing
@@ -26,12 +27,15 @@ class Layers(Mapping[int, SAE]):
     """The SAEs of a model by layer number, in ascending order.
 
     `layers[8]` reads the SAE of layer 8 and does not keep it. `layers.handles[8]` knows its headers, labels and files
-    without reading its weights.
+    without reading its weights. SAEs that are not layers have names, and are numbered from 0 in the order of the names:
+    `layers["step_1000"]` reads the SAE of that name.
 
     Attributes:
         handles: layer -> the handle of the SAE (`saematch.sources.SAEHandle`).
         source: a permanent address of the layers, such as the absolute path of a folder or a repository at its commit;
-            for a list of addresses, a dictionary of layer (as text) -> address; "in memory" for a caller's dictionary.
+            for a list of addresses, a dictionary of layer (as text) or name -> address; "in memory" for a caller's
+            dictionary.
+        names: the names of SAEs that are not layers, in their order; empty for layers.
 
     Examples:
         >>> import saematch as sm
@@ -44,13 +48,47 @@ class Layers(Mapping[int, SAE]):
         'Kn, Ex, Module, Dist, Gn'
     """
 
-    def __init__(self, handles: Mapping[int, SAEHandle], source: str | dict[str, str]) -> None:
+    def __init__(
+        self, handles: Mapping[int, SAEHandle], source: str | dict[str, str], names: Sequence[str] = ()
+    ) -> None:
         self.handles = dict(sorted(handles.items()))
         self.source = source
+        self.names = tuple(names)
 
-    def __getitem__(self, layer: int) -> SAE:
+    @classmethod
+    def named(cls, handles: Mapping[str, SAEHandle], source: str | dict[str, str]) -> Layers:
+        """Return the SAEs of some names, in their order. If all names are whole numbers, they are numbers of layers.
+
+        Raises:
+            MatchError: if a name cannot be one.
+        """
+        found = numbered(handles)
+        if found is None:
+            raise MatchError(f"two of the names {listing(handles)} are the same number")
+        return cls(dict(zip(found[0], handles.values(), strict=True)), source, found[1])
+
+    def numbered_by(self, names: Sequence[str]) -> Layers:
+        """Return those of the SAEs that have one of these names, numbered by them; layers, if there are no names.
+
+        Raises:
+            MatchError: if these are layers although there are names, or the other way round.
+        """
+        if bool(names) != bool(self.names):
+            has, lacks = ("names", "these have layer numbers") if names else ("layer numbers", "these have names")
+            raise MatchError(
+                f"the SAEs of this run have {has}, and {lacks}; give a mapping of {has} to SAEs, or a .yaml list of it"
+            )
+        if not names:
+            return self
+        places = {name: at for at, name in enumerate(names)}
+        handles = {places[self.names[at]]: handle for at, handle in self.handles.items() if self.names[at] in places}
+        return Layers(handles, self.source, names)
+
+    def __getitem__(self, layer: int | str) -> SAE:
+        if isinstance(layer, str) and layer in self.names:
+            return self.handles[self.names.index(layer)].read()
         number = whole_number(layer)
-        return self.handles[layer if number is None else number].read()
+        return self.handles[layer if number is None else number].read()  # type: ignore[index] # for a KeyError
 
     def __iter__(self) -> Iterator[int]:
         return iter(self.handles)
@@ -59,14 +97,16 @@ class Layers(Mapping[int, SAE]):
         return len(self.handles)
 
     def __contains__(self, layer: object) -> bool:
-        return whole_number(layer) in self.handles
+        return layer in self.names if isinstance(layer, str) else whole_number(layer) in self.handles
 
     def __repr__(self) -> str:
-        return f"Layers({self.source!r}, {list(self)})"
+        return f"Layers({self.source!r}, {list(self.names) or list(self)})"
 
     def _repr_html_(self) -> str:
-        title = f"{len(self)} layers of {self.source if isinstance(self.source, str) else 'a list of SAEs'}"
-        return html_table(title, ["layer", "SAE"], [[layer, handle.shown] for layer, handle in self.handles.items()])
+        several, one = ("SAEs", "name") if self.names else ("layers", "layer")
+        title = f"{len(self)} {several} of {self.source if isinstance(self.source, str) else 'a list of SAEs'}"
+        rows = [[self.names[at] if self.names else at, handle.shown] for at, handle in self.handles.items()]
+        return html_table(title, [one, "SAE"], rows)
 
 
 def load(source: SourceLike) -> SAE:
@@ -107,7 +147,8 @@ def load_layers(source: SourceLike) -> Layers:
             - `hf://organisation/name/path`, a repository of the Hugging Face hub;
             - `saelens://release`, a release that sae-lens knows;
             - "sample", the SAEs that are part of this package;
-            - a list of sources, or a mapping of layer numbers to sources, in Python or in a YAML file.
+            - a list of sources, or a mapping of layer numbers to sources, in Python or in a YAML file;
+            - a mapping of names to sources, for SAEs that are not layers, such as the checkpoints of a training run.
 
             Options after a question mark choose among several SAEs of a layer, such as
             `?l0=near:100&layer=8-13&width=16k`.
@@ -121,8 +162,12 @@ def load_layers(source: SourceLike) -> Layers:
         Layers('sample?layer=8-10', [8, 9, 10])
         >>> sm.load_layers({0: "sample?layer=8", 1: "sample?layer=13"})[1].F
         1024
+        >>> sm.load_layers({"early": "sample?layer=8", "late": "sample?layer=13"}).names
+        ('early', 'late')
     """
     saes, address = search(source)
+    if saes[0].name is not None:
+        return _of_names(saes)
     by_layer: dict[int, StoredSAE] = {}
     for sae in saes:
         if sae.layer is None:
@@ -146,22 +191,36 @@ def load_layers(source: SourceLike) -> Layers:
 
 
 def as_layers(given: Mapping[Any, SAE]) -> Layers:
-    """Return `Layers` as they are, and wrap any other mapping of layer numbers to SAEs.
+    """Return `Layers` as they are, and wrap any other mapping of layer numbers, or of names, to SAEs.
 
     The SAEs stay in the caller's mapping, which is asked for an SAE whenever the SAE is read.
 
     Raises:
-        MatchError: if this is not a mapping, or a key is not a layer number.
+        MatchError: if this is not a mapping, or its keys are neither layer numbers nor names.
     """
     if isinstance(given, Layers):
         return given
-    if isinstance(given, Mapping):
-        numbers = [(key, whole_number(key)) for key in given]
-        handles = {number: SAEInMemory(given, key, number) for key, number in numbers if number is not None}
-        if len(handles) == len(given):
-            return Layers(handles, IN_MEMORY)
-    shown = list(given) if isinstance(given, Mapping) else given
-    raise MatchError(f"{shown!r:.200}: this takes a mapping of layer numbers to SAEs; saematch.load_layers makes one")
+    found = numbered(list(given)) if isinstance(given, Mapping) else None
+    if found is None:
+        shown = list(given) if isinstance(given, Mapping) else given
+        raise MatchError(
+            f"{shown!r:.200}: this takes a mapping of layer numbers, or of names, to SAEs; saematch.load_layers makes "
+            "one"
+        )
+    numbers, names = found
+    pairs = zip(numbers, given, strict=True)
+    return Layers({at: SAEInMemory(given, key, None if names else at) for at, key in pairs}, IN_MEMORY, names)
+
+
+def _of_names(saes: list[StoredSAE]) -> Layers:
+    """Return the SAEs of a mapping of names to sources. Raises `MatchError` if a source has several SAEs."""
+    by_name: dict[str, SAEHandle] = {}
+    for sae in saes:
+        rivals = [other for other in saes if other.name == sae.name]
+        if len(rivals) > 1:
+            raise MatchError(f"{sae.name}: {len(rivals)} SAEs have this name, {_listed(rivals)}; name one of them")
+        by_name[str(sae.name)] = sae
+    return Layers.named(by_name, {str(sae.name): str(sae.checkpoint.address) for sae in saes})
 
 
 def _check_no_layer_is_empty(source: SourceLike, saes: list[StoredSAE]) -> None:

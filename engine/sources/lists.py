@@ -1,9 +1,8 @@
-"""Lists of addresses, and mappings of layers to addresses: in Python, or in a YAML file."""
+"""Lists of addresses, and mappings of layers or names to addresses: in Python, or in a YAML file."""
 
 from __future__ import annotations
 
 import os
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,8 +11,8 @@ from typing import Any
 import yaml
 
 from saematch.errors import MatchError, refusals
-from saematch.numeric.numbers import whole_number
 from saematch.sources.address import SAMPLE, at_home
+from saematch.sources.names import numbered
 from saematch.storage.yamlfile import MOST_YAML_BYTES, parsed_yaml
 
 AddressLike = str | os.PathLike[str]
@@ -25,8 +24,8 @@ def is_list(name: str) -> bool:
     return name.lower().endswith((".yaml", ".yml"))
 
 
-def read_list(file: Path) -> list[tuple[int | None, str]]:
-    """Read the rows of a YAML list: layers, if the list says them, and addresses.
+def read_list(file: Path) -> list[tuple[int | str | None, str]]:
+    """Read the rows of a YAML list: layers or names, if the list says them, and addresses.
 
     Relative paths begin at the folder of the list, and may not lead out of it. Raises `MatchError`.
     """
@@ -39,15 +38,16 @@ def read_list(file: Path) -> list[tuple[int | None, str]]:
         content, node = parsed_yaml(file.read_text(encoding="utf-8"))
         # YAML lets a key come twice, and a mapping has only the last of them.
         pairs = node.value if isinstance(node, yaml.MappingNode) else []
-        layers = Counter(key.value for key, _ in pairs if isinstance(key, yaml.ScalarNode))
-        for layer, times in layers.most_common(1):
+        keys = Counter(str(key.value) for key, _ in pairs if isinstance(key, yaml.ScalarNode))
+        for key, times in keys.most_common(1):
             if times > 1:
-                raise MatchError(f"{file}: layer {layer} is listed {times} times")
-    rows = [(layer, str(text)) for layer, text in entries(content, str(file))]
+                shown = f"layer {key}" if key.isdecimal() else repr(key)
+                raise MatchError(f"{file}: {shown:.100} is listed {times} times")
+    rows = [(key, str(text)) for key, text in entries(content, str(file))]
     for _, text in rows:
         if ".." in Path(text).parts:
             raise MatchError(f"{file}: {text}: a list says where its SAEs are without going up (..)")
-    return [(layer, _from_folder(file.parent, text)) for layer, text in rows]
+    return [(key, _from_folder(file.parent, text)) for key, text in rows]
 
 
 def _from_folder(folder: Path, text: str) -> str:
@@ -58,20 +58,21 @@ def _from_folder(folder: Path, text: str) -> str:
     return os.path.join(folder, at_home(text))
 
 
-def entries(content: Any, shown: str) -> list[tuple[int | None, AddressLike]]:
-    """Return the rows of a list: a layer, if the list says one, and an address.
+def entries(content: Any, shown: str) -> list[tuple[int | str | None, AddressLike]]:
+    """Return the rows of a list: the number of a layer, or a name, if the list says one, and an address.
 
     Raises:
         MatchError: if the content is neither a list nor a mapping; `shown` names the list.
     """
-    rows: list[tuple[int | None, AddressLike]] = []
+    rows: list[tuple[int | str | None, AddressLike]] = []
     if isinstance(content, list | tuple):
         rows = [(None, text) for text in content]
     elif isinstance(content, Mapping):
-        texts = [layer if isinstance(layer, str) else str(whole_number(layer)) for layer in content]
-        numbers = [int(text) if re.fullmatch("[0-9]{1,4}", text) else None for text in texts]
-        rows = list(zip(numbers, content.values(), strict=True)) if None not in numbers else []
+        numbers, names = numbered(list(content)) or ([], [])
+        rows = list(zip(names or numbers, content.values(), strict=False))
     if not rows or not all(isinstance(text, str | os.PathLike) and str(text) for _, text in rows):
         # The message does not quote the content: as text, a few nested aliases would fill the memory.
-        raise MatchError(f"{shown}: expected a list of paths or addresses, or a mapping of layer numbers to them")
+        raise MatchError(
+            f"{shown}: expected a list of paths or addresses, or a mapping of layer numbers or names to them"
+        )
     return rows

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from saematch.errors import MatchError
@@ -29,8 +30,9 @@ def search(source: SourceLike) -> tuple[list[StoredSAE], str | None]:
     """Search for the SAEs that a source means.
 
     Returns:
-        The SAEs, sorted by layer and path, and a permanent address of the source: it means the same SAEs from any
-        folder, and later. A list of sources has no address of its own; the addresses of its SAEs mean the same.
+        The SAEs, sorted by layer and path, or in the order of their names, and a permanent address of the source: it
+        means the same SAEs from any folder, and later. A list of sources has no address of its own; the addresses of
+        its SAEs mean the same.
 
     Raises:
         MatchError: if the source means no SAE.
@@ -47,7 +49,8 @@ def search(source: SourceLike) -> tuple[list[StoredSAE], str | None]:
         saes, permanent = _search(Address.parse(source), open_repository)
     else:
         saes, permanent = _in_list(entries(source, "the source"), "the source", {}, open_repository), None
-    saes.sort(key=lambda sae: (-1 if sae.layer is None else sae.layer, natural_key(sae.shown)))
+    if not any(sae.name for sae in saes):  # names have the order of their list
+        saes.sort(key=lambda sae: (-1 if sae.layer is None else sae.layer, natural_key(sae.shown)))
     return saes, permanent
 
 
@@ -162,15 +165,15 @@ def _l0_of(entry: Registered) -> dict[str, str]:
 
 
 def _in_list(
-    rows: Iterable[tuple[int | None, AddressLike]],
+    rows: Iterable[tuple[int | str | None, AddressLike]],
     shown: str,
     reading: Mapping[str, str],
     open_repository: OpenRepository,
 ) -> list[StoredSAE]:
-    """Return the SAEs of a list of addresses, with the layers that the list says, if it says them.
+    """Return the SAEs of a list of addresses, with the layers or the names that the list says, if it says them.
 
     Args:
-        rows: layers and addresses.
+        rows: layers or names, and addresses.
         shown: the name of the list in messages.
         reading: the options by which all SAEs of the list are read.
         open_repository: opens a repository of the Hub.
@@ -180,7 +183,7 @@ def _in_list(
     """
     # Options of a row take precedence over those of the list, and the layer of a row over that of the file.
     saes: list[StoredSAE] = []
-    for number, (layer, text) in enumerate(rows, 1):
+    for number, (key, text) in enumerate(rows, 1):
         try:
             address = Address.parse(text)
             if is_list(address.where):
@@ -188,7 +191,9 @@ def _in_list(
             of_row, _ = _search(Address(address.where, {**reading, **address.options}), open_repository)
         except MatchError as error:
             raise MatchError(f"{shown}, row {number}: {error}") from error
-        saes += [
-            sae if layer is None else StoredSAE(sae.checkpoint, {**sae.captured, "layer": str(layer)}) for sae in of_row
-        ]
+        for sae in of_row:
+            if isinstance(key, str):
+                saes.append(replace(sae, name=key))
+            else:
+                saes.append(sae if key is None else StoredSAE(sae.checkpoint, {**sae.captured, "layer": str(key)}))
     return saes

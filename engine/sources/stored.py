@@ -44,11 +44,13 @@ class StoredSAE(SAEHandle):
         checkpoint: the file, and the options to read it with.
         captured: name -> value of what the pattern or the registry that led to the file says, such as "layer" and "l0".
         l0_span: the start and the end of the L0 in the name of the file, if a pattern captured it.
+        name: what the list that led to the file calls the SAE, if it has names.
     """
 
     checkpoint: Checkpoint
     captured: Mapping[str, str] = field(default_factory=dict)
     l0_span: tuple[int, int] | None = None
+    name: str | None = None
 
     @cached_property
     def family(self) -> Family:

@@ -10,6 +10,12 @@ const sourceOf = (pair, feature) => ({ set: 0, layer: pair.source, feature });
 const targetOf = (pair, feature) => ({ set: TARGETS, layer: pair.target, feature });
 const isSame = (a, b) => a.set === b.set && a.layer === b.layer && a.feature === b.feature;
 
+// What a layer is called: in tables by its number, or its name in a run of named SAEs; and in sentences.
+const keyOf = (layer) => run.names[layer] ?? layer;
+const titleOf = (layer) => (/^\d+$/.test(keyOf(layer)) ? `${run.axis} ${keyOf(layer)}` : keyOf(layer));
+const titlesOf = ({ source, target }) =>
+  run.several === "layers" ? `layers ${source} and ${target}` : `${titleOf(source)} and ${titleOf(target)}`;
+
 const data = (() => {
   const INTEGERS = new Set(["partner", "runner_up", "runner_up_taken_by", "margin_exact", "tied"]);
   const pairs = new Map(run.pairs.map((pair) => [pairKey(pair), pair]));

@@ -19,8 +19,8 @@ const number = (value) => value.toLocaleString("en");
 const shownNumber = (name, value, exact) =>
   (name === "margin" && exact === 0 && Number.isFinite(value) ? "≥ " : "") + shown(value, DIGITS[name]);
 
-const layerName = ({ set, layer }) => `layer ${layer}${run.two_sets ? ` of the ${SETS[set]} set` : ""}`;
-const featureLink = (node, title = `${node.layer} / ${number(node.feature)}`) =>
+const layerName = ({ set, layer }) => `${titleOf(layer)}${run.two_sets ? ` of the ${SETS[set]} set` : ""}`;
+const featureLink = (node, title = `${keyOf(node.layer)} / ${number(node.feature)}`) =>
   button(title, () => follow(node), { title: `follow feature ${node.feature} of ${layerName(node)}` });
 
 // The cheapest target feature other than the partner, its cost, and the source feature that it is the partner of.
@@ -42,12 +42,12 @@ function searchForm() {
       field("to", input("to", { "aria-label": `${TITLES[name]} to` })));
   };
   // A server sends one pair of layers at a time, so it does not offer all of them at once.
-  const all = run.server || run.pairs.length < 2 ? [] : [element("option", { value: "all" }, "all pairs of layers")];
+  const all = run.server || run.pairs.length < 2 ? [] : [element("option", { value: "all" }, `all pairs of ${run.several}`)];
   const pairs = run.pairs.map((pair) => element("option", { value: pairKey(pair) }, pairName(pair)));
   form.append(
-    field("Layers", element("select", { name: "pair" }, ...all, ...pairs)),
+    field(start(run.several), element("select", { name: "pair" }, ...all, ...pairs)),
     field("Feature", element("input", {
-      name: "index", type: "number", min: 0, step: 1, title: "number of a feature of the source layer",
+      name: "index", type: "number", min: 0, step: 1, title: "number of a feature of the source",
     })),
     field("Label contains", element("input", {
       name: "text", type: "search", title: "text in the label of the feature or of its partner",
@@ -127,7 +127,7 @@ function resultColumns() {
   const source = ({ pair, feature }) => sourceOf(pair, feature), target = (row) => targetOf(row.pair, value("partner")(row));
   const other = (row) => Object.fromEntries(OTHER_TARGET.map((name) => [name, value(name)(row)]));
   return [
-    { name: "feature", title: "feature", about: "source layer / number of the feature",
+    { name: "feature", title: "feature", about: "source / number of the feature",
       value: (row) => row.pair.source * 1e7 + row.feature, cell: (row) => featureLink(source(row)) },
     labelColumn("label", "label", (row) => row.pair.labels.get(row.feature)),
     { name: "partner", title: "partner", about: about("partner"), value: value("partner"),
@@ -140,7 +140,7 @@ function resultColumns() {
     { name: "choose", title: "flow", about: "draw the path of the feature in the flow diagram below",
       value: (row) => Number(isChosen(source(row))),
       cell: (row) => button(isChosen(source(row)) ? "−" : "+", () => choose(source(row)), {
-        "aria-pressed": String(isChosen(source(row))), "aria-label": `flow of feature ${row.feature} of layer ${row.pair.source}`,
+        "aria-pressed": String(isChosen(source(row))), "aria-label": `flow of feature ${row.feature} of ${titleOf(row.pair.source)}`,
       }) },
   ];
 }
@@ -148,7 +148,7 @@ function resultColumns() {
 function saveResults() {
   const names = run.pairs[0].columns;
   const rows = results.rows.map(({ pair, feature }) => [
-    pair.source, pair.target, feature, ...names.map((name) => pair.columns[name]?.[feature]), pair.labels.get(feature),
+    keyOf(pair.source), keyOf(pair.target), feature, ...names.map((name) => pair.columns[name]?.[feature]), pair.labels.get(feature),
     pair.partnerLabels.get(pair.columns.partner[feature]),
   ]);
   download("features.csv", csv(["source", "target", "feature", ...names, "label", "partner_label"], rows), "text/csv");
@@ -196,14 +196,14 @@ async function follow(node, focus = true) {
   results.draw(); // the row of the feature is marked
   const path = await data.path(node);
   const place = $("feature"), link = data.neuronpedia(node), { label } = path.find((step) => isSame(step, node));
-  const table = element("div", { class: "scroll", role: "region", tabindex: "0", "aria-label": "Path through the layers" });
+  const table = element("div", { class: "scroll", role: "region", tabindex: "0", "aria-label": `Path through the ${run.several}` });
   const embedded = element("div");
   const embed = () => embedded.replaceChildren(element("iframe", {
     src: `${link}?embed=true`, title: "The feature on Neuronpedia", sandbox: "allow-scripts allow-same-origin",
     referrerpolicy: "no-referrer",
   }));
   place.replaceChildren(
-    element("h3", { id: "feature-title", tabindex: "-1" }, `${capitalized(layerName(node))}, feature ${number(node.feature)}`),
+    element("h3", { id: "feature-title", tabindex: "-1" }, `${start(layerName(node))}, feature ${number(node.feature)}`),
     element("p", { class: "whole", dir: "auto" }, label ?? "This feature has no label."),
     element("p", {}, run.two_sets ? describePartners(path) : describePath(path, node.layer)),
     element("p", {}, run.two_sets ? "The numbers in a row belong to the pair of this feature and the feature in the row."
@@ -217,7 +217,7 @@ async function follow(node, focus = true) {
       link && outsideLink(link, "On Neuronpedia"),
       link && button("Show it here", embed, { title: "loads the feature from neuronpedia.org" })),
     table, embedded);
-  new SortedTable(table, pathColumns(), { caption: "Path through the layers", chosen: (step) => isSame(step, node) }).show(path);
+  new SortedTable(table, pathColumns(), { caption: `Path through the ${run.several}`, chosen: (step) => isSame(step, node) }).show(path);
   place.hidden = false;
   if (focus) $("feature-title").focus();
 }
@@ -225,32 +225,33 @@ async function follow(node, focus = true) {
 // Say where a path begins and ends, and in which layers it stays the same feature.
 function describePath(path, layer) {
   const first = path[0].layer, last = path[path.length - 1].layer;
-  const start = first === run.layers[0].layer ? "from the first layer of the run"
-    : `from layer ${first}, where it is not the partner of any feature`;
-  const end = last === run.layers[run.layers.length - 1].layer ? "to the last layer"
-    : `to layer ${last}, where it has no partner`;
-  const text = `The path has ${path.length} of ${run.layers.length} layers: ${start}, ${end}.`;
+  const one = run.several.slice(0, -1);
+  const begin = first === run.layers[0].layer ? `from the first ${one} of the run`
+    : `from ${titleOf(first)}, where it is not the partner of any feature`;
+  const end = last === run.layers[run.layers.length - 1].layer ? `to the last ${one}`
+    : `to ${titleOf(last)}, where it has no partner`;
+  const text = `The path has ${path.length} of ${run.layers.length} ${run.several}: ${begin}, ${end}.`;
   if (!known("cosine") || path.length < 2) return text;
   const alike = (step) => step.step && (missing(step.step.cosine) || step.step.cosine >= SAME);
   const here = path.findIndex((step) => step.layer === layer);
   let from = here, to = here;
   while (from > 0 && alike(path[from])) from--;
   while (to + 1 < path.length && alike(path[to + 1])) to++;
-  return `${text} It is the same feature (each step has a decoder cosine of at least ${SAME}) from layer ${path[from].layer} ` +
-    `to layer ${path[to].layer}.`;
+  return `${text} It is the same feature (each step has a decoder cosine of at least ${SAME}) from ${titleOf(path[from].layer)} ` +
+    `to ${titleOf(path[to].layer)}.`;
 }
 
 function describePartners([node, ...partners]) {
   const other = SETS[1 - node.set];
   if (partners.length < 2) return `It has ${partners.length ? "a" : "no"} partner in the ${other} set.`;
-  return `It has ${partners.length} partners in the ${other} set, one for each pair of layers in which it is matched.`;
+  return `It has ${partners.length} partners in the ${other} set, one for each pair in which it is matched.`;
 }
 
 function pathColumns() {
   return [
     ...(run.two_sets ? [{ name: "set", title: "set", about: "set of SAEs", text: true, value: (step) => SETS[step.set] }] : []),
-    { name: "layer", title: "layer", about: "number of the layer", value: (step) => step.layer },
-    { name: "feature", title: "feature", about: "number of the feature in its layer", value: (step) => step.feature,
+    layerColumn(),
+    { name: "feature", title: "feature", about: "number of the feature in its SAE", value: (step) => step.feature,
       cell: (step) => featureLink(step, number(step.feature)) },
     { name: "label", title: "label", about: "what the feature fires on", text: true, value: (step) => step.label,
       cell: (step) => short(step.label ?? "") },
@@ -264,15 +265,15 @@ function pathColumns() {
 }
 
 function savePath(path, node) {
-  const names = [...NUMBERS, ...OTHER_TARGET].filter(known), head = run.two_sets ? ["set", "layer"] : ["layer"];
-  const rows = path.map((step) => [...(run.two_sets ? [SETS[step.set]] : []), step.layer, step.feature, step.label,
+  const names = [...NUMBERS, ...OTHER_TARGET].filter(known), head = run.two_sets ? ["set", run.axis] : [run.axis];
+  const rows = path.map((step) => [...(run.two_sets ? [SETS[step.set]] : []), keyOf(step.layer), step.feature, step.label,
     ...names.map((name) => step.step?.[name])]);
   download(`path-${node.layer}-${node.feature}.csv`, csv([...head, "feature", "label", ...names], rows), "text/csv");
 }
 
 function showExplorer() {
   if (!run.pairs.length) {
-    $("found").textContent = "No pair of layers is finished.";
+    $("found").textContent = "No pair is finished.";
     return;
   }
   searchForm();

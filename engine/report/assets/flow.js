@@ -30,14 +30,14 @@ async function showFlow() {
     label: { color: inkColour(), fontSize: 10 },
   }] });
   const numbers = () => ({
-    head: ["feature", "layer", "number", "label", "cosine of the step"],
+    head: ["feature", run.axis, "number", "label", "cosine of the step"],
     rows: paths.flatMap((path, at) => path.map((step) =>
-      [nodeName(features[at]), step.layer, step.feature, step.label, step.step?.cosine])),
+      [nodeName(features[at]), keyOf(step.layer), step.feature, step.label, step.step?.cosine])),
   });
   const title = `Paths of ${features.length} features; the width of a band is the decoder cosine of the step`;
   const lists = quickLists(paths);
   place.replaceChildren(
-    element("h3", { id: "flow-title" }, "Flow of chosen features through the layers"),
+    element("h3", { id: "flow-title" }, `Flow of chosen features through the ${run.several}`),
     charts.figure("flow", title, options, numbers, { size: "flow" }),
     element("div", { class: "tools" },
       button("Clear", () => { set({ chosen: "" }); results.draw(); showFlow(); }),
@@ -48,7 +48,7 @@ async function showFlow() {
   charts.draw("flow");
 }
 
-const nodeName = ({ set, layer, feature }) => `${layer} / ${feature}${set ? " (second set)" : ""}`;
+const nodeName = ({ set, layer, feature }) => `${keyOf(layer)} / ${feature}${set ? " (second set)" : ""}`;
 
 // The nodes and links of a Sankey diagram: features and steps, in a colour for each path.
 function flowGraph(paths) {

@@ -1,21 +1,24 @@
 "use strict";
 // The overview: what was matched, with what and how well, one row per pair of layers and per layer.
-const pairName = (pair) => `${pair.source} → ${pair.target}`;
+const pairName = (pair) => `${keyOf(pair.source)} → ${keyOf(pair.target)}`;
 const about = (name) => (run.definitions[name] || "").replace("{}", SAME);
 const L0_RATIO = 1.5; // L0s that differ by more than this factor make the features of two layers differ
 
+// A title at the start of a sentence: names stay as they are.
+const start = (text) => (run.names.length ? text : capitalized(text));
+
 function warnings() {
   const list = [];
-  for (const { source, target, reason } of run.failures) list.push(`Layers ${source} and ${target} have no matching: ${reason}`);
+  for (const pair of run.failures) list.push(`${start(titlesOf(pair))} have no matching: ${pair.reason}`);
   if (!run.complete) list.push("The run is not complete: it was stopped, it is still running, or some of its pairs have failed. " +
     "The same saematch layers command finishes it.");
   const unproved = run.pairs.filter((pair) => !pair.certified).map((pair) => `${pairName(pair)} (${pair.status})`);
   if (unproved.length) list.push(`Not proved optimal: ${unproved.join(", ")}.`);
   const l0s = new Map(run.layers.map((layer) => [`${layer.set}:${layer.layer}`, layer.l0]));
-  for (const { source, target } of run.pairs) {
-    const a = l0s.get(`0:${source}`), b = l0s.get(`${TARGETS}:${target}`);
+  for (const pair of run.pairs) {
+    const a = l0s.get(`0:${pair.source}`), b = l0s.get(`${TARGETS}:${pair.target}`);
     if (a && b && Math.max(a, b) > L0_RATIO * Math.min(a, b)) {
-      list.push(`Layers ${source} and ${target}: L0 differs more than ${L0_RATIO}-fold (${shown(a)} and ${shown(b)}), ` +
+      list.push(`${start(titlesOf(pair))}: L0 differs more than ${L0_RATIO}-fold (${shown(a)} and ${shown(b)}), ` +
         "which alone makes features differ.");
     }
   }
@@ -35,11 +38,11 @@ function showFacts() {
     [run.two_sets ? "First set (source)" : "Source", addresses(source) ?? "in memory"],
     ["Second set (against)", addresses(against)],
     ["Run folder", run.folder],
-    ["Pairs of layers", `${run.pairs.length}, ${run.pairs.filter((pair) => pair.certified).length} proved optimal`,
-      "no other matching of the same features costs less, within the proof gap of each pair of layers"],
-    ["Proof", run.basis, "how the bounds were computed that the cost of every pair of layers is compared with"],
+    [`Pairs of ${run.several}`, `${run.pairs.length}, ${run.pairs.filter((pair) => pair.certified).length} proved optimal`,
+      "no other matching of the same features costs less, within the proof gap of each pair"],
+    ["Proof", run.basis, "how the bounds were computed that the cost of every pair is compared with"],
     ["Cost", random ? `${shown(cost)}, ${percent(cost / random)} of a random pairing` : shown(cost),
-      "sum over all pairs of layers and matched features of the squared distance of folded feature rows"],
+      "sum over all pairs and matched features of the squared distance of folded feature rows"],
     ["Compared", options ? `${options.parts.join(", ")}, folded by ${options.fold}; ${(options.metric ?? "squared_distance").replace("_", " ")}` : null,
       "parts of a feature row, and the scale by which each feature is folded"],
     ["Method", options && options.method],
@@ -58,9 +61,9 @@ function pairColumns() {
   const share = (pair) => (pair.random_cost ? pair.cost / pair.random_cost : null);
   const vanished = (pair) => pair.persistent && 1 - pair.persistent[1];
   return [
-    { name: "layers", title: "layers", about: "source and target layer", text: true, value: (pair) => pair.source * 1e5 + pair.target,
+    { name: "layers", title: run.several, about: "source and target", text: true, value: (pair) => pair.source * 1e5 + pair.target,
       cell: (pair) => element("a", { href: `#view=explorer&pair=${pairKey(pair)}` }, pairName(pair)) },
-    { name: "features", title: "features", about: "number of features of the source layer", value: (pair) => pair.features },
+    { name: "features", title: "features", about: "number of features of the source", value: (pair) => pair.features },
     { name: "matched", title: "matched", about: "number of source features with a partner", value: (pair) => pair.matched },
     { name: "cost", title: "cost", about: "sum over matched features of the squared distance of their folded rows",
       value: (pair) => pair.cost },
@@ -77,10 +80,14 @@ function pairColumns() {
   ];
 }
 
+// The column of the layer, or of the name, of SAEs or of the steps of a path; it is sorted by the order of the run.
+const layerColumn = () => ({ name: "layer", title: run.axis, about: run.names.length ? "name of the SAE" : `number of the ${run.axis}`,
+  text: run.names.length > 0, value: (row) => row.layer, cell: (row) => shown(keyOf(row.layer)) });
+
 function layerColumns() {
   return [
     ...(run.two_sets ? [{ name: "set", title: "set", about: "set of SAEs", text: true, value: (layer) => SETS[layer.set] }] : []),
-    { name: "layer", title: "layer", about: "number of the layer", value: (layer) => layer.layer },
+    layerColumn(),
     { name: "F", title: "features", about: "F, the number of features of the SAE", value: (layer) => layer.F },
     { name: "d", title: "d", about: "width of the activations", value: (layer) => layer.d },
     { name: "activation", title: "activation", about: "activation function of the encoder", value: (layer) => layer.activation },
@@ -93,10 +100,12 @@ function layerColumns() {
 }
 
 function showOverview() {
+  $("pairs-title").textContent = `Pairs of ${run.several}`;
+  $("inputs-title").textContent = start(run.several);
   const list = warnings();
   $("warnings").hidden = !list.length;
   $("warnings").replaceChildren(...list.map((warning) => element("li", { dir: "auto" }, warning)));
   showFacts();
-  new SortedTable($("pairs"), pairColumns(), { caption: "Pairs of layers" }).show(run.pairs);
-  new SortedTable($("inputs"), layerColumns(), { caption: "Layers" }).show(run.layers);
+  new SortedTable($("pairs"), pairColumns(), { caption: `Pairs of ${run.several}` }).show(run.pairs);
+  new SortedTable($("inputs"), layerColumns(), { caption: start(run.several) }).show(run.layers);
 }

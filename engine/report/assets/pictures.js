@@ -23,8 +23,8 @@ function costPicture(names) {
     ["random", run.pairs.map((pair) => pair.random_cost)],
     ["same number", run.pairs.map((pair) => pair.identity_cost)],
   ].filter(([, values]) => values.some((value) => value !== null));
-  const title = "Cost of each pair of layers, compared with pairing at random and by number (squared distance)";
-  return lineChart("cost", title, "layers", names, "cost", series);
+  const title = `Cost of each pair of ${run.several}, compared with pairing at random and by number (squared distance)`;
+  return lineChart("cost", title, run.several, names, "cost", series);
 }
 
 // The mean squared error of each method, if an evaluation measured it.
@@ -37,7 +37,7 @@ function methodsPicture(names) {
   }
   if (!methods.size) return null;
   const series = [...methods].map(([name, errors]) => [name, run.pairs.map((pair) => errors.get(pairKey(pair)) ?? null)]);
-  return lineChart("methods", "Mean squared error of matched folded weights, by method", "layers", names, "error", series);
+  return lineChart("methods", "Mean squared error of matched folded weights, by method", run.several, names, "error", series);
 }
 
 function persistentPicture(names) {
@@ -45,7 +45,7 @@ function persistentPicture(names) {
   const series = run.same.map((least, number) =>
     [`cosine ≥ ${least}`, run.pairs.map((pair) => (pair.persistent ? pair.persistent[number] : null))]);
   const title = "Share of features that persist: their partner has at least this decoder cosine";
-  return lineChart("persistent", title, "layers", names, "share", series, { min: 0, max: 1, nameGap: 28 });
+  return lineChart("persistent", title, run.several, names, "share", series, { min: 0, max: 1, nameGap: 28 });
 }
 
 function lifetimesPicture() {
@@ -54,12 +54,12 @@ function lifetimesPicture() {
   const features = (least, age) => run.lifetimes.find((row) => row.cosine === least && row.layers === age)?.features ?? 0;
   const series = run.same.map((least) => [`cosine ≥ ${least}`, ages.map((age) => features(least, age))]);
   const options = () => ({
-    legend: {}, tooltip: { trigger: "axis" }, xAxis: { type: "category", data: ages, name: "layers" },
+    legend: {}, tooltip: { trigger: "axis" }, xAxis: { type: "category", data: ages, name: run.several },
     yAxis: { type: "value", name: "features", nameGap: 48 },
     series: series.map(([name, values]) => ({ name, type: "bar", data: values })),
   });
-  const title = "Number of layers that features live for, by the least decoder cosine of a step";
-  return charts.figure("lifetimes", title, options, numbersOf("layers", ages, series));
+  const title = `Number of ${run.several} that features live for, by the least decoder cosine of a step`;
+  return charts.figure("lifetimes", title, options, numbersOf(run.several, ages, series));
 }
 
 // How much of an exact matching of far layers the composed matching finds, if an evaluation measured it.
@@ -88,8 +88,8 @@ function quantityPicture(quantity) {
     run.two_sets ? `${share}, ${name} set` : share,
     layers.map((layer) => rows.find((row) => row.set === set && row.layer === layer)?.[key] ?? null),
   ]));
-  const title = `${quantity === "threshold" ? "Threshold θ" : capitalized(quantity)} of features by layer, unfolded`;
-  return lineChart(quantity.replace(" ", "-"), title, "layer", layers, quantity, series, { scale: true });
+  const title = `${quantity === "threshold" ? "Threshold θ" : capitalized(quantity)} of features by ${run.axis}, unfolded`;
+  return lineChart(quantity.replace(" ", "-"), title, run.axis, layers.map(keyOf), quantity, series, { scale: true });
 }
 
 function showPictures() {
