@@ -8,7 +8,7 @@ import pytest
 DOCS = Path(__file__).parent.parent / "docs"
 
 
-@pytest.mark.parametrize("name", ["guide.md", "consistency.md"])
+@pytest.mark.parametrize("name", ["guide.md", "consistency.md", "runs.md"])
 def test_a_page_prints_what_it_says(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # the guide writes a run folder
     said = []

@@ -237,6 +237,10 @@ def test_the_command_line_names_saes(home, tmp_path):
     planned = parsed(saematch("layers", *sources, "--names", "a,b,c", "--dry-run", "--json"))
     assert planned["pairs"] == [["a", "b"], ["b", "c"]]
     assert [row["layer"] for row in planned["sets"][0]["layers"]] == ["a", "b", "c"]
+    found = parsed(saematch("layers", home / "saes" / "*", "--axis", "step", "--dry-run", "--json"))
+    assert found["pairs"] == [["final", "step_200"], ["step_200", "step_1000"]]
+    found = parsed(saematch("layers", home / "saes" / "step_{layer}", "--axis", "step", "--dry-run", "--json"))
+    assert found["pairs"] == [[200, 1000]]
     assert_refused(saematch("layers", *sources, "--names", "a,b", "-o", "x"), "--names has 2 names for 3 SAEs")
     assert_refused(saematch("layers", home / "saes", "-o", "x"), "no layer number in its path")
 

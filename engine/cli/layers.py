@@ -39,7 +39,8 @@ if TYPE_CHECKING:
 HELP = "match each layer of a model with the next, or the pairs of layers of your choice"
 DESCRIPTION = """Match each layer of SOURCE with the next, or the pairs of layers of your choice, and write every pair
 to the run folder as soon as it is finished. Rerun the same command to resume a run that was stopped: finished pairs
-are skipped. With several sources or --names, match SAEs that are not layers, such as checkpoints, in this order."""
+are skipped. With several sources, --names or --axis, match SAEs that are not layers, such as checkpoints, in the order
+in which they are given."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -153,7 +154,7 @@ def _layers(options: argparse.Namespace) -> Layers:
     """Return the SAEs to match: the layers of one source, or SAEs with names."""
     from saematch.sources import Layers, load_layers
 
-    if len(options.source) == 1 and options.names is None:
+    if len(options.source) == 1 and options.names is None and options.axis in (None, "layer"):
         return load_layers(options.source[0])
     saes = named_saes(options.source, options.names)
     return Layers.named(saes, {name: str(sae.checkpoint.address) for name, sae in saes.items()})

@@ -31,12 +31,20 @@ def named_saes(sources: Sequence[str], names: Sequence[str] | None) -> dict[str,
     from saematch.sources.search import search
 
     found = [sae for source in sources for sae in search(source)[0]]
-    names = distinct_names([sae.name or sae.shown for sae in found]) if names is None else names
+    names = _default_names(found) if names is None else names
     if len(names) != len(found):
         shown = ", ".join(sae.shown for sae in found)
         raise MatchError(f"--names has {len(names)} names for {len(found)} SAEs: {shown}")
     check_names(names)
     return dict(zip(names, found, strict=True))
+
+
+def _default_names(saes: Sequence[StoredSAE]) -> list[str]:
+    """Return the names that a list gives, the numbers that a pattern finds, or the parts in which paths differ."""
+    given = [sae.name or sae.captured.get("layer", "") for sae in saes]
+    if all(given) and len(set(given)) == len(given):
+        return given
+    return distinct_names([sae.shown for sae in saes])
 
 
 def distinct_names(paths: list[str]) -> list[str]:

@@ -21,7 +21,9 @@ _DIGITS = re.compile("[0-9]{1,9}")  # of the number of a layer
 
 @dataclass(frozen=True)
 class Names:
-    """What the SAEs of a run are called. In a run of named SAEs, SAE number i has name `names[i]`, from 0.
+    """The names of the SAEs of a run, and what the SAEs differ in.
+
+    In a run of named SAEs, SAE number i has the name `names[i]`, from 0.
 
     Attributes:
         names: the names of the SAEs, in their order; empty if numbers say which SAE is meant, as in a run of layers.
@@ -62,7 +64,7 @@ class Names:
 
     @property
     def several(self) -> str:
-        """What several of the SAEs are called: "layers" or "SAEs"."""
+        """The word for several of the SAEs: "layers" or "SAEs"."""
         return "layers" if self.of_layers else "SAEs"
 
     def number(self, given: Any) -> int:
