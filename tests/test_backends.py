@@ -25,7 +25,7 @@ def both(x, y, **options):
 
 @pytest.mark.parametrize("kind", nasty())
 def test_the_same_answer_with_the_same_proof(kind):
-    x, y = nasty()[kind]
+    x, y = nasty(36)[kind]
     found, expected = both(x, y)
     assert found.certified
     assert found.cost == pytest.approx(expected.cost, rel=1e-12, abs=1e-300)
@@ -35,10 +35,10 @@ def test_the_same_answer_with_the_same_proof(kind):
 
 @pytest.mark.parametrize("name", ["torch", "triton"])
 def test_every_precision_finds_the_planted_optimum_or_says_why_it_cannot_run(name, monkeypatch):
-    monkeypatch.setattr("saematch.cost.gpu.ROW_BLOCK_BYTES", 4 * 150 * 64)
-    x, y, planted = noisy_copy(150, 20, 0.3)
-    possible = {"float32", choose_backend(name, "cpu").precision}
-    for precision in ("auto", *possible):
+    monkeypatch.setattr("saematch.cost.gpu.ROW_BLOCK_BYTES", 4 * 80 * 32)
+    x, y, planted = noisy_copy(80, 20, 0.3)
+    possible = {"float32", choose_backend(name, "cpu").precision}  # the latter is "auto"
+    for precision in possible:
         found = sm.assign(x, y, backend=name, device="cpu", precision=precision)
         np.testing.assert_array_equal(found.perm, planted)
         assert found.certified

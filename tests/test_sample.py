@@ -27,10 +27,7 @@ def answers(rows):
 
 @pytest.mark.parametrize("layer", [8, 9, 10, 11, 12])
 def test_cost_is_scipys_optimum(rows, answers, layer):
-    matching = answers[layer, layer + 1]
-    assert_proved_optimal(matching, rows[layer], rows[layer + 1])
-    _, optimum = cheapest(costs_of_all_pairs(rows[layer], rows[layer + 1]))
-    assert matching.cost == pytest.approx(optimum, rel=1e-9)
+    assert_proved_optimal(answers[layer, layer + 1], rows[layer], rows[layer + 1])
 
 
 def test_the_optimal_permutation_with_its_cheapest_swap_is_rejected(rows):
@@ -47,10 +44,10 @@ def test_the_optimal_permutation_with_its_cheapest_swap_is_rejected(rows):
 @pytest.mark.parametrize("parts", [["encoder"], ["bias"], ["decoder"], ["encoder", "decoder"]])
 def test_every_comparison_is_solved_and_proved(sample, parts, fold):
     for a, b in pairwise(sample):
-        x, y = (feature_rows(sample[layer], parts, fold=fold) for layer in (a, b))
         matching = sm.match(sample[a], sample[b], parts=parts, fold=fold)
         assert matching.certified
         if a == 10:
+            x, y = (feature_rows(sample[layer], parts, fold=fold) for layer in (a, b))
             assert matching.cost == pytest.approx(cheapest(costs_of_all_pairs(x, y))[1], rel=1e-9)
 
 
@@ -158,9 +155,12 @@ def test_real_partial_problems_against_lapx(rows):
     for quantile in (0.001, 0.01, 0.1):
         max_cost = float(np.quantile(costs, quantile))
         matching = sm.assign(rows[8], rows[9], max_cost=max_cost)
-        assert_proved_optimal(matching, rows[8], rows[9], max_cost)
         _, partners, _ = lap.lapjv(costs, cost_limit=max_cost)
         np.testing.assert_array_equal(matching.perm, partners)
+        assert matching.certified
+        # SciPy needs a matrix of doubled size, which is solved soon for a part of the features only.
+        first, second = rows[8][:400], rows[9][:400]
+        assert_proved_optimal(sm.assign(first, second, max_cost=max_cost), first, second, max_cost)
 
 
 @pytest.mark.parametrize("direction", [1, -1])
