@@ -30,7 +30,7 @@ def test_a_wrong_claim_would_be_found(monkeypatch):
 def test_the_oracle_is_right():
     given = Given(cost=np.array([[4.0, 1.0, 3.0], [2.0, 0.0, 5.0], [3.0, 2.0, 2.0]]))
     assert Truth.of(given).optimum == 5
-    assert Truth.of(given, without=(0, 1)).optimum == 6
+    assert Truth.of(given).optimum_without(0, 1) == 6
     assert Truth.of(Given(cost=given.cost, max_cost=2.0)).optimum == 4
     assert Truth.of(Given(cost=np.full((2, 2), np.inf))).optimum is None
     assert Truth.of(Given(cost=given.cost[:2])).optimum == 3

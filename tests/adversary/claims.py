@@ -80,7 +80,7 @@ def _checked(given: Given, r: np.random.Generator, same_verdict: bool) -> Findin
     for method in ("greedy", "mutual_nearest", "nearest"):
         given.assign(method=method)
     if best.certified:
-        _check_margins(given, truth, best, findings, same_verdict)
+        _check_margins(truth, best, findings, same_verdict)
     return findings
 
 
@@ -144,7 +144,7 @@ def _other_answers(perm: list[int], given: Given, r: np.random.Generator) -> Ite
             yield other
 
 
-def _check_margins(given: Given, truth: Truth, best: sm.Matching, findings: Findings, precise: bool) -> None:
+def _check_margins(truth: Truth, best: sm.Matching, findings: Findings, precise: bool) -> None:
     assert truth.optimum is not None
     try:
         bound, tied = best.margins().bound.tolist(), best.margins().tied.tolist()
@@ -156,7 +156,7 @@ def _check_margins(given: Given, truth: Truth, best: sm.Matching, findings: Find
     slack = Fraction(best.gap) + Fraction(best.rounding_error)
     paid = sum((abs(truth.costs[i][j] or 0) for i, j in enumerate(best.perm.tolist()) if j >= 0), Fraction(0))
     for i, j in enumerate(best.perm.tolist()):
-        other = Truth.of(given, without=(i, j)).optimum
+        other = truth.optimum_without(i, j)
         if other is None:
             continue
         margin = other - truth.optimum

@@ -20,16 +20,20 @@ class Truth:
     optimum: Fraction | None
 
     @classmethod
-    def of(cls, given: Given, without: tuple[int, int] | None = None) -> Truth:
-        """Solve a problem, without the pair (source, target) if one is given.
-
-        `without=(source, -1)` forbids to leave that source unmatched.
-        """
+    def of(cls, given: Given) -> Truth:
+        """Solve a problem."""
         exact = given.costs()
         n = len(exact)
         m = given.cost.shape[1] if given.cost is not None else len(given.y if given.y is not None else ())
         most = None if given.max_cost is None else Fraction(given.max_cost)
-        return cls(exact, most, (n, m), _optimum(exact, most, (n, m), without))
+        return cls(exact, most, (n, m), _optimum(exact, most, (n, m)))
+
+    def optimum_without(self, source: int, target: int) -> Fraction | None:
+        """Return the smallest objective without a pair, or None if no matching exists without it.
+
+        A target of -1 forbids to leave the source unmatched.
+        """
+        return _optimum(self.costs, self.max_cost, self.shape, (source, target))
 
     def objective(self, perm: list[int]) -> Fraction:
         """Return the objective of a matching that uses no forbidden pair."""
@@ -44,7 +48,7 @@ class Truth:
 
 
 def _optimum(
-    exact: Costs, max_cost: Fraction | None, shape: tuple[int, int], without: tuple[int, int] | None
+    exact: Costs, max_cost: Fraction | None, shape: tuple[int, int], without: tuple[int, int] | None = None
 ) -> Fraction | None:
     n, m = shape
     row, column = (max_cost / 2,) * 2 if max_cost is not None else (None, None)
