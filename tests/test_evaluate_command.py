@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -38,6 +39,13 @@ def run(tmp_path_factory):
     return home
 
 
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Draw no figures, as where matplotlib is not installed: they take most of the time of the command."""
+    without = lambda name: None if name == "matplotlib" else find_spec(name)
+    monkeypatch.setattr("saematch.cli.evaluate.find_spec", without)
+
+
 def test_everything_at_once_and_again(run, capsys):
     command = ["evaluate", str(run / "run"), "--model", str(run / "model"), "--texts", str(run / "texts.txt")]
     assert main(command) == 0
@@ -61,6 +69,7 @@ def test_everything_at_once_and_again(run, capsys):
     assert b"<script>\x1b" not in (out / "figures" / "paths.svg").read_bytes()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_log_says_what_is_measured_and_how_long_it_will_take(run, capsys, tmp_path, monkeypatch):
     monkeypatch.setattr("saematch.cli.terminal._PAUSES", (0.01,))
     command = ["evaluate", str(run / "run"), "-o", str(tmp_path / "out")]
@@ -86,6 +95,7 @@ def test_every_column_is_explained(capsys):
         assert word in shown
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_judge_that_refuses_ends_with_3_and_says_why(run, capsys, tmp_path):
     given = ["evaluate", str(run / "run"), "-o", str(tmp_path / "out"), "--judge-model", "m", "--judged", "3"]
     with Endpoint(lambda _: (403, "not today")) as endpoint:
@@ -132,8 +142,7 @@ def test_a_folder_that_is_no_run(tmp_path, capsys):
     assert main(["evaluate", "memory://somewhere"]) == 2
 
 
-def test_without_matplotlib_or_pyarrow_there_are_tables_all_the_same(run, capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr("saematch.cli.evaluate.find_spec", lambda _: None)
+def test_without_matplotlib_or_pyarrow_there_are_tables_all_the_same(run, capsys, tmp_path, undrawn, monkeypatch):
     monkeypatch.setattr("saematch.analysis.tables.find_spec", lambda _: None)
     assert main(["evaluate", str(run / "run"), "-o", str(tmp_path)]) == 0
     assert "matplotlib is not installed: pip install 'saematch[evaluate]'" in capsys.readouterr().out
@@ -141,6 +150,7 @@ def test_without_matplotlib_or_pyarrow_there_are_tables_all_the_same(run, capsys
     assert not list(tmp_path.glob("*.parquet"))
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_saes_that_were_moved_are_given(run, tmp_path, capsys):
     moved = shutil.copytree(run / "saes", tmp_path / "moved")
     assert main(["evaluate", str(run / "run"), "-o", str(tmp_path / "out"), "--inputs", str(moved), "--quiet"]) == 0
