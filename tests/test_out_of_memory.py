@@ -24,7 +24,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from saematch.errors import is_out_of_memory
 torch.set_num_threads(1)
-size = 2**28
+size = 2**27
 folder = Path(sys.argv[1])
 np.save(folder / "a.npy", np.zeros(size // 8))
 torch.save({"a": torch.zeros(size // 4)}, folder / "a.pt")
@@ -50,7 +50,7 @@ tries = {
     "safetensors, slice": lambda: opened.get_slice("a")[:].double(),
 }
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (used + 2**27, used + 2**27))
+resource.setrlimit(resource.RLIMIT_AS, (used + 2**26, used + 2**26))
 said = {}
 for name, tried in tries.items():
     try:
