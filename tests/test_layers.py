@@ -46,6 +46,7 @@ def test_the_records_say_what_was_done(model, tmp_path):
     assert record["schema"] == 2
     assert (record["source"], record["against"]) == (str(tmp_path / "model"), None)
     assert record["pairs"] == [[3, 4], [4, 5], [5, 11]]
+    assert not {"names", "axis"} & set(record)  # layers are called by their numbers, as in runs of earlier versions
     assert record["options"]["parts"] == ["decoder"]
     assert record["options"]["fold"] == "none"
     assert record["options"]["time_limit"] is None
