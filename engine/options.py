@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 Activation = Literal["jumprelu", "relu", "topk"]
 Part = Literal["encoder", "bias", "decoder"]
 Metric = Literal["squared_distance", "cosine", "absolute_cosine"]
+ActivityMetric = Literal["correlation", "jaccard", "activation_cosine"]
 FoldName = Literal["threshold", "decoder_norm", "none"]
 SaeFormat = Literal["saelens", "gemma_scope"]
 

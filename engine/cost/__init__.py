@@ -11,11 +11,13 @@ one row of very large norm from hiding the differences of all other rows.
 """
 
 from saematch.cost.base import Cost
+from saematch.cost.codes import CodesCost, pair_costs
 from saematch.cost.distances import DistanceCost, squared_distances
 from saematch.cost.matrix import MatrixCost
 from saematch.cost.scan import Scan
 from saematch.cost.unmatched import Unmatched, UnmatchedCost, checked_max_cost
 
 __all__ = [
-    "Cost", "DistanceCost", "MatrixCost", "Scan", "Unmatched", "UnmatchedCost", "checked_max_cost", "squared_distances",
+    "CodesCost", "Cost", "DistanceCost", "MatrixCost", "Scan", "Unmatched", "UnmatchedCost", "checked_max_cost",
+    "pair_costs", "squared_distances",
 ]  # fmt: skip

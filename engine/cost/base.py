@@ -16,7 +16,7 @@ from saematch.cost.scan import Scan
 from saematch.cost.statistics import typical_difference
 from saematch.cost.unmatched import Unmatched
 from saematch.numeric.gather import take_or
-from saematch.numeric.rounding import UNIT_32, Floats, Indices, rounded_down
+from saematch.numeric.rounding import UNIT_32, UNIT_64, Floats, Indices, rounded_down
 
 
 class BlockErrors(NamedTuple):
@@ -40,7 +40,7 @@ class Cost(ABC):
 
     Attributes:
         shape: (F_A, F_B).
-        passes: the values of M in float32, for passes over all pairs.
+        passes: the values of M in float32 or float64, for passes over all pairs.
         scale: a power of two, such that M / `scale` is in units of the cost.
         row_constant: p `(F_A,)`, in units of the cost.
         column_constant: q `(F_B,)`, in units of the cost.
@@ -253,8 +253,9 @@ class Cost(ABC):
     ) -> Scan:
         """Pass over all pairs of the listed rows and columns, and find the `k` cheapest of each row and each column.
 
-        The pass compares float32 values. Its floors are lower bounds for exact values, as follows. Let m_ij be the
-        value of M_ij, let a_i + b_j bound its error as `_pads` says, and let e be 2^-24.
+        The pass compares float32 values, or float64 values. Its floors are lower bounds for exact values, as follows.
+        Let m_ij be the value of M_ij, let a_i + b_j bound its error as `_pads` says, and let e be 2^-24; for float64
+        values it is 2^-50, which covers the rounding of all terms below, too.
 
         1. Rows compare fl(m_ij + c_j), where c_j is -v_j - b_j - 4 e |v_j| - (1 + 4 e) (error of the price), rounded
            down. The terms in 4 e cover the rounding of the price and its share, and that of its error, in the rounding
@@ -281,13 +282,15 @@ class Cost(ABC):
         prices = np.where(closed, 0.0, prices)
 
         # Compute the constants c_j and o_i, and the limits of the columns.
-        spare = 1 + 4 * UNIT_32
-        constant = rounded_down(-prices - (column_pad + 4 * UNIT_32 * np.abs(prices) + spare * price_error))
+        number = self.passes.number
+        unit = UNIT_32 if number is np.float32 else 8 * UNIT_64
+        spare = 1 + 4 * unit
+        constant = rounded_down(-prices - (column_pad + 4 * unit * np.abs(prices) + spare * price_error), number)
         constant[closed] = np.inf
-        raised = potentials[rows] + row_pad + 4 * UNIT_32 * np.abs(potentials[rows])
-        offset = -rounded_down(-raised)
+        raised = potentials[rows] + row_pad + 4 * unit * np.abs(potentials[rows])
+        offset = -rounded_down(-raised, number)
         with np.errstate(over="ignore"):
-            limit = ((0.0 if ceiling is None else ceiling) + prices).astype(np.float32)
+            limit = ((0.0 if ceiling is None else ceiling) + prices).astype(number)
         limit[closed] = -np.inf
 
         k_of_columns = 0 if ceiling is None else k

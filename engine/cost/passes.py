@@ -33,27 +33,29 @@ class Tile(NamedTuple):
 class ShortLists(NamedTuple):
     """The smallest values of each row or column, ascending, and their partners; -1 where a list is not full."""
 
-    values: NDArray[np.float32]
+    values: NDArray[Any]
     partners: NDArray[Any]
 
     @classmethod
-    def unfilled(cls, values: NDArray[np.float32]) -> ShortLists:
+    def unfilled(cls, values: NDArray[Any]) -> ShortLists:
         """Return lists without partners, whose entries must be below `values`."""
         return cls(values, np.full(values.shape, -1, dtype=np.int32))
 
 
 class Passes(ABC):
-    """The values of M, `(F_A, F_B)`, in float32, which every pass over all pairs makes again.
+    """The values of M, `(F_A, F_B)`, which every pass over all pairs makes again.
 
     Attributes:
         device: the device that makes the values.
         backend: the library that makes them.
-        precision: what they are computed from: "float32" numbers, or "int8" whole numbers.
+        precision: what they are computed from: "float64" or "float32" numbers, or "int8" whole numbers.
+        number: the number type of the values, np.float32 or np.float64.
     """
 
     device = torch.device("cpu")
     backend = "torch"
     precision = "float32"
+    number: type[np.floating[Any]] = np.float32
 
     def __init__(self, shape: tuple[int, int]) -> None:
         self.shape = shape
@@ -63,9 +65,9 @@ class Passes(ABC):
         self,
         rows: Indices,
         columns: Indices,
-        constant: NDArray[np.float32],
-        offset: NDArray[np.float32],
-        limit: NDArray[np.float32],
+        constant: NDArray[Any],
+        offset: NDArray[Any],
+        limit: NDArray[Any],
         k: int,
         k_of_columns: int,
     ) -> tuple[ShortLists, ShortLists]:
@@ -93,9 +95,9 @@ class TilePasses(Passes):
         self,
         rows: Indices,
         columns: Indices,
-        constant: NDArray[np.float32],
-        offset: NDArray[np.float32],
-        limit: NDArray[np.float32],
+        constant: NDArray[Any],
+        offset: NDArray[Any],
+        limit: NDArray[Any],
         k: int,
         k_of_columns: int,
     ) -> tuple[ShortLists, ShortLists]:
@@ -120,10 +122,10 @@ class TilePasses(Passes):
             most = max(1, _LISTS_BYTES // max(1, 8 * len(columns) * k_of_columns))
             parts = pool.split(len(rows), most)
             found = pool.run((partial(search, part) for part in parts), torch_threads=pool.size // len(parts))
-        return by_row, _merged(found)
+        return by_row, merged_lists(found)
 
 
-def _merged(found: list[ShortLists]) -> ShortLists:
+def merged_lists(found: list[ShortLists]) -> ShortLists:
     """Merge the lists of columns among successive rows; of equal values, that of the first row comes first."""
     if len(found) == 1:
         return found[0]

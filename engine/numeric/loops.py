@@ -157,7 +157,7 @@ def scale_sums(sums: Any, row_scale: Any, column_scale: Any, out: Any) -> None:
 
 
 @compiled
-def _keep(values: Any, partners: Any, value: Any, partner: Any) -> None:
+def keep(values: Any, partners: Any, value: Any, partner: Any) -> None:
     """Insert a value into a short ascending list, and drop the last entry of the list."""
     place = len(values) - 1
     while place > 0 and values[place - 1] > value:
@@ -201,7 +201,7 @@ def scan_rows(values: Any, constant: Any, least: Any, partners: Any, first: Any)
                 for j in range(start, stop):
                     value = row[j] + constant[j]
                     if value < limit:
-                        _keep(least[i], partners[i], value, first + j)
+                        keep(least[i], partners[i], value, first + j)
                         limit = least[i, last]
 
 
@@ -218,7 +218,7 @@ def scan_columns(values: Any, offset: Any, least: Any, partners: Any, first: Any
                 for j in range(start, stop):
                     value = row[j] - offset[i]
                     if value < limits[j]:
-                        _keep(least[j], partners[j], value, first + i)
+                        keep(least[j], partners[j], value, first + i)
                         limits[j] = least[j, last]
 
 

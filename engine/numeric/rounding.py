@@ -31,11 +31,11 @@ def gamma(terms: int, unit: float) -> float:
     return terms * unit / (1 - terms * unit)
 
 
-def rounded_down(values: Floats) -> NDArray[np.float32]:
-    """Return the largest float32 that is not above each value."""
-    with np.errstate(over="ignore"):  # to inf, which is then lowered to the largest float32
-        nearest = values.astype(np.float32)
-    return np.where(nearest > values, np.nextafter(nearest, np.float32(-np.inf)), nearest)
+def rounded_down(values: Floats, number: type[np.floating[Any]]) -> NDArray[Any]:
+    """Return the largest number of a type, np.float32 or np.float64, that is not above each value."""
+    with np.errstate(over="ignore"):  # to inf, which is then lowered to the largest number
+        nearest = values.astype(number)
+    return np.where(nearest > values, np.nextafter(nearest, number(-np.inf)), nearest)
 
 
 def two_sum(a: Floats, b: Floats) -> tuple[Floats, Floats]:
@@ -43,6 +43,19 @@ def two_sum(a: Floats, b: Floats) -> tuple[Floats, Floats]:
     total = a + b
     share = total - a
     return total, (a - (total - share)) + (b - share)
+
+
+def two_product(a: Floats, b: Floats) -> tuple[Floats, Floats]:
+    """Return the rounded product a b, and its rounding error exactly (Dekker), for numbers that are not extreme."""
+
+    def halves(values: Floats) -> tuple[Floats, Floats]:
+        large = values * (2.0**27 + 1)
+        high = large - (large - values)
+        return high, values - high
+
+    product = a * b
+    (a_high, a_low), (b_high, b_low) = halves(a), halves(b)
+    return product, a_low * b_low - (((product - a_high * b_high) - a_low * b_high) - a_high * b_low)
 
 
 def exact_sum(first: Floats, *others: Floats) -> tuple[Floats, Floats]:
