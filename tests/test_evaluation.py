@@ -8,8 +8,8 @@ import torch
 
 import saematch as sm
 from planted import COSINE, DOCUMENTS, LENGTH, PERSIST, SPLIT, VANISH, D, F, World
+from saematch.activations.selection import TokenSelection
 from saematch.evaluation import StoredActivations, Table, evaluate
-from saematch.evaluation.activations import TokenSelection
 from saematch.evaluation.study import SCHEMAS
 from saematch.evaluation.uncertainty import bootstrap_counts, interval, mean_ratio
 from saematch.storage.folders import LocalFolder

@@ -10,8 +10,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import saematch as sm
 from language_models import BLOCKS, KINDS, WIDTH, documents, write_language_model
+from saematch.activations.selection import TokenSelection
 from saematch.evaluation import LanguageModel, Texts, evaluate
-from saematch.evaluation.activations import TokenSelection
 from saematch.evaluation.hooks import hook_block, hooks_of
 from saes import made_up, write_npz, write_saelens
 

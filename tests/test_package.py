@@ -118,8 +118,8 @@ def test_version_has_one_value():
 
 
 PACKAGES = [
-    "lazy", "text", "errors", "options", "resources", "numeric", "storage", "sae", "sources", "cost", "assignment",
-    "matching", "runs", "analysis", "evaluation", "dictionaries", "report", "cli", "__main__",
+    "lazy", "text", "errors", "options", "resources", "numeric", "storage", "sae", "sources", "activations", "cost",
+    "assignment", "matching", "runs", "analysis", "evaluation", "dictionaries", "report", "cli", "__main__",
 ]  # fmt: skip
 
 

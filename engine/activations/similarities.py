@@ -76,7 +76,7 @@ class Similarities:
         """
         if len(a) != len(b):
             raise MatchError(
-                f"{a.source} has {len(a):,} tokens and {b.source} has {len(b):,}: activations must be of the same tokens"
+                f"{a.source} has {len(a):,} tokens and {b.source} has {len(b):,}: both must be of the same tokens"
             )
         if not len(a):
             raise MatchError(f"{a.source} has no tokens, so that nothing can be said about its features")

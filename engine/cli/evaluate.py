@@ -23,8 +23,8 @@ from saematch.errors import MatchError
 if TYPE_CHECKING:
     import torch
 
+    from saematch.activations.stored import ActivationSource
     from saematch.analysis.tables import Row
-    from saematch.evaluation.activations import ActivationSource
     from saematch.evaluation.api import Evaluation
     from saematch.evaluation.endpoint import EndpointJudge
     from saematch.evaluation.schedule import Measurement
@@ -225,7 +225,7 @@ def _judge(options: argparse.Namespace, out: Path, show: Status) -> EndpointJudg
 
 
 def _activations(options: argparse.Namespace, chain: Chain, device: torch.device) -> ActivationSource | None:
-    from saematch.evaluation.activations import StoredActivations
+    from saematch.activations.stored import StoredActivations
     from saematch.evaluation.hooks import hooks_of
     from saematch.evaluation.model import LanguageModel
     from saematch.evaluation.texts import Texts

@@ -29,50 +29,50 @@ def lowest_lines(points: Any, slopes: Any, constants: Any, values: Any, partners
     """
     k = values.shape[1]
     lines = np.empty(2 * len(slopes) + k, np.int32)  # the lines of every part that is being split
-    count = 0
-    for j in range(len(slopes)):
-        if constants[j] < np.inf:
-            lines[count] = j
-            count += 1
-    lowest, those = np.empty(k, constants.dtype), np.empty(k, np.int32)
-    # Parts that remain to be done: their first and last point, and the places of the lines that matter there.
-    todo = [(0, len(points) - 1, 0, count)]
+    given = np.nonzero(constants < np.inf)[0]
+    lines[: len(given)] = given
+    # Parts that remain to be done: their first point, the one after the last, and the places of the lines that matter.
+    todo = [(0, len(points), 0, len(given))]
     while len(todo) > 0:
-        first, last, start, stop = todo.pop()
-        if last < first:
-            continue
-        if stop - start > k and last - first >= _FEW:
-            # The k lowest lines in the middle, and the highest of them at both ends.
-            x, low, high = points[(first + last) // 2], points[first], points[last]
-            lowest[:], those[:] = np.inf, -1
-            for place in range(start, stop):
-                value = slopes[lines[place]] * x + constants[lines[place]]
-                if value < lowest[k - 1]:
-                    keep(lowest, those, value, lines[place])
-            at_low, at_high = -np.inf, -np.inf
-            for n in range(k):
-                at_low = max(at_low, slopes[those[n]] * low + constants[those[n]])
-                at_high = max(at_high, slopes[those[n]] * high + constants[those[n]])
-            # These lines, and all that are below the highest of them at one of the ends.
-            if stop + stop - start > len(lines):
+        first, end, start, stop = todo.pop()
+        if stop - start > k and end - first > _FEW:
+            if 2 * stop - start > len(lines):
                 lines = np.concatenate((lines, np.empty(len(lines), np.int32)))
-            count = stop
-            for place in range(start, stop):
-                j = lines[place]
-                kept = slopes[j] * low + constants[j] < at_low or slopes[j] * high + constants[j] < at_high
-                for n in range(k):
-                    kept = kept or those[n] == j
-                if kept:
-                    lines[count] = j
-                    count += 1
-            start, stop = stop, count
-        if last - first < _FEW or stop - start <= k:
-            for i in range(first, last + 1):
-                for place in range(start, stop):
-                    value = slopes[lines[place]] * points[i] + constants[lines[place]]
-                    if value < values[i, k - 1]:
-                        keep(values[i], partners[i], value, lines[place])
+            start, stop = stop, _leave_out(points[first:end], slopes, constants, k, lines, start, stop)
+        if stop - start <= k or end - first <= _FEW:
+            for i in range(first, end):
+                _compare(points[i], slopes, constants, lines[start:stop], values[i], partners[i])
         else:
-            middle = (first + last) // 2
-            todo.append((middle + 1, last, start, stop))
+            middle = (first + end) // 2
+            todo.append((middle, end, start, stop))
             todo.append((first, middle, start, stop))
+
+
+@compiled
+def _compare(x: Any, slopes: Any, constants: Any, lines: Any, values: Any, partners: Any) -> None:
+    """Update the list of one point with its least values."""
+    limit = values[-1]
+    for j in lines:
+        value = slopes[j] * x + constants[j]
+        if value < limit:
+            keep(values, partners, value, j)
+            limit = values[-1]
+
+
+@compiled
+def _leave_out(points: Any, slopes: Any, constants: Any, k: Any, lines: Any, start: Any, stop: Any) -> Any:
+    """Copy those of the lines from `start` to `stop` that matter at the points to `stop`; return where they end."""
+    low, high = points[0], points[-1]
+    lowest, those = np.full(k, np.inf), np.full(k, -1, np.int32)
+    _compare(points[len(points) // 2], slopes, constants, lines[start:stop], lowest, those)
+    at_low, at_high = -np.inf, -np.inf
+    for j in those:
+        at_low = max(at_low, slopes[j] * low + constants[j])
+        at_high = max(at_high, slopes[j] * high + constants[j])
+    end = stop
+    for place in range(start, stop):
+        j = lines[place]
+        if slopes[j] * low + constants[j] < at_low or slopes[j] * high + constants[j] < at_high or (those == j).any():
+            lines[end] = j
+            end += 1
+    return end

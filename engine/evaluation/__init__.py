@@ -1,7 +1,7 @@
 """Evaluation of a run: measurements of weights, activations, a language model's loss and meaning, with intervals."""
 
+from saematch.activations.stored import StoredActivations
 from saematch.analysis.tables import Table
-from saematch.evaluation.activations import StoredActivations
 from saematch.evaluation.api import Evaluation, evaluate
 from saematch.evaluation.endpoint import EndpointJudge
 from saematch.evaluation.explanations import read_explanations

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 
 import torch
 
+from saematch.activations.selection import OUTLIERS
+from saematch.activations.stored import ActivationSource
 from saematch.analysis.tables import Table
-from saematch.evaluation.activations import OUTLIERS, ActivationSource
 from saematch.evaluation.meaning import JUDGED, Grade, Judge, PairOfFeatures, TokenOverlap
 from saematch.evaluation.model import LanguageModel
 from saematch.evaluation.schedule import Measurement

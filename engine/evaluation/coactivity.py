@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from saematch.activations.selection import SIZE_COLUMNS
 from saematch.analysis.tables import METHOD, PAIR, Row, Schema
-from saematch.evaluation.activations import SIZE_COLUMNS
 from saematch.evaluation.methods import MethodPermutation
 from saematch.evaluation.uncertainty import INTERVAL_COLUMNS, Interval, interval, mean_of_rows, mean_ratio
 from saematch.numeric.rounding import Floats, Indices

@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from saematch.activations.selection import SIZE_COLUMNS, TokenSelection
 from saematch.analysis.tables import METHOD, PAIR, Row, Schema
 from saematch.errors import MatchError
-from saematch.evaluation.activations import SIZE_COLUMNS, TokenSelection
 from saematch.evaluation.coactivity import SCORES, CoactivityCounts
 from saematch.evaluation.methods import EVALUATED, MethodPermutation
 from saematch.evaluation.uncertainty import INTERVAL_COLUMNS, bootstrap_counts, interval, mean_ratio

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from torch import Tensor
 
+from saematch.activations.selection import SIZE_COLUMNS, TokenSelection
 from saematch.analysis.tables import PAIR, Row, Schema
-from saematch.evaluation.activations import SIZE_COLUMNS, TokenSelection
 from saematch.evaluation.codes import STAND_IN_COLUMNS, CodedPair, StandIn, stand_ins
 from saematch.evaluation.methods import EVALUATED, MethodPermutation
 from saematch.evaluation.model import LanguageModel

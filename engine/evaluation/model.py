@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from typing_extensions import override
 
+from saematch.activations.stored import ActivationSource
 from saematch.errors import MatchError, refusals
-from saematch.evaluation.activations import ActivationSource
 from saematch.evaluation.blocks import Blocks
 from saematch.evaluation.hooks import hook_block
 from saematch.evaluation.texts import SHORTEST_CONTEXT, ContextBatch, Texts, Tokenizer, batches_of, cut_into_contexts

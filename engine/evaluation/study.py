@@ -8,10 +8,11 @@ from functools import lru_cache, partial
 import torch
 
 import saematch
+from saematch.activations.selection import TokenSelection
+from saematch.activations.stored import ActivationSource
 from saematch.analysis.tables import Ledger, Row, Schema, Table, fingerprint
 from saematch.errors import MatchError
 from saematch.evaluation import coactivity, codes, loss, meaning, weights
-from saematch.evaluation.activations import ActivationSource, TokenSelection
 from saematch.evaluation.meaning import Grade, Judge, PairOfFeatures
 from saematch.evaluation.methods import (
     ABOUT,

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from saematch.activations.selection import UNITS
 from saematch.numeric.rounding import Floats
 
 RESAMPLES, LEVEL = 1000, 0.95
-UNITS = 200  # most units to resample: documents, or groups of documents if there are more
 _IN_MEMORY = 50  # resamples whose sums over features are in memory at a time
 
 INTERVAL_COLUMNS = {

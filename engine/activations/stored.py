@@ -1,31 +1,26 @@
-"""Activations of the same tokens in several layers: the sources they come from, and the tokens that are measured."""
+"""Activations of the same tokens in several layers: what a source of them is, and activations on disk."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypedDict
+from typing import Any, Protocol, TypedDict
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from typing_extensions import override
 
 from saematch.errors import MatchError, refusals
-from saematch.evaluation.uncertainty import UNITS
 from saematch.numeric.numbers import checked_count
-from saematch.numeric.rounding import Floats, Indices
+from saematch.numeric.rounding import Indices
 from saematch.sae.autoencoder import SAE
 from saematch.storage.folders import local_path
 from saematch.storage.reading import refuse_pointer_at
 
 TOKENS_PER_BATCH = 2048
-OUTLIERS = 10.0  # medians of the norm: a token above is an attention sink, not text
-_UNRELATED = 0.95  # share of the distance between random rows: rows of the same token are nearer
 
 
 class ActivationSource(Protocol):
@@ -147,98 +142,6 @@ class StoredActivations(ActivationSource):
         return np.arange(tokens, dtype=np.int64) // length
 
 
-class Batch(NamedTuple):
-    """Selected tokens: the sampling unit of each token, and its activations `(n, d)` in each layer."""
-
-    units: Indices
-    layers: list[Tensor]
-
-
-@dataclass(frozen=True)
-class TokenSelection:
-    """The tokens of a source that every measurement uses.
-
-    Attributes:
-        source: the activations.
-        layers: the layers whose norms decide.
-        selected: bool `(tokens,)`: False for tokens whose norm in some layer exceeds the limit, see `of`.
-        units: the sampling unit of each token for bootstrap intervals: its document, or a group of documents. int64
-            `(tokens,)`.
-    """
-
-    source: ActivationSource
-    layers: tuple[int, ...]
-    selected: NDArray[np.bool_]
-    units: Indices
-
-    @classmethod
-    def of(cls, source: ActivationSource, layers: Sequence[int], outliers: float | None = OUTLIERS) -> TokenSelection:
-        """Select tokens in one pass over all activations.
-
-        Args:
-            source: the activations.
-            layers: the layers.
-            outliers: leave out a token if its norm in some layer exceeds this many medians of the norms of that layer.
-                None leaves out no token.
-
-        Raises:
-            MatchError: if there are fewer than two documents, or if the rows of two layers do not belong to the same
-                tokens: then they are as far from each other as rows in random order.
-        """
-        documents = int(source.documents.max(initial=-1)) + 1
-        if documents < 2:
-            raise MatchError(f"{source}: {documents} document with tokens; uncertainty needs at least two")
-        norms = [np.stack([x.norm(dim=1).double().cpu().numpy() for x in batch]) for batch in source.batches(layers)]
-        lengths: Floats = np.concatenate(norms, axis=1)
-        limit = np.inf if outliers is None else outliers * np.median(lengths, axis=1, keepdims=True)
-        selected: NDArray[np.bool_] = np.all(lengths <= limit, axis=0)
-        selection = cls(source, tuple(layers), selected, source.documents % UNITS)
-        selection._check_order()
-        return selection
-
-    @property
-    def size(self) -> dict[str, int]:
-        """The numbers of selected tokens, of tokens left out, and of documents."""
-        selected = int(self.selected.sum())
-        documents = len(np.unique(self.source.documents))
-        return {"tokens": selected, "left_out": len(self.selected) - selected, "documents": documents}
-
-    @cached_property
-    def units_count(self) -> int:
-        """The number of sampling units."""
-        return int(self.units.max()) + 1
-
-    def batches(self, layers: Sequence[int], device: torch.device) -> Iterator[Batch]:
-        """Yield the selected tokens of the next batch, on a device."""
-        start = 0
-        for activations in self.source.batches(layers):
-            part = slice(start, start + len(activations[0]))
-            start = part.stop
-            mask = torch.from_numpy(self.selected[part])
-            if mask.any():
-                units = self.units[part][self.selected[part]]
-                yield Batch(units, [x[mask.to(x.device)].to(device) for x in activations])
-
-    def _check_order(self) -> None:
-        """Raise `MatchError` if the rows of two neighbouring layers do not belong to the same tokens.
-
-        In neighbouring layers of a residual stream, the two rows of a token are near each other. The means of the
-        batch are subtracted and the rows normalised, so that a few large rows do not decide. The expected squared
-        distance of unrelated unit rows is the sum of their squared norms.
-        """
-        for a, b in zip(self.layers[:-1], self.layers[1:], strict=True):
-            distance = unrelated = 0.0
-            for _, activations in self.batches([a, b], torch.device("cpu")):
-                x, y = (nn.functional.normalize((states - states.mean(dim=0)).double()) for states in activations)
-                distance += float((x - y).square().sum())
-                unrelated += float(x.square().sum() + y.square().sum())
-            if unrelated > 0 and distance >= _UNRELATED * unrelated:
-                raise MatchError(
-                    f"{self.source}: activations of layers {a} and {b} are as far from each other as rows in random "
-                    "order: the rows do not belong to the same tokens in the same order"
-                )
-
-
 def _mapped_array(path: Path, axes: int, kinds: str) -> NDArray[Any]:
     refuse_pointer_at(path)
     with refusals("not an array that can be read", path, OSError, ValueError, EOFError):
@@ -247,9 +150,3 @@ def _mapped_array(path: Path, axes: int, kinds: str) -> NDArray[Any]:
         expected = {2: "(tokens, d) of floating-point numbers", 1: "(tokens,) of integers"}[axes]
         raise MatchError(f"{path}: {array.dtype} {array.shape}; expected {expected}")
     return array
-
-
-SIZE_COLUMNS: Mapping[str, str] = {
-    "tokens": "number of tokens averaged over; the first token of each context is not counted",
-    "left_out": f"number of tokens left out: their norm in some layer exceeds {OUTLIERS:g} medians, or the given limit",
-}
