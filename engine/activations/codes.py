@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -11,12 +12,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from saematch.activations.files import read_codes, save_codes
 from saematch.errors import MatchError, memory_for
 from saematch.numeric.arrays import dense_array
 from saematch.numeric.compiled import compiled
 from saematch.numeric.rounding import Indices
 from saematch.numeric.threads import torch_threads
 from saematch.sae.autoencoder import SAE
+from saematch.storage.folders import local_path
 from saematch.text import html_table
 
 TOKENS_AT_ONCE = 1024  # are encoded together, always the same ones, because float32 products depend on it
@@ -33,6 +36,7 @@ class Codes:
         values: float32 or float64 `(entries,)`: the code of each entry, which is not 0.
         F: the number of features.
         source: where the codes come from, for messages.
+        documents: int64 `(N,)`: a number for the document of each token; None if it is not known.
 
     Raises:
         MatchError: if the arrays do not describe such a matrix.
@@ -51,9 +55,14 @@ class Codes:
     values: NDArray[Any]
     F: int
     source: str = "codes"
+    documents: Indices | None = None
 
     def __post_init__(self) -> None:
         starts, features = self.starts, self.features
+        if self.documents is not None and len(self.documents) != len(starts) - 1:
+            raise MatchError(
+                f"{self.source}: documents has {len(self.documents):,} entries for {len(starts) - 1:,} tokens"
+            )
         if self.values.dtype not in (np.float32, np.float64):
             raise MatchError(f"{self.source}: values are {self.values.dtype}; expected float32 or float64")
         ends_fit = len(starts) > 0 and starts[0] == 0 and starts[-1] == len(features) == len(self.values)
@@ -136,14 +145,14 @@ class Codes:
             1024
         """
         source = source or f"codes of {sae.source}"
-        x = activations if isinstance(activations, Tensor) else None
-        if x is None:
-            x = torch.from_numpy(np.ascontiguousarray(dense_array(activations, source, f"(tokens, {sae.d})")))
-        if x.ndim != 2 or x.shape[1] != sae.d:
-            raise MatchError(f"{source}: activations are {tuple(x.shape)}; expected (tokens, {sae.d})")
+        if not isinstance(activations, Tensor):
+            activations = dense_array(activations, source, f"(tokens, {sae.d})")
+        if activations.ndim != 2 or activations.shape[1] != sae.d:
+            raise MatchError(f"{source}: activations are {tuple(activations.shape)}; expected (tokens, {sae.d})")
         encoder = Encoder(sae, source)
-        for start in range(0, len(x), TOKENS_AT_ONCE):
-            encoder.add(x[start : start + TOKENS_AT_ONCE])
+        for start in range(0, len(activations), TOKENS_AT_ONCE):
+            part = activations[start : start + TOKENS_AT_ONCE]
+            encoder.add(part if isinstance(part, Tensor) else torch.from_numpy(np.array(part)))  # it may be read-only
         return encoder.codes()
 
     @cached_property
@@ -156,7 +165,41 @@ class Codes:
         lengths = np.diff(self.starts)
         entries = np.repeat(tokens, lengths)
         starts = np.concatenate([[0], np.cumsum(lengths[tokens])])
-        return replace(self, starts=starts, features=self.features[entries], values=self.values[entries])
+        documents = None if self.documents is None else self.documents[tokens]
+        return replace(
+            self, starts=starts, features=self.features[entries], values=self.values[entries], documents=documents
+        )
+
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Write the codes to a file, `.safetensors`, whose layout is that of `saematch.activations.files`.
+
+        Raises:
+            MatchError: if the file cannot be written, or is there already and `overwrite` is false.
+
+        Examples:
+            >>> import numpy as np
+            >>> Codes.of(np.eye(3, dtype=np.float32)).save("codes.safetensors")
+            >>> Codes.load("codes.safetensors")
+            Codes(3 tokens, F=3, 1 active features a token)
+        """
+        tensors = {"starts": self.starts, "features": self.features, "values": self.values}
+        if self.documents is not None:
+            tensors["documents"] = self.documents
+        save_codes(path, tensors, self.F, self.source, overwrite)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Codes:
+        """Read the codes that a file holds. Raises `MatchError` if it is damaged, or is no file of codes.
+
+        Examples:
+            >>> import numpy as np
+            >>> Codes.of(np.eye(2, dtype=np.float32)).save("two.safetensors")
+            >>> len(Codes.load("two.safetensors"))
+            2
+        """
+        with memory_for(str(path)):
+            tensors, features = read_codes(local_path(path))
+            return cls(**tensors, F=features, source=str(path))
 
     def with_entries(self, everywhere: NDArray[np.bool_]) -> tuple[Indices, NDArray[np.int32], NDArray[Any]]:
         """Return `starts`, `features` and `values` with an entry on every token, 0 if need be, for some features.
@@ -181,6 +224,7 @@ class Encoder:
     """
 
     def __init__(self, sae: SAE, source: str) -> None:
+        self._documents: list[Indices] = []
         low = sae.W_enc.dtype in (torch.float16, torch.bfloat16)
         self._sae, self._source = (sae.to(torch.float32) if low else sae), source
         self._counts: list[Indices] = []
@@ -188,8 +232,11 @@ class Encoder:
         self._values: list[NDArray[Any]] = []
         self._tokens = 0
 
-    def add(self, x: Tensor) -> None:
-        """Encode the next tokens, `(n, d)`. Raises `MatchError` if their activations are not finite."""
+    def add(self, x: Tensor, documents: Indices | None = None) -> None:
+        """Encode the next tokens, `(n, d)`, of some documents.
+
+        Raises `MatchError` if their activations are not finite.
+        """
         bad = (~x.isfinite()).nonzero()
         if len(bad):
             position = f"token {self._tokens + int(bad[0, 0]):,}, column {int(bad[0, 1]):,}"
@@ -200,6 +247,8 @@ class Encoder:
         self._features.append(features.astype(np.int32))
         self._values.append(codes[tokens, features])
         self._tokens += len(codes)
+        if documents is not None:
+            self._documents.append(documents)
 
     def codes(self) -> Codes:
         """Return the codes of all tokens that were added."""
@@ -207,7 +256,8 @@ class Encoder:
             counts = np.concatenate([[0], *self._counts])
             features = np.concatenate([np.empty(0, np.int32), *self._features])
             values = np.concatenate(self._values) if self._values else np.empty(0, np.float32)
-        return Codes(np.cumsum(counts), features, values, self._sae.F, self._source)
+            documents = np.concatenate(self._documents) if self._documents else None
+        return Codes(np.cumsum(counts), features, values, self._sae.F, self._source, documents)
 
 
 @compiled

@@ -87,14 +87,18 @@ class Similarities:
             _divide_by_either(*sums, a.times_active, b.times_active)
         else:
             _scale(*sums, x.scale, y.scale)
+        # A feature that has similarity 0 with every other one has it without any rounding.
+        rounded = x.factor != 0, y.factor != 0
+        _mark_similar(*sums, *rounded)
+        some = bool(rounded[0].any() and rounded[1].any())
         return cls(
             metric=metric,
             tokens=len(a),
             entries=sums,
             row_factor=x.factor,
             column_factor=y.factor,
-            row_error=x.error,
-            column_error=y.error,
+            row_error=np.where(rounded[0] & some, x.error, 0.0),
+            column_error=np.where(rounded[1] & some, y.error, 0.0),
             row_group=_first_alike(rows),
             column_group=_first_alike(by_feature(*y.by_token, b.F)),
             times_active=(a.times_active, b.times_active),
@@ -238,6 +242,15 @@ def _divide_by_either(starts: Any, columns: Any, values: Any, of_rows: Any, of_c
     for i in range(len(starts) - 1):
         for e in range(starts[i], starts[i + 1]):
             values[e] = values[e] / (of_rows[i] + of_columns[columns[e]] - values[e])
+
+
+@compiled
+def _mark_similar(starts: Any, columns: Any, values: Any, rows: Any, of_columns: Any) -> None:
+    """Mark rows and columns with an entry that is not 0."""
+    for i in range(len(starts) - 1):
+        for e in range(starts[i], starts[i + 1]):
+            if values[e] != 0.0:
+                rows[i], of_columns[columns[e]] = True, True
 
 
 @compiled

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any, Protocol, TypedDict
+from typing import Protocol, TypedDict
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from typing_extensions import override
 
-from saematch.errors import MatchError, refusals
+from saematch.errors import MatchError
 from saematch.numeric.numbers import checked_count
 from saematch.numeric.rounding import Indices
 from saematch.sae.autoencoder import SAE
 from saematch.storage.folders import local_path
-from saematch.storage.reading import refuse_pointer_at
+from saematch.storage.reading import mapped_array
 
 TOKENS_PER_BATCH = 2048
 
@@ -79,7 +77,7 @@ class StoredActivations(ActivationSource):
         if not self._folder.is_dir():
             raise MatchError(f"{folder}: no such folder")
         paths = {path.stem.removeprefix("layer_"): path for path in sorted(self._folder.glob("layer_*.npy"))}
-        self._layers = {int(name): _mapped_array(path, 2, "f") for name, path in paths.items() if name.isdecimal()}
+        self._layers = {int(name): mapped_array(path, 2, "f") for name, path in paths.items() if name.isdecimal()}
         if not self._layers:
             raise MatchError(f"{folder}: no activations there; expected layer_<number>.npy, (tokens, d)")
         counts = {layer: len(array) for layer, array in self._layers.items()}
@@ -126,7 +124,7 @@ class StoredActivations(ActivationSource):
         """Return the document of each token."""
         path = self._folder / "documents.npy"
         if length is None and path.exists():
-            numbers = _mapped_array(path, 1, "iu")
+            numbers = mapped_array(path, 1, "iu")
             if len(numbers) != tokens:
                 raise MatchError(f"{path}: {len(numbers):,} entries for {tokens:,} tokens")
             return np.unique(numbers, return_inverse=True)[1].astype(np.int64)
@@ -140,13 +138,3 @@ class StoredActivations(ActivationSource):
         if tokens % length:
             raise MatchError(wrong)
         return np.arange(tokens, dtype=np.int64) // length
-
-
-def _mapped_array(path: Path, axes: int, kinds: str) -> NDArray[Any]:
-    refuse_pointer_at(path)
-    with refusals("not an array that can be read", path, OSError, ValueError, EOFError):
-        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    if array.ndim != axes or array.dtype.kind not in kinds:
-        expected = {2: "(tokens, d) of floating-point numbers", 1: "(tokens,) of integers"}[axes]
-        raise MatchError(f"{path}: {array.dtype} {array.shape}; expected {expected}")
-    return array

@@ -90,7 +90,8 @@ class CodesCost(Cost):
 
     @property
     def _row_error(self) -> Floats:
-        return self._similarities.row_error + _ROUNDING
+        error = self._similarities.row_error
+        return np.where(error > 0, error + _ROUNDING, 0.0)
 
     @property
     def _column_error(self) -> Floats:

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TypedDict, Unpack, overload
+from typing import Any, TypedDict, Unpack, overload
 
 import numpy as np
 import torch
 
+from saematch.activations import Codes, check_activity_metric
 from saematch.assignment import Round
 from saematch.errors import MatchError
 from saematch.matching.batch import Matrices, is_batch, plain_problem, problems_of, solve_all
+from saematch.matching.by_codes import Activations, problem_of_activations
 from saematch.matching.permutation import check_permutation
 from saematch.matching.problem import Comparison, Fold, Problem
 from saematch.matching.result import Matching
 from saematch.matching.solver import Solver
 from saematch.numeric.arrays import ArrayLike
-from saematch.options import BackendName, Method, Metric, Part, PrecisionName
+from saematch.options import ActivityMetric, BackendName, Method, Metric, Part, PrecisionName, names
 from saematch.sae.autoencoder import SAE
 
 
@@ -39,17 +41,18 @@ class _Options(_Limits, total=False):
 
 
 class _RowOptions(_Options, total=False):
-    metric: Metric
+    metric: Metric | ActivityMetric
 
 
 def match(
     a: SAE,
     b: SAE,
     *,
-    metric: Metric = "squared_distance",
+    metric: Metric | ActivityMetric = "squared_distance",
+    activations: tuple[Activations, Activations] | None = None,
     parts: Sequence[Part] | None = None,
     weights: Mapping[Part, float] | None = None,
-    fold: Fold = "threshold",
+    fold: Fold | None = None,
     max_cost: float | None = None,
     method: Method = "optimal",
     max_rounds: int | None = None,
@@ -63,7 +66,8 @@ def match(
     """Match the features of two SAEs one-to-one at the least total cost, with a proof that it is the least.
 
     The cost of a pair is the squared distance between the folded weights of its features, summed over the parts, in
-    float64 (SAE Match, arXiv 2410.07656). If one SAE has fewer features, all of them are matched.
+    float64 (SAE Match, arXiv 2410.07656). With a `metric` of activations, it is 1 minus the similarity of what both
+    features do on the same tokens. If one SAE has fewer features, all of them are matched.
 
     Under `max_cost`, features of both SAEs may be unmatched. Then the sum of the costs of all pairs plus `max_cost / 2`
     for each unmatched feature is minimised, so that no pair that costs more than `max_cost` is made. MATLAB's
@@ -75,13 +79,21 @@ def match(
         metric: the cost of a pair. "squared_distance" is the squared distance of folded weights, "cosine" is 1 minus
             the cosine, or 1 minus the mean of the cosines of several parts, and "absolute_cosine" is 1 minus the
             absolute value of that, so that a feature may be matched with the negative of another one. What is 0 has
-            no direction, and costs 1 with everything: `stats` counts such features.
+            no direction, and costs 1 with everything: `stats` counts such features. By `activations`, "correlation" is
+            1 minus Pearson's correlation of the codes of both features over all tokens, "jaccard" is 1 minus the number
+            of tokens on which both are active, divided by that on which either is, and "activation_cosine" is 1 minus
+            the cosine of their codes. A feature that is never active costs 1 with everything.
+        activations: for a metric of activations, what `a` and what `b` is given on the same tokens: the hidden states
+            `(tokens, d)` that each SAE reads, as arrays or paths of `.npy` files; or codes, see
+            `saematch.activations.Codes`. Then the two SAEs need not be of one model. All given tokens count: leave out
+            attention sinks, whose activations are very large.
         parts: the weights to compare: any of "encoder", "bias" and "decoder"; all of them by default, and encoder and
             decoder under a cosine, because a bias has no direction.
         weights: part -> factor of its squared distance, or of its cosine in the mean; 1 by default.
         fold: the scale s of each feature, see `SAE.fold`: its encoder, bias and threshold are divided by s, and its
             decoder is multiplied by s. A tuple gives the scales of `a` and of `b`. "threshold" needs JumpReLU SAEs;
-            ReLU and TopK SAEs have no threshold and need another fold. No fold changes a cosine.
+            ReLU and TopK SAEs have no threshold and need another fold. By default it is "threshold". No fold changes a
+            cosine.
         max_cost: the most that a pair may cost. What is paid for an unmatched feature is `max_cost / 2`. By default all
             features of the smaller side are matched, at any cost.
         method: "optimal", or a baseline that is graded by the same proof: "greedy" takes the cheapest pair first;
@@ -122,6 +134,14 @@ def match(
         >>> m = sm.match(a, b, metric="cosine", parts=["decoder"], max_cost=0.5)
         >>> int((m.perm >= 0).sum()), round(1 - float(m.pair_cost.max()), 3)
         (304, 0.5)
+
+        By what the features do on the same tokens, here on made-up hidden states:
+
+        >>> import torch
+        >>> states = 9 * torch.randn(500, a.d, generator=torch.Generator().manual_seed(0))
+        >>> m = sm.match(a, b, metric="correlation", activations=(states, states))
+        >>> m.certified, m.stats["tokens"]
+        (True, 500)
     """
     for sae in (a, b):
         if not isinstance(sae, SAE):
@@ -136,8 +156,26 @@ def match(
         strict=strict,
         progress=progress,
     ).checked()
-    comparison = Comparison.checked(parts, weights, fold, max_cost, metric)
+    if activations is not None or metric in names(ActivityMetric):
+        return solver.run(_by_activations(a, b, metric, activations, parts, weights, fold, max_cost))
+    comparison = Comparison.checked(parts, weights, fold or "threshold", max_cost, metric)
     return solver.run(comparison.problem(a, b, remake=partial(comparison.problem, a, b)))
+
+
+def _by_activations(
+    a: SAE,
+    b: SAE,
+    metric: Metric | ActivityMetric,
+    activations: Any,
+    parts: object,
+    weights: object,
+    fold: object,
+    max_cost: float | None,
+) -> Problem:
+    """Return the problem of two SAEs by their activations, for which options of weights mean nothing."""
+    if parts is not None or weights is not None or fold is not None:
+        raise MatchError(f"parts, weights and fold are about weights, and metric {metric!r} compares activations")
+    return problem_of_activations(a, b, check_activity_metric(metric), activations, max_cost)
 
 
 # A list of arrays may also be the rows of one matrix, which its type does not say: it is taken for a list of matrices.
@@ -146,15 +184,15 @@ def assign(x: Matrices, y: Matrices, **options: Unpack[_RowOptions]) -> list[Mat
 @overload
 def assign(*, cost: Matrices, **options: Unpack[_Options]) -> list[Matching]: ...  # type: ignore[overload-overlap]
 @overload
-def assign(x: ArrayLike, y: ArrayLike, **options: Unpack[_RowOptions]) -> Matching: ...
+def assign(x: ArrayLike | Codes, y: ArrayLike | Codes, **options: Unpack[_RowOptions]) -> Matching: ...
 @overload
 def assign(*, cost: ArrayLike, **options: Unpack[_Options]) -> Matching: ...
 def assign(
-    x: ArrayLike | Matrices | None = None,
-    y: ArrayLike | Matrices | None = None,
+    x: ArrayLike | Matrices | Codes | None = None,
+    y: ArrayLike | Matrices | Codes | None = None,
     *,
     cost: ArrayLike | Matrices | None = None,
-    metric: Metric | None = None,
+    metric: Metric | ActivityMetric | None = None,
     max_cost: float | None = None,
     method: Method = "optimal",
     max_rounds: int | None = None,
@@ -177,10 +215,11 @@ def assign(
 
     Args:
         x: feature rows `(F_A, K)`, or a list of such matrices. The cost of a pair is the squared distance of its rows,
-            or another `metric` of them.
-        y: feature rows `(F_B, K)`, or a list of as many matrices.
+            or another `metric` of them. Or `saematch.activations.Codes`, whose features are matched.
+        y: feature rows `(F_B, K)`, or a list of as many matrices, or `Codes` of the same tokens.
         cost: a matrix `(F_A, F_B)` of costs, or a list of such matrices. They may be negative; inf forbids a pair.
-        metric: "squared_distance" (the default), "cosine" or "absolute_cosine" of the rows, see `match`.
+        metric: "squared_distance" (the default), "cosine" or "absolute_cosine" of the rows; "correlation", "jaccard" or
+            "activation_cosine" of codes; see `match`.
         max_cost: see `match`, as for all other options.
         method: see `match`.
         max_rounds: see `match`.
@@ -238,7 +277,8 @@ def certify(
     b: SAE,
     perm: Matching | ArrayLike,
     *,
-    metric: Metric | None = None,
+    metric: Metric | ActivityMetric | None = None,
+    activations: tuple[Activations, Activations] | None = None,
     parts: Sequence[Part] | None = None,
     weights: Mapping[Part, float] | None = None,
     fold: Fold | None = None,
@@ -246,17 +286,23 @@ def certify(
 ) -> Matching: ...
 @overload
 def certify(
-    a: ArrayLike, b: ArrayLike, perm: Matching | ArrayLike, *, metric: Metric | None = None, **options: Unpack[_Limits]
+    a: ArrayLike | Codes,
+    b: ArrayLike | Codes,
+    perm: Matching | ArrayLike,
+    *,
+    metric: Metric | ActivityMetric | None = None,
+    **options: Unpack[_Limits],
 ) -> Matching: ...
 @overload
 def certify(*, perm: Matching | ArrayLike, cost: ArrayLike, **options: Unpack[_Limits]) -> Matching: ...
 def certify(
-    a: SAE | ArrayLike | None = None,
-    b: SAE | ArrayLike | None = None,
+    a: SAE | ArrayLike | Codes | None = None,
+    b: SAE | ArrayLike | Codes | None = None,
     perm: Matching | ArrayLike | None = None,
     *,
     cost: ArrayLike | None = None,
-    metric: Metric | None = None,
+    metric: Metric | ActivityMetric | None = None,
+    activations: tuple[Activations, Activations] | None = None,
     parts: Sequence[Part] | None = None,
     weights: Mapping[Part, float] | None = None,
     fold: Fold | None = None,
@@ -274,12 +320,13 @@ def certify(
     Give two SAEs, two matrices of feature rows, or a cost matrix. The optimum is computed and proved on the way.
 
     Args:
-        a: the source SAE, or feature rows `(F_A, K)`.
+        a: the source SAE, or feature rows `(F_A, K)`, or `Codes`.
         b: the target SAE, or feature rows `(F_B, K)`.
         perm: `(F_A,)`: the target of each source feature, -1 for an unmatched feature; or a `Matching`, of which only
             `perm` is used: give the metric, parts, weights, fold and `max_cost` with which it was made.
         cost: a matrix `(F_A, F_B)` of costs, instead of `a` and `b`.
         metric: see `match`.
+        activations: see `match`; for SAEs, and a metric of activations.
         parts: see `match`, as for all other options. `parts`, `weights` and `fold` apply to SAEs only.
         weights: see `match`.
         fold: see `match`.
@@ -308,14 +355,17 @@ def certify(
     """
     # The problem: from SAEs, from rows, or from a cost matrix.
     if isinstance(a, SAE) and isinstance(b, SAE):
-        comparison = Comparison.checked(
-            parts, weights, "threshold" if fold is None else fold, max_cost, metric or "squared_distance"
-        )
-        problem: Problem = comparison.problem(a, b)
+        if activations is not None or metric in names(ActivityMetric):
+            problem = _by_activations(a, b, metric or "squared_distance", activations, parts, weights, fold, max_cost)
+        else:
+            comparison = Comparison.checked(
+                parts, weights, "threshold" if fold is None else fold, max_cost, metric or "squared_distance"
+            )
+            problem = comparison.problem(a, b)
     elif isinstance(a, SAE) or isinstance(b, SAE):
         raise MatchError("certify takes two SAEs or two matrices of feature rows, not one of each")
-    elif parts is not None or weights is not None or fold is not None:
-        raise MatchError("parts, weights and fold apply to SAEs; feature rows are compared as they are")
+    elif parts is not None or weights is not None or fold is not None or activations is not None:
+        raise MatchError("parts, weights, fold and activations apply to SAEs; feature rows are compared as they are")
     else:
         problem = plain_problem(a, b, cost, max_cost, metric)
     # The permutation, which may make no forbidden pair, and must be complete unless features may be unmatched.

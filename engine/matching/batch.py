@@ -11,22 +11,32 @@ from typing import Any
 from numpy.typing import NDArray
 from torch import Tensor
 
+from saematch.activations import Codes, check_activity_metric
 from saematch.errors import MatchError
 from saematch.matching.backend import choose_backend, searches_at_once
+from saematch.matching.by_codes import CodesProblem
 from saematch.matching.problem import MatrixProblem, Problem, RowProblem
 from saematch.matching.result import Matching, NotCertified
 from saematch.matching.solver import Solver
-from saematch.numeric.arrays import ArrayLike
 from saematch.numeric.threads import ThreadPool, threads
-from saematch.options import Metric
+from saematch.options import ActivityMetric, Metric, names
 
 Matrices = Sequence[Tensor] | Sequence[NDArray[Any]] | Sequence[Sequence[Sequence[float]]]
 
 
-def plain_problem(x: Any, y: Any, cost: Any, max_cost: float | None, metric: Metric | None) -> Problem:
-    """Make the problem of two matrices of rows, or of a matrix of costs. Raises `MatchError` unless it has one."""
+def plain_problem(x: Any, y: Any, cost: Any, max_cost: float | None, metric: Metric | ActivityMetric | None) -> Problem:
+    """Make the problem of two matrices of rows, of the codes of two SAEs, or of a matrix of costs.
+
+    Raises `MatchError` unless it has one.
+    """
     if (x is None) != (y is None) or (x is None) == (cost is None):
         raise MatchError("give two matrices of feature rows, or one matrix as cost=")
+    if isinstance(x, Codes) or isinstance(y, Codes):
+        if not (isinstance(x, Codes) and isinstance(y, Codes)):
+            raise MatchError("one side is Codes and the other is not; make both saematch.activations.Codes")
+        if metric is None:
+            raise MatchError(f"say how codes are compared: metric= is one of {', '.join(names(ActivityMetric))}")
+        return CodesProblem.checked(x, y, check_activity_metric(metric), max_cost)
     if cost is None:
         return RowProblem.checked(x, y, max_cost, metric or "squared_distance")
     if metric is not None:
@@ -34,7 +44,7 @@ def plain_problem(x: Any, y: Any, cost: Any, max_cost: float | None, metric: Met
     return MatrixProblem.checked(cost, max_cost)
 
 
-def is_batch(given: ArrayLike | Matrices | None) -> bool:
+def is_batch(given: Any) -> bool:
     """Whether `given` is a list or tuple of matrices, judged by the first. A list of rows is one matrix.
 
     >>> is_batch([[[1.0, 2.0]], [[3.0, 4.0]]]), is_batch([[1.0, 2.0]])
@@ -48,7 +58,9 @@ def is_batch(given: ArrayLike | Matrices | None) -> bool:
     return bool(first) and (isinstance(first[0], list | tuple) or getattr(first[0], "ndim", 0) == 1)
 
 
-def problems_of(x: Any, y: Any, cost: Any, max_cost: float | None, metric: Metric | None) -> list[Problem]:
+def problems_of(
+    x: Any, y: Any, cost: Any, max_cost: float | None, metric: Metric | ActivityMetric | None
+) -> list[Problem]:
     """Make the problems of lists of matrices. Raises `MatchError`, which names a problem that is not valid."""
     given = {name: matrices for name, matrices in {"x": x, "y": y, "cost": cost}.items() if matrices is not None}
     for name, matrices in given.items():

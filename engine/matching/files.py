@@ -49,6 +49,7 @@ def matching_bytes(matching: Matching) -> bytes:
         **scalars(matching),
         "options": matching.options,
         "evaluation_error": matching.evaluation_error,
+        **({"cost_error": matching.cost_error} if matching.cost_error else {}),
         "unmatched_cost": [finite_or_none(cost) for cost in matching.unmatched_cost],
     }
     return save(tensors, {"saematch": json.dumps(record, allow_nan=False)})
@@ -87,8 +88,9 @@ def _checked_fields(path: Path, record: dict[str, Any], tensors: dict[str, NDArr
     proved = record["gap"] is not None
     names = ("gap", "rounding_error", "gain", "evaluation_error")
     gap, rounding_error, gain, evaluation_error = (float(record[name]) if proved else 0.0 for name in names)
+    cost_error = float(record.get("cost_error", 0.0))  # which files of earlier versions lack
     all_finite = np.isfinite(pair_cost).all() and np.isfinite(prices).all()
-    if not all_finite or not math.isfinite(gap + rounding_error + gain + evaluation_error):
+    if not all_finite or not math.isfinite(gap + rounding_error + gain + evaluation_error + cost_error):
         raise MatchError(f"{path}: holds costs or prices that are NaN or infinite")
     row, column = (math.inf if cost is None else float(cost) for cost in record["unmatched_cost"])
     return {
@@ -101,6 +103,7 @@ def _checked_fields(path: Path, record: dict[str, Any], tensors: dict[str, NDArr
         "random_cost": math.nan if record["random_cost"] is None else float(record["random_cost"]),
         "certificate": (gap, rounding_error, gain, record["certified"] is True) if proved else None,
         "evaluation_error": evaluation_error,
+        "cost_error": cost_error,
         "status": status,
         "options": dict(record["options"]),
     }

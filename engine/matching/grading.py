@@ -67,6 +67,7 @@ class Grader:
             certificate=certificate,
             # The objective is a float64 sum of float64 costs: its rounding counts in the lower bound as well.
             evaluation_error=self.problem.evaluation_error,
+            cost_error=self.problem.cost_error,
             status=status,
             options=self.problem.options,
             stats=self.stats,
@@ -90,6 +91,7 @@ class Grader:
         # The bound for all matchings gives a gap, which is no proof of an optimum.
         one_to_one = len(np.unique(permutation[permutation >= 0])) == (permutation >= 0).sum()
         rounding = self.problem.evaluation_error * (abs(answer.objective) + abs(best.objective))
+        rounding += self.problem.cost_error * (answer.matched + best.matched)
         gap = answer.objective - best.objective + best.gap
         return Matching(
             answer.perm,

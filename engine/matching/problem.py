@@ -19,7 +19,7 @@ from saematch.numeric.cosines import row_cosines
 from saematch.numeric.numbers import real_number
 from saematch.numeric.rounding import UNIT_64, Floats, Indices, gamma
 from saematch.numeric.rows import Rows
-from saematch.options import Metric, Part, Side, names
+from saematch.options import ActivityMetric, Metric, Part, Side, names
 from saematch.resources import BLOCK_BYTES
 from saematch.sae.autoencoder import SAE, Scale
 from saematch.sae.features import PARTS, as_targets, check_parts, direction_rows, folded_rows, without_direction
@@ -57,6 +57,11 @@ class Problem(ABC):
     @abstractmethod
     def evaluation_error(self) -> float:
         """A bound for the relative rounding error of `pair_cost`."""
+
+    @property
+    def cost_error(self) -> float:
+        """A bound for what costs that are sums over many tokens are wrong by, beyond `evaluation_error`."""
+        return 0.0
 
     @property
     @abstractmethod
@@ -118,12 +123,14 @@ class RowProblem(Problem):
             )
 
     @classmethod
-    def checked(cls, x: Any, y: Any, max_cost: float | None, metric: Metric = "squared_distance") -> RowProblem:
+    def checked(
+        cls, x: Any, y: Any, max_cost: float | None, metric: Metric | ActivityMetric = "squared_distance"
+    ) -> RowProblem:
         """Make a problem from the arguments of a caller.
 
         Raises `MatchError` unless `x` and `y` are finite matrices of one width, and `max_cost` and `metric` are valid.
         """
-        check_metric(metric)
+        metric = check_metric(metric)
         x, y = _rows(x, "the first matrix"), _rows(y, "the second matrix")
         check_widths(x.width, "the first matrix", y.width, "the second matrix", "K")
         max_cost = checked_max_cost(max_cost, LARGEST_SQUARE)
@@ -260,10 +267,10 @@ class Comparison:
         weights: Mapping[Part, float] | None = None,
         fold: Fold = "threshold",
         max_cost: float | None = None,
-        metric: Metric = "squared_distance",
+        metric: Metric | ActivityMetric = "squared_distance",
     ) -> Comparison:
         """Make a comparison from the arguments of a caller. Raises `MatchError` for options that are not valid."""
-        check_metric(metric)
+        metric = check_metric(metric)
         if metric != "squared_distance":
             fold = "none"
             if parts is not None and "bias" in parts:
@@ -324,10 +331,17 @@ def search_bytes(features: int, entries: int = 0) -> int:
     return _BYTES_PER_FEATURE * features + (4 + 1) * entries + BLOCK_BYTES
 
 
-def check_metric(metric: Metric) -> None:
-    """Raise `MatchError` unless the metric is known."""
+def check_metric(metric: Any) -> Metric:
+    """Return a metric of weights or rows. Raises `MatchError` unless it is one."""
+    if metric in names(ActivityMetric):
+        raise MatchError(
+            f"metric {metric!r} compares codes, not weights or rows: give activations= of both SAEs, or make both "
+            "sides saematch.activations.Codes"
+        )
     if metric not in names(Metric):
-        raise MatchError(f"metric is {metric!r}; choose one of {', '.join(names(Metric))}")
+        known = ", ".join(names(Metric) + names(ActivityMetric))
+        raise MatchError(f"metric is {metric!r}; choose one of {known}")
+    return cast(Metric, metric)
 
 
 def check_widths(width: int, source: str, other: int, target: str, letter: str) -> None:

@@ -56,6 +56,8 @@ class Matching:
         certificate: what is proved about the matching; None if nothing is. `gap`, `rounding_error`, `gain` and
             `certified` are read from it.
         evaluation_error: a bound on the relative rounding error of `pair_cost`.
+        cost_error: a bound on the rounding error of each `pair_cost` beyond that, for costs by activations, which are
+            computed from sums over many tokens. `gap`, `rounding_error` and `lower_bound` allow for it.
         status: how good the matching is:
 
             - `"optimal"`: it is proved to be optimal;
@@ -107,6 +109,7 @@ class Matching:
     random_cost: float = math.nan
     certificate: Certificate | None = None
     evaluation_error: float = 0.0
+    cost_error: float = 0.0
     status: Status = "unproved"
     options: dict[str, Any] = field(default_factory=dict)
     stats: dict[str, Any] = field(default_factory=dict)
@@ -157,6 +160,7 @@ class Matching:
         rounding = size * self.evaluation_error + 4 * UNIT_64 * abs(self.gap)
         if size > 0:
             rounding += len(self.perm) * 2.0**-1050  # squares that underflow
+        rounding += self.matched * self.cost_error
         # Rounded down, unless everything was exact.
         bound = math.fsum([self.objective, -self.gap, -self.rounding_error, -rounding])
         return bound if rounding + self.gap + self.rounding_error == 0 else math.nextafter(bound, -math.inf)
@@ -300,6 +304,7 @@ class Matching:
             random_cost=self.random_cost,
             certificate=self.certificate,
             evaluation_error=self.evaluation_error,
+            cost_error=self.cost_error,
             status=self.status,
             options=self.options,
         )

@@ -6,6 +6,10 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from saematch.errors import MatchError, refusals
 
@@ -49,3 +53,17 @@ def sha256(path: Path) -> str:
     """Return the hash of a file's bytes in hexadecimal. Raises `MatchError` if the file cannot be read."""
     with refusals("cannot be read", path, OSError), path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def mapped_array(path: Path, axes: int, kinds: str) -> NDArray[Any]:
+    """Return a memory-mapped array of a `.npy` file, which is never unpickled.
+
+    Raises `MatchError` unless it has the number of axes, and one of the kinds of numbers.
+    """
+    refuse_pointer_at(path)
+    with refusals("not an array that can be read", path, OSError, ValueError, EOFError):
+        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    if array.ndim != axes or array.dtype.kind not in kinds:
+        expected = {2: "(tokens, d) of floating-point numbers", 1: "(tokens,) of integers"}[axes]
+        raise MatchError(f"{path}: {array.dtype} {array.shape}; expected {expected}")
+    return array

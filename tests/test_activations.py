@@ -1,0 +1,299 @@
+"""Matching by activations: similarities, their costs and certificates, codes and their files."""
+
+from __future__ import annotations
+
+from decimal import Decimal, getcontext
+
+import numpy as np
+import pytest
+import torch
+from scipy import sparse
+from scipy.optimize import linear_sum_assignment
+
+import saematch as sm
+from saematch.activations import Codes, Similarities
+from saematch.activations.cofirings import STRETCH
+from saematch.cost import CodesCost
+from saematch.cost.lines import lowest_lines
+from saematch.errors import MatchError
+from saematch.options import ActivityMetric, names
+
+METRICS = names(ActivityMetric)
+
+
+def made_codes(seed: int, tokens: int, features: int, rate: float = 0.05) -> np.ndarray:
+    """Codes `(tokens, features)`: most features are rare, some are never active, always active, constant or equal."""
+    r = np.random.default_rng(seed)
+    active = r.random((tokens, features)) < np.minimum(rate * r.pareto(1.5, features), 1.0)
+    codes = np.where(active, r.lognormal(size=(tokens, features)), 0.0).astype(np.float32)
+    special = r.permutation(features)
+    codes[:, special[: features // 8]] = 0
+    if features > 8:
+        codes[:, special[-1]] = 3
+        codes[:, special[-2]] = 5 + 0.01 * r.standard_normal(tokens)
+        codes[:, special[-3]] = codes[:, special[-4]]
+    return codes
+
+
+def shared_codes(seed: int, tokens: int, sources: int, targets: int) -> tuple[np.ndarray, np.ndarray]:
+    """Codes of two sides, of which some features are noisy copies of each other."""
+    f, g = made_codes(seed, tokens, sources), made_codes(seed + 1, tokens, targets)
+    alike, r = min(sources, targets) // 2, np.random.default_rng(seed + 2)
+    g[:, r.permutation(targets)[:alike]] = np.where(r.random((tokens, alike)) < 0.9, f[:, :alike], 0)
+    return f, g
+
+
+def all_costs(metric: str, f: np.ndarray, g: np.ndarray) -> np.ndarray:
+    """1 - similarity of all pairs, from the definitions, in float64."""
+    f, g = f.astype(np.float64), g.astype(np.float64)
+    if metric == "jaccard":
+        a, b = (f != 0).astype(float), (g != 0).astype(float)
+        both, either = a.T @ b, a.sum(axis=0)[:, None] + b.sum(axis=0) - a.T @ b
+        return 1 - np.where(either > 0, both / np.maximum(either, 1), 0)
+    centre = metric == "correlation"
+
+    def unit(codes: np.ndarray) -> np.ndarray:
+        varies = np.ptp(codes, axis=0) > 0 if centre else (codes != 0).any(axis=0)
+        codes = np.where(varies, codes - codes.mean(axis=0) if centre else codes, 0)
+        return codes / np.where(varies, np.linalg.norm(codes, axis=0), 1)
+
+    return 1 - unit(f).T @ unit(g)
+
+
+def least_cost(costs: np.ndarray, max_cost: float | None) -> float:
+    """The optimum by SciPy, with `max_cost / 2` for each unmatched feature."""
+    sources, targets = costs.shape
+    if max_cost is not None:
+        larger = np.zeros((sources + targets, sources + targets))
+        larger[:sources, :targets] = costs
+        larger[:sources, targets:] = larger[sources:, :targets] = max_cost / 2
+        costs = larger
+    return float(costs[linear_sum_assignment(costs)].sum())
+
+
+SHAPES = [(200, 40, 40), (300, 24, 61), (250, 70, 33), (1, 9, 9), (2, 1, 7), (30, 2, 1)]
+
+
+@pytest.mark.parametrize("through_passes", [pytest.param(True, marks=pytest.mark.through_passes), False])
+@pytest.mark.parametrize("max_cost", [None, 0.7])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("metric", METRICS)
+def test_the_optimum_is_scipys_on_all_costs(metric, shape, max_cost, through_passes):
+    for seed in range(3):
+        f, g = shared_codes(seed, *shape)
+        costs = all_costs(metric, f, g)
+        m = sm.assign(Codes.of(f), Codes.of(g), metric=metric, max_cost=max_cost)
+        assert m.certified
+        assert m.objective == pytest.approx(least_cost(costs, max_cost), abs=1e-9)
+        rows = (m.perm >= 0).numpy()
+        np.testing.assert_allclose(m.pair_cost[rows], costs[rows, m.perm[rows]], atol=1e-9)
+        assert m.lower_bound <= least_cost(costs, max_cost) + 1e-12
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_every_similarity_is_the_definition_for_every_kind_of_feature(metric):
+    f, g = shared_codes(7, 400, 50, 60)
+    for number in (np.float32, np.float64):
+        x, y = f.astype(number), g.astype(number)
+        block = CodesCost(Similarities.of(metric, Codes.of(x), Codes.of(y))).block(np.arange(50), np.arange(60))
+        np.testing.assert_allclose(1 + block, all_costs(metric, x, y), atol=1e-12)
+
+
+def exact_costs(metric: str, f: np.ndarray, g: np.ndarray) -> list[list[Decimal]]:
+    """1 - similarity of all pairs in 60 digits."""
+    getcontext().prec = 60
+    tokens = len(f)
+
+    def numbers(codes: np.ndarray) -> list[list[Decimal]]:
+        if metric == "jaccard":
+            codes = (codes != 0).astype(np.float64)
+        columns = [[Decimal(float(value)) for value in column] for column in codes.T]
+        if metric != "correlation":
+            return columns
+        return [[value - sum(column) / tokens for value in column] for column in columns]
+
+    def similarity(x: list[Decimal], y: list[Decimal]) -> Decimal:
+        both, of_x, of_y = (sum(a * b for a, b in zip(u, v, strict=True)) for u, v in ((x, y), (x, x), (y, y)))
+        if metric == "jaccard":
+            return both / (of_x + of_y - both) if of_x + of_y else Decimal(0)
+        tiny = Decimal(10) ** -50  # what the mean of equal numbers leaves in 60 digits
+        return both / (of_x * of_y).sqrt() if min(of_x, of_y) > tiny else Decimal(0)
+
+    return [[1 - similarity(x, y) for y in numbers(g)] for x in numbers(f)]
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_no_error_exceeds_its_bound_and_no_claim_is_wrong_in_exact_arithmetic(metric):
+    for seed in range(25):
+        r = np.random.default_rng(seed)
+        tokens, sources, targets = (int(r.integers(low, high)) for low, high in ((1, 40), (1, 9), (1, 9)))
+        f, g = shared_codes(seed, tokens, sources, targets)
+        scale = 10.0 ** r.integers(-3, 3, sources)
+        if seed % 3 == 0:  # far from 0 compared with what differs, of both signs, and of all sizes
+            f = (f * scale + (f != 0) * 1e4 * r.integers(-1, 2, sources)).astype(np.float32)
+        exact = exact_costs(metric, f, g)
+        similarities = Similarities.of(metric, Codes.of(f), Codes.of(g))
+        rows, columns = (index.ravel() for index in np.indices((sources, targets)))
+        cost = CodesCost(similarities)
+        for values, bound in (
+            (1 + cost.exact(rows, columns), cost.exact_error(rows, columns, np.zeros(targets)) + 2.0**-52),
+            (
+                cost.pair_cost(rows, columns),
+                similarities.row_error[rows] + similarities.column_error[columns] + 2.0**-50,
+            ),
+            cost.less(rows, columns, *cost.no_duals),
+        ):
+            for i, j, value, most in zip(rows, columns, values, bound, strict=True):
+                assert abs(Decimal(float(value)) - exact[i][j]) <= Decimal(float(most))
+        m = sm.assign(Codes.of(f), Codes.of(g), metric=metric)
+        best = linear_sum_assignment(np.array(exact, dtype=np.float64))
+        optimum = sum((exact[i][j] for i, j in zip(*best, strict=True)), Decimal(0))
+        own = sum((exact[i][j] for i, j in enumerate(m.perm.tolist()) if j >= 0), Decimal(0))
+        assert Decimal(m.lower_bound) <= optimum
+        assert own - optimum <= Decimal(m.proof_gap) + Decimal("1e-25")
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_ties_by_the_thousand_are_proved(metric):
+    """Features that are active once, on few tokens, have the same similarity with many others."""
+    r = np.random.default_rng(0)
+    sides = []
+    for _ in range(2):
+        codes = np.zeros((50, 1000), dtype=np.float32)
+        codes[r.integers(0, 50, 900), np.arange(900)] = 1
+        sides.append(codes)
+    m = sm.assign(Codes.of(sides[0]), Codes.of(sides[1]), metric=metric)
+    assert m.certified
+    assert m.cost == pytest.approx(least_cost(all_costs(metric, *sides), None), abs=1e-8)
+
+
+def test_the_same_answer_bit_for_bit_for_any_number_of_threads():
+    f, g = (Codes.of(codes) for codes in shared_codes(1, 20_000, 120, 150))
+    assert f.times_active.max() > 2 * STRETCH  # so that sums are made in several stretches
+    before = torch.get_num_threads()
+    answers = []
+    try:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            m = sm.assign(f, g, metric="correlation")
+            answers.append((m.perm.tolist(), m.pair_cost.tolist(), m.prices.tolist(), m.gap))
+    finally:
+        torch.set_num_threads(before)
+    assert answers[0] == answers[1] == answers[2]
+
+
+def test_margins_and_grades_are_those_of_the_costs_as_a_matrix():
+    f, g = shared_codes(4, 300, 30, 35)
+    x, y, costs = Codes.of(f), Codes.of(g), all_costs("correlation", f, g)
+    m, given = sm.assign(x, y, metric="correlation"), sm.assign(cost=costs)
+    features = torch.arange(30)
+    torch.testing.assert_close(m.margins().exact(features), given.margins().exact(features), atol=1e-9, rtol=0)
+    worse = sm.certify(x, y, m.perm.roll(1), metric="correlation")
+    assert worse.status == "suboptimal"
+    assert worse.gap == pytest.approx(sm.certify(cost=costs, perm=m.perm.roll(1)).gap, abs=1e-9)
+    for method in ("greedy", "nearest", "mutual_nearest"):
+        baseline = sm.assign(x, y, metric="correlation", method=method)
+        assert baseline.perm.tolist() == sm.assign(cost=costs, method=method).perm.tolist()
+
+
+def test_codes_hidden_states_and_files_give_one_answer(tmp_path):
+    a, b = sm.load("sample?layer=8"), sm.load("sample?layer=9")
+    states = 9 * torch.randn(1500, a.d, generator=torch.Generator().manual_seed(0))
+    by_states = sm.match(a, b, metric="correlation", activations=(states, states))
+    assert by_states.certified
+    assert by_states.cosine is not None
+    codes = Codes.encode(a, states), Codes.encode(b, states.numpy())
+    np.save(tmp_path / "states.npy", states.numpy())
+    codes[1].save(tmp_path / "codes.safetensors")
+    for given in (codes, (tmp_path / "states.npy", tmp_path / "codes.safetensors")):
+        m = sm.match(a, b, metric="correlation", activations=given)
+        assert torch.equal(m.perm, by_states.perm)
+        assert torch.equal(m.pair_cost, by_states.pair_cost)
+    assert sm.certify(a, b, by_states, metric="correlation", activations=codes).certified
+    by_states.save(tmp_path / "m.safetensors")
+    loaded = sm.Matching.load(tmp_path / "m.safetensors")
+    assert (loaded.lower_bound, loaded.cost_error) == (by_states.lower_bound, by_states.cost_error)
+    assert loaded.cost_error > 0
+
+
+def test_activations_find_partners_where_weights_mislead():
+    """In the second layer the space is rotated, so that no weight says which feature is which."""
+    r = torch.Generator().manual_seed(1)
+    d, F, tokens = 24, 96, 4000
+    directions = torch.nn.functional.normalize(torch.randn(F, d, generator=r), dim=1)
+    turned = directions @ torch.linalg.qr(torch.randn(d, d, generator=r))[0]
+    order = torch.randperm(F, generator=r)
+    active = (torch.rand(tokens, F, generator=r) < 0.02) * torch.rand(tokens, F, generator=r).add(0.5)
+    a, b = (sm.SAE(rows.T, torch.full((F,), -0.3), rows, torch.zeros(d)) for rows in (directions, turned[order]))
+    states = active @ directions, active @ turned
+    truth = torch.argsort(order)
+    by_activations = sm.match(a, b, metric="correlation", activations=states)
+    by_weights = sm.match(a, b, metric="cosine")
+    assert float((by_activations.perm == truth).double().mean()) > 0.95
+    assert float((by_weights.perm == truth).double().mean()) < 0.1
+
+
+def test_codes_of_dense_sparse_and_integer_arrays_are_the_same():
+    dense = np.array([[0, 2, 0], [1, 0, -3], [0, 0, 0]])
+    codes = [Codes.of(given) for given in (dense, torch.tensor(dense), sparse.coo_array(dense), dense.tolist())]
+    for one in codes:
+        assert one.starts.tolist() == [0, 1, 3, 3]
+        assert one.features.tolist() == [1, 0, 2]
+        assert one.values.tolist() == [2.0, 1.0, -3.0]
+    kept = codes[0].select(np.array([False, True, True]))
+    assert (len(kept), kept.values.tolist()) == (2, [1.0, -3.0])
+
+
+def test_lists_of_lines_are_those_of_all_lines_at_every_point():
+    for seed in range(30):
+        r = np.random.default_rng(seed)
+        count, lines, k = (int(r.integers(1, most)) for most in (200, 300, 20))
+        points = np.sort(r.choice([0.0, 1.0, 1.5], count) if seed % 3 == 0 else r.standard_normal(count))
+        slopes = np.zeros(lines) if seed % 5 == 0 else r.standard_normal(lines)
+        constants = np.where(r.random(lines) < 0.1, np.inf, np.round(r.standard_normal(lines), seed % 4))
+        values, partners = np.full((count, k), np.inf), np.full((count, k), -1, dtype=np.int32)
+        lowest_lines(points, slopes, constants, values, partners)
+        expected = np.sort(points[:, None] * slopes + constants, axis=1)
+        expected = np.pad(expected, ((0, 0), (0, k)), constant_values=np.inf)[:, :k]
+        np.testing.assert_array_equal(values, expected)
+        listed = np.nonzero(partners >= 0)
+        at = partners[listed]
+        np.testing.assert_array_equal(values[listed], points[listed[0]] * slopes[at] + constants[at])
+        assert (np.isinf(values) == (partners < 0)).all()
+
+
+def test_what_cannot_be_compared_is_refused_with_what_to_do(tmp_path):
+    a, b = sm.load("sample?layer=8"), sm.load("sample?layer=9")
+    x = Codes.of(np.eye(3, dtype=np.float32))
+    states = np.ones((4, a.d), dtype=np.float32)
+
+    def refused(words: str, call):
+        with pytest.raises(MatchError, match=words):
+            call()
+
+    refused("needs activations=", lambda: sm.match(a, b, metric="correlation"))
+    refused("needs activations=", lambda: sm.match(a, b, metric="jaccard", activations=states))
+    refused("metric is 'cosine'; by activations", lambda: sm.match(a, b, metric="cosine", activations=(states, states)))
+    refused("about weights", lambda: sm.match(a, b, metric="jaccard", activations=(states, states), fold="none"))
+    refused("has 4 tokens and", lambda: sm.match(a, b, metric="jaccard", activations=(states, states[:3])))
+    refused("expected \\(tokens, 576\\)", lambda: sm.match(a, b, metric="jaccard", activations=(states[:, 1:], states)))
+    refused("is of 3 features", lambda: sm.match(a, b, metric="jaccard", activations=(x, states)))
+    bad = states.copy()
+    bad[2, 5] = np.nan
+    refused("first at token 2, column 5", lambda: sm.match(a, b, metric="jaccard", activations=(bad, states)))
+    refused("compares codes, not weights or rows", lambda: sm.assign(states, states, metric="correlation"))
+    refused("one side is Codes", lambda: sm.assign(x, states, metric="correlation"))
+    refused("say how codes are compared", lambda: sm.assign(x, x))
+    refused(
+        "has no tokens", lambda: sm.assign(x.select(np.zeros(3, bool)), x.select(np.zeros(3, bool)), metric="jaccard")
+    )
+    refused("NaN or infinite", lambda: Codes.of(np.array([[np.nan]])))
+    refused("between 1e-100 and 1e\\+100", lambda: Codes.of(np.array([[1e200]])))
+    refused("must ascend", lambda: Codes(np.array([0, 2]), np.array([1, 0], np.int32), np.ones(2), 3))
+    refused("numbered from 0 to 2", lambda: Codes(np.array([0, 1]), np.array([3], np.int32), np.ones(1), 3))
+    refused("does not divide", lambda: Codes(np.array([0, 5]), np.array([1], np.int32), np.ones(1), 3))
+    x.save(tmp_path / "codes.safetensors")
+    refused("is there already", lambda: x.save(tmp_path / "codes.safetensors"))
+    sm.assign([[1.0]], [[1.0]]).save(tmp_path / "m.safetensors")
+    refused("not a file of codes", lambda: Codes.load(tmp_path / "m.safetensors"))
+    refused("no such file", lambda: Codes.load(tmp_path / "none.safetensors"))
