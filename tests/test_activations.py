@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from decimal import Decimal, getcontext
+from functools import partial
+from multiprocessing import get_context
 
 import numpy as np
 import pytest
@@ -11,8 +16,10 @@ from scipy import sparse
 from scipy.optimize import linear_sum_assignment
 
 import saematch as sm
-from saematch.activations import Codes, Similarities
+from saematch.activations import Codes, Similarities, encode_layers
 from saematch.activations.cofirings import STRETCH
+from saematch.activations.stored import StoredActivations
+from saematch.cli.main import main
 from saematch.cost import CodesCost
 from saematch.cost.lines import lowest_lines
 from saematch.errors import MatchError
@@ -214,6 +221,109 @@ def test_codes_hidden_states_and_files_give_one_answer(tmp_path):
     loaded = sm.Matching.load(tmp_path / "m.safetensors")
     assert (loaded.lower_bound, loaded.cost_error) == (by_states.lower_bound, by_states.cost_error)
     assert loaded.cost_error > 0
+
+
+def states_of(layers, tokens: int = 1200) -> dict[int, np.ndarray]:
+    """Made-up hidden states on which features of the sample are active, with an attention sink in front."""
+    states = {}
+    for layer in layers:
+        states[layer] = 9 * np.random.default_rng(0).standard_normal((tokens, 576), dtype=np.float32)
+        states[layer][0] *= 1000
+    return states
+
+
+@pytest.fixture(scope="module")
+def folder_of_states(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("states")
+    for layer, states in states_of((8, 9, 10)).items():
+        np.save(folder / f"layer_{layer}.npy", states)
+    np.save(folder / "documents.npy", np.arange(1200) // 100)
+    return folder
+
+
+def test_a_run_by_activations_is_the_same_from_hidden_states_and_from_codes_and_resumes(folder_of_states, tmp_path):
+    layers = sm.load_layers("sample?layer=8-10")
+    chain = sm.match_layers(layers, tmp_path / "run", metric="correlation", activations=folder_of_states)
+    assert chain.certified
+    written = list(encode_layers(layers, StoredActivations(folder_of_states), tmp_path / "codes"))
+    assert [(one.tokens, one.left_out, one.is_new) for one in written] == [(1199, 1, True)] * 3
+    again = list(encode_layers(layers, StoredActivations(folder_of_states), tmp_path / "codes"))
+    assert [one.is_new for one in again] == [False] * 3
+    by_codes = sm.match_layers(layers, metric="correlation", activations=tmp_path / "codes")
+    states = states_of((8, 9))
+    alone = sm.match(layers[8], layers[9], metric="correlation", activations=(states[8][1:], states[9][1:]))
+    for pair in chain:
+        assert torch.equal(chain[pair].pair_cost, by_codes[pair].pair_cost)
+    assert torch.equal(chain[8, 9].perm, alone.perm)
+    # The same call resumes; margins of a loaded run open the activations again.
+    resumed = sm.match_layers(layers, tmp_path / "run", metric="correlation", activations=folder_of_states)
+    assert resumed.complete
+    loaded = sm.Chain.load(tmp_path / "run")
+    torch.testing.assert_close(loaded[8, 9].margins().bound, chain[8, 9].margins().bound, atol=1e-9, rtol=0)
+    assert loaded.path(8, 384)[1].cosine is not None
+
+
+def test_a_run_does_not_resume_with_other_activations(folder_of_states, tmp_path):
+    layers = sm.load_layers("sample?layer=8-9")
+    sm.match_layers(layers, tmp_path / "run", metric="jaccard", activations=folder_of_states)
+    moved = tmp_path / "moved"
+    shutil.copytree(folder_of_states, moved)
+    np.save(moved / "layer_8.npy", np.load(moved / "layer_8.npy") * 2)
+    with pytest.raises(MatchError, match="holds another run: activations was"):
+        sm.match_layers(layers, tmp_path / "run", metric="jaccard", activations=moved)
+    list(encode_layers(layers, StoredActivations(folder_of_states), tmp_path / "codes"))
+    with pytest.raises(MatchError, match="from another SAE or other activations"):
+        list(encode_layers(layers, StoredActivations(moved), tmp_path / "codes"))
+
+
+@pytest.mark.parametrize("executor", ["threads", "processes"])
+def test_a_run_by_activations_in_other_workers_gives_the_same_answers(folder_of_states, executor):
+    layers = sm.load_layers("sample?layer=8-9")
+    expected = sm.match_layers(layers, metric="correlation", activations=folder_of_states)
+    kinds = {"threads": ThreadPoolExecutor, "processes": partial(ProcessPoolExecutor, mp_context=get_context("spawn"))}
+    with kinds[executor](1) as pool:
+        chain = sm.match_layers(layers, metric="correlation", activations=folder_of_states, executor=pool)
+    assert torch.equal(chain[8, 9].pair_cost, expected[8, 9].pair_cost)
+
+
+def test_two_sets_are_matched_by_their_own_codes(folder_of_states, tmp_path):
+    a, b = sm.load_layers("sample?layer=8"), sm.load_layers("sample?layer=8")
+    for name, layers in (("a", a), ("b", b)):
+        list(encode_layers(layers, StoredActivations(folder_of_states), tmp_path / name))
+    folders = [tmp_path / "a", tmp_path / "b"]
+    chain = sm.match_layers(a, against=b, metric="correlation", activations=folders)
+    never = chain[8, 8].stats["never_active"][0]
+    assert chain[8, 8].cost == pytest.approx(never, abs=1e-6)
+    named = {"one": a[8], "two": b[8]}
+    with pytest.raises(MatchError, match="found by layer numbers"):
+        sm.match_layers(named, metric="correlation", activations=folder_of_states)
+    with pytest.raises(MatchError, match="give two folders of codes"):
+        sm.match_layers(a, against=b, metric="correlation", activations=tmp_path / "a")
+
+
+def test_the_command_encodes_matches_and_shows(folder_of_states, tmp_path, capsys):
+    source, codes, run = "sample?layer=8-9", str(tmp_path / "codes"), str(tmp_path / "run")
+    assert main(["encode", source, "--activations", str(folder_of_states), "-o", codes]) == 0
+    assert "layer_8.safetensors" in capsys.readouterr().out
+    assert main(["encode", source, "--activations", str(folder_of_states), "-o", codes, "--json"]) == 0
+    assert [layer["is_new"] for layer in json.loads(capsys.readouterr().out)["layers"]] == [False, False]
+    layers = ["layers", source, "--metric", "jaccard", "--activations", codes]
+    assert main([*layers, "--dry-run"]) == 0
+    assert main([*layers, "-o", run]) == 0
+    assert main(["show", run]) == 0
+    assert "matched by the jaccard of codes" in capsys.readouterr().out
+    assert main(["path", run, "--layer", "8", "--feature", "384", "--margins"]) == 0
+    assert main(["report", run, "-o", str(tmp_path / "page.html")]) == 0
+    assert main(["export", run, "-o", str(tmp_path / "table.csv"), "--margins"]) == 0
+    files = [f"{codes}/layer_{layer}.safetensors" for layer in (8, 9)]
+    sides = [f"sample?layer={layer}" for layer in (8, 9)]
+    matching = str(tmp_path / "m.safetensors")
+    pair = [*sides, "--metric", "jaccard", "--activations", *files]
+    assert main(["match", *pair, "-o", matching]) == 0
+    assert main(["verify", *sides, matching, "--metric", "jaccard", "--activations", *files]) == 0
+    capsys.readouterr()
+    assert main(["layers", source, "--metric", "jaccard", "-o", str(tmp_path / "other")]) == 2
+    assert "needs --activations: a folder of hidden states, or of codes" in capsys.readouterr().err
 
 
 def test_activations_find_partners_where_weights_mislead():

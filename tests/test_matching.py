@@ -242,7 +242,10 @@ def test_damaged_matchings_are_refused(matching, tmp_path):
         (lambda: sm.assign(torch.from_numpy(X) * 1j, Y), "the first matrix is a torch.complex128 tensor"),
         (lambda: sm.assign(X, Y, max_rounds=1.5), "max_rounds is 1.5; give a whole number"),
         (lambda: sm.match("a", "b"), "match takes two SAEs, got str; saematch.load reads one"),
-        (lambda: sm.match_layers("sample"), "takes a mapping of layer numbers to SAEs; saematch.load_layers makes one"),
+        (
+            lambda: sm.match_layers("sample"),
+            "this takes a mapping of layer numbers, or of names, to SAEs; saematch.load_layers makes one",
+        ),
         (lambda: sm.assign(X[:, :5], Y), "has K = 5 and the second matrix has K = 12: they do not live in one space"),
         (lambda: sm.assign(X[0], Y), r"the first matrix has shape \(12,\); expected \(features, K\)"),
         (lambda: sm.assign(X, Y.astype(str)), "the second matrix holds <U.*; expected numbers"),
@@ -253,7 +256,7 @@ def test_damaged_matchings_are_refused(matching, tmp_path):
         (lambda: sm.assign(X, Y, device="mps"), "mps has no float64 to prove with"),
         (lambda: sm.assign(X, Y, device="abacus"), "device 'abacus' is not known to torch"),
         (lambda: sm.assign(X, Y, device="cuda:99"), "torch sees . GPUs"),
-        (lambda: sm.certify(X, Y, np.arange(60), fold="none"), "parts, weights and fold apply to SAEs"),
+        (lambda: sm.certify(X, Y, np.arange(60), fold="none"), "parts, weights, fold and activations apply to SAEs"),
     ],
 )
 def test_rows_and_options_that_make_no_sense_are_refused(call, message):

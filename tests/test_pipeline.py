@@ -8,7 +8,8 @@ import torch
 import saematch as sm
 from saematch.matching import backend
 from saematch.matching.backend import Backend
-from saematch.matching.problem import Comparison, search_bytes
+from saematch.matching.comparison import Comparison
+from saematch.matching.problem import search_bytes
 from saematch.matching.solver import Solver
 from saematch.runs import estimate, pipeline, row_cache, work
 from saematch.runs.inputs import read_input
@@ -138,7 +139,7 @@ def test_a_layer_that_cannot_be_read_costs_its_pairs_and_is_tried_once(model, mo
 
 
 def test_want_of_memory_costs_a_pair(model, monkeypatch):
-    monkeypatch.setattr(Comparison, "rows", lambda comparison, sae, side=0: [].__getitem__(MemoryError()))
+    monkeypatch.setattr(Comparison, "features", lambda comparison, sae, side, layer: [].__getitem__(MemoryError()))
     monkeypatch.setattr(row_cache, "read_input", lambda handle: (_ for _ in ()).throw(MemoryError()))
     assert "not enough memory" in outcomes(work_on(model), [(0, 1)])[0, 1].record["failure"]
 

@@ -160,6 +160,11 @@ class Codes:
         """int64 `(F,)`: on how many tokens each feature is active."""
         return np.bincount(self.features, minlength=self.F)
 
+    def check_features(self, sae: SAE) -> None:
+        """Raise `MatchError` unless these can be the codes of an SAE."""
+        if self.F != sae.F:
+            raise MatchError(f"{self.source} is of {self.F:,} features, and {sae.source} has {sae.F:,}")
+
     def select(self, tokens: NDArray[np.bool_]) -> Codes:
         """Return the codes of some tokens, from a mask `(N,)`."""
         lengths = np.diff(self.starts)
@@ -170,8 +175,15 @@ class Codes:
             self, starts=starts, features=self.features[entries], values=self.values[entries], documents=documents
         )
 
-    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+    def save(
+        self, path: str | os.PathLike[str], *, overwrite: bool = False, made_from: dict[str, Any] | None = None
+    ) -> None:
         """Write the codes to a file, `.safetensors`, whose layout is that of `saematch.activations.files`.
+
+        Args:
+            path: the file.
+            overwrite: whether to replace a file that is there already.
+            made_from: what identifies the SAE and the activations, as JSON, for a reader of the file.
 
         Raises:
             MatchError: if the file cannot be written, or is there already and `overwrite` is false.
@@ -185,7 +197,7 @@ class Codes:
         tensors = {"starts": self.starts, "features": self.features, "values": self.values}
         if self.documents is not None:
             tensors["documents"] = self.documents
-        save_codes(path, tensors, self.F, self.source, overwrite)
+        save_codes(path, tensors, self.F, self.source, overwrite, made_from)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Codes:

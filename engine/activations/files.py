@@ -5,7 +5,7 @@
     values      float32 or float64  its code
     documents   int64 (N,)          the document of each token, if it is known
 
-The metadata has, under the key "saematch", {"schema": 1, "codes_of": F, "source": text}.
+The metadata has, under the key "saematch", {"schema": 1, "codes_of": F, "source": text, "made_from": inputs or null}.
 """
 
 from __future__ import annotations
@@ -31,9 +31,14 @@ _DAMAGED = (OSError, SafetensorError, KeyError, TypeError, ValueError, Attribute
 
 
 def save_codes(
-    path: str | os.PathLike[str], tensors: dict[str, Any], features: int, source: str, overwrite: bool
+    path: str | os.PathLike[str],
+    tensors: dict[str, Any],
+    features: int,
+    source: str,
+    overwrite: bool,
+    inputs: dict[str, Any] | None,
 ) -> None:
-    """Write a file of codes, in one step.
+    """Write a file of codes, in one step. `inputs` identifies what they were made from.
 
     Raises:
         MatchError: if the file cannot be written, or is there already and `overwrite` is false.
@@ -41,7 +46,7 @@ def save_codes(
     path = local_path(path)
     if os.path.lexists(path) and not overwrite:
         raise MatchError(f"{path}: is there already; choose another name, or overwrite it (overwrite=True)")
-    record = {"schema": SCHEMA, "codes_of": features, "source": source}
+    record = {"schema": SCHEMA, "codes_of": features, "source": source, "made_from": inputs}
     with replacing(path) as aside, refusals("cannot be written", path, SafetensorError):
         save_file(
             {name: np.ascontiguousarray(values) for name, values in tensors.items()},
@@ -71,3 +76,15 @@ def read_codes(path: Path) -> tuple[dict[str, Any], int]:
         if array.ndim != 1 or array.dtype.str[1:] not in expected[name]:
             raise MatchError(f"{path}: {name} is {array.dtype} {array.shape}; {_NOT_OURS}")
     return tensors, features
+
+
+def made_from(path: Path) -> dict[str, Any] | None:
+    """Return what identifies the inputs of a file of codes; None if the file does not say. Only its header is read.
+
+    Raises:
+        MatchError: if the file is none of codes.
+    """
+    refuse_pointer_at(path)
+    with refusals(_NOT_OURS, path, *_DAMAGED), safe_open(path, framework="np") as file:
+        inputs = json.loads((file.metadata() or {})["saematch"]).get("made_from")
+        return None if inputs is None else dict(inputs)

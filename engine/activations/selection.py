@@ -50,7 +50,9 @@ class TokenSelection:
     units: Indices
 
     @classmethod
-    def of(cls, source: ActivationSource, layers: Sequence[int], outliers: float | None = OUTLIERS) -> TokenSelection:
+    def of(
+        cls, source: ActivationSource, layers: Sequence[int], outliers: float | None = OUTLIERS, documents: int = 2
+    ) -> TokenSelection:
         """Select tokens in one pass over all activations.
 
         Args:
@@ -58,14 +60,16 @@ class TokenSelection:
             layers: the layers.
             outliers: leave out a token if its norm in some layer exceeds this many medians of the norms of that layer.
                 None leaves out no token.
+            documents: how many documents are needed: two for uncertainty.
 
         Raises:
-            MatchError: if there are fewer than two documents, or if the rows of two layers do not belong to the same
+            MatchError: if there are fewer documents, or if the rows of two layers do not belong to the same
                 tokens: then they are as far from each other as rows in random order.
         """
-        documents = int(source.documents.max(initial=-1)) + 1
-        if documents < 2:
-            raise MatchError(f"{source}: {documents} document with tokens; uncertainty needs at least two")
+        found = int(source.documents.max(initial=-1)) + 1
+        if found < documents:
+            needed = "uncertainty needs at least two" if documents == 2 else f"at least {documents} is needed"
+            raise MatchError(f"{source}: {found} document with tokens; {needed}")
         norms = [np.stack([x.norm(dim=1).double().cpu().numpy() for x in batch]) for batch in source.batches(layers)]
         lengths: Floats = np.concatenate(norms, axis=1)
         limit = np.inf if outliers is None else outliers * np.median(lengths, axis=1, keepdims=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Protocol, TypedDict
+from typing import Any, Protocol, TypedDict
 
 import numpy as np
 import torch
@@ -73,7 +73,7 @@ class StoredActivations(ActivationSource):
     """
 
     def __init__(self, folder: str | os.PathLike[str], document_length: int | None = None) -> None:
-        self._folder = local_path(folder)
+        self._folder, self._document_length = local_path(folder), document_length
         if not self._folder.is_dir():
             raise MatchError(f"{folder}: no such folder")
         paths = {path.stem.removeprefix("layer_"): path for path in sorted(self._folder.glob("layer_*.npy"))}
@@ -88,6 +88,9 @@ class StoredActivations(ActivationSource):
 
     def __str__(self) -> str:
         return str(self._folder)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return StoredActivations, (self._folder, self._document_length)  # without the arrays, which are on disk
 
     def __repr__(self) -> str:
         return f"StoredActivations({str(self)!r}, layers {sorted(self._layers)}, {len(self.documents)} tokens)"

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from saematch.cost import squared_distances
 from saematch.errors import MatchError
-from saematch.matching.problem import RowProblem
+from saematch.matching.problem import Problem
 from saematch.matching.solver import Solver
 from saematch.numeric.cosines import row_cosines
 from saematch.numeric.rounding import Indices
@@ -30,7 +30,8 @@ from saematch.sae.features import PARTS, folded_rows
 
 DEFINITIONS = {
     "partner": "number of the target feature that the feature is matched with; -1 without a partner",
-    "cost": "cost of the pair: squared distance of the two folded feature rows; 0 without a partner",
+    "cost": "cost of the pair: squared distance of the two folded feature rows, or what the metric of the run says; 0 "
+    "without a partner",
     "encoder": "contribution of the encoder columns to the cost",
     "bias": "contribution of the encoder biases to the cost",
     "decoder": "contribution of the decoder rows to the cost",
@@ -50,10 +51,10 @@ Columns = dict[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class OpenedLayer:
-    """The SAE of a layer, and its folded feature rows `(F, K)` as the run compares them."""
+    """The SAE of a layer, and what the run compares of it, see `Comparing.features`."""
 
     sae: SAE
-    rows: Rows
+    features: Any
 
     @cached_property
     def decoder(self) -> Rows:
@@ -81,6 +82,7 @@ class Findings:
         self.chain, self.margins = chain, margins and weights
         self.without_saes = None if weights else "the weights of the SAEs were not used"
         self._opened: dict[tuple[int, Side], OpenedLayer] = {}
+        self._problem: tuple[Pair, Problem] | None = None  # of the last pair
 
     def columns(self, pair: Pair) -> Columns:
         """Return the columns of `DEFINITIONS` that are known for a pair, `(F_A,)` each.
@@ -97,16 +99,16 @@ class Findings:
         a, b = layers
         comparison = self.chain.known_comparison()
         for part, span in self._parts(a.sae.d):
-            columns[part] = squared_distances(a.rows, b.rows, perm, comparison.metric == "absolute_cosine", span)
+            columns[part] = squared_distances(
+                a.features.rows, b.features.rows, perm, comparison.metric == "absolute_cosine", span
+            )
         columns["cosine"] = row_cosines(a.decoder, b.decoder, perm)
         if self.margins and matching.certified:
             margins = matching.margins()
             columns |= {"margin": margins.bound.numpy(), "margin_exact": margins.is_exact.numpy()}
             columns["tied"] = margins.tied.numpy()
             assert matching.margin_finder is not None
-            columns |= _runners_up(
-                matching.margin_finder.solver, comparison.problem_of_rows(a.rows, b.rows, a.sae.d), perm
-            )
+            columns |= _runners_up(matching.margin_finder.solver, comparison.problem_of(a.features, b.features), perm)
         return columns
 
     def expected(self) -> list[str]:
@@ -133,6 +135,16 @@ class Findings:
         source, target = (self._layer(*key) for key in keys)
         return None if source is None or target is None else (source, target)
 
+    def problem(self, pair: Pair) -> Problem | None:
+        """Return the problem of a pair, or None if one of its SAEs cannot be read."""
+        if self._problem is None or self._problem[0] != pair:
+            layers = self.layers(pair)
+            if layers is None:
+                return None
+            a, b = layers
+            self._problem = pair, self.chain.known_comparison().problem_of(a.features, b.features)
+        return self._problem[1]
+
     def _layer(self, layer: int, side: Side) -> OpenedLayer | None:
         if (layer, side) not in self._opened:
             if self.without_saes is not None:
@@ -142,7 +154,7 @@ class Findings:
             except (MatchError, OSError) as error:
                 self.without_saes = str(error)
                 return None
-            self._opened[layer, side] = OpenedLayer(sae, comparison.rows(sae, side))
+            self._opened[layer, side] = OpenedLayer(sae, comparison.features(sae, side, layer))
         return self._opened[layer, side]
 
     def _parts(self, d: int) -> Iterator[tuple[str, slice]]:
@@ -154,7 +166,7 @@ class Findings:
             start = stop
 
 
-def _runners_up(solver: Solver, problem: RowProblem, perm: Indices) -> Columns:
+def _runners_up(solver: Solver, problem: Problem, perm: Indices) -> Columns:
     """Return the columns of the runner-up: for each feature, the cheapest target feature other than its partner.
 
     The runner-up is not the next partner that the feature would get: it costs less than the partner wherever the

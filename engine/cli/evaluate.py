@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from typing_extensions import override
 
+from saematch.cli.activations import activations_of, add_activations
 from saematch.cli.common import DONE, INCOMPLETE, UNFINISHED, for_terminal, in_flags, print_json
 from saematch.cli.groups import add_inputs, add_json, add_quiet, add_run, chain_of
 from saematch.cli.parser import as_path
@@ -21,9 +22,6 @@ from saematch.cli.terminal import Status, decimal, print_legend, print_remarks, 
 from saematch.errors import MatchError
 
 if TYPE_CHECKING:
-    import torch
-
-    from saematch.activations.stored import ActivationSource
     from saematch.analysis.tables import Row
     from saematch.evaluation.api import Evaluation
     from saematch.evaluation.endpoint import EndpointJudge
@@ -73,39 +71,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--explain", action=_Explain, nargs=0, help="print what every table and every column means, and do nothing else"
     )
-    _add_activations(parser)
+    add_activations(parser)
     _add_meaning(parser)
-
-
-def _add_activations(parser: argparse.ArgumentParser) -> None:
-    # The activations come from files or from a model, not from both.
-    group = parser.add_argument_group("activations or a language model")
-    either = group.add_mutually_exclusive_group()
-    either.add_argument(
-        "--activations", metavar="DIR", type=as_path, help="folder of layer_<n>.npy, (tokens, d), to measure codes with"
-    )
-    either.add_argument("--model", metavar="NAME", help="a causal language model, for its activations and its loss")
-    # Options of the one, options of the other, and an option of both.
-    group.add_argument(
-        "--document-length", type=int, metavar="N", help="for --activations without documents.npy: tokens per document"
-    )
-    group.add_argument(
-        "--texts", metavar="FILE", type=as_path, help="for --model: plain text, or a .jsonl file with one text per line"
-    )
-    group.add_argument("--tokens", type=int, metavar="N", help="for --model: stop after about N tokens")
-    group.add_argument(
-        "--context", type=int, default=256, metavar="N", help="for --model: tokens per context (default: %(default)s)"
-    )
-    group.add_argument(
-        "--hook", help="for --model: resid_post or resid_pre (default: what the SAEs say, else resid_post)"
-    )
-    group.add_argument(
-        "--outliers",
-        type=float,
-        default=10.0,
-        metavar="X",
-        help="leave out tokens whose norm is above X times the median; 0 keeps all tokens (default: 10)",
-    )
 
 
 def _add_meaning(parser: argparse.ArgumentParser) -> None:
@@ -195,7 +162,7 @@ def _evaluate(options: argparse.Namespace, show: Status) -> tuple[Evaluation, Ch
     evaluation = evaluate(
         chain,
         out,
-        activations=_activations(options, chain, device),
+        activations=activations_of(options, chain.inputs, device),
         explanations=None if explained is None else explained.texts,
         judge=judge,
         judged=options.judged,
@@ -221,32 +188,6 @@ def _judge(options: argparse.Namespace, out: Path, show: Status) -> EndpointJudg
         out / "judge.jsonl",
         calls=options.judge_calls,
         on_answer=lambda asked: show(f"the judge has answered {asked:,} times"),
-    )
-
-
-def _activations(options: argparse.Namespace, chain: Chain, device: torch.device) -> ActivationSource | None:
-    from saematch.activations.stored import StoredActivations
-    from saematch.evaluation.hooks import hooks_of
-    from saematch.evaluation.model import LanguageModel
-    from saematch.evaluation.texts import Texts
-
-    if options.activations is not None:
-        return StoredActivations(options.activations, options.document_length)
-    if options.model is None:
-        return None
-    if options.texts is None:
-        raise MatchError("--model needs --texts, the texts that the model reads")
-    if find_spec("transformers") is not None:
-        from transformers.utils.logging import disable_progress_bar
-
-        disable_progress_bar()  # type: ignore[no-untyped-call] # the status line shows progress
-    return LanguageModel(
-        options.model,
-        Texts.read(options.texts),
-        context=options.context,
-        tokens=options.tokens,
-        hooks=hooks_of(chain.inputs()) if options.hook is None else options.hook,
-        device=device,
     )
 
 

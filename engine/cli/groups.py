@@ -9,13 +9,17 @@ from typing import TYPE_CHECKING, Any
 from saematch.cli.parser import as_parts, as_path, as_weights
 from saematch.cli.terminal import print_remarks
 from saematch.errors import MatchError
-from saematch.options import Metric, Side
+from saematch.options import ActivityMetric, Metric, Side
 from saematch.options import names as names_of
 
 if TYPE_CHECKING:
     from saematch.report import Contents
     from saematch.runs.chain import Chain
 
+OF_A_PAIR = "two files, for A and for B: hidden states (.npy) of the same tokens, or codes (.safetensors)"
+OF_LAYERS = (
+    "a folder of hidden states (layer_<n>.npy), or of codes that 'saematch encode' wrote; one for each set of SAEs"
+)
 SOURCE = "a file, a folder, a pattern, an hf:// or saelens:// address, a .yaml list of these, or 'sample'"
 
 
@@ -64,8 +68,8 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object on one line")
 
 
-def add_comparison(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say how two SAEs are compared, see `comparison_of`."""
+def add_comparison(parser: argparse.ArgumentParser, activations: str = OF_A_PAIR) -> None:
+    """Add the options that say how two SAEs are compared, see `comparison_of`; `activations` describes an option."""
     group = parser.add_argument_group("comparison of features")
     group.add_argument(
         "--parts",
@@ -81,8 +85,12 @@ def add_comparison(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--metric",
-        choices=names_of(Metric),
-        help="cost of a pair: the squared distance (default), or 1 minus the cosine or the absolute cosine",
+        choices=names_of(Metric) + names_of(ActivityMetric),
+        help="cost of a pair: the squared distance (default), or 1 minus the cosine or the absolute cosine of weights; "
+        "or 1 minus the correlation, jaccard index or activation_cosine of codes, with --activations",
+    )
+    group.add_argument(
+        "--activations", nargs="+", metavar="PATH", type=as_path, help="for a metric of codes: " + activations
     )
     group.add_argument("--fold", help="scale of a feature: threshold (default), decoder_norm or none")
     group.add_argument(
@@ -151,7 +159,7 @@ def add_labels(parser: argparse.ArgumentParser, two_sets: bool = True) -> None:
 
 def comparison_of(options: argparse.Namespace) -> dict[str, Any]:
     """Return the options of `add_comparison` that the user gave, as keyword arguments of `saematch.match`."""
-    names = ("metric", "parts", "weights", "fold", "max_cost")
+    names = ("metric", "activations", "parts", "weights", "fold", "max_cost")
     return {name: value for name in names if (value := getattr(options, name)) is not None}
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from saematch.cli.common import DONE, UNFINISHED, complain, for_terminal, in_flags, print_json
 from saematch.cli.groups import (
+    OF_LAYERS,
     add_comparison,
     add_json,
     add_method,
@@ -82,7 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_json(parser)
     # How features are compared, and what the solver may use.
-    add_comparison(parser)
+    add_comparison(parser, OF_LAYERS)
     add_solver(parser)
 
 
@@ -143,7 +144,7 @@ def _match(options: argparse.Namespace, matched: set[Pair], failures: dict[Pair,
             shard=options.shard,
             executor=options.executor,
             verify_inputs=options.verify_inputs,
-            **comparison_of(options),
+            **_comparison_of(options),
             method=options.method,
             **(solver_of(options) | {"device": _devices(options)}),
             progress=notify,
@@ -171,6 +172,14 @@ def _print_summary(options: argparse.Namespace, chain: Chain, matched: set[Pair]
         print("The same command tries these pairs again, and no others.")
     if options.time_limit is not None:
         print("With a time limit, results depend on how fast the machine was: another run may give other matchings.")
+
+
+def _comparison_of(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the options of the comparison; one folder of activations is given as it is, two as a list."""
+    given = comparison_of(options)
+    if len(given.get("activations", ())) == 1:
+        given["activations"] = given["activations"][0]
+    return given
 
 
 def _devices(options: argparse.Namespace) -> list[str] | str | None:
@@ -234,8 +243,8 @@ def _plan(
     options: argparse.Namespace, layers: Layers, against: Layers | None, names: Names
 ) -> tuple[list[Pair], int, float | None]:
     """Return the pairs that a run would match, the most memory that it would take, and an estimate of its seconds."""
-    from saematch.matching.problem import Comparison
     from saematch.matching.solver import Solver
+    from saematch.runs.api import comparison_of_run
     from saematch.runs.estimate import seconds_needed
     from saematch.runs.plan import plan_pairs
     from saematch.runs.work import Work, check_headers, memory_needed, pairs_at_once
@@ -246,7 +255,8 @@ def _plan(
     workers = len(devices) if isinstance(devices, list) else 1
     limits = solver_of(options) | {"device": devices[0] if isinstance(devices, list) else devices}
     solver = Solver(method=options.method, **limits).checked()
-    work = Work(layers, against, Comparison.checked(**comparison_of(options)), solver)
+    comparison = comparison_of_run(pairs, against is not None, bool(names.names), **_comparison_of(options))
+    work = Work(layers, against, comparison, solver)
     check_headers(work, pairs)
     memory = memory_needed(work, pairs, pairs_at_once(work, pairs, workers)) * workers
     return pairs, memory, seconds_needed(work, pairs, workers)

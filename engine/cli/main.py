@@ -17,6 +17,7 @@ import saematch
 from saematch.cli import (
     consistency,
     demo,
+    encode,
     env,
     evaluate,
     export,
@@ -56,7 +57,7 @@ class Command(Protocol):
 
 COMMANDS: Mapping[str, Command] = {
     "demo": demo, "info": info, "match": match, "layers": layers, "show": show, "top": top, "path": path,
-    "consistency": consistency,
+    "consistency": consistency, "encode": encode,
     "evaluate": evaluate, "report": report, "serve": serve, "export": export, "verify": verify, "env": env,
 }  # fmt: skip
 DESCRIPTION = """Match the features of sparse autoencoders across the layers of a model. Matchings are optimal, and

@@ -47,7 +47,7 @@ def run(options: argparse.Namespace) -> int:
         print_path(path, chain.names.axis, layer)
         legend = {
             "*": "the feature that was asked for",
-            "cost": "squared distance from the feature in the row above",
+            "cost": "of the pair with the feature in the row above, by the metric of the run",
             "cosine": "of the two decoder rows",
         }
         margin = f"how much the cost can rise before another matching of the two {chain.names.several} is cheaper"

@@ -103,8 +103,12 @@ def describe_run(chain: Chain) -> str:
     )
     options = record["options"]
     limit = options["max_cost"]
-    how = [f"by {', '.join(options['parts'])}", f"fold {options['fold']}"]
-    how += [] if set(options["weights"].values()) == {1.0} else [f"weights {options['weights']}"]
+    if "activations" in options:
+        tokens = options["activations"].get("tokens")
+        how = [f"by the {options.get('metric')} of codes" + ("" if tokens is None else f" on {tokens:,} tokens")]
+    else:
+        how = [f"by {', '.join(options['parts'])}", f"fold {options['fold']}"]
+    how += [] if set(options["weights"].values()) <= {1.0} else [f"weights {options['weights']}"]
     how += [] if limit is None else [f"no pair above a cost of {limit:g} (max_cost)"]
     how += [f"method {options['method']}"] if is_baseline(chain) else []
     of = printable(source + (f" against {against}" if against else ""))

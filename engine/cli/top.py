@@ -78,7 +78,10 @@ def _list_pairs(options: argparse.Namespace, chain: Chain) -> None:
         print_json({name: [pair._asdict() for pair in pairs], "complete": chain.complete})
         return
     print_ranked(chain, pairs)
-    legend = {"cost": "squared distance of the two features", "cosine": "of their decoder rows"}
+    legend = {
+        "cost": "of the pair, by the metric of the run (squared distance by default)",
+        "cosine": "of their decoder rows",
+    }
     margin = "how much the cost of the pair can rise before another matching of all features is cheaper"
     print_legend(legend | ({"margin": margin} if name == "uncertain" else {}))
 

@@ -84,10 +84,18 @@ class MethodPermutation:
 
 
 def baselines_of(chain: Chain) -> Iterator[tuple[Baseline, dict[str, Any]]]:
-    """Yield each baseline with all its options, except those whose options are those of the run."""
+    """Yield each baseline with all its options, except those whose options are those of the run.
+
+    Baselines by weights that keep other options of a run by weights mean nothing for a run by activations.
+    """
+    own = chain.options()
     for baseline in BASELINES:
-        options: dict[str, Any] = {**chain.options(), **baseline.options}
-        if options != chain.options():
+        options: dict[str, Any] = {**own, **baseline.options}
+        if "activations" in own and baseline.name != "greedy":
+            if "fold" not in baseline.options:
+                continue
+            options = {**baseline.options}
+        if options != own:
             yield baseline, options
 
 

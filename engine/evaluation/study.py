@@ -301,7 +301,7 @@ def _far_pairs(chain: Chain, farthest: int | None) -> dict[Pair, int]:
 
 def _common_fold(chain: Chain, sae: Callable[[int], SAE]) -> FoldName:
     """Return the fold of the weights that all methods are compared on."""
-    fold: FoldName = chain.options()["fold"]
+    fold: FoldName = chain.options().get("fold", "none")  # which a run by activations lacks
     if fold != "none":
         return fold
     return "threshold" if all(sae(layer).threshold is not None for layer in chain.layers) else "decoder_norm"

@@ -14,8 +14,9 @@ from saematch.assignment import Round
 from saematch.errors import MatchError
 from saematch.matching.batch import Matrices, is_batch, plain_problem, problems_of, solve_all
 from saematch.matching.by_codes import Activations, problem_of_activations
+from saematch.matching.comparison import Comparison, Fold
 from saematch.matching.permutation import check_permutation
-from saematch.matching.problem import Comparison, Fold, Problem
+from saematch.matching.problem import Problem
 from saematch.matching.result import Matching
 from saematch.matching.solver import Solver
 from saematch.numeric.arrays import ArrayLike

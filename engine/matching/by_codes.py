@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from typing_extensions import override
 
 from saematch.activations import Codes, Similarities, check_activity_metric
+from saematch.activations.layers import LayerCodes, from_record
 from saematch.cost import CodesCost, Cost, checked_max_cost, pair_costs
 from saematch.errors import MatchError, memory_for
 from saematch.matching.backend import Backend
+from saematch.matching.comparison import Comparing
 from saematch.matching.problem import LARGEST_SQUARE, Problem, search_bytes
 from saematch.numeric.arrays import ArrayLike
 from saematch.numeric.cosines import row_cosines
 from saematch.numeric.rounding import UNIT_64, Floats, Indices
 from saematch.numeric.rows import Rows
-from saematch.options import ActivityMetric
+from saematch.options import ActivityMetric, Part, Side
 from saematch.sae.autoencoder import SAE
 from saematch.sae.features import folded_rows
 from saematch.storage.folders import local_path
@@ -28,6 +30,8 @@ from saematch.storage.reading import mapped_array
 
 Activations = ArrayLike | Codes | str | os.PathLike[str]  # what `codes_of` takes
 _BYTES_PER_ENTRY = 12  # of the column and the value of a similarity
+_ACTIVE = 100  # features a token, and tokens, for estimates if they are not known
+_TOKENS = 100_000
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,72 @@ class CodesProblem(Problem):
         return None if self.decoders is None else row_cosines(*self.decoders, permutation)
 
 
+class CodedSAE(NamedTuple):
+    """The codes of an SAE, which are compared, and its decoder rows for cosines."""
+
+    codes: Codes
+    decoder: Rows
+
+
+@dataclass(frozen=True)
+class ActivityComparison(Comparing[CodedSAE]):
+    """How the SAEs of a run are compared by their activations. They may be of any width.
+
+    Attributes:
+        metric: the similarity.
+        layers: the codes of the SAE of every layer.
+        max_cost: the most expensive pair, or None, see `Problem`.
+        parts: no parts of weights are compared.
+    """
+
+    metric: ActivityMetric
+    layers: LayerCodes
+    max_cost: float | None = None
+    parts: tuple[Part, ...] = ()
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any], layers: Sequence[int]) -> ActivityComparison:
+        """Return the comparison that a run has recorded. Raises `MatchError` if its activations have changed."""
+        metric = check_activity_metric(record["metric"])
+        return cls(metric, from_record(record["activations"], layers), record["max_cost"])
+
+    @override
+    def bytes_of_features(self, sae: SAE) -> int:
+        """Estimate the memory that the codes of an SAE take, by token and by feature, with `_ACTIVE` for each token."""
+        return 2 * 8 * (sae.k or _ACTIVE) * self._tokens + 4 * sae.F * sae.d
+
+    @override
+    def search_bytes(self, a: SAE, b: SAE) -> int:
+        """Estimate the memory of the search, without that of the codes."""
+        together = self._tokens * (a.k or _ACTIVE) * (b.k or _ACTIVE)
+        return search_bytes(a.F + b.F) + _BYTES_PER_ENTRY * min(a.F * b.F, together)
+
+    @property
+    def _tokens(self) -> int:
+        return int(self.layers.record().get("tokens", _TOKENS))
+
+    @override
+    def features(self, sae: SAE, side: Side, layer: int) -> CodedSAE:
+        """Return the codes and the decoder rows of the SAE of a layer on one side of a pair."""
+        return CodedSAE(self.layers.codes(sae, layer, side), folded_rows(sae, ["decoder"], fold="none"))
+
+    @override
+    def problem_of(self, x: CodedSAE, y: CodedSAE, remake: Callable[[], Problem] | None = None) -> CodesProblem:
+        """Return the problem of the features of two SAEs."""
+        decoders = (x.decoder, y.decoder) if x.decoder.width == y.decoder.width else None
+        return CodesProblem.checked(x.codes, y.codes, self.metric, self.max_cost, remake, decoders)
+
+    @override
+    def record(self) -> dict[str, Any]:
+        """Return the comparison for JSON."""
+        nothing = {"parts": [], "weights": {}, "fold": "none"}
+        return {**nothing, "max_cost": self.max_cost, "metric": self.metric, "activations": self.layers.record()}
+
+    @override
+    def options(self) -> dict[str, Any]:
+        return {"metric": self.metric, "activations": self.layers, "max_cost": self.max_cost}
+
+
 def problem_of_activations(
     a: SAE, b: SAE, metric: ActivityMetric, activations: Any, max_cost: float | None
 ) -> CodesProblem:
@@ -156,6 +226,5 @@ def codes_of(sae: SAE, given: Any) -> Codes:
         given = Codes.load(path) if Path(path).suffix == ".safetensors" else mapped_array(path, 2, "f")
     if not isinstance(given, Codes):
         return Codes.encode(sae, given)
-    if given.F != sae.F:
-        raise MatchError(f"{given.source} is of {given.F:,} features, and {sae.source} has {sae.F:,}")
+    given.check_features(sae)
     return given

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -12,25 +12,21 @@ from numpy.typing import NDArray
 from typing_extensions import override
 
 from saematch.cost import Cost, DistanceCost, MatrixCost, checked_max_cost, squared_distances
-from saematch.errors import MatchError, memory_for
+from saematch.errors import MatchError
 from saematch.matching.backend import Backend
 from saematch.numeric.arrays import dense_array
 from saematch.numeric.cosines import row_cosines
-from saematch.numeric.numbers import real_number
 from saematch.numeric.rounding import UNIT_64, Floats, Indices, gamma
 from saematch.numeric.rows import Rows
-from saematch.options import ActivityMetric, Metric, Part, Side, names
+from saematch.options import ActivityMetric, Metric, names
 from saematch.resources import BLOCK_BYTES
-from saematch.sae.autoencoder import SAE, Scale
-from saematch.sae.features import PARTS, as_targets, check_parts, direction_rows, folded_rows, without_direction
-from saematch.sae.spaces import check_spaces
+from saematch.sae.features import as_targets, direction_rows, without_direction
 
 LARGEST, SMALLEST = 1e140, 1e-140  # limits of the largest entry: its square stays in the range of float64
 LARGEST_SQUARE = 1e299  # a limit of max_cost: the sum over all features stays in the range of float64
 MOST_COLUMNS = 2**20  # with more columns, the error bound of float32 products says nothing
 _BYTES_PER_FEATURE = 5_000  # of the candidate lists, edges and prices of a pair, for each feature of both sides
 _WHOLE = 2**53  # all whole numbers up to this one are float64 numbers
-Fold = Scale | tuple[Scale, Scale]
 
 
 class Problem(ABC):
@@ -239,86 +235,6 @@ class MatrixProblem(Problem):
         out = np.zeros(len(permutation))
         out[rows] = self.matrix[rows, permutation[rows]]
         return out
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """How two SAEs are compared.
-
-    Attributes:
-        parts: the parts of the weights that are compared.
-        weights: the factor of the squared distance of each part.
-        folds: the scale of the features of the source, and of the target, see `SAE.scale`; "none" for cosines, which no
-            fold changes.
-        max_cost: the most expensive pair, or None, see `Problem`.
-        metric: the cost of a pair, see `match`.
-    """
-
-    parts: tuple[Part, ...]
-    weights: dict[Part, float]
-    folds: tuple[Scale, Scale]
-    max_cost: float | None
-    metric: Metric = "squared_distance"
-
-    @classmethod
-    def checked(
-        cls,
-        parts: Sequence[Part] | None = None,
-        weights: Mapping[Part, float] | None = None,
-        fold: Fold = "threshold",
-        max_cost: float | None = None,
-        metric: Metric | ActivityMetric = "squared_distance",
-    ) -> Comparison:
-        """Make a comparison from the arguments of a caller. Raises `MatchError` for options that are not valid."""
-        metric = check_metric(metric)
-        if metric != "squared_distance":
-            fold = "none"
-            if parts is not None and "bias" in parts:
-                raise MatchError(f"metric {metric!r}: a bias is one number and has no direction; leave it out of parts")
-        if parts is None:
-            parts = PARTS if metric == "squared_distance" else ("encoder", "decoder")
-        is_pair = isinstance(fold, tuple) and len(fold) == 2 and all(real_number(one) is None for one in fold)
-        folds = cast(tuple[Scale, Scale], fold if is_pair else (fold, fold))
-        return cls(*check_parts(parts, weights), folds, checked_max_cost(max_cost, LARGEST_SQUARE), metric)
-
-    def width(self, sae: SAE) -> int:
-        """Return K, the number of columns of the feature rows."""
-        return sum(self._widths(sae)) + (0 if self.metric == "squared_distance" else 2)
-
-    def _widths(self, sae: SAE) -> list[int]:
-        return [1 if part == "bias" else sae.d for part in self.parts]
-
-    def rows(self, sae: SAE, side: Side = Side.SOURCE) -> Rows:
-        """Return the feature rows of an SAE on one side of a pair, `(F, K)`."""
-        with memory_for(f"the feature rows of {sae.source}"):
-            if self.metric == "squared_distance":
-                return folded_rows(sae, self.parts, self.weights, self.folds[side])
-            rows = folded_rows(sae, self.parts, None, "none")
-            return direction_rows(rows, self._widths(sae), list(self.weights.values()))
-
-    def problem(self, a: SAE, b: SAE, remake: Callable[[], Problem] | None = None) -> RowProblem:
-        """Return the problem of two SAEs. Raises `MatchError` if the SAEs cannot be compared."""
-        self.check(a, b)
-        return self.problem_of_rows(self.rows(a, Side.SOURCE), self.rows(b, Side.TARGET), a.d, remake)
-
-    def check(self, a: SAE, b: SAE) -> None:
-        """Raise `MatchError` if two SAEs, of which only headers may be known, cannot be compared in this way."""
-        check_widths(a.d, a.source, b.d, b.source, "d")
-        check_spaces(a, b, self.parts)
-
-    def problem_of_rows(self, x: Rows, y: Rows, d: int, remake: Callable[[], Problem] | None = None) -> RowProblem:
-        """Return the problem of the feature rows of two SAEs for activations of width d."""
-        if self.metric != "squared_distance":
-            y = as_targets(y)
-        decoder_columns = d if "decoder" in self.parts else 0
-        return RowProblem(x, y, self.max_cost, self.record(), remake, decoder_columns, self.metric)
-
-    def record(self) -> dict[str, Any]:
-        """Return the comparison for JSON. A scale that is an array of the caller is recorded as "own"."""
-        names = [fold if isinstance(fold, str) else "own" for fold in self.folds]
-        fold = names[0] if names[0] == names[1] else names
-        record = {"parts": list(self.parts), "weights": self.weights, "fold": fold, "max_cost": self.max_cost}
-        return record if self.metric == "squared_distance" else {**record, "metric": self.metric}
 
 
 def search_bytes(features: int, entries: int = 0) -> int:

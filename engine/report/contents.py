@@ -16,7 +16,6 @@ from saematch.analysis.findings import DEFINITIONS, Columns, Findings
 from saematch.analysis.persistence import LEAST_COSINES, lifetimes, persistence, quantities
 from saematch.analysis.shareable import Shareable
 from saematch.analysis.tables import Table, finite_mean
-from saematch.cost import squared_distances
 from saematch.errors import MatchError
 from saematch.evaluation.weights import DISTANCES, MSE
 from saematch.matching.basis import describe_basis
@@ -215,10 +214,10 @@ class Contents:
 
     def _identity_cost(self, pair: Pair) -> float | None:
         """Return the cost of pairing features by number; None if the two layers differ in size or cannot be read."""
-        layers = self.findings.layers(pair)
-        if layers is None or len(layers[0].rows) != len(layers[1].rows):
+        problem = self.findings.problem(pair)
+        if problem is None or problem.shape[0] != problem.shape[1]:
             return None
-        return math.fsum(squared_distances(layers[0].rows, layers[1].rows, np.arange(len(layers[0].rows))))
+        return math.fsum(problem.pair_cost(np.arange(problem.shape[0])))
 
     def _layer(self, layer: int, side: Side) -> dict[str, Any]:
         """Describe a layer, as far as the run recorded it and its SAE can be found."""

@@ -7,13 +7,29 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import Any, cast
 
+from saematch.activations import check_activity_metric
+from saematch.activations.layers import as_layer_codes
+from saematch.activations.stored import ActivationSource
+from saematch.cost import checked_max_cost
 from saematch.errors import MatchError
 from saematch.matching.backend import machine, versions
-from saematch.matching.problem import Comparison
+from saematch.matching.by_codes import ActivityComparison
+from saematch.matching.comparison import Comparing, Comparison
+from saematch.matching.problem import LARGEST_SQUARE
 from saematch.matching.solver import Solver, require_certified
-from saematch.options import BackendName, FoldName, Method, Metric, PairsName, Part, PrecisionName
+from saematch.options import (
+    ActivityMetric,
+    BackendName,
+    FoldName,
+    Method,
+    Metric,
+    PairsName,
+    Part,
+    PrecisionName,
+    names,
+)
 from saematch.runs.chain import Chain
 from saematch.runs.folder import RunFolder
 from saematch.runs.inputs import is_unchanged
@@ -34,10 +50,11 @@ def match_layers(
     against: Mapping[int, SAE] | Mapping[str, SAE] | None = None,
     axis: str | None = None,
     pairs: PairsName | str | Iterable[Pair] | Iterable[tuple[str, str]] | None = None,
-    metric: Metric = "squared_distance",
+    metric: Metric | ActivityMetric = "squared_distance",
+    activations: ActivationSource | str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
     parts: Sequence[Part] | None = None,
     weights: Mapping[Part, float] | None = None,
-    fold: FoldName = "threshold",
+    fold: FoldName | None = None,
     max_cost: float | None = None,
     method: Method = "optimal",
     max_rounds: int | None = None,
@@ -69,6 +86,10 @@ def match_layers(
         pairs: "adjacent" (the default for one set of SAEs), "same" (the same layer of both sets, the default for two),
             "all", or a list of (source layer, target layer), or of two names.
         metric: the cost of a pair of features, see `match`.
+        activations: for a metric of activations: a folder of hidden states, `layer_<number>.npy` `(tokens, d)`, of the
+            same tokens in every layer; or another source of hidden states, such as `saematch.evaluation.LanguageModel`.
+            Tokens whose norm in some layer exceeds 10 medians are left out. Or a folder of codes, which
+            `saematch encode` writes; for two sets of SAEs, a folder of codes for each.
         parts: the parts of the SAEs that are compared, see `match`.
         weights: part -> weight, see `match`.
         fold: the name of the fold, see `match`.
@@ -124,14 +145,13 @@ def match_layers(
         >>> [(step.layer, step.feature) for step in chain.path("early", 384)]
         [('early', 384), ('late', 948)]
     """
-    if not isinstance(fold, str):
+    if not isinstance(fold, str | None):
         raise MatchError("match_layers takes the name of a fold; to fold by your own scales, call match for each pair")
     # Everything that can be wrong is checked before the folder of the run is touched.
     sources, targets = as_layers(layers), None if against is None else as_layers(against)
     names = Names.of(sources, targets, axis)
     sources, targets = sources.numbered_by(names.names), targets and targets.numbered_by(names.names)
     workers = Workers.checked(device, executor, backend, precision)
-    comparison = Comparison.checked(parts, weights, fold, max_cost, metric)
     solver = Solver(
         method=method,
         max_rounds=max_rounds,
@@ -144,6 +164,17 @@ def match_layers(
     if shard is not None and (out is None or overwrite):
         raise MatchError("a shard is part of a run folder: give out=, and not overwrite=True")
     share = planned if shard is None else share_of(planned, *checked_shard(shard))
+    comparison = comparison_of_run(
+        planned,
+        targets is not None,
+        bool(names.names),
+        metric=metric,
+        activations=activations,
+        parts=parts,
+        weights=weights,
+        fold=fold,
+        max_cost=max_cost,
+    )
     work = Work(sources, targets, comparison, solver, names)
     check_headers(work, planned)
     # The pairs are matched, in memory or under the lock of the folder.
@@ -163,6 +194,39 @@ def match_layers(
         message = f"{len(failures)} of {len(share)} pairs have no matching, see .failures; {shown}: {reason}"
         warnings.warn(message, stacklevel=2)
     return chain
+
+
+def comparison_of_run(
+    planned: Sequence[Pair],
+    two_sets: bool,
+    named: bool,
+    *,
+    metric: Metric | ActivityMetric = "squared_distance",
+    activations: Any = None,
+    parts: Sequence[Part] | None = None,
+    weights: Mapping[Part, float] | None = None,
+    fold: FoldName | None = None,
+    max_cost: float | None = None,
+) -> Comparing[Any]:
+    """Return the comparison of a run, whose SAEs may be `named`, from the options of `match_layers`.
+
+    Raises:
+        MatchError: for options that are not valid, or not with this metric.
+    """
+    if activations is None and metric not in names(ActivityMetric):
+        return Comparison.checked(parts, weights, fold or "threshold", max_cost, metric)
+    checked = check_activity_metric(metric)
+    if activations is None:
+        raise MatchError(f"metric {metric!r} needs activations=: a folder of hidden states, or of codes")
+    if not (parts is None and weights is None and fold is None):
+        raise MatchError(f"parts, weights and fold are about weights, and metric {metric!r} compares activations")
+    if named:
+        raise MatchError(
+            "activations are found by layer numbers, and these SAEs have names instead; compare each pair by itself: "
+            "saematch.match(a, b, metric=…, activations=(of_a, of_b))"
+        )
+    codes = as_layer_codes(activations, [layer for pair in planned for layer in pair], two_sets)
+    return ActivityComparison(checked, codes, checked_max_cost(max_cost, LARGEST_SQUARE))
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from pandas import DataFrame
     from torch import Tensor
 
-    from saematch.matching.problem import Comparison, RowProblem
+    from saematch.matching.comparison import Comparing
+    from saematch.matching.problem import Problem
     from saematch.matching.result import Matching
     from saematch.matching.solver import Solver
     from saematch.sae.autoencoder import SAE
@@ -108,7 +109,7 @@ class Chain(Mapping[Pair, "Matching"]):
         self,
         matchings: Mapping[Pair, Matching] | Results,
         inputs: Mapping[int, SAE] | Mapping[str, SAE] | None = None,
-        comparison: Comparison | None = None,
+        comparison: Comparing[Any] | None = None,
         against: Mapping[int, SAE] | Mapping[str, SAE] | None = None,
         failures: Mapping[Pair, str] | None = None,
         solver: Solver | None = None,
@@ -218,12 +219,12 @@ class Chain(Mapping[Pair, "Matching"]):
         return self._results.record
 
     def options(self) -> dict[str, Any]:
-        """Return the options of `match` that say how features were compared, such as `parts` and `max_cost`.
+        """Return the options of `match_layers` that say how features were compared, such as `parts` and `max_cost`.
 
         Raises:
             MatchError: if they are not known, because the chain was made of matchings.
         """
-        return self.known_comparison().record()
+        return self.known_comparison().options()
 
     def inputs(self, side: Side = Side.SOURCE) -> Layers:
         """Return the SAEs of the source layers or of the target layers; for a run of one set, of all layers.
@@ -234,17 +235,26 @@ class Chain(Mapping[Pair, "Matching"]):
         return self._inputs.layers(side)
 
     @cached_property
-    def comparison(self) -> Comparison | None:
-        """How the features were compared; None if it is not known."""
+    def comparison(self) -> Comparing[Any] | None:
+        """How the features were compared; None if it is not known.
+
+        Raises:
+            MatchError: if they were compared by activations that are no longer there.
+        """
         if self._comparison is not None or not self.record:
             return self._comparison
-        from saematch.matching.problem import Comparison
-
         options = self.record["options"]
         metric = options.get("metric", "squared_distance")
+        if "activations" in options:
+            from saematch.matching.by_codes import ActivityComparison
+
+            layers = [layer for pair in self.planned for layer in pair]
+            return ActivityComparison.from_record({**options}, layers)
+        from saematch.matching.comparison import Comparison
+
         return Comparison.checked(options["parts"], options["weights"], options["fold"], options["max_cost"], metric)
 
-    def known_comparison(self) -> Comparison:
+    def known_comparison(self) -> Comparing[Any]:
         """Return `comparison`. Raises `MatchError` if it is not known, because the chain was made of matchings."""
         if self.comparison is None:
             raise MatchError("this chain was made of matchings, and how their features were compared is not known")
@@ -505,7 +515,8 @@ class Chain(Mapping[Pair, "Matching"]):
 
     def _with_margins(self, pair: Pair, matching: Matching) -> Matching:
         """Give a matching that comes from a file or another process what it needs to find its margins."""
-        if self.comparison is None or matching.margin_finder is not None or not matching.certified:
+        unknown = self._comparison is None and not self.record
+        if unknown or matching.margin_finder is not None or not matching.certified:
             return matching
         from saematch.matching.margins import MarginFinder
         from saematch.matching.solver import Solver
@@ -520,9 +531,12 @@ class Chain(Mapping[Pair, "Matching"]):
         problem = self._problem((source, target))
         return torch.from_numpy(problem.pair_cost(perm.numpy()))
 
-    def _problem(self, pair: Pair) -> RowProblem:
-        source, target = (self.sae(layer, side) for side, layer in zip(Side, pair, strict=True))
-        return self.known_comparison().problem(source, target)
+    def _problem(self, pair: Pair) -> Problem:
+        comparison = self.known_comparison()
+        a, b = (self.sae(layer, side) for side, layer in zip(Side, pair, strict=True))
+        comparison.check(a, b)
+        x, y = (comparison.features(sae, side, layer) for sae, side, layer in zip((a, b), Side, pair, strict=True))
+        return comparison.problem_of(x, y)
 
 
 def _as_layers(given: Mapping[int, SAE] | Mapping[str, SAE] | None, names: Names) -> Layers | None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from saematch.matching.comparison import Comparison
 from saematch.matching.problem import RowProblem
 from saematch.numeric.rows import Rows
 from saematch.runs.plan import Pair
@@ -26,14 +27,17 @@ def seconds_needed(work: Work, pairs: Sequence[Pair], devices: int = 1) -> float
     half or twice as long. Reading the SAEs is not included.
 
     Returns:
-        Seconds; None if no header can be read.
+        Seconds; None if no header can be read, or if activations are compared.
     """
+    comparison = work.comparison
+    if not isinstance(comparison, Comparison):
+        return None
     headers = {key: work.handle(key).header() for pair in pairs for key in work.keys(pair)}
     shapes = []
     for pair in pairs:
         source, target = (headers[Key(*key)] for key in work.keys(pair))
         if source is not None and target is not None:
-            shapes.append((source.F, target.F, work.comparison.width(source)))
+            shapes.append((source.F, target.F, comparison.width(source)))
     if not shapes:
         return None
     # Match random rows twice: the first time, loops are compiled or loaded.

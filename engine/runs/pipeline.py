@@ -16,7 +16,6 @@ from typing import cast
 import torch
 
 from saematch.errors import MatchError, about_memory, is_out_of_memory, reason_of
-from saematch.matching.problem import check_widths
 from saematch.matching.scalars import scalars
 from saematch.numeric.threads import threads
 from saematch.runs.plan import Pair
@@ -92,9 +91,7 @@ def _match(work: Work, cache: RowCache, pair: Pair, notify: Callable[[Progress],
     # Match the pair, with the rows of its layers from the cache.
     try:
         x, y = (cache.layer(key) for key in work.keys(pair))
-        check_widths(x.d, x.source, y.d, y.source, "d")
-        remake = partial(work.problem, pair)
-        problem = work.comparison.problem_of_rows(x.rows, y.rows, x.d, remake)
+        problem = work.comparison.problem_of(x.features, y.features, remake=partial(work.problem, pair))
         solver = replace(work.solver, progress=lambda done: notify(Progress("pass", pair=pair, last_pass=done)))
         matching = solver.run(problem)
     # A bad input or too little memory makes the pair fail. Any other error is a defect of this package, and is raised.

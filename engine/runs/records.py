@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, cast
 
 from saematch.errors import MatchError
 from saematch.matching.scalars import SCALARS, Scalars
-from saematch.options import BackendName, FoldName, Method, Metric, Part, Stage
+from saematch.options import ActivityMetric, BackendName, FoldName, Method, Metric, Part, Stage
 from saematch.runs.plan import Pair
 from saematch.sources.names import LAYERS, Names, check_names
 
@@ -69,10 +69,11 @@ class RunOptions(TypedDict):
     """The options of `match_layers` that all pairs of a run share. A run resumes only under the same options.
 
     Records of earlier versions have other precisions, and the option `memory`. Without a `metric`, costs are squared
-    distances.
+    distances. With a metric of activations, `activations` identifies them.
     """
 
-    metric: NotRequired[Metric]
+    metric: NotRequired[Metric | ActivityMetric]
+    activations: NotRequired[dict[str, Any]]
     parts: list[Part]
     weights: dict[Part, float]
     fold: FoldName

@@ -6,21 +6,18 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from saematch.numeric.rows import Rows
 from saematch.runs.inputs import read_input
 from saematch.runs.plan import Pair
 from saematch.runs.records import InputRecord
 from saematch.runs.work import Key, Work, saes_at_once
 
 
-class CachedRows(NamedTuple):
-    """The feature rows of one SAE, and what is known of it."""
+class CachedFeatures(NamedTuple):
+    """The features of one SAE, see `Comparing.features`, and its record."""
 
-    rows: Rows
-    source: str
-    d: int
+    features: Any
     record: InputRecord
 
 
@@ -36,7 +33,7 @@ class RowCache:
         self._most = saes_at_once(work, pairs, number)
         self._waiting = deque(pairs)
         self._in_work: list[Pair] = []
-        self._layers: dict[Key, Future[CachedRows]] = {}
+        self._layers: dict[Key, Future[CachedFeatures]] = {}
         self._changed = threading.Condition()
         self.closed = False
 
@@ -51,7 +48,7 @@ class RowCache:
             self._changed.notify_all()  # there may be space for the next pair as well
             return pair
 
-    def layer(self, key: Key) -> CachedRows:
+    def layer(self, key: Key) -> CachedFeatures:
         """Return the rows of a layer of a pair that was taken. An error of reading it is raised in every worker."""
         with self._changed:
             is_first = key not in self._layers
@@ -83,6 +80,6 @@ class RowCache:
     def _keys(self, pairs: Iterable[Pair]) -> set[Key]:
         return {key for pair in pairs for key in self._work.keys(pair)}
 
-    def _read(self, key: Key) -> CachedRows:
+    def _read(self, key: Key) -> CachedFeatures:
         sae, record = read_input(self._work.handle(key))
-        return CachedRows(self._work.comparison.rows(sae, key.side), sae.source, sae.d, record)
+        return CachedFeatures(self._work.comparison.features(sae, key.side, key.layer), record)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from saematch.matching.backend import choose_backend, searches_at_once
-from saematch.matching.problem import Comparison, RowProblem, search_bytes
+from saematch.matching.comparison import Comparing
+from saematch.matching.problem import Problem
 from saematch.matching.solver import Solver
 from saematch.numeric.threads import threads
 from saematch.options import Side
@@ -41,7 +42,7 @@ class Work:
 
     sources: Layers
     against: Layers | None
-    comparison: Comparison
+    comparison: Comparing[Any]
     solver: Solver
     names: Names = LAYERS
 
@@ -49,10 +50,10 @@ class Work:
         """Return the layers whose SAEs are on one side of the pairs."""
         return self.sources if side == Side.SOURCE or self.against is None else self.against
 
-    def problem(self, pair: Pair) -> RowProblem:
-        """Read both SAEs of a pair, and return their feature rows."""
-        source, target = (self.layers(side)[layer] for side, layer in zip(Side, pair, strict=True))
-        return self.comparison.problem(source, target)
+    def problem(self, pair: Pair) -> Problem:
+        """Read both SAEs of a pair, and return their problem."""
+        x, y = (self.comparison.features(self.layers(key.side)[key.layer], *key[::-1]) for key in self.keys(pair))
+        return self.comparison.problem_of(x, y)
 
     def keys(self, pair: Pair) -> tuple[Key, Key]:
         """Return the keys of the two SAEs of a pair."""
@@ -71,9 +72,9 @@ def check_headers(work: Work, pairs: Sequence[Pair]) -> None:
             if key not in headers:
                 headers[key] = work.handle(key).header()
         a, b = (headers[key] for key in work.keys(pair))
-        for sae in (a, b):
+        for sae, side in zip((a, b), Side, strict=True):
             if sae is not None:
-                sae.check_fold(str(work.comparison.folds[0]))
+                work.comparison.check_side(sae, side)
         if a is not None and b is not None:
             work.comparison.check(a, b)
 
@@ -111,22 +112,11 @@ def memory_needed(work: Work, pairs: Sequence[Pair], number: int) -> int:
     Returns:
         Bytes.
     """
-    sizes: dict[Key, int] = {}
-    features: dict[Key, int] = {}
-    stored: dict[Key, int] = {}
-    largest_file = 0
-    for key in {key for pair in pairs for key in work.keys(pair)}:
-        sae = work.handle(key).header()
-        if sae is not None:
-            sizes[key], features[key] = work.comparison.width(sae) * sae.F, sae.F
-            stored[key] = sizes[key] * max(4, *(tensor.itemsize for tensor in sae.tensors().values()))
-            largest_file = max(largest_file, sum(tensor.nbytes for tensor in sae.tensors().values()))
-    rows = sum(sorted(stored.values())[-saes_at_once(work, pairs, number) :])
-
-    def bytes_of(pair: Pair) -> int:
-        source, target = work.keys(pair)
-        values, rows = (sum(counted.get(key, 0) for key in (source, target)) for counted in (sizes, features))
-        return search_bytes(rows, values)
-
-    at_once = sum(sorted(map(bytes_of, pairs))[-number:])
-    return _FIXED_BYTES + rows + number * largest_file + at_once
+    compare = work.comparison
+    headers = {key: work.handle(key).header() for pair in pairs for key in work.keys(pair)}
+    known = {key: sae for key, sae in headers.items() if sae is not None}
+    files = [sum(tensor.nbytes for tensor in sae.tensors().values()) for sae in known.values()]
+    features = sorted(map(compare.bytes_of_features, known.values()))[-saes_at_once(work, pairs, number) :]
+    both = [keys for keys in map(work.keys, pairs) if known.keys() >= set(keys)]
+    searches = sorted(compare.search_bytes(known[source], known[target]) for source, target in both)[-number:]
+    return _FIXED_BYTES + sum(features) + number * max(files, default=0) + sum(searches)

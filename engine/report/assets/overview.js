@@ -42,9 +42,9 @@ function showFacts() {
       "no other matching of the same features costs less, within the proof gap of each pair"],
     ["Proof", run.basis, "how the bounds were computed that the cost of every pair is compared with"],
     ["Cost", random ? `${shown(cost)}, ${percent(cost / random)} of a random pairing` : shown(cost),
-      "sum over all pairs and matched features of the squared distance of folded feature rows"],
-    ["Compared", options ? `${options.parts.join(", ")}, folded by ${options.fold}; ${(options.metric ?? "squared_distance").replace("_", " ")}` : null,
-      "parts of a feature row, and the scale by which each feature is folded"],
+      "sum over all pairs and matched features of the cost of the pair, by the metric of the run"],
+    ["Compared", options ? compared(options) : null,
+      "parts of a feature row and the scale by which each feature is folded, or what activations are compared by"],
     ["Method", options && options.method],
     ["Maximum cost of a pair", options && options.max_cost],
     ["Time", seconds ? `${shown(seconds, 3)} s of work on pairs` : null,
@@ -57,6 +57,13 @@ function showFacts() {
     element("div", { title }, element("dt", {}, name), element("dd", { dir: "auto" }, String(value)))));
 }
 
+function compared(options) {
+  const metric = (options.metric ?? "squared_distance").replaceAll("_", " ");
+  if (!options.activations) return `${options.parts.join(", ")}, folded by ${options.fold}; ${metric}`;
+  const { tokens } = options.activations;
+  return `activations by ${metric}${tokens ? `, ${tokens.toLocaleString("en")} tokens` : ""}`;
+}
+
 function pairColumns() {
   const share = (pair) => (pair.random_cost ? pair.cost / pair.random_cost : null);
   const vanished = (pair) => pair.persistent && 1 - pair.persistent[1];
@@ -65,7 +72,7 @@ function pairColumns() {
       cell: (pair) => element("a", { href: `#view=explorer&pair=${pairKey(pair)}` }, pairName(pair)) },
     { name: "features", title: "features", about: "number of features of the source", value: (pair) => pair.features },
     { name: "matched", title: "matched", about: "number of source features with a partner", value: (pair) => pair.matched },
-    { name: "cost", title: "cost", about: "sum over matched features of the squared distance of their folded rows",
+    { name: "cost", title: "cost", about: "sum over matched features of the cost of the pair, by the metric of the run",
       value: (pair) => pair.cost },
     { name: "share", title: "of random", about: about("share"), value: share, cell: (pair) => percent(share(pair)) },
     { name: "gap", title: "proof gap", about: about("gap"), value: (pair) => pair.gap },

@@ -23,7 +23,7 @@ function costPicture(names) {
     ["random", run.pairs.map((pair) => pair.random_cost)],
     ["same number", run.pairs.map((pair) => pair.identity_cost)],
   ].filter(([, values]) => values.some((value) => value !== null));
-  const title = `Cost of each pair of ${run.several}, compared with pairing at random and by number (squared distance)`;
+  const title = `Cost of each pair of ${run.several}, compared with pairing at random and by number`;
   return lineChart("cost", title, run.several, names, "cost", series);
 }
 
