@@ -30,7 +30,7 @@ PUBLIC = {
         "Step", "Progress", "consistency", "Consistency",
     )},
     **{f"saematch.dictionaries.{name}": getattr(saematch.dictionaries, name) for name in (
-        "PairConsistency", "NullModel", "ConsistencyProgress", "draw_figures",
+        "PairConsistency", "NullModel", "ConsistencyProgress", "draw_figures", "compare_heads", "HeadComparison",
     )},
     "saematch.sources.Names": Names,
     "saematch.evaluation.evaluate": evaluate,

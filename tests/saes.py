@@ -353,6 +353,69 @@ def circuit_tracer(folder, w, function="relu", extra=(), **changes):
     return Own(lambda x: act(x @ w.enc + w.b_enc), w.decoded, function)
 
 
+LAYERS = 8  # of the model of a cross-layer transcoder
+
+
+def circuit_tracer_clt(folder, w, function="relu", to=None, config=True, **changes):
+    """Write layer 5 of a cross-layer transcoder, and what belongs to the layer that it writes."""
+    decoders = {layer: w.dec * (layer - 3) for layer in range(LAYER, LAYERS)}  # exact
+    biases = {layer: w.b_dec * 2.0**layer for layer in range(LAYERS)}
+    target = LAYER if to is None else to
+    own = {f"W_enc_{LAYER}": w.enc.T, f"b_enc_{LAYER}": w.b_enc, f"b_dec_{LAYER}": biases[LAYER]}
+    if function == "jumprelu":
+        own[f"threshold_{LAYER}"] = w.limit
+    hooks = {"feature_input_hook": "hook_resid_mid", "feature_output_hook": "hook_mlp_out", **changes}
+    described = {"model_name": "google/gemma-2-2b", "model_kind": "cross_layer_transcoder", **hooks}
+    write_file(folder / f"W_enc_{LAYER}.safetensors", w, own, described if config else None, "config.yaml")
+    write_file(folder / f"W_dec_{LAYER}.safetensors", w, {f"W_dec_{LAYER}": torch.stack([*decoders.values()], dim=1)})
+    if target != LAYER:
+        write_file(folder / f"W_enc_{target}.safetensors", w, {f"b_dec_{target}": biases[target]})
+    act = relu if function == "relu" else lambda z: jump(z, w.limit)
+    options = "" if to is None else f"?to={to}"
+    return Own(lambda x: act(x @ w.enc + w.b_enc), lambda f: f @ decoders[target] + biases[target], function, options)
+
+
+def gemma_scope_2_clt(folder, w, to=None, affine=False, drop=()):
+    """Write layer 5 of a cross-layer transcoder of Gemma Scope 2, and the bias of the layer that it writes."""
+    target = LAYER if to is None else to
+    home = folder / "clt" / "width_262k_l0_medium"
+    w_dec = torch.stack([w.dec * (layer - 3) for layer in range(LAYERS)], dim=1)
+    for layer in {LAYER, target}:
+        tensors = {
+            "w_enc": w.enc,
+            "w_dec": w_dec,
+            "b_enc": w.b_enc,
+            "b_dec": w.b_dec * 2.0**layer,
+            "threshold": w.limit,
+        }
+        tensors |= {"affine_skip_connection": torch.ones(w.d, w.d)} if affine else {}
+        write_file(home / f"params_layer_{layer}.safetensors", w, tensors)
+    options = f"?layer={LAYER}" + ("" if to is None else f"&to={to}")
+    decoded = lambda f: f @ w_dec[:, target] + w.b_dec * 2.0**target
+    return Own(lambda x: jump(x @ w.enc + w.b_enc, w.limit), decoded, "jumprelu", options)
+
+
+def crosscoder(folder, w, kind="replication", head=1, heads=2, norm=None, file="cc_weights.pt", **changes):
+    """Write a crosscoder. `kind`: the layout. `norm`: what the threshold of one that was trained by batch is for."""
+    enc, dec = [w.enc * (1 + n) for n in range(heads)], [w.dec * (2 - 3 * n) for n in range(heads)]
+    b_dec = torch.stack([w.b_dec * 2.0**n for n in range(heads)])
+    if kind == "replication":
+        tensors = {"W_enc": torch.stack(enc), "W_dec": torch.stack(dec, dim=1), "b_enc": w.b_enc, "b_dec": b_dec}
+    else:
+        tensors = {"encoder.weight": torch.stack(enc), "decoder.weight": torch.stack(dec)}
+        tensors |= {"encoder.bias": w.b_enc, "decoder.bias": b_dec, "code_normalization_id": torch.tensor(norm or 1)}
+    norms = torch.stack([each.norm(dim=1) for each in dec])
+    times = {1: norms.sum(dim=0), 2: norms.norm(dim=0), 4: 1, 5: norms[head]}.get(norm)
+    if norm is not None:
+        tensors |= {"threshold": torch.tensor([3.0] * heads if norm == 5 else 3.0), "k": torch.tensor(K)}
+    write_file(
+        folder / f"blocks.{LAYER}.hook_resid_pre" / file, w, tensors | changes, {"model_name": "gemma-2-2b"}, "cfg.json"
+    )
+    z = lambda x: relu(x @ enc[head] + w.b_enc)
+    codes = z if norm is None else lambda x: z(x) * (z(x) * times > 3.0)
+    return Own(codes, lambda f: f @ dec[head] + b_dec[head], "relu" if norm is None else "jumprelu", f"?head={head}")
+
+
 def nanda(folder, w, hook="blocks.5.hook_mlp_out", **changes):
     config = {"act_name": hook, "act_size": w.d, "dict_size": w.F, "layer": LAYER, **changes}
     config = {name: value for name, value in config.items() if value is not None}
@@ -393,7 +456,12 @@ def variants():
         (goodfire, {"suffix": ".pt"}), (qwen_scope, {}), (llamascopium, {"bias": False}),
         (llama_scope, {}), (llama_scope, {"by_norm": True}), (llama_scope, {"subtracts": True}),
         (llama_scope, {"by_norm": True, "scale": 0.375}), (circuit_tracer, {}),
-        (nanda, {}), (circuit_tracer, {"function": "jumprelu"}), (circuit_tracer, {"function": "topk"}),
+        (nanda, {}), (circuit_tracer_clt, {}), (circuit_tracer_clt, {"function": "jumprelu"}), (crosscoder, {}),
+        (crosscoder, {"head": 0, "heads": 3, "file": "cc_weights.safetensors"}), (crosscoder, {"kind": "learning"}),
+        (crosscoder, {"kind": "learning", "norm": 1}), (crosscoder, {"kind": "learning", "norm": 2}),
+        (crosscoder, {"kind": "learning", "norm": 4, "file": "model.safetensors"}),
+        (crosscoder, {"kind": "learning", "norm": 5, "file": "model.safetensors"}),
+        (circuit_tracer, {"function": "jumprelu"}), (circuit_tracer, {"function": "topk"}),
     ]  # fmt: skip
     for by_norm in (True, False):
         found += [(llama_scope_r1, {"norms": norms, "by_norm": by_norm}) for norms in ("file", "config", "folded")]

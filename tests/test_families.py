@@ -129,7 +129,7 @@ def test_notes_say_what_was_changed_and_nothing_else(tmp_path, name):
     notes = sm.load(source).notes
     said = {each for each in (FOLDED, SCALED, GATED, BY_NORM, LIMIT_BY_NORM, UNSET) if each in " ".join(notes)}
     assert said == set(own.notes)
-    assert ("read with scale=0.375" in notes) == bool(own.options)
+    assert ("read with scale=0.375" in notes) == ("scale" in own.options)
     assert ("decoder rows are not unit" in notes[-1]) == (not own.unit_rows)
 
 
@@ -196,7 +196,12 @@ def test_a_description_reads_little_of_the_file(tmp_path, made, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name", {(name.split()[0], made.keywords.get("kind")): name for name, made in VARIANTS.items()}.values()
+    "name",
+    {
+        (name.split()[0], made.keywords.get("kind")): name
+        for name, made in VARIANTS.items()
+        if "clt" not in name  # whose files find each other by their names
+    }.values(),
 )
 def test_a_file_is_known_by_its_tensors_under_any_name(tmp_path, name):
     VARIANTS[name](tmp_path / "layer_5", drawn(16, 8))

@@ -21,7 +21,18 @@ import saematch as sm
 from hub_server import Hub, Repository
 from saematch.cli.main import main
 from saematch.sources import registry
-from saes import LAYER, drawn, llama_scope, made_up, saelens, sparsify, write_npz, write_saelens
+from saes import (
+    LAYER,
+    assert_own_pass,
+    circuit_tracer_clt,
+    drawn,
+    llama_scope,
+    made_up,
+    saelens,
+    sparsify,
+    write_npz,
+    write_saelens,
+)
 
 REPO = "google/gemma-scope-2b-pt-res"
 GEMMA = f"hf://{REPO}"
@@ -462,6 +473,8 @@ def sae_lens(gemma, tmp_path, monkeypatch):
     releases["my-odd"] = {"repo_id": REPO, "saes": odd}
     releases["my-gone"] = {"repo_id": REPO, "saes": [{"id": "one", "path": "layer_1"}, {"id": "two", "path": "layer"}]}
     releases["my-untidy"] = {"repo_id": REPO, "saes": [{"id": "a", "path": "./layer_0/width_16k/average_l0_100/"}]}
+    layers = [{"id": f"layer_{n}", "path": n} for n in (5, 7)]
+    releases["my-clt"] = {"repo_id": "my/clt", "saes": layers, "conversion_func": "mntss_clt_layer_transcoder"}
     releases[""] = releases["null"] = {"repo_id": REPO, "saes": []}
     releases["my-new"] = {"repo_id": REPO, "saes": [{"name": "one", "path": "layer_1"}]}
     # JSON is YAML, whose keys may be anything
@@ -496,6 +509,20 @@ def test_the_registrys_scale_is_used_where_files_need_one(sae_lens, hub, tmp_pat
         sm.load("hf://my/scaled")
     np.testing.assert_allclose(sm.load("saelens://my-scaled").W_enc, sae.W_enc.double() * 0.25, rtol=1e-15)
     np.testing.assert_allclose(sm.load("saelens://my-scaled?scale=2").W_enc, sae.W_enc.double() * 2, rtol=1e-15)
+
+
+@pytest.mark.parametrize("address", ["saelens://my-clt/layer_5", "hf://my/clt/W_enc_{layer}.safetensors"])
+def test_a_layer_of_a_cross_layer_transcoder_is_read_from_its_files(sae_lens, hub, tmp_path, address):
+    w = drawn(16, 8)
+    own = circuit_tracer_clt(tmp_path / "saes", w, to=7)
+    publish(hub, tmp_path / "saes", "my/clt")
+    layers = sm.load_layers(f"{address}?layer=5&to=7")
+    assert set(layers.handles[5].stamps()) == {f"{name}.safetensors" for name in ("W_enc_5", "W_dec_5", "W_enc_7")} | {
+        "config.yaml"
+    }
+    assert layers.handles[5].describe().sae.writes == sm.Space("blocks.7.hook_mlp_out")
+    assert_own_pass(layers[5], own, w)
+    assert torch.equal(sm.load(layers.source).W_dec, layers[5].W_dec)
 
 
 def test_the_registry_corrects_a_configuration(sae_lens, hub, tmp_path):

@@ -153,6 +153,29 @@ def test_circuit_tracer(tmp_path, function, skip, F, d):
     assert (found.reads.place, found.writes.place) == ("blocks.3.mlp.hook_in", TRANSCODED)
 
 
+@needs_circuit_tracer
+@pytest.mark.parametrize("to", [3, 4])
+@pytest.mark.parametrize("function", ["relu", "jump_relu"])
+@pytest.mark.parametrize(("F", "d"), SIZES)
+def test_cross_layer_transcoders_of_circuit_tracer(tmp_path, function, to, F, d):
+    """Where no other layer is active, the package decodes what one layer writes."""
+    from circuit_tracer.transcoder.cross_layer_transcoder import CrossLayerTranscoder, load_clt
+
+    options = {"lazy_decoder": False, "device": torch.device("cpu"), "dtype": torch.float64}
+    randomised(CrossLayerTranscoder(LAYER + 2, F, d, function, **options)).to_safetensors(tmp_path)
+    (tmp_path / "config.yaml").write_text("feature_input_hook: mlp.hook_in\nfeature_output_hook: hook_mlp_out\n")
+    theirs = load_clt(tmp_path, **options)
+
+    def decode(codes):
+        every = codes.new_zeros(LAYER + 2, *codes.shape)
+        every[LAYER] = codes
+        return theirs.decode(every)[to]
+
+    found = sm.load(f"{tmp_path}?layer={LAYER}&to={to}")
+    assert_same_pass(found, SimpleNamespace(encode=lambda x: theirs.encode_layer(x, LAYER), decode=decode))
+    assert found.writes.place == f"blocks.{to}.hook_mlp_out"
+
+
 @needs_sae_lens
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
 @pytest.mark.parametrize("name", LENS)

@@ -2,7 +2,11 @@
 
 from saematch.dictionaries.api import consistency
 from saematch.dictionaries.figures import draw_figures
+from saematch.dictionaries.heads import HeadComparison, compare_heads
 from saematch.dictionaries.result import Consistency, NullModel, PairConsistency
 from saematch.dictionaries.study import ConsistencyProgress
 
-__all__ = ["Consistency", "ConsistencyProgress", "NullModel", "PairConsistency", "consistency", "draw_figures"]
+__all__ = [
+    "Consistency", "ConsistencyProgress", "HeadComparison", "NullModel", "PairConsistency", "compare_heads",
+    "consistency", "draw_figures",
+]  # fmt: skip

@@ -23,8 +23,10 @@ from saematch.errors import MatchError
 READING = {
     "allow": "permit to read an SAE that cannot be compared as it is, by the reason that its refusal gives",
     "family": "the file format, if it is not recognised",
+    "head": "one head of a crosscoder: its number, or base or chat",
     "k": "the k of a TopK SAE whose files do not say it",
     "scale": "the scale of the activations that the weights are for, relative to raw activations",
+    "to": "the layer that a layer of a cross-layer transcoder writes, by default the same layer",
 }
 ALLOWABLE = (
     "attention", "batch-wise", "constant_norm_rescale", "covariance_whitening", "layer_norm", "neurons", "signed",

@@ -6,12 +6,13 @@ import math
 import posixpath
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 from saematch.errors import MatchError
 from saematch.sources.address import ALLOWABLE, REGISTRY, Address, escaped
+from saematch.sources.files.checks import Piece
 from saematch.sources.files.tensors import read_headers, read_tensors
 from saematch.sources.locations import Location
 from saematch.sources.registry import Registered
@@ -78,9 +79,22 @@ class Checkpoint:
         with self.location.open(self.name) as file:
             return read_headers(file, self.shown)
 
-    def tensors(self) -> dict[str, Any]:
-        """Read the file: name -> tensor, on the CPU. Raises `MatchError`."""
-        return read_tensors(self.location.fetch(self.name), self.shown)
+    def tensors(self, pieces: Mapping[str, Piece] | None = None) -> dict[str, Any]:
+        """Read the file, or pieces of it: name of the tensor or key of the piece -> tensor, on the CPU.
+
+        Raises `MatchError`.
+        """
+        return read_tensors(self.location.fetch(self.name), self.shown, pieces)
+
+    @cached_property
+    def _others(self) -> dict[str, Checkpoint]:
+        return {self.name: self}
+
+    def named(self, name: str) -> Checkpoint:
+        """Return a file of the same SAE in the same location; its headers are read once."""
+        if name not in self._others:
+            self._others[name] = replace(self, name=name)
+        return self._others[name]
 
     def next_to(self, *names: str) -> str | None:
         """Return the first of these files that exists; `names` are relative to the folder of the weights."""

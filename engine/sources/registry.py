@@ -57,11 +57,13 @@ def release(name: str) -> tuple[str, tuple[Registered, ...]]:
     kinds = (KeyError, TypeError, ValueError, AttributeError)
     remedy = "it may be newer than the versions that are understood here"
     with refusals("what sae-lens says of it is not understood", f"saelens://{name}", *kinds, remedy=remedy):
+        # Layers of a cross-layer transcoder have their number for a path.
+        path_of = "W_enc_{}.safetensors" if entry.get("conversion_func") == "mntss_clt_layer_transcoder" else "{}"
         return str(entry["repo_id"]), tuple(
             Registered(
                 release=name,
                 id=str(sae["id"]),
-                path=posixpath.normpath(str(sae["path"])),
+                path=posixpath.normpath(path_of.format(sae["path"])),
                 l0=_number(sae.get("l0")),
                 scale=_number(sae.get("norm_scaling_factor")),
                 neuronpedia=sae.get("neuronpedia"),

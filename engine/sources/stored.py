@@ -27,9 +27,11 @@ from saematch.sources.labels import read_labels
 from saematch.sources.registry import neuronpedia_names
 from saematch.storage.reading import sha256
 
-# "layer_8", "blocks.8" and the like; and, in the second part, the names of Llama Scope ("L8R-8x").
+# "layer_8", "blocks.8" and the like; in the second part, the names of Llama Scope ("L8R-8x"); in the third, those of
+# cross-layer transcoders ("W_enc_8.safetensors").
 LAYER = re.compile(
-    r"(?:^|[^a-z])(?:layers?|blocks?)[._-]?(\d{1,4})(?!\d)|(?:^|-)L(\d{1,4})(?:R|A|M|TC)(?:-\d+x)?$",
+    r"(?:^|[^a-z])(?:layers?|blocks?)[._-]?(\d{1,4})(?!\d)|(?:^|-)L(\d{1,4})(?:R|A|M|TC)(?:-\d+x)?$|"
+    r"^W_enc_(\d{1,4})\.",
     re.IGNORECASE | re.ASCII,
 )
 _UNIT = 0.01  # rows of norm 1 that were stored in float16 have norms within this distance of 1
@@ -113,7 +115,7 @@ class StoredSAE(SAEHandle):
         with memory_for(self.shown):
             self.checkpoint.location.fetch(self.checkpoint.name)
             self.describe()  # an SAE whose headers are refused takes no memory
-            sae = self._entry(self.checkpoint.tensors()).sae.check_finite()
+            sae = self._entry(self.family.tensors(self.checkpoint)).sae.check_finite()
             norms = torch.linalg.vector_norm(sae.W_dec, dim=1)
         low, high = float(norms.min()), float(norms.max())
         if max(high - 1, 1 - low) < _UNIT:
@@ -135,7 +137,7 @@ class StoredSAE(SAEHandle):
 
     @cached_property
     def _description(self) -> Description:
-        headers = self.checkpoint.headers
+        headers = self.family.headers(self.checkpoint)
         tensors = [header for header in headers.values() if isinstance(header, Tensor)]
         entry = self._entry({name: widened(header) for name, header in headers.items()})
         largest = max(tensors, key=lambda tensor: tensor.numel())
@@ -160,8 +162,7 @@ class StoredSAE(SAEHandle):
 
     def files(self) -> list[str]:
         """Return the names of the files that the SAE is read from. Raises `MatchError`."""
-        config = self.family.config_name(self.checkpoint)
-        return [self.checkpoint.name] if not config else [self.checkpoint.name, config]
+        return self.family.files(self.checkpoint)
 
     @override
     def sha256(self) -> dict[str, str]:
@@ -188,4 +189,4 @@ class StoredSAE(SAEHandle):
 def layer_in(path: str) -> int | None:
     """Return the number of the layer in the innermost part of a path that has one."""
     numbers = next(filter(None, (LAYER.findall(part) for part in reversed(path.split("/")))), None)
-    return int(numbers[-1][0] or numbers[-1][1]) if numbers else None
+    return int(next(filter(None, numbers[-1]))) if numbers else None

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +18,29 @@ _DTYPES = {
     "float16": torch.float16, "bfloat16": torch.bfloat16, "int64": torch.int64, "int32": torch.int32,
     "bool": torch.bool,
 }  # fmt: skip
+Index = tuple[int | None, ...]  # for each of the first dimensions of a tensor, the place that is taken, or None for all
+
+
+class Piece(NamedTuple):
+    """A piece of a stored tensor.
+
+    Attributes:
+        name: the name of the tensor in its file.
+        at: the places that are taken; the whole tensor by default.
+    """
+
+    name: str
+    at: Index = ()
+
+    def header(self, stored: Any) -> Any:
+        """Return the piece of a stored tensor without data; whole tensors and other values are returned unchanged."""
+        return selected(stored, self.at) if isinstance(stored, Tensor) and self.at else stored
+
+    def of(self, tensor: Tensor) -> Tensor:
+        """Return the piece of a tensor with data."""
+        return tensor[tuple(slice(None) if place is None else place for place in self.at)]
+
+
 MOST_MEMBERS = 10_000  # files of an archive, or tensors of a file
 
 
@@ -64,6 +87,24 @@ def room_for(stored: Tensor) -> Tensor:
     Numpy allocates it: numpy asks for huge pages, which the system provides faster than as many small ones.
     """
     return torch.from_numpy(np.empty(stored.shape, str(_wide(stored.dtype)).removeprefix("torch.")))
+
+
+def selected(stored: Tensor, index: Index) -> Tensor:
+    """Return a tensor without data of the shape and number type that a piece of a stored tensor has."""
+    kept = [size for place, size in enumerate(stored.shape) if place >= len(index) or index[place] is None]
+    return torch.empty(kept, dtype=stored.dtype, device="meta")
+
+
+def row_blocks(stored: Tensor, index: Index, most: int) -> Iterator[tuple[slice, tuple[int | slice, ...]]]:
+    """Yield the rows of a piece of a stored tensor, in blocks of at most `most` bytes, and where they are stored."""
+    part = selected(stored, index)
+    key: list[int | slice] = [slice(None) if place is None else place for place in index]
+    first = index.index(None) if None in index else len(index)
+    key += [slice(None)] * (first == len(key))
+    step = max(1, most // max(1, part.nbytes // len(part)))
+    for row in range(0, len(part), step):
+        key[first] = slice(row, row + step)
+        yield slice(row, row + step), tuple(key)
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from saematch.errors import MatchError
 from saematch.numeric.threads import ThreadPool
-from saematch.sources.files.checks import archive_members, tensor_header, widened
+from saematch.sources.files.checks import Piece, archive_members, tensor_header, widened
 
 _MOST_HEADER_BYTES = 2**16  # of one array
 _MOST_EXPANSION = 50  # float weights hardly compress: a file that grows more than this cannot hold weights
@@ -51,13 +51,14 @@ def npz_headers(file: BinaryIO, shown: str) -> dict[str, Any]:
     }
 
 
-def npz_tensors(path: Path, headers: Mapping[str, Any]) -> dict[str, Any]:
-    """Read the tensors of a file whose headers were checked: name -> tensor. Raises `MatchError`."""
+def npz_tensors(path: Path, headers: Mapping[str, Any], pieces: Mapping[str, Piece]) -> dict[str, Any]:
+    """Read pieces of a file whose headers were checked: key of the piece -> tensor. Raises `MatchError`."""
     with path.open("rb") as file:
         arrays = _arrays(file, str(path))
     with ThreadPool(sum(header.numel() for header in headers.values())) as pool:
         tensors = pool.run(partial(_read, path, array) for array in arrays.values())
-    return dict(zip(arrays, tensors, strict=True))
+    read = dict(zip(arrays, tensors, strict=True))
+    return {key: piece.of(read[piece.name]) for key, piece in pieces.items()}
 
 
 def _arrays(file: BinaryIO, shown: str) -> dict[str, _Array]:

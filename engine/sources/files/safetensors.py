@@ -11,7 +11,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from saematch.errors import MatchError
-from saematch.sources.files.checks import MOST_MEMBERS, room_for, tensor_header
+from saematch.sources.files.checks import MOST_MEMBERS, Piece, room_for, row_blocks, selected, tensor_header
 
 _MOST_HEADER_BYTES = 4 * 2**20
 _BLOCK_BYTES = 2**24  # of the rows that are widened at a time
@@ -48,22 +48,21 @@ def safetensors_headers(file: BinaryIO, shown: str) -> dict[str, Any]:
     return headers
 
 
-def safetensors_tensors(path: Path, headers: Mapping[str, Any]) -> dict[str, Any]:
-    """Read the tensors of a file whose headers were checked: name -> tensor. Raises `MatchError`."""
+def safetensors_tensors(path: Path, headers: Mapping[str, Any], pieces: Mapping[str, Piece]) -> dict[str, Any]:
+    """Read pieces of a file whose headers were checked: key of the piece -> tensor. Raises `MatchError`."""
     with safe_open(path, framework="pt", device="cpu") as file:
-        return {name: _widened_in_blocks(file, name, header) for name, header in headers.items()}
+        return {key: _widened_in_blocks(file, piece, headers[piece.name]) for key, piece in pieces.items()}
 
 
-def _widened_in_blocks(file: Any, name: str, header: Tensor) -> Tensor:
-    """Read a tensor and widen it a block of rows at a time, so that memory never holds all of its narrow form.
+def _widened_in_blocks(file: Any, piece: Piece, header: Tensor) -> Tensor:
+    """Read a piece of a tensor and widen it a block of rows at a time, so that memory never holds all of it twice.
 
     The values are copied, because a file that is written over would change tensors that are mapped to it.
     """
-    out = room_for(header)
-    if not header.numel() or not header.ndim:
-        return out.copy_(file.get_tensor(name))
-    part = file.get_slice(name)
-    step = max(1, _BLOCK_BYTES // max(1, header.nbytes // len(header)))
-    for row in range(0, len(header), step):
-        out[row : row + step] = part[row : row + step]
+    out = room_for(selected(header, piece.at))
+    if not out.numel() or not out.ndim:
+        return out.copy_(piece.of(file.get_tensor(piece.name)))
+    stored = file.get_slice(piece.name)
+    for rows, key in row_blocks(header, piece.at, _BLOCK_BYTES):
+        out[rows] = stored[key]
     return out

@@ -11,6 +11,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import torch
 
+from saematch.sources.files.checks import Piece
 from saematch.sources.files.npz import npz_headers, npz_tensors
 from saematch.sources.files.safetensors import safetensors_headers, safetensors_tensors
 from saematch.sources.files.torch_zip import torch_headers, torch_tensors
@@ -19,7 +20,7 @@ from saematch.storage.reading import POINTER_BYTES, parsing, refuse_pointer
 
 class _Reader(NamedTuple):
     headers: Callable[[BinaryIO, str], dict[str, Any]]
-    tensors: Callable[[Path, Mapping[str, Any]], dict[str, Any]]
+    tensors: Callable[[Path, Mapping[str, Any], Mapping[str, Piece]], dict[str, Any]]
 
 
 _TORCH = _Reader(torch_headers, torch_tensors)
@@ -50,8 +51,8 @@ def read_headers(file: BinaryIO, shown: str) -> dict[str, Any]:
         return _READERS.get(Path(shown).suffix, _TORCH).headers(file, shown)
 
 
-def read_tensors(path: Path, shown: str | None = None) -> dict[str, Any]:
-    """Read a file whole: what `read_headers` returns, with values, on the CPU.
+def read_tensors(path: Path, shown: str | None = None, pieces: Mapping[str, Piece] | None = None) -> dict[str, Any]:
+    """Read a file, with values, on the CPU: all that `read_headers` returns, or the given pieces of it by their keys.
 
     Tensors are in float64 if they are stored so, and else in float32. Raises `MatchError`.
     """
@@ -59,5 +60,7 @@ def read_tensors(path: Path, shown: str | None = None) -> dict[str, Any]:
     with parsing(shown):
         with path.open("rb") as file:
             headers = read_headers(file, shown)
+        if pieces is None:
+            pieces = {name: Piece(name) for name in headers}
         with torch.device("cpu"):  # safetensors makes slices on the default device, which the host program may set
-            return _READERS.get(path.suffix, _TORCH).tensors(path, headers)
+            return _READERS.get(path.suffix, _TORCH).tensors(path, headers, pieces)

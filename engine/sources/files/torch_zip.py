@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from saematch.errors import MatchError
-from saematch.sources.files.checks import archive_members, room_for, tensor_header
+from saematch.sources.files.checks import Piece, archive_members, room_for, tensor_header
 
 _MOST_PICKLE_BYTES = 2**20  # of a dictionary of tensors, without their values
 _MOST_TUPLES = 10_000  # a tensor has a few tuples; a pickle that is nested deeper than Python can unpickle has more
@@ -72,15 +72,21 @@ def torch_headers(file: BinaryIO, shown: str) -> dict[str, Any]:
     return headers
 
 
-def torch_tensors(path: Path, _: Mapping[str, Any]) -> dict[str, Any]:
-    """Read the tensors of a file whose headers were checked: name -> tensor. Raises `MatchError`."""
+def torch_tensors(path: Path, _: Mapping[str, Any], pieces: Mapping[str, Piece]) -> dict[str, Any]:
+    """Read pieces of a file whose headers were checked: key of the piece -> tensor or value. Raises `MatchError`."""
     stored = _load_weights_only(str(path), path, map_location="cpu", mmap=True)
     without = [name for name, value in stored.items() if isinstance(value, Tensor) and value.is_meta]
     if without:
         raise MatchError(f"{path}: {without[0]} is a tensor without data (of torch's meta device)")
-    return {
-        name: room_for(value).copy_(value) if isinstance(value, Tensor) else value for name, value in stored.items()
-    }
+    return {key: _copied(stored[piece.name], piece) for key, piece in pieces.items()}
+
+
+def _copied(value: Any, piece: Piece) -> Any:
+    """Return a piece of a tensor in memory of its own, and any other value unchanged."""
+    if not isinstance(value, Tensor):
+        return value
+    found = piece.of(value)
+    return room_for(found).copy_(found)
 
 
 def _check_records(archive: zipfile.ZipFile, shown: str, size: int) -> tuple[Counter[int], dict[str, bytes]]:

@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from saematch.errors import refusals
 from saematch.sae.autoencoder import SAE
 from saematch.sources.checkpoint import Checkpoint
+from saematch.sources.files.checks import Piece
 
 # Name -> tensor, with data or without (on torch's meta device). A `.pt` file may hold plain values too.
 Tensors = Mapping[str, Any]
@@ -38,6 +39,18 @@ class Entry:
     l0: float | None = None
 
 
+class Source(NamedTuple):
+    """The place where a tensor of an SAE is stored, if a file holds more than one SAE, or an SAE has several files.
+
+    Attributes:
+        piece: the stored tensor, and the part of it that belongs to the SAE.
+        file: the name of the file in the location of the weights.
+    """
+
+    piece: Piece
+    file: str
+
+
 @dataclass(frozen=True)
 class Family:
     """A file format. Its functions belong to a module, so that a family can be sent to another process.
@@ -55,6 +68,9 @@ class Family:
         has: whether the tensors of a file are those of this family.
         entry: the function that converts tensors, with or without data, given the configuration. It may raise
             `MatchError`.
+        sources: the function that says, from the headers of the file, where each tensor for `entry` is stored. It
+            returns None for a file that holds all tensors of one SAE, and may raise `MatchError`.
+        option: the option of an address that chooses one of several SAEs in a file, for `sources`.
     """
 
     name: str
@@ -67,6 +83,8 @@ class Family:
     needs_config: bool = False
     told_by_config: bool = False
     remedy: str = ""
+    sources: Callable[[Checkpoint, Tensors], Mapping[str, Source] | None] | None = None
+    option: str | None = None
 
     def recognises(self, checkpoint: Checkpoint, stored: Tensors) -> bool:
         """Whether a file with these tensors, with data or without, is of this family."""
@@ -94,12 +112,52 @@ class Family:
             )
         return name
 
+    def headers(self, checkpoint: Checkpoint) -> Tensors:
+        """Return the tensors for `read`, without data. Raises `MatchError`."""
+        sources = self._sources(checkpoint)
+        if sources is None:
+            return checkpoint.headers
+        headers = {file: checkpoint.named(file).headers for file in _files(sources)}
+        return {key: piece.header(headers[file][piece.name]) for key, (piece, file) in sources.items()}
+
+    def tensors(self, checkpoint: Checkpoint) -> Tensors:
+        """Return the tensors for `read`, with data. Raises `MatchError`."""
+        sources = self._sources(checkpoint)
+        if sources is None:
+            return checkpoint.tensors()
+        found: dict[str, Any] = {}
+        for file in _files(sources):
+            pieces = {key: source.piece for key, source in sources.items() if source.file == file}
+            found |= checkpoint.named(file).tensors(pieces)
+        return found
+
+    def files(self, checkpoint: Checkpoint) -> list[str]:
+        """Return the names of the files that an SAE is read from. Raises `MatchError`."""
+        config = self.config_name(checkpoint)
+        others = [file for file in _files(self._sources(checkpoint) or {}) if file != checkpoint.name]
+        return [checkpoint.name, *([config] if config else []), *others]
+
+    def _sources(self, checkpoint: Checkpoint) -> Mapping[str, Source] | None:
+        if self.sources is None:
+            return None
+        with refusals(f"not as {self.name} writes it", checkpoint.shown):
+            return self.sources(checkpoint, checkpoint.headers)
+
     def read(self, checkpoint: Checkpoint, stored: Tensors) -> Entry:
         """Convert the tensors of a file with `entry` and the configuration next to it. Raises `MatchError`."""
+        chosen = self.option if self._sources(checkpoint) else None
+        for option in ("head", "to"):
+            if option in checkpoint.options and option != chosen:
+                what = "crosscoders" if option == "head" else "cross-layer transcoders"
+                raise checkpoint.error(f"?{option}= is for {what}, and this file is of the format {self.name}")
         config = checkpoint.config(self.config_name(checkpoint))
         # Values of an untrusted configuration may be anything, and of any size.
         with refusals(f"not as {self.name} writes it: a value is of another kind", checkpoint.shown):
             return self.entry(checkpoint, stored, config)
+
+
+def _files(sources: Mapping[str, Source]) -> list[str]:
+    return list(dict.fromkeys(source.file for source in sources.values()))
 
 
 def take(checkpoint: Checkpoint, stored: Tensors, *expected: str, optional: tuple[str, ...] = ()) -> list[Tensor]:

@@ -18,6 +18,8 @@ from saematch.sources.files.checks import widened
 from saematch.sources.files.tensors import SUFFIXES
 from saematch.sources.formats.base import Family, Tensors
 from saematch.sources.formats.circuit_tracer import CIRCUIT_TRACER
+from saematch.sources.formats.cross_layer import CIRCUIT_TRACER_CLT
+from saematch.sources.formats.crosscoder import CROSSCODER
 from saematch.sources.formats.dictionary_learning import DICTIONARY_LEARNING
 from saematch.sources.formats.gemma_scope import GEMMA_SCOPE
 from saematch.sources.formats.gemma_scope_2 import GEMMA_SCOPE_2
@@ -35,7 +37,8 @@ from saematch.text import listing
 
 FAMILIES = (
     GEMMA_SCOPE, GEMMA_SCOPE_2, SAELENS, SPARSIFY, LLAMA_SCOPE, LLAMA_SCOPE_R1, LLAMASCOPIUM, DICTIONARY_LEARNING,
-    OPENAI, GOODFIRE, QWEN_SCOPE, CIRCUIT_TRACER, NANDA,
+    OPENAI, GOODFIRE, QWEN_SCOPE, CIRCUIT_TRACER, CIRCUIT_TRACER_CLT,
+    NANDA, CROSSCODER,
 )  # fmt: skip
 
 
@@ -74,6 +77,8 @@ def identify(checkpoint: Checkpoint) -> Family:
     # The families that recognise the tensors.
     readable = [family for family in FAMILIES if suffix in family.suffixes]
     fitting = [family for family in readable if family.recognises(checkpoint, headers)]
+    if CROSSCODER in fitting:
+        return CROSSCODER  # the only family whose matrices have a dimension for heads
     if len(fitting) > 1:
         # The families whose configuration lies next to the file.
         fitting = [family for family in fitting if family.found_config(checkpoint)] or fitting
@@ -83,7 +88,7 @@ def identify(checkpoint: Checkpoint) -> Family:
         refuse_known(checkpoint, headers)
         _refuse_wrapped(checkpoint, headers)
     if fitting or _seem_of_an_sae(headers):
-        possible = fitting or [family for family in readable if _may_read(family, checkpoint, headers)]
+        possible = fitting or [family for family in readable if _may_read(family, checkpoint)]
         raise _unknown(checkpoint, headers, "several formats" if fitting else "no known format", possible)
     if by_name:
         return by_name[0]
@@ -111,7 +116,7 @@ def _unknown(checkpoint: Checkpoint, headers: Tensors, formats: str, possible: l
     by_name = published(checkpoint.name)
     why = ""
     if by_name and by_name[0] not in possible:
-        refusal = str(_refusal(by_name[0], checkpoint, headers) or "")
+        refusal = str(_refusal(by_name[0], checkpoint) or "")
         if refusal:
             why = f" ({by_name[0].name}, as its name says, but: {refusal.removeprefix(f'{checkpoint.shown}: ')})"
     advice = ""
@@ -124,21 +129,20 @@ def _unknown(checkpoint: Checkpoint, headers: Tensors, formats: str, possible: l
     )
 
 
-def _refusal(family: Family, checkpoint: Checkpoint, headers: Tensors) -> MatchError | None:
+def _refusal(family: Family, checkpoint: Checkpoint) -> MatchError | None:
     """Return the error with which a family refuses the headers of a file; None if the family accepts them."""
     try:
-        family.read(checkpoint, {name: widened(value) for name, value in headers.items()})
+        family.read(checkpoint, {name: widened(value) for name, value in family.headers(checkpoint).items()})
     except MatchError as error:
         return error
     return None
 
 
-def _may_read(family: Family, checkpoint: Checkpoint, headers: Tensors) -> bool:
+def _may_read(family: Family, checkpoint: Checkpoint) -> bool:
     """Whether a family accepts the headers of a file if the address has all options that the family asks for."""
     options: dict[str, str] = {"allow": ",".join(ALLOWABLE)}
     return any(
-        _refusal(family, replace(checkpoint, options=answers), headers) is None
-        for answers in (options, {**options, "k": "1"})
+        _refusal(family, replace(checkpoint, options=answers)) is None for answers in (options, {**options, "k": "1"})
     )
 
 
