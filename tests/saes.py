@@ -293,6 +293,40 @@ def llamascopium(folder, w, function="relu", by_norm=True, norms="file", bias=Tr
     return own if bias else replace(own, decoded=lambda f: f @ w.dec / c[1])
 
 
+def llamascopium_crosscoder(folder, w, function="relu", head=1, norms="file"):
+    """Write a crosscoder of llamascopium. The heads read activations of different norms."""
+    hooks = ["blocks.4.hook_resid_post", "blocks.5.hook_resid_post", "blocks.6.hook_resid_post"]
+    enc, dec = [w.enc * 2.0**n for n in range(3)], [w.dec * 2.0**-n for n in range(3)]
+    tensors = {"W_E": torch.stack(enc), "W_D": torch.stack(dec)}
+    tensors |= {"b_E": torch.stack([w.b_enc, -w.b_enc, w.b_gate]), "b_D": torch.stack([w.b_dec] * 3)}
+    if function == "jumprelu":
+        tensors["activation_function.log_jumprelu_threshold"] = w.logarithm
+    config = {"sae_type": "crosscoder", "act_fn": function, "sparsity_include_decoder_norm": True, "top_k": K}
+    config |= {
+        "d_model": w.d,
+        "hook_points": hooks,
+        "norm_activation": "inference" if norms == "folded" else "dataset-wise",
+    }
+    c = 1.0
+    if norms == "file":
+        tensors |= {
+            f"dataset_average_activation_norm.{hook}": torch.tensor(1.5 * (1 + n)) for n, hook in enumerate(hooks)
+        }
+        c = math.sqrt(w.d) / (1.5 * (1 + head))
+    write_file(folder / "sae_weights.safetensors", w, tensors, config)
+    n = dec[head].norm(dim=1)
+    z = lambda x: ((c * x) @ enc[head] + w.b_gate) * n
+    act = {"relu": relu, "topk": largest, "jumprelu": lambda z: jump(z, w.logarithm.exp())}[function]
+    by_norm = function == "topk"  # codes are in units of the norm of their decoder rows, scaled to raw activations
+    return Own(
+        lambda x: act(z(x)) / n,
+        lambda f: (f @ dec[head] + w.b_dec) / c,
+        function,
+        f"?head={head}",
+        unit=n / c if by_norm else ONE,
+    )
+
+
 def dictionary_learning(folder, w, kind="AutoEncoder", threshold=0.75, file="ae.pt", config=True, drop=(), **changes):
     """Write a file of dictionary_learning. Without `config`, path and tensors say the layer and the class."""
     z, codes, activation, notes = lambda x: (x - w.b_dec) @ w.enc + w.b_enc, None, "jumprelu", (FOLDED,)

@@ -469,6 +469,7 @@ def test_a_plain_file_is_of_no_family(tmp_path, name, F, d, suffix):
 
 OTHERS = {
     "a temporal SAE": ("latest_ckpt.safetensors", ["D", "E", "b", "attn_layers.0.c_proj.weight"]),
+    "a cross-layer transcoder of llamascopium": ("sae_weights.safetensors", ["W_E", "b_E", "W_D.0", "W_D.1", "b_D.0"]),
     "a dictionary of overcomplete": ("sae.pt", ["dictionary._weights", "dictionary.multiplier", "encoder.weight"]),
 }
 

@@ -20,6 +20,7 @@ from saes import (
     drawn,
     gemma_scope_2,
     gemma_scope_2_clt,
+    llamascopium_crosscoder,
     made_up,
     saelens,
 )
@@ -152,6 +153,21 @@ def test_a_head_of_a_crosscoder_is_read(tmp_path, asked, kind, norm, F):
     assert_own_pass(found, own, w)
     assert f"head {head} of a crosscoder of 2: its codes are those where other heads read 0" in found.notes
     assert (found.reads, found.writes) == (sm.Space("blocks.5.hook_resid_pre"),) * 2
+
+
+@pytest.mark.parametrize("function", ["relu", "topk", "jumprelu"])
+@pytest.mark.parametrize("norms", ["file", "folded"])
+@pytest.mark.parametrize(("F", "head"), [(16, 0), (16, 1), (8, 2)])
+def test_a_head_of_a_crosscoder_of_llamascopium_is_read(tmp_path, function, norms, F, head):
+    w = drawn(F, 8)
+    own = llamascopium_crosscoder(tmp_path, w, function, head, norms)
+    (handle,) = search(f"{tmp_path}{own.options}")[0]
+    found = handle.read()
+    assert_own_pass(found, own, w)
+    assert (found.reads, found.writes) == (sm.Space(f"blocks.{4 + head}.hook_resid_post"),) * 2
+    assert f"head {head} of a crosscoder of 3: its codes are those where other heads read 0" in found.notes
+    dtypes = [{name: each.dtype for name, each in sae.tensors().items()} for sae in (handle.describe().sae, found)]
+    assert dtypes[0] == dtypes[1]
 
 
 def test_both_heads_of_a_crosscoder_add_up_to_its_codes(tmp_path):

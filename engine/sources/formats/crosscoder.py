@@ -42,7 +42,7 @@ def _sources(checkpoint: Checkpoint, stored: Tensors) -> Mapping[str, Source]:
     if not heads == W_dec.shape[0 if names is _LEARNING else 1] == len(b_dec):
         shapes = ", ".join(f"{names[name]} {tuple(stored[names[name]].shape)}" for name in ("W_enc", "W_dec", "b_dec"))
         raise checkpoint.error(f"its tensors have different numbers of heads: {shapes}")
-    head = _head(checkpoint, heads)
+    head = head_of(checkpoint, heads)
 
     def decoder(number: int) -> Source:
         at: Index = (number,) if names is _LEARNING else (None, number)
@@ -65,7 +65,7 @@ def _sources(checkpoint: Checkpoint, stored: Tensors) -> Mapping[str, Source]:
     return sources | {name: Source(Piece(name), checkpoint.name) for name in _EXTRA if name in stored}
 
 
-def _head(checkpoint: Checkpoint, heads: int) -> int:
+def head_of(checkpoint: Checkpoint, heads: int) -> int:
     """Return the number of the head that `?head=` names. Raises `MatchError` if it names none."""
     asked = checkpoint.options.get("head")
     named = " (base and chat)" if heads == 2 else ""
@@ -80,11 +80,15 @@ def _head(checkpoint: Checkpoint, heads: int) -> int:
     return number
 
 
+def note_on_head(checkpoint: Checkpoint, heads: int) -> str:
+    """Return the note on a head of a crosscoder that is read as an SAE."""
+    return f"head {head_of(checkpoint, heads)} of a crosscoder of {heads}: its codes are those where other heads read 0"
+
+
 def _entry(checkpoint: Checkpoint, stored: Tensors, config: Config) -> Entry:
     W_enc, W_dec, b_enc, b_dec = (stored[name] for name in ("W_enc", "W_dec", "b_enc", "b_dec"))
     heads = len(checkpoint.headers["encoder.weight" if "encoder.weight" in checkpoint.headers else "W_enc"])
-    note = f"head {_head(checkpoint, heads)} of a crosscoder of {heads}: its codes are those where other heads read 0"
-    weights = StoredWeights(W_enc, b_enc, W_dec, b_dec, notes=(note,))
+    weights = StoredWeights(W_enc, b_enc, W_dec, b_dec, notes=(note_on_head(checkpoint, heads),))
     if "threshold" in stored:
         threshold = _threshold(checkpoint, stored)
         weights = replace(weights, activation="jumprelu", threshold=threshold)

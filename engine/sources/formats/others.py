@@ -19,6 +19,12 @@ _KNOWN: tuple[tuple[Callable[[set[str]], bool], str], ...] = (
         f"so that no encoder row says when a feature fires; {_BY_DECODER}",
     ),
     (
+        lambda names: "W_E" in names and any(name.startswith("W_D.") for name in names),
+        "a cross-layer transcoder of llamascopium: one file holds the encoders of all layers, and their decoders by "
+        "the layer that they write. Save the encoder of a layer, and its decoder to one layer, as a transcoder: "
+        "saematch.SAE(W_enc, b_enc, W_dec, b_dec, …, reads=…, writes=…).save(folder)",
+    ),
+    (
         lambda names: "dictionary._weights" in names,
         "a dictionary of overcomplete: neither the activation of its encoder nor the normalisation of its dictionary "
         "is in the file. Load it with overcomplete, and save its weights as the SAE that they are: "
