@@ -309,9 +309,9 @@ def test_no_margin_is_above_the_true_one_where_offsets_are_large(offset):
         + 8 * offset
     )
     given, matching = Given(x, y), sm.assign(x, y)
-    best = Truth.of(given).optimum
+    exact = Truth.of(given)
     for i, j in enumerate(matching.perm.tolist()):
-        truth = Truth.of(given, without=(i, j)).optimum - best
+        truth = exact.optimum_without(i, j) - exact.optimum
         assert matching.margins().bound[i].item() <= truth
         # Float64 serves until its rounding is a 2^-22th of a margin: a few times that, on a way of a few pairs.
         assert matching.margins().exact([i]).item() == pytest.approx(float(truth), rel=2.0**-20, abs=1e-9)
