@@ -4,10 +4,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import nbformat
 import pytest
 from nbclient import NotebookClient
+from traitlets.config import Config
 
 import saematch as sm
 from saes import write_model
@@ -53,5 +55,8 @@ def test_notebooks_run_on_the_packaged_sample(notebook, tmp_path):
     book = nbformat.read(EXAMPLES / notebook, as_version=4)
     said = [cell.get("outputs") for cell in book.cells]
     assert any(said), "it is committed with its outputs"
-    NotebookClient(book, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    with TemporaryDirectory() as folder:
+        # Through sockets in a short folder: a port that is free may be taken before the kernel listens at it.
+        sockets = Config(KernelManager={"transport": "ipc", "ip": f"{folder}/kernel"})
+        NotebookClient(book, timeout=300, resources={"metadata": {"path": str(tmp_path)}}, config=sockets).execute()
     assert [bool(cell.get("outputs")) for cell in book.cells] == [bool(outputs) for outputs in said]

@@ -195,17 +195,29 @@ def test_ray_repeats_what_a_killed_worker_or_a_lost_node_was_doing(cluster, tmp_
 
 
 def _kill_a_worker():
-    """Kill the worker of Ray that is matching a pair. Return None if there is no such worker within ten seconds."""
+    """Kill the worker of Ray that is matching a pair. Return None if there is no such worker within ten seconds.
+
+    It is a worker of this process: tests of another clone may run at the same time.
+    """
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
         for pid in filter(str.isdigit, os.listdir("/proc")):
             try:
                 with open(f"/proc/{pid}/cmdline", "rb") as file:
                     busy = file.read().startswith(b"ray::run_task")
+                ours = busy and os.getpid() in _ancestors(int(pid))
             except OSError:
                 continue
-            if busy:
+            if ours:
                 os.kill(int(pid), signal.SIGKILL)
                 return int(pid)
         time.sleep(0.001)
     return None
+
+
+def _ancestors(pid):
+    """Yield the processes above a process."""
+    while pid > 1:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            pid = int(file.read().rpartition(b")")[2].split()[1])
+        yield pid
