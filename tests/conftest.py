@@ -19,8 +19,8 @@ from saematch.resources import available_memory, processors
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
 
-# What one process of the tests may need. It is more than any has needed.
-PROCESS_BYTES = 2**32
+# The memory of a process of tests and its children, such as a browser: they have needed about half of it.
+PROCESS_BYTES = 2**31
 
 SHARED = Path(__file__).parent.parent.parent / "shared"
 
