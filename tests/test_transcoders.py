@@ -24,6 +24,7 @@ from saes import (
     made_up,
     saelens,
     sparsify,
+    write_npz,
 )
 
 SKIP = torch.ones(8, 8)
@@ -255,6 +256,19 @@ class TestCircuitTracer:
         saelens(tmp_path, w)
         with pytest.raises(sm.MatchError, match=r"W_enc is \(16, 8\), expected \(8, 16\) .* looks transposed"):
             sm.load(tmp_path)
+
+    def test_a_configuration_may_list_the_transcoders_of_all_layers(self, tmp_path):
+        """Those of other suites are listed so, in files of their own formats."""
+        hooks = {"model_kind": "transcoder_set", "feature_input_hook": "ln2.hook_normalized"}
+        layers = [f"gemma-scope-2b-pt-transcoders/layer_{n}/width_16k/average_l0_7{n}" for n in (0, 1)]
+        for number, folder in enumerate(layers):
+            write_npz(tmp_path / folder, made_up(seed=number))
+        listed = [f"{folder}/params.npz" for folder in layers]
+        (tmp_path / "config.yaml").write_text(yaml.safe_dump({**hooks, "transcoders": listed}))
+        found = sm.load_layers(tmp_path / "config.yaml")
+        assert {layer: sae.reads.place for layer, sae in found.items()} == {
+            layer: f"blocks.{layer}.ln2.hook_normalized" for layer in (0, 1)
+        }
 
     @pytest.mark.parametrize("name", ["wandb-config.yaml", "wanb-config.yaml"])
     def test_without_hooks_it_has_to_be_allowed(self, tmp_path, name):

@@ -27,7 +27,8 @@ def is_list(name: str) -> bool:
 def read_list(file: Path) -> list[tuple[int | str | None, str]]:
     """Read the rows of a YAML list: layers or names, if the list says them, and addresses.
 
-    Relative paths begin at the folder of the list, and may not lead out of it. Raises `MatchError`.
+    The configuration of circuit-tracer is such a list if it says where the transcoders of all layers are. Relative
+    paths begin at the folder of the list, and may not lead out of it. Raises `MatchError`.
     """
     with refusals("cannot be read", file, OSError, ValueError, RecursionError):
         # A pipe or a device might block, or never end.
@@ -43,6 +44,8 @@ def read_list(file: Path) -> list[tuple[int | str | None, str]]:
             if times > 1:
                 shown = f"layer {key}" if key.isdecimal() else repr(key)
                 raise MatchError(f"{file}: {shown:.100} is listed {times} times")
+    if isinstance(content, dict) and isinstance(content.get("transcoders"), list):
+        content = dict(enumerate(content["transcoders"]))
     rows = [(key, str(text)) for key, text in entries(content, str(file))]
     for _, text in rows:
         if ".." in Path(text).parts:
