@@ -10,7 +10,7 @@ from typing import Any, TypedDict
 import numpy as np
 
 from saematch.numeric.rounding import Indices
-from saematch.options import FoldName, Method, Part
+from saematch.options import ActivityMetric, FoldName, Method, Part
 from saematch.runs.api import match_layers
 from saematch.runs.chain import Chain
 from saematch.runs.plan import Pair
@@ -59,10 +59,16 @@ BASELINES = (
         {**_COSINE, "method": "nearest"},
     ),
 )
+# Methods that match by the codes of the first half of the documents, by what is compared.
+BY_HALF: dict[ActivityMetric, str] = {"correlation": "correlation_of_half", "jaccard": "jaccard_of_half"}
 EVALUATED, IDENTITY, RANDOM = "matched", "identity", "random"  # names of further methods in the tables
 ABOUT = {
     EVALUATED: "the run that is evaluated",
     **{baseline.name: baseline.about for baseline in BASELINES},
+    **{
+        name: f"one to one, with the largest sum of the {metric} of codes on the first half of the documents"
+        for metric, name in BY_HALF.items()
+    },
     IDENTITY: "feature i with feature i",
     RANDOM: f"a random permutation, {SEEDS} seeds",
 }

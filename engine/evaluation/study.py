@@ -12,7 +12,7 @@ from saematch.activations.selection import TokenSelection
 from saematch.activations.stored import ActivationSource
 from saematch.analysis.tables import Ledger, Row, Schema, Table, fingerprint
 from saematch.errors import MatchError
-from saematch.evaluation import coactivity, codes, loss, meaning, weights
+from saematch.evaluation import coactivity, codes, held_out, loss, meaning, weights
 from saematch.evaluation.meaning import Grade, Judge, PairOfFeatures
 from saematch.evaluation.methods import (
     ABOUT,
@@ -39,6 +39,8 @@ SCHEMAS = (
     *weights.WEIGHT_SCHEMAS,
     codes.VARIANCE,
     coactivity.SCORES,
+    held_out.HELD_OUT,
+    held_out.RARE,
     loss.LOSS,
     meaning.JUDGEMENTS,
     meaning.MEANING,
@@ -91,6 +93,7 @@ class Study:
             "distance": far,
             "norms": 1 if tokens else 0,
             "codes": pairs if tokens else 0,
+            "held out": pairs if tokens else 0,
             "loss": pairs if with_loss else 0,
             "meaning": pairs if has_texts else 0,
         }
@@ -98,7 +101,7 @@ class Study:
         per_token = tokens / 1000
         guesses = {
             "baseline": 0.3 * pairs, "weights": 2.0, "far run": 0.3 * far, "distance": 0.5, "norms": 0.2 * per_token,
-            "codes": 4.0 * per_token, "loss": 30.0 * per_token, "meaning": 0.5,
+            "codes": 4.0 * per_token, "held out": 2.0 * per_token, "loss": 30.0 * per_token, "meaning": 0.5,
         }  # fmt: skip
         self._schedule = Schedule(counts, guesses)
 
@@ -165,10 +168,16 @@ class Study:
             a, b = self._sae(pair[0]), self._sae(pair[1])
             measure = partial(codes.measure_codes, selection, pair, a, b, permutations, costs, self._device)
             self._measure(f"codes-{pair_name(pair)}", inputs, measure)
+            self._begin("held out", f"layers {pair[0]} and {pair[1]}, matched by half of the documents")
+            measure = partial(held_out.measure_held_out, selection, pair, a, b, permutations)
+            self._measure(f"held-out-{pair_name(pair)}", inputs, measure)
             if isinstance(source, LanguageModel):
                 self._begin("loss", f"loss with hidden states after layer {pair[1]} replaced")
                 measure = partial(loss.measure_loss, source, selection, pair, a, b, permutations, costs)
                 self._measure(f"loss-{pair_name(pair)}", inputs, measure)
+        for layer in self._layers:
+            measure = partial(held_out.rare_features, selection, layer, self._sae(layer))
+            self._measure(f"rare-{layer}", {"inputs": self._chain.hashes(layer), **tokens}, measure)
         if not isinstance(source, LanguageModel):
             self.not_measured[loss.LOSS.name] = "no language model was given"
 
