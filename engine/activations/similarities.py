@@ -26,6 +26,7 @@ operations before and after it. The computed similarity differs from that of the
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -48,7 +49,7 @@ class Similarities:
     Attributes:
         metric: the similarity.
         tokens: the number of tokens that it is computed from.
-        entries: S by rows, without the pairs that are never active together.
+        entries: a_i b_j - S_ij, the similarity times -1, of the pairs that are active together.
         row_factor: a `(F_A,)`, and `column_factor`, b `(F_B,)`.
         row_error: e `(F_A,)`, and `column_error`, e `(F_B,)`: each similarity is wrong by at most e_i + e_j.
         row_group: `(F_A,)`, the first source feature whose codes are the same on all tokens.
@@ -86,7 +87,7 @@ class Similarities:
         if metric == "jaccard":
             _divide_by_either(*sums, a.times_active, b.times_active)
         else:
-            _scale(*sums, x.scale, y.scale)
+            _scale(*sums, x.scale, y.scale, x.factor, y.factor)
         # A feature that has similarity 0 with every other one has it without any rounding.
         rounded = x.factor != 0, y.factor != 0
         _mark_similar(*sums, *rounded)
@@ -114,11 +115,19 @@ class Similarities:
         """A bound for the rounding error of every similarity."""
         return float(self.row_error.max(initial=0.0) + self.column_error.max(initial=0.0))
 
-    def of_pairs(self, rows: Indices, columns: Indices) -> tuple[Floats, Floats]:
-        """Return S_ij of the listed pairs, 0.0 for pairs that are never active together, and a_i b_j."""
-        stored = np.empty(len(rows))
-        look_up(*self.entries, rows, columns, stored)
-        return stored, self.row_factor[rows] * self.column_factor[columns]
+    def of_pairs(self, rows: Indices, columns: Indices) -> Floats:
+        """Return the similarities of the listed pairs."""
+        values = self.row_factor[rows] * self.column_factor[columns]
+        _look_up(*self.entries, rows, columns, values)
+        return -values
+
+    @cached_property
+    def total(self) -> float:
+        """The sum of all similarities."""
+        together = np.zeros(len(self.entries.starts) - 1)
+        _sum_background(*self.entries, self.row_factor, self.column_factor, together)
+        of_others = float(self.row_factor.sum() * self.column_factor.sum()) - float(together.sum())
+        return -(of_others + float(self.entries.values.sum()))
 
 
 class _Side(NamedTuple):
@@ -231,17 +240,26 @@ def _add_up(features: Any, values: Any, shift: Any, count: Any, part: Any, sums:
 
 
 @compiled
-def _scale(starts: Any, columns: Any, values: Any, of_rows: Any, of_columns: Any) -> None:
+def _scale(starts: Any, columns: Any, values: Any, of_rows: Any, of_columns: Any, a: Any, b: Any) -> None:
     for i in range(len(starts) - 1):
         for e in range(starts[i], starts[i + 1]):
-            values[e] = values[e] * of_rows[i] * of_columns[columns[e]]
+            j = columns[e]
+            values[e] = a[i] * b[j] - values[e] * of_rows[i] * of_columns[j]
 
 
 @compiled
 def _divide_by_either(starts: Any, columns: Any, values: Any, of_rows: Any, of_columns: Any) -> None:
     for i in range(len(starts) - 1):
         for e in range(starts[i], starts[i + 1]):
-            values[e] = values[e] / (of_rows[i] + of_columns[columns[e]] - values[e])
+            values[e] = -values[e] / (of_rows[i] + of_columns[columns[e]] - values[e])
+
+
+@compiled
+def _sum_background(starts: Any, columns: Any, _values: Any, a: Any, b: Any, sums: Any) -> None:
+    """Add up a_i b_j over the entries of each row."""
+    for i in range(len(starts) - 1):
+        for e in range(starts[i], starts[i + 1]):
+            sums[i] += a[i] * b[columns[e]]
 
 
 @compiled
@@ -261,11 +279,10 @@ def _mark(starts: Any, columns: Any, values: Any, marks: Any) -> None:
 
 
 @compiled
-def look_up(starts: Any, columns: Any, values: Any, rows: Any, wanted: Any, found: Any) -> None:
-    """Fill `found` with the entries of the listed pairs, 0.0 for pairs without one."""
+def _look_up(starts: Any, columns: Any, values: Any, rows: Any, wanted: Any, found: Any) -> None:
+    """Fill `found` with the entries of those of the listed pairs that have one."""
     for e in range(len(rows)):
         place, stop = starts[rows[e]], starts[rows[e] + 1]
-        found[e] = 0.0
         while place < stop:
             middle = (place + stop) // 2
             if columns[middle] < wanted[e]:

@@ -45,19 +45,6 @@ def two_sum(a: Floats, b: Floats) -> tuple[Floats, Floats]:
     return total, (a - (total - share)) + (b - share)
 
 
-def two_product(a: Floats, b: Floats) -> tuple[Floats, Floats]:
-    """Return the rounded product a b, and its rounding error exactly (Dekker), for numbers that are not extreme."""
-
-    def halves(values: Floats) -> tuple[Floats, Floats]:
-        large = values * (2.0**27 + 1)
-        high = large - (large - values)
-        return high, values - high
-
-    product = a * b
-    (a_high, a_low), (b_high, b_low) = halves(a), halves(b)
-    return product, a_low * b_low - (((product - a_high * b_high) - a_low * b_high) - a_high * b_low)
-
-
 def exact_sum(first: Floats, *others: Floats) -> tuple[Floats, Floats]:
     """Return the sum of finite numbers, computed in twice the precision of float64, and a bound for its error.
 
