@@ -223,6 +223,79 @@ def test_codes_hidden_states_and_files_give_one_answer(tmp_path):
     assert loaded.cost_error > 0
 
 
+def made_up_pair(seed: int, sources: int, targets: int) -> tuple[sm.SAE, sm.SAE]:
+    """Two SAEs in float64, of which some features have no decoder."""
+    r = np.random.default_rng(seed)
+
+    def made(features: int) -> sm.SAE:
+        decoder = r.standard_normal((features, 5)) * (r.random((features, 1)) > 0.1)
+        arrays = r.standard_normal((5, features)), np.zeros(features), decoder, np.zeros(5)
+        return sm.SAE(*map(torch.from_numpy, arrays))
+
+    return made(sources), made(targets)
+
+
+def cosines(a: sm.SAE, b: sm.SAE) -> np.ndarray:
+    """The mean of the cosines of encoders and of decoders."""
+
+    def unit(rows: torch.Tensor) -> np.ndarray:
+        norms = np.linalg.norm(rows, axis=1, keepdims=True)
+        return rows.numpy() / np.where(norms > 0, norms, 1)
+
+    return (unit(a.W_enc.T) @ unit(b.W_enc.T).T + unit(a.W_dec) @ unit(b.W_dec).T) / 2
+
+
+@pytest.mark.parametrize("through_passes", [pytest.param(True, marks=pytest.mark.through_passes), False])
+@pytest.mark.parametrize("max_cost", [None, 0.4])
+@pytest.mark.parametrize("metric", METRICS)
+def test_weights_and_activations_together_are_scipys_optimum(metric, max_cost, through_passes):
+    for seed, (tokens, sources, targets) in enumerate(SHAPES):
+        f, g = shared_codes(seed, tokens, sources, targets)
+        a, b = made_up_pair(seed, sources, targets)
+        for share in (0.1, 0.6):
+            given = {"metric": metric, "activations": (Codes.of(f), Codes.of(g)), "weights_share": share}
+            m = sm.match(a, b, **given, max_cost=max_cost)
+            halved = 2 if metric == "correlation" else 1
+            costs = share * (1 - cosines(a, b)) / 2 + (1 - share) * all_costs(metric, f, g) / halved
+            assert m.certified
+            assert m.objective == pytest.approx(least_cost(costs, max_cost), abs=1e-9)
+            rows = (m.perm >= 0).numpy()
+            np.testing.assert_allclose(m.pair_cost[rows], costs[rows, m.perm[rows]], atol=1e-9)
+            margins = sm.assign(cost=costs, max_cost=max_cost).margins().exact(rows)
+            torch.testing.assert_close(m.margins().exact(rows), margins, atol=1e-8, rtol=0)
+            assert sm.certify(a, b, m, **given, max_cost=max_cost).certified
+
+
+def test_no_claim_about_weights_and_activations_is_wrong_in_exact_arithmetic():
+    getcontext().prec = 60
+    for seed in range(20):
+        r = np.random.default_rng(seed)
+        tokens, sources, targets = (int(r.integers(low, high)) for low, high in ((1, 30), (1, 8), (1, 8)))
+        f, g = shared_codes(seed, tokens, sources, targets)
+        a, b = made_up_pair(seed, sources, targets)
+        parts = [[rows.T.tolist(), other.T.tolist()] for rows, other in ((a.W_enc, b.W_enc), (a.W_dec.T, b.W_dec.T))]
+
+        def cosine(x: list[float], y: list[float]) -> Decimal:
+            u, v = ([Decimal(value) for value in one] for one in (x, y))
+            both, of_u, of_v = (sum(p * q for p, q in zip(s, t, strict=True)) for s, t in ((u, v), (u, u), (v, v)))
+            return both / (of_u * of_v).sqrt() if of_u and of_v else Decimal(0)
+
+        by_codes = exact_costs("correlation", f, g)
+        exact = [
+            [
+                Decimal("0.25") * (1 - sum(cosine(x[i], y[j]) for x, y in parts) / 2) + by_codes[i][j] / 4
+                for j in range(targets)
+            ]
+            for i in range(sources)
+        ]
+        m = sm.match(a, b, metric="correlation", activations=(Codes.of(f), Codes.of(g)), weights_share=0.5)
+        best = linear_sum_assignment(np.array(exact, dtype=np.float64))
+        optimum = sum((exact[i][j] for i, j in zip(*best, strict=True)), Decimal(0))
+        own = sum((exact[i][j] for i, j in enumerate(m.perm.tolist()) if j >= 0), Decimal(0))
+        assert Decimal(m.lower_bound) <= optimum
+        assert own - optimum <= Decimal(m.proof_gap) + Decimal("1e-25")
+
+
 def states_of(layers, tokens: int = 1200) -> dict[int, np.ndarray]:
     """Made-up hidden states on which features of the sample are active, with an attention sink in front."""
     states = {}
@@ -250,6 +323,11 @@ def test_a_run_by_activations_is_the_same_from_hidden_states_and_from_codes_and_
     again = list(encode_layers(layers, StoredActivations(folder_of_states), tmp_path / "codes"))
     assert [one.is_new for one in again] == [False] * 3
     by_codes = sm.match_layers(layers, metric="correlation", activations=tmp_path / "codes")
+    given = {"metric": "correlation", "activations": tmp_path / "codes", "weights_share": 0.5, "parts": ["decoder"]}
+    mixed = sm.match_layers(layers, tmp_path / "mixed", **given)
+    assert mixed.certified
+    bounds = sm.Chain.load(tmp_path / "mixed")[8, 9].margins().bound
+    torch.testing.assert_close(bounds, mixed[8, 9].margins().bound, atol=1e-9, rtol=0)
     states = states_of((8, 9))
     alone = sm.match(layers[8], layers[9], metric="correlation", activations=(states[8][1:], states[9][1:]))
     for pair in chain:
@@ -384,10 +462,17 @@ def test_what_cannot_be_compared_is_refused_with_what_to_do(tmp_path):
     refused("needs activations=", lambda: sm.match(a, b, metric="correlation"))
     refused("needs activations=", lambda: sm.match(a, b, metric="jaccard", activations=states))
     refused("metric is 'cosine'; by activations", lambda: sm.match(a, b, metric="cosine", activations=(states, states)))
-    refused("about weights", lambda: sm.match(a, b, metric="jaccard", activations=(states, states), fold="none"))
+    refused(
+        "fold is about the scale", lambda: sm.match(a, b, metric="jaccard", activations=(states, states), fold="none")
+    )
     refused("has 4 tokens and", lambda: sm.match(a, b, metric="jaccard", activations=(states, states[:3])))
     refused("expected \\(tokens, 576\\)", lambda: sm.match(a, b, metric="jaccard", activations=(states[:, 1:], states)))
     refused("is of 3 features", lambda: sm.match(a, b, metric="jaccard", activations=(x, states)))
+    share = {"metric": "jaccard", "activations": (states, states)}
+    refused("above 0 and below 1", lambda: sm.match(a, b, **share, weights_share=1))
+    refused("give the weights a share", lambda: sm.match(a, b, **share, parts=["decoder"]))
+    refused("a bias is one number", lambda: sm.match(a, b, **share, weights_share=0.5, parts=["bias"]))
+    refused("weights_share is for a metric of activations", lambda: sm.match(a, b, weights_share=0.5))
     bad = states.copy()
     bad[2, 5] = np.nan
     refused("first at token 2, column 5", lambda: sm.match(a, b, metric="jaccard", activations=(bad, states)))

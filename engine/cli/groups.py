@@ -92,6 +92,12 @@ def add_comparison(parser: argparse.ArgumentParser, activations: str = OF_A_PAIR
     group.add_argument(
         "--activations", nargs="+", metavar="PATH", type=as_path, help="for a metric of codes: " + activations
     )
+    group.add_argument(
+        "--weights-share",
+        type=float,
+        metavar="W",
+        help="for a metric of codes: the share of the weights in the cost, by their cosine (default: 0)",
+    )
     group.add_argument("--fold", help="scale of a feature: threshold (default), decoder_norm or none")
     group.add_argument(
         "--max-cost",
@@ -159,7 +165,7 @@ def add_labels(parser: argparse.ArgumentParser, two_sets: bool = True) -> None:
 
 def comparison_of(options: argparse.Namespace) -> dict[str, Any]:
     """Return the options of `add_comparison` that the user gave, as keyword arguments of `saematch.match`."""
-    names = ("metric", "activations", "parts", "weights", "fold", "max_cost")
+    names = ("metric", "activations", "weights_share", "parts", "weights", "fold", "max_cost")
     return {name: value for name in names if (value := getattr(options, name)) is not None}
 
 

@@ -106,6 +106,8 @@ def describe_run(chain: Chain) -> str:
     if "activations" in options:
         tokens = options["activations"].get("tokens")
         how = [f"by the {options.get('metric')} of codes" + ("" if tokens is None else f" on {tokens:,} tokens")]
+        if "weights_share" in options:
+            how.append(f"and by weights, with a share of {options['weights_share']:g}")
     else:
         how = [f"by {', '.join(options['parts'])}", f"fold {options['fold']}"]
     how += [] if set(options["weights"].values()) <= {1.0} else [f"weights {options['weights']}"]

@@ -14,10 +14,11 @@ from saematch.cost.base import Cost
 from saematch.cost.codes import CodesCost, pair_costs
 from saematch.cost.distances import DistanceCost, squared_distances
 from saematch.cost.matrix import MatrixCost
+from saematch.cost.mixed import MixedCost, mixed_costs
 from saematch.cost.scan import Scan
 from saematch.cost.unmatched import Unmatched, UnmatchedCost, checked_max_cost
 
 __all__ = [
-    "CodesCost", "Cost", "DistanceCost", "MatrixCost", "Scan", "Unmatched", "UnmatchedCost", "checked_max_cost",
-    "pair_costs", "squared_distances",
+    "CodesCost", "Cost", "DistanceCost", "MatrixCost", "MixedCost", "Scan", "Unmatched", "UnmatchedCost",
+    "checked_max_cost", "mixed_costs", "pair_costs", "squared_distances",
 ]  # fmt: skip

@@ -74,6 +74,11 @@ class DistanceCost(Cost):
         self._exact_unit = 2 * gamma(width + 16, UNIT_64)
         self._exact_underflow = (width + 1) * TINY * max(1.0, self.scale)
 
+    @property
+    def norms(self) -> tuple[Floats, Floats]:
+        """Upper bounds for |x'_i| `(F_A,)` and |y'_j| `(F_B,)`."""
+        return self._x.norm, self._y.norm
+
     @override
     def sharpen(self) -> bool:
         if self.passes.precision == "float32":

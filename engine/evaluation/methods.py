@@ -59,15 +59,20 @@ BASELINES = (
         {**_COSINE, "method": "nearest"},
     ),
 )
-# Methods that match by the codes of the first half of the documents, by what is compared.
-BY_HALF: dict[ActivityMetric, str] = {"correlation": "correlation_of_half", "jaccard": "jaccard_of_half"}
+# Methods that match by the codes of the first half of the documents: what is compared, and the share of the weights.
+BY_HALF: dict[str, tuple[ActivityMetric, float | None]] = {
+    "correlation_of_half": ("correlation", None),
+    "jaccard_of_half": ("jaccard", None),
+    "mixed_of_half": ("correlation", 0.5),
+}
 EVALUATED, IDENTITY, RANDOM = "matched", "identity", "random"  # names of further methods in the tables
 ABOUT = {
     EVALUATED: "the run that is evaluated",
     **{baseline.name: baseline.about for baseline in BASELINES},
     **{
         name: f"one to one, with the largest sum of the {metric} of codes on the first half of the documents"
-        for metric, name in BY_HALF.items()
+        + ("" if share is None else f" and of cosines of weights, with a share of {share:g}")
+        for name, (metric, share) in BY_HALF.items()
     },
     IDENTITY: "feature i with feature i",
     RANDOM: f"a random permutation, {SEEDS} seeds",

@@ -13,7 +13,7 @@ from saematch.activations import Codes, check_activity_metric
 from saematch.assignment import Round
 from saematch.errors import MatchError
 from saematch.matching.batch import Matrices, is_batch, plain_problem, problems_of, solve_all
-from saematch.matching.by_codes import Activations, problem_of_activations
+from saematch.matching.by_codes import Activations, checked_weighing, problem_of_activations
 from saematch.matching.comparison import Comparison, Fold
 from saematch.matching.permutation import check_permutation
 from saematch.matching.problem import Problem
@@ -51,6 +51,7 @@ def match(
     *,
     metric: Metric | ActivityMetric = "squared_distance",
     activations: tuple[Activations, Activations] | None = None,
+    weights_share: float | None = None,
     parts: Sequence[Part] | None = None,
     weights: Mapping[Part, float] | None = None,
     fold: Fold | None = None,
@@ -88,6 +89,9 @@ def match(
             `(tokens, d)` that each SAE reads, as arrays or paths of `.npy` files; or codes, see
             `saematch.activations.Codes`. Then the two SAEs need not be of one model. All given tokens count: leave out
             attention sinks, whose activations are very large.
+        weights_share: with a metric of activations, the share w of the weights in the cost, which is then w times
+            (1 - cosine) / 2 of the `parts` of the weights, and 1 - w times 1 - similarity, halved for a correlation:
+            both are between 0 and 1. By default only activations count.
         parts: the weights to compare: any of "encoder", "bias" and "decoder"; all of them by default, and encoder and
             decoder under a cosine, because a bias has no direction.
         weights: part -> factor of its squared distance, or of its cosine in the mean; 1 by default.
@@ -158,7 +162,9 @@ def match(
         progress=progress,
     ).checked()
     if activations is not None or metric in names(ActivityMetric):
-        return solver.run(_by_activations(a, b, metric, activations, parts, weights, fold, max_cost))
+        return solver.run(_by_activations(a, b, metric, activations, weights_share, parts, weights, fold, max_cost))
+    if weights_share is not None:
+        raise MatchError("weights_share is for a metric of activations; other costs are of weights alone")
     comparison = Comparison.checked(parts, weights, fold or "threshold", max_cost, metric)
     return solver.run(comparison.problem(a, b, remake=partial(comparison.problem, a, b)))
 
@@ -168,15 +174,16 @@ def _by_activations(
     b: SAE,
     metric: Metric | ActivityMetric,
     activations: Any,
-    parts: object,
-    weights: object,
-    fold: object,
+    weights_share: float | None,
+    parts: Sequence[Part] | None,
+    weights: Mapping[Part, float] | None,
+    fold: Fold | None,
     max_cost: float | None,
 ) -> Problem:
-    """Return the problem of two SAEs by their activations, for which options of weights mean nothing."""
-    if parts is not None or weights is not None or fold is not None:
-        raise MatchError(f"parts, weights and fold are about weights, and metric {metric!r} compares activations")
-    return problem_of_activations(a, b, check_activity_metric(metric), activations, max_cost)
+    """Return the problem of two SAEs by their activations, and by their weights if these have a share."""
+    checked = check_activity_metric(metric)
+    share, compared = checked_weighing(checked, weights_share, parts, weights, fold)
+    return problem_of_activations(a, b, checked, activations, max_cost, share, compared)
 
 
 # A list of arrays may also be the rows of one matrix, which its type does not say: it is taken for a list of matrices.
@@ -280,6 +287,7 @@ def certify(
     *,
     metric: Metric | ActivityMetric | None = None,
     activations: tuple[Activations, Activations] | None = None,
+    weights_share: float | None = None,
     parts: Sequence[Part] | None = None,
     weights: Mapping[Part, float] | None = None,
     fold: Fold | None = None,
@@ -304,6 +312,7 @@ def certify(
     cost: ArrayLike | None = None,
     metric: Metric | ActivityMetric | None = None,
     activations: tuple[Activations, Activations] | None = None,
+    weights_share: float | None = None,
     parts: Sequence[Part] | None = None,
     weights: Mapping[Part, float] | None = None,
     fold: Fold | None = None,
@@ -328,6 +337,7 @@ def certify(
         cost: a matrix `(F_A, F_B)` of costs, instead of `a` and `b`.
         metric: see `match`.
         activations: see `match`; for SAEs, and a metric of activations.
+        weights_share: see `match`.
         parts: see `match`, as for all other options. `parts`, `weights` and `fold` apply to SAEs only.
         weights: see `match`.
         fold: see `match`.
@@ -357,7 +367,8 @@ def certify(
     # The problem: from SAEs, from rows, or from a cost matrix.
     if isinstance(a, SAE) and isinstance(b, SAE):
         if activations is not None or metric in names(ActivityMetric):
-            problem = _by_activations(a, b, metric or "squared_distance", activations, parts, weights, fold, max_cost)
+            given = metric or "squared_distance"
+            problem = _by_activations(a, b, given, activations, weights_share, parts, weights, fold, max_cost)
         else:
             comparison = Comparison.checked(
                 parts, weights, "threshold" if fold is None else fold, max_cost, metric or "squared_distance"

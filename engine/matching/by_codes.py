@@ -2,29 +2,41 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from typing_extensions import override
 
 from saematch.activations import Codes, Similarities, check_activity_metric
 from saematch.activations.layers import LayerCodes, from_record
-from saematch.cost import CodesCost, Cost, checked_max_cost, pair_costs
+from saematch.cost import (
+    CodesCost,
+    Cost,
+    DistanceCost,
+    MixedCost,
+    checked_max_cost,
+    mixed_costs,
+    pair_costs,
+    squared_distances,
+)
 from saematch.errors import MatchError, memory_for
 from saematch.matching.backend import Backend
-from saematch.matching.comparison import Comparing
+from saematch.matching.comparison import Comparing, Comparison
 from saematch.matching.problem import LARGEST_SQUARE, Problem, search_bytes
 from saematch.numeric.arrays import ArrayLike
 from saematch.numeric.cosines import row_cosines
+from saematch.numeric.numbers import checked_number
 from saematch.numeric.rounding import UNIT_64, Floats, Indices
 from saematch.numeric.rows import Rows
 from saematch.options import ActivityMetric, Part, Side
 from saematch.sae.autoencoder import SAE
-from saematch.sae.features import folded_rows
+from saematch.sae.features import as_targets, folded_rows
 from saematch.storage.folders import local_path
 from saematch.storage.reading import mapped_array
 
@@ -35,11 +47,75 @@ _TOKENS = 100_000
 
 
 @dataclass(frozen=True)
+class Weighing:
+    """The rows of both SAEs for `MixedCost`, and the factor of 1 - similarity in the cost.
+
+    Attributes:
+        x: the direction rows of the source, scaled by their share, with the background in the last column.
+        y: those of the target.
+        factor: the factor of 1 - similarity.
+    """
+
+    x: Rows
+    y: Rows
+    factor: float
+
+    @classmethod
+    def of(cls, x: Rows, y: Rows, share: float, similarities: Similarities) -> Weighing:
+        """Scale direction rows to a share of the cost, and add the background of the similarities."""
+        largest = 2.0 if similarities.metric == "correlation" else 1.0
+        factor = (1.0 - share) / largest
+        scaled, root = math.sqrt(share / 2.0), math.sqrt(factor / 2.0)
+        return cls(
+            x.times(scaled).with_column(root * similarities.row_factor),
+            as_targets(y).times(scaled).with_column(-root * similarities.column_factor),
+            factor,
+        )
+
+    def cost(self, similarities: Similarities, backend: Backend) -> MixedCost:
+        """Return the costs. Their passes run on the CPU, whatever the backend."""
+        precision = backend.precision if backend.name == "torch" else "float32"
+        distances = DistanceCost(self.x, self.y, torch.device("cpu"), precision=precision)
+        return MixedCost(distances, similarities, self.factor)
+
+
+def checked_weighing(
+    metric: ActivityMetric, share: Any, parts: Sequence[Part] | None, weights: Mapping[Part, float] | None, fold: object
+) -> tuple[float | None, Comparison | None]:
+    """Return the share of the weights in a cost, and how they are compared; None if only activations count.
+
+    Raises:
+        MatchError: for a share that is not between 0 and 1, and for options of weights without one.
+    """
+    share = checked_share(share)
+    if fold is not None:
+        raise MatchError(f"fold is about the scale of weights, and metric {metric!r} compares activations")
+    if share is None and (parts is not None or weights is not None):
+        raise MatchError(
+            f"parts and weights are about weights, and metric {metric!r} compares activations: give the weights a "
+            "share of the cost as well (weights_share=0.5)"
+        )
+    return share, None if share is None else Comparison.checked(parts, weights, metric="cosine")
+
+
+def checked_share(share: Any) -> float | None:
+    """Return the share of the weights in a cost, or None. Raises `MatchError` unless it is between 0 and 1."""
+    if share is None:
+        return None
+    wrong = f"weights_share is {share!r:.40}; give the share of the weights in the cost, above 0 and below 1, or none"
+    checked = checked_number(share, 0, 1, wrong, above=True)
+    if checked == 1:
+        raise MatchError(wrong)
+    return checked
+
+
+@dataclass(frozen=True)
 class CodesProblem(Problem):
     """A problem whose costs are 1 - similarity of the codes of two SAEs on the same tokens, see `Similarities`.
 
     Attributes:
         decoders: the decoder rows of both SAEs, for their cosines; None if they are not known, or not in one space.
+        weighing: the weights that count as well; None if only activations do.
     """
 
     similarities: Similarities
@@ -47,6 +123,7 @@ class CodesProblem(Problem):
     options: dict[str, Any] = field(default_factory=dict)
     remake: Callable[[], Problem] | None = None
     decoders: tuple[Rows, Rows] | None = None
+    weighing: Weighing | None = None
 
     @classmethod
     def checked(
@@ -57,8 +134,12 @@ class CodesProblem(Problem):
         max_cost: float | None = None,
         remake: Callable[[], Problem] | None = None,
         decoders: tuple[Rows, Rows] | None = None,
+        weights: tuple[Rows, Rows, float] | None = None,
     ) -> CodesProblem:
         """Make a problem from the codes of the same tokens.
+
+        With `weights`, the direction rows of both SAEs and their share w, the cost of a pair is w times that of the
+        weights, (1 - cosine) / 2, and 1 - w times that of the activations, (1 - similarity) / 2 for a correlation.
 
         Raises `MatchError` for codes of different numbers of tokens, and for options that are not valid.
         """
@@ -67,7 +148,11 @@ class CodesProblem(Problem):
         with memory_for(f"the similarities of {a.F:,} x {b.F:,} features"):
             similarities = Similarities.of(metric, a, b)
         options = {"metric": metric, "max_cost": max_cost, "tokens": len(a)}
-        return cls(similarities, max_cost, options, remake, decoders)
+        weighing = None
+        if weights is not None:
+            options["weights_share"] = weights[2]
+            weighing = Weighing.of(*weights, similarities)
+        return cls(similarities, max_cost, options, remake, decoders, weighing)
 
     @property
     @override
@@ -82,16 +167,20 @@ class CodesProblem(Problem):
     @property
     @override
     def cost_error(self) -> float:
-        return self.similarities.error + 4 * UNIT_64
+        own = self.similarities.error + 4 * UNIT_64
+        return own if self.weighing is None else own * self.weighing.factor + 32 * UNIT_64
 
     @property
     @override
     def search_bytes(self) -> int:
-        return search_bytes(sum(self.shape)) + _BYTES_PER_ENTRY * len(self.similarities.entries.values)
+        rows = 0 if self.weighing is None else self.weighing.x.size + self.weighing.y.size
+        return search_bytes(sum(self.shape), rows) + _BYTES_PER_ENTRY * len(self.similarities.entries.values)
 
     @override
     def cost(self, backend: Backend) -> Cost:
-        return CodesCost(self.similarities)
+        if self.weighing is None:
+            return CodesCost(self.similarities)
+        return self.weighing.cost(self.similarities, backend)
 
     @property
     @override
@@ -106,7 +195,12 @@ class CodesProblem(Problem):
     @override
     def pair_cost(self, permutation: Indices) -> Floats:
         rows, costs = np.nonzero(permutation >= 0)[0], np.zeros(len(permutation))
-        costs[rows] = pair_costs(self.similarities, rows, permutation[rows])
+        partners = permutation[rows]
+        if self.weighing is None:
+            costs[rows] = pair_costs(self.similarities, rows, partners)
+        else:
+            distances = squared_distances(self.weighing.x, self.weighing.y, permutation)[rows]
+            costs[rows] = mixed_costs(distances, self.similarities, self.weighing.factor, rows, partners)
         return costs
 
     @override
@@ -119,6 +213,7 @@ class CodedSAE(NamedTuple):
 
     codes: Codes
     decoder: Rows
+    weights: Rows | None = None
 
 
 @dataclass(frozen=True)
@@ -129,19 +224,30 @@ class ActivityComparison(Comparing[CodedSAE]):
         metric: the similarity.
         layers: the codes of the SAE of every layer.
         max_cost: the most expensive pair, or None, see `Problem`.
-        parts: no parts of weights are compared.
+        parts: no parts of weights have a cost of their own.
+        weights_share: the share of the weights in the cost; None if only activations count.
+        weights: how the weights are compared, by their cosine.
     """
 
     metric: ActivityMetric
     layers: LayerCodes
     max_cost: float | None = None
     parts: tuple[Part, ...] = ()
+    weights_share: float | None = None
+    weights: Comparison | None = None
 
     @classmethod
     def from_record(cls, record: dict[str, Any], layers: Sequence[int]) -> ActivityComparison:
         """Return the comparison that a run has recorded. Raises `MatchError` if its activations have changed."""
-        metric = check_activity_metric(record["metric"])
-        return cls(metric, from_record(record["activations"], layers), record["max_cost"])
+        metric, codes = check_activity_metric(record["metric"]), from_record(record["activations"], layers)
+        share = checked_share(record.get("weights_share"))
+        weights = None if share is None else Comparison.checked(record["parts"], record["weights"], metric="cosine")
+        return cls(metric, codes, record["max_cost"], weights_share=share, weights=weights)
+
+    @override
+    def check(self, a: SAE, b: SAE) -> None:
+        if self.weights is not None:
+            self.weights.check(a, b)
 
     @override
     def bytes_of_features(self, sae: SAE) -> int:
@@ -161,27 +267,44 @@ class ActivityComparison(Comparing[CodedSAE]):
     @override
     def features(self, sae: SAE, side: Side, layer: int) -> CodedSAE:
         """Return the codes and the decoder rows of the SAE of a layer on one side of a pair."""
-        return CodedSAE(self.layers.codes(sae, layer, side), folded_rows(sae, ["decoder"], fold="none"))
+        weights = None if self.weights is None else self.weights.features(sae, side).rows
+        return CodedSAE(self.layers.codes(sae, layer, side), folded_rows(sae, ["decoder"], fold="none"), weights)
 
     @override
     def problem_of(self, x: CodedSAE, y: CodedSAE, remake: Callable[[], Problem] | None = None) -> CodesProblem:
         """Return the problem of the features of two SAEs."""
         decoders = (x.decoder, y.decoder) if x.decoder.width == y.decoder.width else None
-        return CodesProblem.checked(x.codes, y.codes, self.metric, self.max_cost, remake, decoders)
+        weights = None
+        if self.weights_share is not None and x.weights is not None and y.weights is not None:
+            weights = x.weights, y.weights, self.weights_share
+        return CodesProblem.checked(x.codes, y.codes, self.metric, self.max_cost, remake, decoders, weights)
 
     @override
     def record(self) -> dict[str, Any]:
         """Return the comparison for JSON."""
-        nothing = {"parts": [], "weights": {}, "fold": "none"}
-        return {**nothing, "max_cost": self.max_cost, "metric": self.metric, "activations": self.layers.record()}
+        record: dict[str, Any] = {"parts": [], "weights": {}, "fold": "none"}
+        if self.weights is not None:
+            record = {"parts": list(self.weights.parts), "weights": self.weights.weights, "fold": "none"}
+            record |= {"weights_share": self.weights_share}
+        return {**record, "max_cost": self.max_cost, "metric": self.metric, "activations": self.layers.record()}
 
     @override
     def options(self) -> dict[str, Any]:
-        return {"metric": self.metric, "activations": self.layers, "max_cost": self.max_cost}
+        options: dict[str, Any] = {"metric": self.metric, "activations": self.layers, "max_cost": self.max_cost}
+        if self.weights is not None:
+            options |= {"parts": self.weights.parts, "weights": self.weights.weights}
+            options |= {"weights_share": self.weights_share}
+        return options
 
 
 def problem_of_activations(
-    a: SAE, b: SAE, metric: ActivityMetric, activations: Any, max_cost: float | None
+    a: SAE,
+    b: SAE,
+    metric: ActivityMetric,
+    activations: Any,
+    max_cost: float | None,
+    weights_share: float | None = None,
+    weights: Comparison | None = None,
 ) -> CodesProblem:
     """Return the problem of two SAEs by their codes.
 
@@ -191,6 +314,8 @@ def problem_of_activations(
         metric: the similarity.
         activations: what each SAE is given, on the same tokens; see `codes_of`.
         max_cost: see `match`.
+        weights_share: the share of the weights in the cost; None if only activations count.
+        weights: how the weights are compared, by their cosine.
 
     Raises:
         MatchError: unless the activations are those of both SAEs.
@@ -204,8 +329,15 @@ def problem_of_activations(
     sides = [codes_of(sae, given) for sae, given in zip((a, b), activations, strict=True)]
     decoders = (folded_rows(a, ["decoder"], fold="none"), folded_rows(b, ["decoder"], fold="none"))
 
+    weighed = None
+    if weights_share is not None and weights is not None:
+        weights.check(a, b)
+        rows = [weights.features(sae, side).rows for sae, side in zip((a, b), Side, strict=True)]
+        weighed = rows[0], rows[1], weights_share
+
     def make() -> CodesProblem:
-        return CodesProblem.checked(sides[0], sides[1], metric, max_cost, make, decoders if a.d == b.d else None)
+        known = decoders if a.d == b.d else None
+        return CodesProblem.checked(sides[0], sides[1], metric, max_cost, make, known, weighed)
 
     return make()
 

@@ -53,6 +53,21 @@ class Rows:
         values = np.ascontiguousarray(matrix)
         return cls(values, np.array([values.shape[1]]), np.ones(1, np.bool_), np.ones((1, len(values))), np.ones(1))
 
+    def with_column(self, numbers: Floats) -> Rows:
+        """Return the same rows with one more column of float64 numbers."""
+        values = np.append(self.values, np.where(numbers < 0, -1, 1)[:, None].astype(self.values.dtype), axis=1)
+        return Rows(
+            values,
+            np.append(self.ends, self.width + 1),
+            np.append(self.multiplied, True),
+            np.append(self.scales, np.abs(numbers)[None], axis=0),
+            np.append(self.factors, 1.0),
+        )
+
+    def times(self, factor: float) -> Rows:
+        """Return the same rows, multiplied by a positive number."""
+        return Rows(self.values, self.ends, self.multiplied, self.scales, self.factors * factor)
+
     def __len__(self) -> int:
         return len(self.values)
 

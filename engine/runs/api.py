@@ -15,7 +15,7 @@ from saematch.activations.stored import ActivationSource
 from saematch.cost import checked_max_cost
 from saematch.errors import MatchError
 from saematch.matching.backend import machine, versions
-from saematch.matching.by_codes import ActivityComparison
+from saematch.matching.by_codes import ActivityComparison, checked_weighing
 from saematch.matching.comparison import Comparing, Comparison
 from saematch.matching.problem import LARGEST_SQUARE
 from saematch.matching.solver import Solver, require_certified
@@ -52,6 +52,7 @@ def match_layers(
     pairs: PairsName | str | Iterable[Pair] | Iterable[tuple[str, str]] | None = None,
     metric: Metric | ActivityMetric = "squared_distance",
     activations: ActivationSource | str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
+    weights_share: float | None = None,
     parts: Sequence[Part] | None = None,
     weights: Mapping[Part, float] | None = None,
     fold: FoldName | None = None,
@@ -90,6 +91,7 @@ def match_layers(
             same tokens in every layer; or another source of hidden states, such as `saematch.evaluation.LanguageModel`.
             Tokens whose norm in some layer exceeds 10 medians are left out. Or a folder of codes, which
             `saematch encode` writes; for two sets of SAEs, a folder of codes for each.
+        weights_share: the share of the weights in the cost, see `match`.
         parts: the parts of the SAEs that are compared, see `match`.
         weights: part -> weight, see `match`.
         fold: the name of the fold, see `match`.
@@ -170,6 +172,7 @@ def match_layers(
         bool(names.names),
         metric=metric,
         activations=activations,
+        weights_share=weights_share,
         parts=parts,
         weights=weights,
         fold=fold,
@@ -203,6 +206,7 @@ def comparison_of_run(
     *,
     metric: Metric | ActivityMetric = "squared_distance",
     activations: Any = None,
+    weights_share: float | None = None,
     parts: Sequence[Part] | None = None,
     weights: Mapping[Part, float] | None = None,
     fold: FoldName | None = None,
@@ -213,20 +217,20 @@ def comparison_of_run(
     Raises:
         MatchError: for options that are not valid, or not with this metric.
     """
-    if activations is None and metric not in names(ActivityMetric):
+    if activations is None and weights_share is None and metric not in names(ActivityMetric):
         return Comparison.checked(parts, weights, fold or "threshold", max_cost, metric)
     checked = check_activity_metric(metric)
     if activations is None:
         raise MatchError(f"metric {metric!r} needs activations=: a folder of hidden states, or of codes")
-    if not (parts is None and weights is None and fold is None):
-        raise MatchError(f"parts, weights and fold are about weights, and metric {metric!r} compares activations")
+    share, compared = checked_weighing(checked, weights_share, parts, weights, fold)
     if named:
         raise MatchError(
             "activations are found by layer numbers, and these SAEs have names instead; compare each pair by itself: "
             "saematch.match(a, b, metric=…, activations=(of_a, of_b))"
         )
     codes = as_layer_codes(activations, [layer for pair in planned for layer in pair], two_sets)
-    return ActivityComparison(checked, codes, checked_max_cost(max_cost, LARGEST_SQUARE))
+    limit = checked_max_cost(max_cost, LARGEST_SQUARE)
+    return ActivityComparison(checked, codes, limit, weights_share=share, weights=compared)
 
 
 @dataclass(frozen=True)

@@ -74,6 +74,7 @@ class RunOptions(TypedDict):
 
     metric: NotRequired[Metric | ActivityMetric]
     activations: NotRequired[dict[str, Any]]
+    weights_share: NotRequired[float]
     parts: list[Part]
     weights: dict[Part, float]
     fold: FoldName
