@@ -10,6 +10,7 @@ import saematch as sm
 from planted import COSINE, DOCUMENTS, LENGTH, PERSIST, SPLIT, VANISH, D, F, World
 from saematch.activations.selection import TokenSelection
 from saematch.evaluation import StoredActivations, Table, evaluate
+from saematch.evaluation.held_out import FEWEST
 from saematch.evaluation.study import SCHEMAS
 from saematch.evaluation.uncertainty import bootstrap_counts, interval, mean_ratio
 from saematch.storage.folders import LocalFolder
@@ -106,6 +107,26 @@ def test_explained_variance_is_what_the_planted_codes_leave(world, found, partne
         assert value(found, "explained_variance", column, stand_in="dropped") == pytest.approx(
             (codes > 0).sum(1).mean()
         )
+
+
+def test_correlations_on_the_other_half_are_numpys_and_rare_features_are_named(world, found, partner):
+    halves = [np.repeat(np.arange(DOCUMENTS), LENGTH) % 2 == odd for odd in (0, 1)]
+    frequent = [
+        np.all([(codes[half] > 0).sum(axis=0) >= FEWEST for half in halves], axis=0)
+        for codes in (world.codes, world.later)
+    ]
+    counted = np.nonzero(frequent[0] & frequent[1][partner])[0]
+    assert 0 < len(counted) < F
+    for column, half in zip(("first_half", "value"), halves, strict=True):
+        correlations = [np.corrcoef(world.codes[half, i], world.later[half, partner[i]])[0, 1] for i in counted]
+        assert value(found, "held_out", column, method="matched") == pytest.approx(np.mean(correlations), abs=CLOSE)
+    assert value(found, "held_out", "features", method="matched") == len(counted)
+    assert value(found, "held_out", "rare", method="matched") == F - len(counted)
+    for method in ("correlation_of_half", "jaccard_of_half", "mixed_of_half"):
+        assert value(found, "held_out", "value", method=method) > 0.9
+        assert value(found, "held_out", "same_partner", method=method) > 0.8
+    rare = {(row["layer"], row["feature"]) for row in found[0].tables["rare_features"].rows}
+    assert rare == {(layer, i) for layer in (0, 1) for i in np.nonzero(~frequent[layer])[0]}
 
 
 def test_a_gate_carries_the_cheap_pairs_alone(world, found, partner):
