@@ -16,14 +16,18 @@ from scipy import sparse
 from scipy.optimize import linear_sum_assignment
 
 import saematch as sm
+from language_models import WIDTH, documents, write_language_model
 from saematch.activations import Codes, Similarities, encode_layers
+from saematch.activations.codes import TOKENS_AT_ONCE
 from saematch.activations.cofirings import STRETCH
+from saematch.activations.layers import EncodedLayers
 from saematch.activations.stored import StoredActivations
 from saematch.cli.main import main
 from saematch.cost import CodesCost
 from saematch.cost.lines import lowest_lines
 from saematch.errors import MatchError
-from saematch.options import ActivityMetric, names
+from saematch.evaluation import LanguageModel, Texts
+from saematch.options import ActivityMetric, Side, names
 
 METRICS = names(ActivityMetric)
 
@@ -339,6 +343,50 @@ def test_a_run_by_activations_is_the_same_from_hidden_states_and_from_codes_and_
     loaded = sm.Chain.load(tmp_path / "run")
     torch.testing.assert_close(loaded[8, 9].margins().bound, chain[8, 9].margins().bound, atol=1e-9, rtol=0)
     assert loaded.path(8, 384)[1].cosine is not None
+
+
+def test_a_language_model_gives_the_codes_of_its_hidden_states_in_batches_of_any_size(tmp_path):
+    write_language_model(tmp_path / "model")
+    wide = [np.random.default_rng(n).standard_normal((2, 40, WIDTH)) for n in range(2)]
+    layers = {
+        n + 1: sm.SAE(*map(torch.from_numpy, (encoder.T, np.zeros(40), decoder, np.zeros(WIDTH))))
+        for n, (encoder, decoder) in enumerate(wide)
+    }
+    texts = Texts(documents(60, 40), "made up")
+    answers = []
+    for batch in (1, 7):
+        model = LanguageModel(str(tmp_path / "model"), texts, batch=batch)
+        folder = tmp_path / f"codes-{batch}"
+        assert sum(one.tokens for one in encode_layers(layers, model, folder)) > 2 * TOKENS_AT_ONCE
+        answers.append([Codes.load(folder / f"layer_{layer}.safetensors") for layer in layers])
+    for one, other in zip(*answers, strict=True):
+        np.testing.assert_array_equal(one.documents, other.documents)
+        dense = (
+            sparse.csr_array((c.values, c.features, c.starts), shape=(len(c), c.F)).toarray() for c in (one, other)
+        )
+        np.testing.assert_allclose(*dense, atol=1e-4)  # of a model in float32, run in other batches
+    by_codes = sm.match_layers(layers, metric="correlation", activations=tmp_path / "codes-1")
+    by_model = sm.match_layers(layers, metric="correlation", activations=LanguageModel(str(tmp_path / "model"), texts))
+    assert torch.equal(by_codes[1, 2].perm, by_model[1, 2].perm)
+
+
+class Batches(StoredActivations):
+    """Stored activations that come in batches of another size."""
+
+    size = 77
+
+    def batches(self, layers):
+        for together in super().batches(layers):
+            for start in range(0, len(together[0]), self.size):
+                yield [states[start : start + self.size] for states in together]
+
+
+def test_codes_do_not_depend_on_the_batches_that_hidden_states_come_in(folder_of_states):
+    sae, codes = sm.load("sample?layer=8"), []
+    for source in (StoredActivations(folder_of_states), Batches(folder_of_states)):
+        codes.append(EncodedLayers.of(source, [8]).codes(sae, 8, Side.SOURCE))
+    for name in ("starts", "features", "values", "documents"):
+        np.testing.assert_array_equal(*(getattr(one, name) for one in codes))
 
 
 def test_a_run_does_not_resume_with_other_activations(folder_of_states, tmp_path):
