@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from typing_extensions import override
 
 from saematch.activations import Codes, Similarities, check_activity_metric
-from saematch.activations.layers import LayerCodes, from_record
 from saematch.cost import (
     CodesCost,
     Cost,
@@ -27,23 +26,20 @@ from saematch.cost import (
 )
 from saematch.errors import MatchError, memory_for
 from saematch.matching.backend import Backend
-from saematch.matching.comparison import Comparing, Comparison
+from saematch.matching.comparison import Comparison
 from saematch.matching.problem import LARGEST_SQUARE, Problem, search_bytes
 from saematch.numeric.arrays import ArrayLike
 from saematch.numeric.cosines import row_cosines
-from saematch.numeric.numbers import checked_number
 from saematch.numeric.rounding import UNIT_64, Floats, Indices
 from saematch.numeric.rows import Rows
-from saematch.options import ActivityMetric, Part, Side
+from saematch.options import ActivityMetric, Side
 from saematch.sae.autoencoder import SAE
 from saematch.sae.features import as_targets, folded_rows
 from saematch.storage.folders import local_path
 from saematch.storage.reading import mapped_array
 
 Activations = ArrayLike | Codes | str | os.PathLike[str]  # what `codes_of` takes
-_BYTES_PER_ENTRY = 12  # of the column and the value of a similarity
-_ACTIVE = 100  # features a token, and tokens, for estimates if they are not known
-_TOKENS = 100_000
+BYTES_PER_ENTRY = 12  # of the column and the value of a similarity
 
 
 @dataclass(frozen=True)
@@ -77,36 +73,6 @@ class Weighing:
         precision = backend.precision if backend.name == "torch" else "float32"
         distances = DistanceCost(self.x, self.y, torch.device("cpu"), precision=precision)
         return MixedCost(distances, similarities, self.factor)
-
-
-def checked_weighing(
-    metric: ActivityMetric, share: Any, parts: Sequence[Part] | None, weights: Mapping[Part, float] | None, fold: object
-) -> tuple[float | None, Comparison | None]:
-    """Return the share of the weights in a cost, and how they are compared; None if only activations count.
-
-    Raises:
-        MatchError: for a share that is not between 0 and 1, and for options of weights without one.
-    """
-    share = checked_share(share)
-    if fold is not None:
-        raise MatchError(f"fold is about the scale of weights, and metric {metric!r} compares activations")
-    if share is None and (parts is not None or weights is not None):
-        raise MatchError(
-            f"parts and weights are about weights, and metric {metric!r} compares activations: give the weights a "
-            "share of the cost as well (weights_share=0.5)"
-        )
-    return share, None if share is None else Comparison.checked(parts, weights, metric="cosine")
-
-
-def checked_share(share: Any) -> float | None:
-    """Return the share of the weights in a cost, or None. Raises `MatchError` unless it is between 0 and 1."""
-    if share is None:
-        return None
-    wrong = f"weights_share is {share!r:.40}; give the share of the weights in the cost, above 0 and below 1, or none"
-    checked = checked_number(share, 0, 1, wrong, above=True)
-    if checked == 1:
-        raise MatchError(wrong)
-    return checked
 
 
 @dataclass(frozen=True)
@@ -174,7 +140,7 @@ class CodesProblem(Problem):
     @override
     def search_bytes(self) -> int:
         rows = 0 if self.weighing is None else self.weighing.x.size + self.weighing.y.size
-        return search_bytes(sum(self.shape), rows) + _BYTES_PER_ENTRY * len(self.similarities.entries.values)
+        return search_bytes(sum(self.shape), rows) + BYTES_PER_ENTRY * len(self.similarities.entries.values)
 
     @override
     def cost(self, backend: Backend) -> Cost:
@@ -206,95 +172,6 @@ class CodesProblem(Problem):
     @override
     def cosine(self, permutation: Indices) -> Floats | None:
         return None if self.decoders is None else row_cosines(*self.decoders, permutation)
-
-
-class CodedSAE(NamedTuple):
-    """The codes of an SAE, which are compared, and its decoder rows for cosines."""
-
-    codes: Codes
-    decoder: Rows
-    weights: Rows | None = None
-
-
-@dataclass(frozen=True)
-class ActivityComparison(Comparing[CodedSAE]):
-    """How the SAEs of a run are compared by their activations. They may be of any width.
-
-    Attributes:
-        metric: the similarity.
-        layers: the codes of the SAE of every layer.
-        max_cost: the most expensive pair, or None, see `Problem`.
-        parts: no parts of weights have a cost of their own.
-        weights_share: the share of the weights in the cost; None if only activations count.
-        weights: how the weights are compared, by their cosine.
-    """
-
-    metric: ActivityMetric
-    layers: LayerCodes
-    max_cost: float | None = None
-    parts: tuple[Part, ...] = ()
-    weights_share: float | None = None
-    weights: Comparison | None = None
-
-    @classmethod
-    def from_record(cls, record: dict[str, Any], layers: Sequence[int]) -> ActivityComparison:
-        """Return the comparison that a run has recorded. Raises `MatchError` if its activations have changed."""
-        metric, codes = check_activity_metric(record["metric"]), from_record(record["activations"], layers)
-        share = checked_share(record.get("weights_share"))
-        weights = None if share is None else Comparison.checked(record["parts"], record["weights"], metric="cosine")
-        return cls(metric, codes, record["max_cost"], weights_share=share, weights=weights)
-
-    @override
-    def check(self, a: SAE, b: SAE) -> None:
-        if self.weights is not None:
-            self.weights.check(a, b)
-
-    @override
-    def bytes_of_features(self, sae: SAE) -> int:
-        """Estimate the memory that the codes of an SAE take, by token and by feature, with `_ACTIVE` for each token."""
-        return 2 * 8 * (sae.k or _ACTIVE) * self._tokens + 4 * sae.F * sae.d
-
-    @override
-    def search_bytes(self, a: SAE, b: SAE) -> int:
-        """Estimate the memory of the search, without that of the codes."""
-        together = self._tokens * (a.k or _ACTIVE) * (b.k or _ACTIVE)
-        return search_bytes(a.F + b.F) + _BYTES_PER_ENTRY * min(a.F * b.F, together)
-
-    @property
-    def _tokens(self) -> int:
-        return int(self.layers.record().get("tokens", _TOKENS))
-
-    @override
-    def features(self, sae: SAE, side: Side, layer: int) -> CodedSAE:
-        """Return the codes and the decoder rows of the SAE of a layer on one side of a pair."""
-        weights = None if self.weights is None else self.weights.features(sae, side).rows
-        return CodedSAE(self.layers.codes(sae, layer, side), folded_rows(sae, ["decoder"], fold="none"), weights)
-
-    @override
-    def problem_of(self, x: CodedSAE, y: CodedSAE, remake: Callable[[], Problem] | None = None) -> CodesProblem:
-        """Return the problem of the features of two SAEs."""
-        decoders = (x.decoder, y.decoder) if x.decoder.width == y.decoder.width else None
-        weights = None
-        if self.weights_share is not None and x.weights is not None and y.weights is not None:
-            weights = x.weights, y.weights, self.weights_share
-        return CodesProblem.checked(x.codes, y.codes, self.metric, self.max_cost, remake, decoders, weights)
-
-    @override
-    def record(self) -> dict[str, Any]:
-        """Return the comparison for JSON."""
-        record: dict[str, Any] = {"parts": [], "weights": {}, "fold": "none"}
-        if self.weights is not None:
-            record = {"parts": list(self.weights.parts), "weights": self.weights.weights, "fold": "none"}
-            record |= {"weights_share": self.weights_share}
-        return {**record, "max_cost": self.max_cost, "metric": self.metric, "activations": self.layers.record()}
-
-    @override
-    def options(self) -> dict[str, Any]:
-        options: dict[str, Any] = {"metric": self.metric, "activations": self.layers, "max_cost": self.max_cost}
-        if self.weights is not None:
-            options |= {"parts": self.weights.parts, "weights": self.weights.weights}
-            options |= {"weights_share": self.weights_share}
-        return options
 
 
 def problem_of_activations(

@@ -15,7 +15,7 @@ from saematch.activations.stored import ActivationSource
 from saematch.cost import checked_max_cost
 from saematch.errors import MatchError
 from saematch.matching.backend import machine, versions
-from saematch.matching.by_codes import ActivityComparison, checked_weighing
+from saematch.matching.by_activity import ActivityComparison, checked_weighing
 from saematch.matching.comparison import Comparing, Comparison
 from saematch.matching.problem import LARGEST_SQUARE
 from saematch.matching.solver import Solver, require_certified

@@ -246,7 +246,7 @@ class Chain(Mapping[Pair, "Matching"]):
         options = self.record["options"]
         metric = options.get("metric", "squared_distance")
         if "activations" in options:
-            from saematch.matching.by_codes import ActivityComparison
+            from saematch.matching.by_activity import ActivityComparison
 
             layers = [layer for pair in self.planned for layer in pair]
             return ActivityComparison.from_record({**options}, layers)
