@@ -166,7 +166,7 @@ def match(
         return solver.run(_by_activations(a, b, metric, activations, weights_share, parts, weights, fold, max_cost))
     if weights_share is not None:
         raise MatchError("weights_share is for a metric of activations; other costs are of weights alone")
-    comparison = Comparison.checked(parts, weights, fold or "threshold", max_cost, metric)
+    comparison = Comparison.checked(parts, weights, "threshold" if fold is None else fold, max_cost, metric)
     return solver.run(comparison.problem(a, b, remake=partial(comparison.problem, a, b)))
 
 

@@ -218,7 +218,7 @@ def comparison_of_run(
         MatchError: for options that are not valid, or not with this metric.
     """
     if activations is None and weights_share is None and metric not in names(ActivityMetric):
-        return Comparison.checked(parts, weights, fold or "threshold", max_cost, metric)
+        return Comparison.checked(parts, weights, "threshold" if fold is None else fold, max_cost, metric)
     checked = check_activity_metric(metric)
     if activations is None:
         raise MatchError(f"metric {metric!r} needs activations=: a folder of hidden states, or of codes")
