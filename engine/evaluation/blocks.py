@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
@@ -59,6 +59,12 @@ class Blocks:
             return self._token_losses(ids)
 
     @torch.inference_mode()
+    def run_between(self, ids: Tensor, first: int, hidden: Tensor, last: int) -> Tensor:
+        """Return the hidden states after block `last` with those after block `first`, an earlier one, replaced."""
+        with self._replaced(first, hidden), self._skipped(range(last + 1, len(self._blocks))):
+            return self.hidden_states(ids, [last])[last]
+
+    @torch.inference_mode()
     def check_replacing(self, ids: Tensor) -> None:
         """Check that the loss does not change if the hidden states after a block are replaced by themselves.
 
@@ -93,10 +99,17 @@ class Blocks:
 
     @contextmanager
     def _replaced(self, last: int, hidden: Tensor) -> Iterator[None]:
-        """Replace the output of block `last`. The blocks up to it are skipped, since their output does not matter."""
+        """Replace the output of block `last`. The blocks before it are skipped, since their output does not matter."""
+        with self._skipped(range(last)), self._skipped([last], hidden):
+            yield
+
+    @contextmanager
+    def _skipped(self, numbers: Iterable[int], hidden: Tensor | None = None) -> Iterator[None]:
+        """Skip some blocks: each of them returns some hidden states, or its input."""
         with ExitStack() as restored:
-            for number, block in enumerate(self._blocks[: last + 1]):
-                block.forward = self._returning(hidden if number == last else None)
+            for number in numbers:
+                block = self._blocks[number]
+                block.forward = self._returning(hidden)
                 restored.callback(block.__dict__.pop, "forward")
             yield
 

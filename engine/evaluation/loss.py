@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -11,7 +12,7 @@ from saematch.activations.selection import SIZE_COLUMNS, TokenSelection
 from saematch.analysis.tables import PAIR, Row, Schema
 from saematch.evaluation.codes import STAND_IN_COLUMNS, CodedPair, StandIn, stand_ins
 from saematch.evaluation.methods import EVALUATED, MethodPermutation
-from saematch.evaluation.model import LanguageModel
+from saematch.evaluation.model import LanguageModel, Replacements
 from saematch.evaluation.uncertainty import INTERVAL_COLUMNS, bootstrap_counts, interval, mean_ratio
 from saematch.numeric.rounding import Floats
 from saematch.runs.plan import Pair
@@ -34,6 +35,35 @@ LOSS = Schema(
 )
 
 
+class LossSums(NamedTuple):
+    """Sums over the counted tokens of each sampling unit.
+
+    Attributes:
+        tokens: the number of counted tokens, `(units,)`.
+        clean: the loss of the unchanged model, `(units,)`, in nats.
+        replaced: the loss with each replacement, `(replacements, units)`.
+    """
+
+    tokens: Floats
+    clean: Floats
+    replaced: Floats
+
+
+def sum_losses(
+    model: LanguageModel, selection: TokenSelection, layers: Pair, replacements: Replacements, count: int
+) -> LossSums:
+    """Sum the losses of the model, clean and with each of `count` replacements, see `LanguageModel.losses`."""
+    units = selection.units_count
+    sums = LossSums(np.zeros(units), np.zeros(units), np.zeros((count, units)))
+    for batch in model.losses(layers, selection.selected, replacements):
+        unit = batch.documents % units
+        np.add.at(sums.tokens, unit, batch.counted.sum(axis=1))
+        np.add.at(sums.clean, unit, (batch.clean * batch.counted).sum(axis=1))
+        for loss, replaced in zip(sums.replaced, batch.replaced, strict=True):
+            np.add.at(loss, unit, (replaced * batch.counted).sum(axis=1))
+    return sums
+
+
 def measure_loss(
     model: LanguageModel,
     selection: TokenSelection,
@@ -54,32 +84,19 @@ def measure_loss(
         for stand_in in stand_ins(pair, permutations, costs, LOSS_GATES)
         if _is_measured(stand_in, folded=pair.folds[-1])
     ]
-    # Sums over the counted tokens of each document.
-    documents = int(model.documents.max()) + 1
-    losses, clean, tokens = np.zeros((len(compared), documents)), np.zeros(documents), np.zeros(documents)
 
     def replacements(x: Tensor, y: Tensor) -> Iterator[Tensor]:
         codes = pair.codes(x, y)
         return (stand_in.make(codes) for stand_in in compared)
 
-    for batch in model.losses(layers, selection.selected, replacements):
-        np.add.at(tokens, batch.documents, batch.counted.sum(axis=1))
-        np.add.at(clean, batch.documents, (batch.clean * batch.counted).sum(axis=1))
-        for loss, replaced in zip(losses, batch.replaced, strict=True):
-            np.add.at(loss, batch.documents, (replaced * batch.counted).sum(axis=1))
-    units = np.arange(documents) % selection.units_count
-
-    def by_unit(values: Floats) -> Floats:
-        sums: Floats = np.bincount(units, values, selection.units_count).astype(np.float64)
-        return sums
-
+    sums = sum_losses(model, selection, layers, replacements, len(compared))
     # One row for each stand-in.
-    counts, total = bootstrap_counts(selection.units_count), float(tokens.sum())
+    counts, total = bootstrap_counts(selection.units_count), float(sums.tokens.sum())
     size = {**selection.size, "tokens": int(total)}
     rows = []
-    for stand_in, loss in zip(compared, losses, strict=True):
-        added = interval(mean_ratio, by_unit(loss - clean), by_unit(tokens), counts=counts)
-        means = {"loss": float(loss.sum()) / total, "clean_loss": float(clean.sum()) / total}
+    for stand_in, loss in zip(compared, sums.replaced, strict=True):
+        added = interval(mean_ratio, loss - sums.clean, sums.tokens, counts=counts)
+        means = {"loss": float(loss.sum()) / total, "clean_loss": float(sums.clean.sum()) / total}
         rows.append(LOSS.row(source=layers[0], target=layers[1], **stand_in.row(), **means, **vars(added), **size))
     return {LOSS.name: rows}
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
 import numpy as np
@@ -55,6 +57,40 @@ class BatchLosses(NamedTuple):
     counted: NDArray[np.bool_]
     clean: Floats
     replaced: Iterator[Floats]
+
+
+@dataclass(frozen=True)
+class StatesBatch:
+    """The hidden states of the selected tokens of a batch of contexts, in two layers.
+
+    Attributes:
+        x: hidden states of the first layer, `(n, d)`.
+        y: hidden states of the second layer, `(n, d)`.
+        positions: the context and the place of each token, `(n, 2)`.
+        run: a function that runs the model from the first layer to the second: it takes the numbers of some contexts
+            `(c,)` and hidden states `(c, length, d)` of the first layer, and returns those of the second.
+        hidden: hidden states of all tokens in the first layer, `(contexts, length, d)`.
+    """
+
+    x: Tensor
+    y: Tensor
+    positions: Tensor
+    run: Callable[[Tensor, Tensor], Tensor]
+    hidden: Tensor
+
+    def after(self, tokens: Tensor, states: Tensor) -> Tensor:
+        """Return the hidden states of some tokens in the second layer if they are replaced in the first one.
+
+        Args:
+            tokens: the numbers of the tokens among the selected ones, `(k,)`, one or more.
+            states: their new hidden states in the first layer, `(k, d)`.
+        """
+        of_tokens = self.positions[tokens]
+        contexts, rows = torch.unique(of_tokens[:, 0], return_inverse=True)
+        places = (rows, of_tokens[:, 1])
+        hidden = self.hidden[contexts]
+        hidden[places] = states.to(hidden)
+        return self.run(contexts, hidden)[places]
 
 
 class LanguageModel(ActivationSource):
@@ -146,18 +182,56 @@ class LanguageModel(ActivationSource):
             selected: bool `(tokens,)`, in the order of `batches`. All other tokens keep their hidden states.
             replacements: a function that yields replacements for the hidden states of the second layer, `(n, d)` each.
         """
-        first = 0
-        for contexts in self._batches():
-            inside = contexts.inside
-            chosen = inside.copy()
-            chosen[inside] = selected[first : first + inside.sum()]
-            first += int(inside.sum())
+        for contexts, chosen in self._chosen(selected):
             x, y = self._hidden_states(contexts, layers)
             has_next = np.arange(chosen.shape[1]) < contexts.lengths[:, None] - 1
             clean = self._loss(contexts, layers[1], y)
             mask = torch.from_numpy(chosen).to(self.device)
             replaced = self._losses_replaced(contexts, layers[1], y, mask, replacements(x[mask], y[mask]))
             yield BatchLosses(contexts.documents, chosen & has_next, clean, replaced)
+
+    def states(self, layers: Pair, selected: NDArray[np.bool_]) -> Iterator[StatesBatch]:
+        """Yield the hidden states of both layers of a pair for every batch that has selected tokens.
+
+        Args:
+            layers: the pair of layers; the first must be read in an earlier block, see `blocks_between`.
+            selected: bool `(tokens,)`, in the order of `batches`.
+        """
+        first, last = map(self._block, layers)
+        for contexts, chosen in self._chosen(selected):
+            if not chosen.any():
+                continue
+            x, y = self._hidden_states(contexts, layers)
+            mask, ids = torch.from_numpy(chosen).to(self.device), contexts.ids
+
+            def run(rows: Tensor, hidden: Tensor, ids: Tensor = ids) -> Tensor:
+                return self._blocks.run_between(ids[rows], first, hidden, last).float()
+
+            yield StatesBatch(x[mask], y[mask], mask.nonzero(), run, x)
+
+    def blocks_between(self, layers: Pair) -> int:
+        """Return the number of blocks from the place that the first SAE of a pair reads to that of the second."""
+        first, last = map(self._block, layers)
+        return last - first
+
+    def part(self, documents: NDArray[np.bool_]) -> LanguageModel:
+        """Return the same model with some of its documents, bool `(documents,)`, which are numbered anew."""
+        part, numbers = copy.copy(self), np.cumsum(documents) - 1
+        part._contexts = [
+            one._replace(document=int(numbers[one.document])) for one in self._contexts if documents[one.document]
+        ]
+        part.documents = numbers[self.documents[documents[self.documents]]]
+        return part
+
+    def _chosen(self, selected: NDArray[np.bool_]) -> Iterator[tuple[ContextBatch, NDArray[np.bool_]]]:
+        """Yield every batch of contexts, and bool `(n, length)`: True for its selected tokens."""
+        first = 0
+        for contexts in self._batches():
+            chosen = contexts.inside
+            count = int(chosen.sum())
+            chosen[chosen] = selected[first : first + count]
+            first += count
+            yield contexts, chosen
 
     def _losses_replaced(
         self, contexts: ContextBatch, layer: int, hidden: Tensor, mask: Tensor, replacements: Iterator[Tensor]
