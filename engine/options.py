@@ -28,6 +28,8 @@ TableFormat = Literal["csv", "parquet", "json", "graphml"]
 Hook = Literal["resid_post", "resid_pre"]
 StandInKind = Literal["sae_of_target", "sae_of_source", "dropped", "carried"]
 Score = Literal["conditional", "jaccard", "cosine"]
+ReplacedBy = Literal["partner", "nearest", "random"]
+Effect = Literal["falls", "change", "strongest"]
 VerdictStatus = Literal["graded", "unparsed", "unanswered"]
 
 

@@ -41,3 +41,24 @@ def documents(count=5, words=20, seed=0):
     """Return texts of random words, each longer than the one before."""
     r = torch.Generator().manual_seed(seed)
     return [" ".join(WORDS[int(w)] for w in torch.randint(0, 60, (words + 3 * n,), generator=r)) for n in range(count)]
+
+
+def write_idle_block(folder, block):
+    """Change a Llama in a folder so that a block adds nothing to its input."""
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    with torch.no_grad():
+        for projection in (model.model.layers[block].self_attn.o_proj, model.model.layers[block].mlp.down_proj):
+            projection.weight.zero_()
+    model.save_pretrained(folder)
+    return folder
+
+
+def written_by(folder, count=7, words=60, seed=0):
+    """Return texts that a model has written, so that it predicts them better than a model that is disturbed."""
+    model, r = AutoModelForCausalLM.from_pretrained(folder).eval(), torch.Generator().manual_seed(seed)
+    ids = torch.zeros(count, 1, dtype=torch.int64)
+    with torch.no_grad():
+        for _ in range(words):
+            logits = model(ids, use_cache=False).logits[:, -1, 1:]  # without BOS
+            ids = torch.cat([ids, 1 + torch.multinomial(logits.softmax(1), 1, generator=r)], 1)
+    return [" ".join(WORDS[word - 1] for word in text[1:]) for text in ids.tolist()]

@@ -21,7 +21,7 @@ from saes import made_up, write_npz
 
 FIGURES = {
     "layers", "mse", "mse_histogram", "mse_by_grade", "meaning", "distances", "explained_variance", "delta_loss",
-    "parts", "folds", "gates", "l0", "persistence", "paths",
+    "substitution", "ablation", "parts", "folds", "gates", "l0", "persistence", "paths",
 }  # fmt: skip
 
 
@@ -164,7 +164,9 @@ def test_figures_of_a_world_without_labels(tmp_path):
     chain = sm.match_layers({0: world.a, 1: world.b})
     source = StoredActivations(world.write_activations(tmp_path / "activations"))
     left = draw_all(evaluate(chain, tmp_path / "out", activations=source), chain)
-    assert set(left) == {"mse_by_grade", "meaning", "delta_loss", "l0", "distances", "paths"}
+    assert set(left) == {
+        "mse_by_grade", "meaning", "delta_loss", "substitution", "ablation", "l0", "distances", "paths",
+    }  # fmt: skip
     images = [path.read_bytes() for path in (tmp_path / "out" / "figures").glob("*.png")]
     assert len(images) == len(FIGURES) - len(left)
     assert all(np.frombuffer(image[16:24], ">u4").min() > 300 for image in images)  # pixels

@@ -42,6 +42,7 @@ _LEGEND = {
     "EV carried": "the same if B's SAE decodes codes of A, carried over by the matching",
     "EV folded": "the same with each code multiplied by the ratio of the thresholds of its pair",
     "loss added": "rise of the language model's loss, in nats per token, with hidden states decoded from carried codes",
+    "AUSQC": "share of the loss recovered if features of B are computed from their partners, over the number of pairs",
     "meaning": "how alike the explanations of matched features are to the judge, from 1 (different) to 3 (same)",
     "meaning random": "the same for random pairs",
 }
@@ -71,7 +72,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--explain", action=_Explain, nargs=0, help="print what every table and every column means, and do nothing else"
     )
-    add_activations(parser)
+    add_activations(parser).add_argument(
+        "--causal-pairs",
+        type=int,
+        default=2000,
+        metavar="N",
+        help="for --model: the most pairs of features to replace in the model, 0 for none (default: %(default)s)",
+    )
     _add_meaning(parser)
 
 
@@ -169,6 +176,7 @@ def _evaluate(options: argparse.Namespace, show: Status) -> tuple[Evaluation, Ch
         human=None if options.human is None else read_grades(options.human),
         distance=options.distance,
         outliers=options.outliers or None,
+        causal_pairs=options.causal_pairs,
         device=device,
         progress=notify,
     )
@@ -253,6 +261,7 @@ def _summary(evaluation: Evaluation) -> list[Row]:
                 "EV carried": value("explained_variance", "value", **carried, folded=False),
                 "EV folded": value("explained_variance", "value", **carried, folded=True),
                 "loss added": value("delta_loss", "value", **carried, folded=False),
+                "AUSQC": value("substitution_area", "value", method=EVALUATED, replaced_by="partner"),
                 "meaning": value("meaning", "value", method=EVALUATED, quarter=0),
                 "meaning random": value("meaning", "value", method=RANDOM, quarter=0),
             }

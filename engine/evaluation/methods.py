@@ -48,6 +48,7 @@ class Baseline:
 _OTHER_COST: BaselineOptions = {"weights": None, "max_cost": None}
 _COSINE: BaselineOptions = {**_OTHER_COST, "parts": ["decoder"], "fold": "decoder_norm"}
 BASELINES = (
+    Baseline("weights", "optimal for the folded weights, if the run is by activations", {}),
     Baseline("unfolded", "optimal for the unfolded weights", {"fold": "none", "max_cost": None}),
     Baseline("encoder_only", "optimal for the folded encoder alone", {**_OTHER_COST, "parts": ["encoder"]}),
     Baseline("decoder_only", "optimal for the folded decoder alone", {**_OTHER_COST, "parts": ["decoder"]}),
@@ -94,30 +95,36 @@ class MethodPermutation:
     perm: Indices
 
 
-def baselines_of(chain: Chain) -> Iterator[tuple[Baseline, dict[str, Any]]]:
+def baselines_of(chain: Chain, fold: FoldName) -> Iterator[tuple[Baseline, dict[str, Any]]]:
     """Yield each baseline with all its options, except those whose options are those of the run.
 
-    Baselines by weights that keep other options of a run by weights mean nothing for a run by activations.
+    Baselines by weights that keep other options of a run by weights mean nothing for a run by activations. The fold is
+    that of the weights on which such a run is compared with its baselines.
     """
     own = chain.options()
     for baseline in BASELINES:
         options: dict[str, Any] = {**own, **baseline.options}
         if "activations" in own and baseline.name != "greedy":
-            if "fold" not in baseline.options:
+            if baseline.options and "fold" not in baseline.options:
                 continue
-            options = {**baseline.options}
+            options = {"fold": fold, **baseline.options}
         if options != own:
             yield baseline, options
 
 
 def run_baselines(
-    chain: Chain, pairs: Sequence[Pair], out: Path, listener: Callable[[str], Callable[[Progress], None]]
+    chain: Chain,
+    pairs: Sequence[Pair],
+    fold: FoldName,
+    out: Path,
+    listener: Callable[[str], Callable[[Progress], None]],
 ) -> dict[str, Chain]:
     """Match some pairs of layers by every baseline, in a run folder `out / name` for each.
 
     Args:
         chain: the evaluated run.
         pairs: the pairs of layers.
+        fold: the fold of the weights, see `baselines_of`.
         out: the folder of the runs. Unfinished runs in it are resumed.
         listener: a function that returns the listener for the progress of a baseline, from its name.
 
@@ -126,7 +133,7 @@ def run_baselines(
         those of the run.
     """
     chains = {EVALUATED: chain}
-    for baseline, options in baselines_of(chain):
+    for baseline, options in baselines_of(chain, fold):
         folder, progress = out / baseline.name, listener(baseline.name)
         chains[baseline.name] = match_layers(chain.inputs(), folder, pairs=pairs, progress=progress, **options)
     return chains

@@ -11,8 +11,7 @@ import saematch
 from saematch.activations.selection import TokenSelection
 from saematch.activations.stored import ActivationSource
 from saematch.analysis.tables import Ledger, Row, Schema, Table, fingerprint
-from saematch.errors import MatchError
-from saematch.evaluation import coactivity, codes, held_out, loss, meaning, weights
+from saematch.evaluation import ablation, coactivity, codes, held_out, loss, meaning, substitution, weights
 from saematch.evaluation.meaning import Grade, Judge, PairOfFeatures
 from saematch.evaluation.methods import (
     ABOUT,
@@ -24,13 +23,13 @@ from saematch.evaluation.methods import (
     run_baselines,
 )
 from saematch.evaluation.model import LanguageModel
+from saematch.evaluation.rankings import ranked_pairs
 from saematch.evaluation.schedule import Measurement, Schedule
-from saematch.options import FoldName
+from saematch.evaluation.scope import common_fold, far_pairs, labels_of, steps_of
 from saematch.runs.api import match_layers
 from saematch.runs.chain import Chain
 from saematch.runs.plan import Pair, pair_name
 from saematch.runs.records import Progress
-from saematch.sae.autoencoder import SAE
 from saematch.storage.folders import LocalFolder
 from saematch.storage.jsonfile import as_json
 
@@ -42,6 +41,10 @@ SCHEMAS = (
     held_out.HELD_OUT,
     held_out.RARE,
     loss.LOSS,
+    substitution.SUBSTITUTION,
+    substitution.AREA,
+    ablation.ABLATION,
+    ablation.ABLATED_FEATURES,
     meaning.JUDGEMENTS,
     meaning.MEANING,
     meaning.AGREEMENT,
@@ -65,10 +68,10 @@ class Study:
     ) -> None:
         self._chain, self._progress, self._device = chain, progress, device
         self.folder = folder
-        self._pairs = _steps_of(chain)
+        self._pairs = steps_of(chain)
         self._layers = sorted({layer for pair in self._pairs for layer in pair})
         self._sae = lru_cache(2)(chain.sae)  # neighbouring pairs share a layer
-        self.fold = _common_fold(chain, self._sae)
+        self.fold = common_fold(chain, self._sae)
         self._folded = lru_cache(2)(lambda layer: weights.Folded.of(self._sae(layer), self.fold))
         self._ledger = Ledger(folder)
         self._rows: dict[str, list[Row]] = {}
@@ -76,18 +79,19 @@ class Study:
         self._chains: dict[str, Chain] = {EVALUATED: chain}
         self._schedule = Schedule({}, {})
 
-    def plan(self, tokens: int, with_loss: bool, farthest: int | None, has_texts: bool) -> None:
+    def plan(self, tokens: int, with_loss: bool, with_causes: bool, farthest: int | None, has_texts: bool) -> None:
         """Plan the measurements, so that their number is known, and the time that they will take can be estimated.
 
         Args:
             tokens: the number of tokens with activations; 0 without activations.
             with_loss: whether the loss of a language model is measured.
+            with_causes: whether substitution and ablation are measured.
             farthest: the largest distance of far layers, see `evaluate`.
             has_texts: whether meaning is measured.
         """
-        pairs, far = len(self._pairs), len(_far_pairs(self._chain, farthest))
+        pairs, far = len(self._pairs), len(far_pairs(self._chain, farthest))
         counts = {
-            "baseline": sum(1 for _ in baselines_of(self._chain)),
+            "baseline": sum(1 for _ in baselines_of(self._chain, self.fold)),
             "weights": pairs,
             "far run": 1 if far else 0,
             "distance": far,
@@ -95,13 +99,16 @@ class Study:
             "codes": pairs if tokens else 0,
             "held out": pairs if tokens else 0,
             "loss": pairs if with_loss else 0,
+            "substitution": pairs if with_causes else 0,
+            "ablation": pairs if with_causes else 0,
             "meaning": pairs if has_texts else 0,
         }
         # Relative times, from measurements of SAEs with 1,024 features.
         per_token = tokens / 1000
         guesses = {
             "baseline": 0.3 * pairs, "weights": 2.0, "far run": 0.3 * far, "distance": 0.5, "norms": 0.2 * per_token,
-            "codes": 4.0 * per_token, "held out": 2.0 * per_token, "loss": 30.0 * per_token, "meaning": 0.5,
+            "codes": 4.0 * per_token, "held out": 2.0 * per_token, "loss": 30.0 * per_token,
+            "substitution": 52.0 * per_token, "ablation": 20.0 * min(per_token, 5.0), "meaning": 0.5,
         }  # fmt: skip
         self._schedule = Schedule(counts, guesses)
 
@@ -112,7 +119,8 @@ class Study:
 
     def match_baselines(self) -> None:
         """Match the pairs of the run by every baseline."""
-        self._chains = run_baselines(self._chain, self._pairs, self.folder.path / "runs", self._baseline_listener)
+        out = self.folder.path / "runs"
+        self._chains = run_baselines(self._chain, self._pairs, self.fold, out, self._baseline_listener)
         for name, chain in self._chains.items():
             self._note_failures(name, chain)
 
@@ -136,7 +144,7 @@ class Study:
 
     def measure_distances(self, farthest: int | None) -> None:
         """Compare composed matchings of far layers with exact ones, which are a run of their own."""
-        distances = _far_pairs(self._chain, farthest)
+        distances = far_pairs(self._chain, farthest)
         if not distances:
             self.not_measured[weights.DISTANCES.name] = "no two layers are more than one step of the run apart"
             return
@@ -156,8 +164,8 @@ class Study:
             measure = partial(weights.measure_distance, pair, distances[pair], a, b, composed, matching)
             self._measure(f"distance-{pair_name(pair)}", {**self._inputs(pair, []), "perms": perms}, measure)
 
-    def measure_activations(self, source: ActivationSource, outliers: float | None) -> None:
-        """Measure explained variance and matching scores, and the loss of a language model."""
+    def measure_activations(self, source: ActivationSource, outliers: float | None, causal_pairs: int) -> None:
+        """Measure explained variance and matching scores, and, with a language model, its loss and causes."""
         self._begin("norms", "norms of all tokens in all layers")
         selection = TokenSelection.of(source, self._layers, outliers)
         tokens = {"source": source.record(), "kept": fingerprint([selection.selected])}
@@ -175,15 +183,50 @@ class Study:
                 self._begin("loss", f"loss with hidden states after layer {pair[1]} replaced")
                 measure = partial(loss.measure_loss, source, selection, pair, a, b, permutations, costs)
                 self._measure(f"loss-{pair_name(pair)}", inputs, measure)
+                if substitution.measures_causes(source, causal_pairs):
+                    self._measure_causes(source, selection, pair, inputs, causal_pairs)
         for layer in self._layers:
             measure = partial(held_out.rare_features, selection, layer, self._sae(layer))
             self._measure(f"rare-{layer}", {"inputs": self._chain.hashes(layer), **tokens}, measure)
         if not isinstance(source, LanguageModel):
-            self.not_measured[loss.LOSS.name] = "no language model was given"
+            self.not_measured["delta_loss, substitution, ablation"] = "no language model was given"
+        elif not substitution.measures_causes(source, causal_pairs):
+            few = f"the texts have fewer than {substitution.FEWEST_DOCUMENTS} documents"
+            self.not_measured["substitution, ablation"] = (
+                few if causal_pairs else "no pairs are to be replaced (causal_pairs=)"
+            )
+
+    def _measure_causes(
+        self, model: LanguageModel, selection: TokenSelection, pair: Pair, inputs: Mapping[str, object], most: int
+    ) -> None:
+        """Measure substitution and ablation of one pair of layers."""
+        a, b, permutations = self._sae(pair[0]), self._sae(pair[1]), self._permutations(pair)
+        rankings = ranked_pairs(self._chains, pair)
+        passes, blocks = substitution.passes_of(len(rankings)), model.blocks_between(pair)
+        self._begin(
+            "substitution",
+            f"features of layer {pair[1]} computed from their partners: at most {passes} passes over half of the texts",
+        )
+        if all(len(ranking.targets) for ranking in rankings):
+            order = {ranking.method: fingerprint([ranking.sources, ranking.targets]) for ranking in rankings}
+            measure = partial(substitution.measure_substitution, model, selection, pair, a, b, rankings, most)
+            self._measure(f"substitution-{pair_name(pair)}", {**inputs, "order": order, "most": most}, measure)
+        else:
+            self.not_measured[f"substitution, layers {pair[0]} and {pair[1]}"] = "a method has matched no features"
+        self._begin(
+            "ablation",
+            f"effects of {ablation.ABLATED} features of layer {pair[0]} on layer {pair[1]}: {blocks} blocks for each",
+        )
+        if blocks > 0:
+            measure = partial(ablation.measure_ablation, model, selection, pair, a, b, permutations)
+            self._measure(f"ablation-{pair_name(pair)}", inputs, measure)
+        else:
+            reason = "the first SAE does not read an earlier block"
+            self.not_measured[f"ablation, layers {pair[0]} and {pair[1]}"] = reason
 
     def texts(self, explanations: Mapping[int, Mapping[int, str]] | None) -> Mapping[int, Mapping[int, str]]:
         """Return the explanations that were given, or else the labels that are stored next to the SAEs."""
-        return _labels_of(self._chain) if explanations is None else explanations
+        return labels_of(self._chain) if explanations is None else explanations
 
     def measure_meaning(
         self,
@@ -274,50 +317,6 @@ class Study:
                 schedule.skip()  # an earlier call has matched all pairs
             left = schedule.seconds_left()
             self._progress(Measurement(name, schedule.number, schedule.total, left, run))
-
-
-def _steps_of(chain: Chain) -> list[Pair]:
-    """Return the pairs that are steps of a path of the run. Raises `MatchError` if the run cannot be evaluated."""
-    chain.known_comparison()
-    if not chain.names.of_layers:
-        raise MatchError(
-            f"an evaluation is of the layers of a model, and this run is of SAEs that differ in {chain.names.axis}; "
-            "match layers to evaluate them"
-        )
-    pairs = chain.steps()
-    if not chain:
-        raise MatchError("the run has no finished pair to evaluate")
-    if not pairs:
-        raise MatchError("a run of two sets of SAEs cannot be evaluated: its pairs do not connect layers of one model")
-    missing = sorted({layer for pair in pairs for layer in pair} - set(chain.inputs()))
-    if missing:
-        raise MatchError(
-            f"the SAEs of layers {', '.join(map(str, missing))} are no longer where the run found them; say where they "
-            "are (inputs=)"
-        )
-    return pairs
-
-
-def _far_pairs(chain: Chain, farthest: int | None) -> dict[Pair, int]:
-    """Return the pairs of layers that are at least two steps of the run apart, with their distance in steps."""
-    return {
-        (start, end): steps
-        for start in chain.layers
-        for steps, end in enumerate(chain.layers_from(start)[2:], 2)
-        if farthest is None or steps <= farthest
-    }
-
-
-def _common_fold(chain: Chain, sae: Callable[[int], SAE]) -> FoldName:
-    """Return the fold of the weights that all methods are compared on."""
-    fold: FoldName = chain.options().get("fold", "none")  # which a run by activations lacks
-    if fold != "none":
-        return fold
-    return "threshold" if all(sae(layer).threshold is not None for layer in chain.layers) else "decoder_norm"
-
-
-def _labels_of(chain: Chain) -> dict[int, dict[int, str]]:
-    return {layer: labels for layer in chain.layers if (labels := chain.labels(layer))}
 
 
 def _schema(name: str) -> Schema:

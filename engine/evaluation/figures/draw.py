@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from saematch.evaluation.api import Evaluation
+from saematch.evaluation.figures.causes import draw_ablation, draw_substitution
 from saematch.evaluation.figures.codes import (
     draw_added_loss,
     draw_explained_variance,
@@ -64,6 +65,8 @@ def _figures(tables: Tables, chain: Chain, others: Sequence[Tables]) -> dict[str
         "distances": partial(draw_distances, tables),
         "explained_variance": partial(draw_explained_variance, tables),
         "delta_loss": partial(draw_added_loss, tables),
+        "substitution": partial(draw_substitution, tables),
+        "ablation": partial(draw_ablation, tables),
         "parts": partial(draw_parts, tables),
         "folds": partial(draw_folds, tables),
         "gates": partial(draw_gates, tables),

@@ -1,0 +1,266 @@
+"""Substitution and ablation in transformers in which the partner of every feature is known."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import saematch as sm
+from language_models import WIDTH, documents, write_idle_block, write_language_model, written_by
+from saematch.activations.selection import TokenSelection
+from saematch.evaluation import LanguageModel, Texts, evaluate
+from saematch.evaluation.ablation import CONTROLS
+from saematch.evaluation.rankings import nearest_sources, ranked_pairs
+
+NATS = 1e-4  # float32 sums over a few hundred terms around 1, in another order
+SHARE = 1e-3  # of a loss of a tenth of a nat or more
+FEATURES = 2 * WIDTH
+IDLE = 2  # the block that adds nothing
+TEXTS = documents(7, words=30)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Return SAEs around a block that adds nothing, the true partner of every feature, the model, and texts.
+
+    Both SAEs are exact. They have two features, with opposite signs, for each direction of a basis. In the second SAE,
+    they are in another order, and their activations are twice to three times as large. The texts are the model's own.
+    """
+    folder = write_idle_block(write_language_model(tmp_path_factory.mktemp("idle")), IDLE)
+    r = torch.Generator().manual_seed(0)
+    basis = torch.linalg.qr(torch.randn(WIDTH, WIDTH, generator=r).double())[0]
+    both, order = torch.cat([basis, -basis]), torch.randperm(FEATURES, generator=r)
+    scale = (2 + torch.rand(FEATURES, 1, generator=r)).double()
+    bias = torch.randn(WIDTH, generator=r).double()
+    a, b = exact(both, both, bias), exact((both * scale)[order], (both / scale)[order], bias)
+    return {1: a, IDLE: b}, torch.argsort(order).numpy(), folder, written_by(folder)
+
+
+def exact(encoder, decoder, bias):
+    return sm.SAE(encoder.T, -encoder @ bias, decoder, bias, "relu")
+
+
+@pytest.fixture(scope="module")
+def found(world, tmp_path_factory):
+    saes, partners, folder, texts = world
+    chain = sm.match_layers(saes, fold="decoder_norm")
+    assert np.array_equal(chain[1, IDLE].perm.numpy(), partners)
+    model = LanguageModel(str(folder), Texts(texts, "mark"), batch=2)
+    return chain, evaluate(chain, tmp_path_factory.mktemp("out"), activations=model, outliers=None)
+
+
+def test_partners_recover_all_of_the_loss_and_random_features_less_than_half(found):
+    curve = found[1].tables["substitution"]
+    matched = curve.where(method="matched", replaced_by="partner")
+    assert [row["pairs"] for row in matched] == [2, 3, 8, 16, 32]
+    for row in matched + curve.where(method="matched", replaced_by="nearest") + curve.where(method="nearest_source"):
+        assert row["loss"] == pytest.approx(row["clean_loss"], abs=NATS)
+        assert row["active"] == row["pairs"]
+    # The first few features hardly matter to this model.
+    for row in matched[2:]:
+        assert row["loss_without"] - row["clean_loss"] > 1000 * NATS
+        assert row["value"] == pytest.approx(1, abs=1e-3)
+    for row in curve.where(replaced_by="random")[2:]:
+        assert row["low"] < row["value"] < row["high"]
+        assert row["value"] < 0.5
+
+
+def test_the_area_is_the_mean_of_the_curve_over_the_logarithm(found):
+    curve, areas = (found[1].tables[name] for name in ("substitution", "substitution_area"))
+    (own,) = areas.where(method="matched", replaced_by="partner")
+    assert (own["fewest"], own["most"], own["difference"]) == (2, 32, 0)
+    for row in areas.rows:
+        points = curve.where(method=row["method"], replaced_by=row["replaced_by"])
+        values, places = [point["value"] for point in points], np.log([point["pairs"] for point in points])
+        middles = (np.array(values[:-1]) + values[1:]) / 2
+        assert row["value"] == pytest.approx((middles * np.diff(places)).sum() / np.log(32 / 2))
+        assert row["difference"] == pytest.approx(row["value"] - own["value"])
+        assert row["difference_low"] <= row["difference"] <= row["difference_high"]
+
+
+def loss_by_hand(folder, texts, change):
+    """Return the mean loss if the hidden states after block `IDLE` are changed, except for the first token."""
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder).eval()
+    real = model.model.layers[IDLE].forward
+
+    def forward(hidden_states, *arguments, **named):
+        out = real(hidden_states, *arguments, **named).clone()
+        out[:, 1:] = change(out[:, 1:].double()).to(out)
+        return out
+
+    model.model.layers[IDLE].forward = forward
+    losses = []
+    with torch.no_grad():
+        for text in texts:
+            ids = torch.tensor([[0, *tokenizer(text, add_special_tokens=False)["input_ids"]]])
+            logits = model(ids, use_cache=False).logits[0]
+            losses.append(nn.functional.cross_entropy(logits[1:-1], ids[0, 2:], reduction="none"))
+    return float(torch.cat(losses).mean())
+
+
+def test_losses_are_those_of_hidden_states_that_are_changed_by_hand(world, found):
+    """Every second document is measured; the others fit the slopes."""
+    saes, _, folder, texts = world
+    a, b, chain, measured = saes[1], saes[IDLE], found[0], texts[::2]
+    curve = found[1].tables["substitution"]
+    greedy = ranked_pairs({"greedy": chain}, (1, IDLE))[0]
+    targets = torch.from_numpy(greedy.targets)
+    for row in curve.where(method="matched", replaced_by="partner"):
+        kept = targets[: row["pairs"]]
+
+        def without(states, kept=kept):
+            return states - b.encode(states)[:, :, kept] @ b.W_dec[kept]
+
+        assert row["loss_without"] == pytest.approx(loss_by_hand(folder, measured, without), abs=NATS)
+        assert row["clean_loss"] == pytest.approx(loss_by_hand(folder, measured, lambda states: states), abs=NATS)
+    # A method that errs: the slopes are those of the other documents.
+    perm = chain[1, IDLE].perm.numpy()
+    (random,) = curve.where(replaced_by="random", pairs=FEATURES)
+    steps = np.random.default_rng([0, 1, IDLE]).integers(0, FEATURES - 1, FEATURES)
+    sources = torch.from_numpy((greedy.sources + 1 + steps) % FEATURES)
+    assert not (perm[sources.numpy()] == greedy.targets).any()
+    model = LanguageModel(str(folder), Texts(texts[1::2], "others"))
+    f, g = (torch.cat(states).double() for states in zip(*model.batches([1, IDLE]), strict=True))
+    f, g = a.encode(f)[:, sources], b.encode(g)[:, targets]
+    slopes = (f * g).sum(0) / (f * f).sum(0)
+
+    def replaced(states):  # the hidden states of both layers are equal
+        change = a.encode(states)[:, :, sources] * slopes - b.encode(states)[:, :, targets]
+        return states + change @ b.W_dec[targets]
+
+    assert random["loss"] == pytest.approx(loss_by_hand(folder, measured, replaced), abs=NATS)
+
+
+def test_an_ablation_silences_the_partner_and_nothing_else(world, found):
+    tables = found[1].tables
+    for row in tables["ablated_features"].rows:
+        assert row["partner"] == row["strongest"] == world[1][row["feature"]]
+        assert row["partner_cosine"] == pytest.approx(1)
+        assert row["partner_change"] == row["strongest_change"] == pytest.approx(-1, abs=SHARE)
+        assert row["tokens"] > 0
+    assert len(tables["ablated_features"].rows) == FEATURES
+    value = {(row["method"], row["seed"], row["effect"]): row["value"] for row in tables["ablation"].rows}
+    assert [value["matched", 0, effect] for effect in ("falls", "strongest")] == [1, 1]
+    assert value["matched", 0, "change"] == pytest.approx(-1, abs=SHARE)
+    for control in CONTROLS:
+        assert [value[control, 0, effect] for effect in ("falls", "strongest")] == [0, 0]
+        assert value[control, 0, "change"] == pytest.approx(0, abs=SHARE)
+    for seed in range(5):
+        drawn = np.random.default_rng([seed, 1, IDLE]).permutation(FEATURES)
+        assert value["random", seed, "falls"] == value["random", seed, "strongest"] == np.mean(drawn == world[1])
+
+
+def test_hidden_states_after_an_ablation_are_those_of_a_model_that_is_changed_by_hand(tmp_path):
+    folder = write_language_model(tmp_path)
+    model = LanguageModel(str(folder), Texts(TEXTS, "mark"), batch=3)
+    selected = np.random.default_rng(0).random(len(model.documents)) < 0.7
+    batch = next(model.states((0, 2), selected))
+    tokens = torch.arange(3, len(batch.x), 11)
+    after = batch.after(tokens, -batch.x[tokens])
+    real, tokenizer = AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    block, expected = real.model.layers[0].forward, torch.zeros_like(after)
+    for context in range(3):
+        ids = torch.tensor([[0, *tokenizer(TEXTS[context], add_special_tokens=False)["input_ids"]]])
+        of_context = batch.positions[tokens, 0] == context
+        places = batch.positions[tokens[of_context], 1]
+
+        def forward(hidden_states, *arguments, places=places, **named):
+            out = block(hidden_states, *arguments, **named).clone()
+            out[0, places] = -out[0, places]
+            return out
+
+        real.model.layers[0].forward = forward
+        with torch.no_grad():
+            states = real(ids, output_hidden_states=True, use_cache=False).hidden_states
+        expected[of_context] = states[3][0, places]
+    torch.testing.assert_close(after, expected, atol=NATS, rtol=NATS)
+    assert (after - batch.y[tokens]).abs().max() > 0.1
+
+
+def test_a_run_by_activations_is_compared_with_one_by_weights(world, tmp_path):
+    saes, partners, folder, texts = world
+    model = LanguageModel(str(folder), Texts(texts, "mark"))
+    chain = sm.match_layers(saes, metric="correlation", activations=model)
+    assert np.array_equal(chain[1, IDLE].perm.numpy(), partners)
+    tables = evaluate(chain, tmp_path / "out", activations=model, outliers=None).tables
+    own = {row["method"] for row in tables["substitution"].where(replaced_by="partner")}
+    assert own == {"matched", "weights", "unfolded", "greedy", "cosine", "nearest_source"}
+    for method in ("matched", "weights"):
+        (last,) = tables["substitution"].where(method=method, replaced_by="partner", pairs=FEATURES)
+        assert last["loss"] == pytest.approx(last["clean_loss"], abs=NATS)
+        (falls,) = tables["ablation"].where(method=method, effect="strongest")
+        assert falls["value"] == 1
+
+
+def test_documents_that_are_equal_leave_no_uncertainty(world, tmp_path):
+    saes, _, folder, texts = world
+    model = LanguageModel(str(folder), Texts(texts[:1] * 6, "same"), batch=2)
+    chain = sm.match_layers(saes, fold="decoder_norm")
+    tables = evaluate(chain, tmp_path / "out", activations=model, outliers=None).tables
+    for row in tables["substitution"].rows + tables["substitution_area"].rows:
+        assert row["documents"] == 3
+        assert row["low"] == pytest.approx(row["value"], abs=SHARE) == pytest.approx(row["high"], abs=SHARE)
+
+
+def test_the_nearest_source_of_a_target_has_the_largest_cosine():
+    r = torch.Generator().manual_seed(1)
+    a, b = (exact(rows, rows, rows[0]) for rows in torch.randn(2, FEATURES, WIDTH, generator=r).double())
+    nearest = nearest_sources(a, b)
+    unit = [nn.functional.normalize(sae.W_dec) for sae in (b, a)]
+    cosines = (unit[0] @ unit[1].T).numpy()
+    assert np.array_equal(nearest.sources, cosines[nearest.targets].argmax(1))
+    assert np.all(np.diff(cosines[nearest.targets, nearest.sources]) <= 1e-6)
+    assert np.array_equal(np.sort(nearest.targets), np.arange(FEATURES))
+
+
+def test_it_resumes_after_the_substitution_with_equal_tables(world, found, tmp_path, monkeypatch):
+    saes, _, folder, texts = world
+    model = LanguageModel(str(folder), Texts(texts, "mark"), batch=2)
+    chain = sm.match_layers(saes, fold="decoder_norm")
+
+    def stop(event):
+        if event.name.startswith("effects of"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(chain, tmp_path / "out", activations=model, outliers=None, progress=stop)
+    measure = "saematch.evaluation.substitution.measure_substitution"
+    monkeypatch.setattr(measure, lambda *_: pytest.fail("measured again"))
+    again = evaluate(chain, tmp_path / "out", activations=model, outliers=None).tables
+    for name, table in found[1].tables.items():
+        assert again[name].rows == table.rows, name
+    monkeypatch.undo()
+    fewer = evaluate(chain, tmp_path / "out", activations=model, outliers=None, causal_pairs=20).tables["substitution"]
+    assert {row["pairs"] for row in fewer.rows} == {1, 2, 5, 10, 20}
+
+
+def test_what_is_left_out_has_a_reason(world, tmp_path):
+    saes, _, folder, texts = world
+    chain = sm.match_layers(saes, fold="decoder_norm")
+    model = LanguageModel(str(folder), Texts(texts[:2], "two"))
+    found = evaluate(chain, tmp_path / "two", activations=model, outliers=None)
+    assert found.not_measured["substitution, ablation"] == "the texts have fewer than 3 documents"
+    model = LanguageModel(str(folder), Texts(texts[:3], "three"))
+    found = evaluate(chain, tmp_path / "none", activations=model, outliers=None, causal_pairs=0)
+    assert found.not_measured["substitution, ablation"] == "no pairs are to be replaced (causal_pairs=)"
+    assert "substitution" not in found.tables
+    # Both SAEs read the same block.
+    hooks = {1: "resid_post", IDLE: "resid_pre"}
+    model = LanguageModel(str(folder), Texts(texts[:3], "three"), hooks=hooks)
+    found = evaluate(chain, tmp_path / "same", activations=model, outliers=None)
+    assert found.not_measured["ablation, layers 1 and 2"] == "the first SAE does not read an earlier block"
+    assert found.tables["substitution"].rows
+    with pytest.raises(sm.MatchError, match="causal_pairs is -1; give the most pairs of features to replace, or 0"):
+        evaluate(chain, tmp_path / "bad", causal_pairs=-1)
+
+
+def test_halves_of_the_documents_have_their_own_tokens(world):
+    model = LanguageModel(str(world[2]), Texts(TEXTS, "mark"), context=16)
+    selection = TokenSelection.of(model, (1, IDLE), outliers=None)
+    is_kept = np.arange(7) % 2 == 0
+    part = model.part(is_kept)
+    whole = torch.cat([x for (x,) in model.batches([1])])
+    kept = torch.cat([x for (x,) in part.batches([1])])
+    torch.testing.assert_close(kept, whole[torch.from_numpy(is_kept[selection.source.documents])], atol=NATS, rtol=NATS)
+    assert np.array_equal(np.unique(part.documents), np.arange(4))
