@@ -235,6 +235,18 @@ def test_it_resumes_after_the_substitution_with_equal_tables(world, found, tmp_p
     assert {row["pairs"] for row in fewer.rows} == {1, 2, 5, 10, 20}
 
 
+def test_features_that_are_never_active_say_nothing(world, tmp_path):
+    saes, _, folder, texts = world
+    dead = {layer: sm.SAE(sae.W_enc, sae.b_enc - 1e6, sae.W_dec, sae.b_dec, "relu") for layer, sae in saes.items()}
+    model = LanguageModel(str(folder), Texts(texts[:3], "three"))
+    found = evaluate(sm.match_layers(dead, fold="decoder_norm"), tmp_path, activations=model, outliers=None)
+    for row in found.tables["substitution"].rows:
+        assert (row["active"], row["value"]) == (0, None)
+        assert row["loss"] == row["loss_without"] == pytest.approx(row["clean_loss"], abs=NATS)
+    assert {row["value"] for row in found.tables["substitution_area"].rows} == {None}
+    assert found.tables["ablation"].rows == found.tables["ablated_features"].rows == []
+
+
 def test_what_is_left_out_has_a_reason(world, tmp_path):
     saes, _, folder, texts = world
     chain = sm.match_layers(saes, fold="decoder_norm")

@@ -115,8 +115,7 @@ class Effects:
     def strongest(self, norms: Floats) -> Indices:
         """Return the target of each feature whose contribution falls most; -1 if none falls."""
         falls = (self.before - self.after) * norms
-        targets = falls.argmax(axis=1) if len(falls) else np.zeros(0, dtype=np.int64)
-        return np.where(falls.max(axis=1, initial=0.0) > 0, targets, -1)
+        return np.where(falls.max(axis=1) > 0, falls.argmax(axis=1), -1)
 
 
 def measure_ablation(
@@ -141,11 +140,13 @@ def measure_ablation(
     r = np.random.default_rng([0, *layers])
     features = np.sort(r.choice(eligible, min(most, len(eligible)), replace=False))
     effects = _ablate(pair, measured, layers, features).known()
+    if not len(effects.features):
+        return {ABLATED_FEATURES.name: [], ABLATION.name: []}
     targets = [(one.method, one.seed, one.perm[effects.features]) for one in permutations]
     targets += [(name, 0, drawn) for name, drawn in _controls(r, effects, targets[0][2], active[1])]
     names = {"source": layers[0], "target": layers[1]}
     strongest = effects.strongest(b.W_dec.double().norm(dim=1).cpu().numpy())
-    counts = bootstrap_counts(max(1, len(effects.features)))
+    counts = bootstrap_counts(len(effects.features))
     summary = [
         ABLATION.row(**names, method=method, seed=seed, **row)
         for method, seed, of_method in targets
