@@ -50,7 +50,7 @@ def found(world, tmp_path_factory):
     return chain, evaluate(chain, tmp_path_factory.mktemp("out"), activations=model, outliers=None)
 
 
-def test_partners_recover_all_of_the_loss_and_random_features_less_than_half(found):
+def test_partners_recover_all_of_the_loss_and_random_features_do_not(found):
     curve = found[1].tables["substitution"]
     matched = curve.where(method="matched", replaced_by="partner")
     assert [row["pairs"] for row in matched] == [2, 3, 8, 16, 32]
@@ -63,7 +63,7 @@ def test_partners_recover_all_of_the_loss_and_random_features_less_than_half(fou
         assert row["value"] == pytest.approx(1, abs=1e-3)
     for row in curve.where(replaced_by="random")[2:]:
         assert row["low"] < row["value"] < row["high"]
-        assert row["value"] < 0.5
+        assert row["loss"] - row["clean_loss"] > 100 * NATS
 
 
 def test_the_area_is_the_mean_of_the_curve_over_the_logarithm(found):
@@ -102,10 +102,10 @@ def loss_by_hand(folder, texts, change):
 def test_losses_are_those_of_hidden_states_that_are_changed_by_hand(world, found):
     """Every second document is measured; the others fit the slopes."""
     saes, _, folder, texts = world
-    a, b, chain, measured = saes[1], saes[IDLE], found[0], texts[::2]
+    a, b, chain, measured = saes[1], saes[IDLE], found[0], texts[1::2]
     curve = found[1].tables["substitution"]
-    greedy = ranked_pairs({"greedy": chain}, (1, IDLE))[0]
-    targets = torch.from_numpy(greedy.targets)
+    ranked = ranked_pairs({"matched": chain[1, IDLE]})[0]
+    targets = torch.from_numpy(ranked.targets)
     for row in curve.where(method="matched", replaced_by="partner"):
         kept = targets[: row["pairs"]]
 
@@ -118,9 +118,9 @@ def test_losses_are_those_of_hidden_states_that_are_changed_by_hand(world, found
     perm = chain[1, IDLE].perm.numpy()
     (random,) = curve.where(replaced_by="random", pairs=FEATURES)
     steps = np.random.default_rng([0, 1, IDLE]).integers(0, FEATURES - 1, FEATURES)
-    sources = torch.from_numpy((greedy.sources + 1 + steps) % FEATURES)
-    assert not (perm[sources.numpy()] == greedy.targets).any()
-    model = LanguageModel(str(folder), Texts(texts[1::2], "others"))
+    sources = torch.from_numpy((ranked.sources + 1 + steps) % FEATURES)
+    assert not (perm[sources.numpy()] == ranked.targets).any()
+    model = LanguageModel(str(folder), Texts(texts[::2], "others"))
     f, g = (torch.cat(states).double() for states in zip(*model.batches([1, IDLE]), strict=True))
     f, g = a.encode(f)[:, sources], b.encode(g)[:, targets]
     slopes = (f * g).sum(0) / (f * f).sum(0)
@@ -185,8 +185,10 @@ def test_a_run_by_activations_is_compared_with_one_by_weights(world, tmp_path):
     assert np.array_equal(chain[1, IDLE].perm.numpy(), partners)
     tables = evaluate(chain, tmp_path / "out", activations=model, outliers=None).tables
     own = {row["method"] for row in tables["substitution"].where(replaced_by="partner")}
-    assert own == {"matched", "weights", "unfolded", "greedy", "cosine", "nearest_source"}
-    for method in ("matched", "weights"):
+    assert own == {
+        "matched", "weights", "greedy", "cosine", "nearest_source", "correlation_of_half", "mixed_of_half",
+    }  # fmt: skip
+    for method in ("matched", "weights", "correlation_of_half", "mixed_of_half"):
         (last,) = tables["substitution"].where(method=method, replaced_by="partner", pairs=FEATURES)
         assert last["loss"] == pytest.approx(last["clean_loss"], abs=NATS)
         (falls,) = tables["ablation"].where(method=method, effect="strongest")
@@ -220,7 +222,7 @@ def test_it_resumes_after_the_substitution_with_equal_tables(world, found, tmp_p
     chain = sm.match_layers(saes, fold="decoder_norm")
 
     def stop(event):
-        if event.name.startswith("effects of"):
+        if event.name.startswith("ablation"):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -238,7 +240,7 @@ def test_it_resumes_after_the_substitution_with_equal_tables(world, found, tmp_p
 def test_features_that_are_never_active_say_nothing(world, tmp_path):
     saes, _, folder, texts = world
     dead = {layer: sm.SAE(sae.W_enc, sae.b_enc - 1e6, sae.W_dec, sae.b_dec, "relu") for layer, sae in saes.items()}
-    model = LanguageModel(str(folder), Texts(texts[:3], "three"))
+    model = LanguageModel(str(folder), Texts(texts[:4], "four"))
     found = evaluate(sm.match_layers(dead, fold="decoder_norm"), tmp_path, activations=model, outliers=None)
     for row in found.tables["substitution"].rows:
         assert (row["active"], row["value"]) == (0, None)
@@ -250,16 +252,16 @@ def test_features_that_are_never_active_say_nothing(world, tmp_path):
 def test_what_is_left_out_has_a_reason(world, tmp_path):
     saes, _, folder, texts = world
     chain = sm.match_layers(saes, fold="decoder_norm")
-    model = LanguageModel(str(folder), Texts(texts[:2], "two"))
-    found = evaluate(chain, tmp_path / "two", activations=model, outliers=None)
-    assert found.not_measured["substitution, ablation"] == "the texts have fewer than 3 documents"
     model = LanguageModel(str(folder), Texts(texts[:3], "three"))
+    found = evaluate(chain, tmp_path / "few", activations=model, outliers=None)
+    assert found.not_measured["substitution, ablation"] == "the texts have fewer than 4 documents"
+    model = LanguageModel(str(folder), Texts(texts[:4], "four"))
     found = evaluate(chain, tmp_path / "none", activations=model, outliers=None, causal_pairs=0)
     assert found.not_measured["substitution, ablation"] == "no pairs are to be replaced (causal_pairs=)"
     assert "substitution" not in found.tables
     # Both SAEs read the same block.
     hooks = {1: "resid_post", IDLE: "resid_pre"}
-    model = LanguageModel(str(folder), Texts(texts[:3], "three"), hooks=hooks)
+    model = LanguageModel(str(folder), Texts(texts[:4], "four"), hooks=hooks)
     found = evaluate(chain, tmp_path / "same", activations=model, outliers=None)
     assert found.not_measured["ablation, layers 1 and 2"] == "the first SAE does not read an earlier block"
     assert found.tables["substitution"].rows

@@ -16,7 +16,6 @@ from saematch.analysis.tables import METHOD, PAIR, Row, Schema
 from saematch.evaluation.codes import CodedPair
 from saematch.evaluation.methods import EVALUATED, MethodPermutation
 from saematch.evaluation.model import LanguageModel, StatesBatch
-from saematch.evaluation.rankings import halves
 from saematch.evaluation.uncertainty import LEVEL, RESAMPLES, bootstrap_counts, interval, mean_ratio
 from saematch.numeric.rounding import Floats, Indices
 from saematch.options import Effect
@@ -119,8 +118,8 @@ class Effects:
 
 
 def measure_ablation(
-    model: LanguageModel,
-    selection: TokenSelection,
+    fitted: TokenSelection,
+    measured: TokenSelection,
     layers: Pair,
     a: SAE,
     b: SAE,
@@ -129,17 +128,18 @@ def measure_ablation(
 ) -> dict[str, list[Row]]:
     """Ablate some matched features of the first layer, one at a time, and compare what falls in the second layer.
 
-    The features are drawn from those that are matched in the evaluated run and active on the documents that are left
-    out of the measurement. Every method is compared on the same ablations.
+    The features are drawn from those that are matched in the evaluated run and active on the tokens of one part of a
+    language model, and ablated on those of another. Every method is compared on the same ablations.
     """
     assert permutations[0].method == EVALUATED
+    model = measured.source
+    assert isinstance(model, LanguageModel)
     pair, perm = CodedPair(a, b, model.device), permutations[0].perm
-    left_out, measured = halves(model, selection)
-    active = _times_active(pair, left_out, layers)
+    active = _times_active(pair, fitted, layers)
     eligible = np.nonzero((perm >= 0) & (active[0] > 0))[0]
     r = np.random.default_rng([0, *layers])
     features = np.sort(r.choice(eligible, min(most, len(eligible)), replace=False))
-    effects = _ablate(pair, measured, layers, features).known()
+    effects = _ablate(pair, model.states(layers, measured.selected), features).known()
     if not len(effects.features):
         return {ABLATED_FEATURES.name: [], ABLATION.name: []}
     targets = [(one.method, one.seed, one.perm[effects.features]) for one in permutations]
@@ -167,11 +167,10 @@ def _times_active(pair: CodedPair, selection: TokenSelection, layers: Pair) -> l
     return [counts.cpu().numpy() for counts in times]
 
 
-def _ablate(pair: CodedPair, measured: TokenSelection, layers: Pair, features: Indices) -> Effects:
+def _ablate(pair: CodedPair, batches: Iterator[StatesBatch], features: Indices) -> Effects:
     """Ablate every feature on the tokens on which it is active, batch by batch until these are `ENOUGH` tokens."""
-    effects, part = Effects.of(features, pair.b.F), measured.source
-    assert isinstance(part, LanguageModel)
-    for batch in part.states(layers, measured.selected):
+    effects = Effects.of(features, pair.b.F)
+    for batch in batches:
         codes = pair.codes(batch.x, batch.y)
         for number, feature in enumerate(features):
             if effects.tokens[number] < ENOUGH:

@@ -12,11 +12,12 @@ import torch
 from saematch.activations.selection import OUTLIERS
 from saematch.activations.stored import ActivationSource
 from saematch.analysis.tables import Table
+from saematch.evaluation.causes import causes_left_out
 from saematch.evaluation.meaning import JUDGED, Grade, Judge, PairOfFeatures, TokenOverlap
 from saematch.evaluation.model import LanguageModel
 from saematch.evaluation.schedule import Measurement
 from saematch.evaluation.study import Study
-from saematch.evaluation.substitution import CAUSAL_PAIRS, measures_causes
+from saematch.evaluation.substitution import CAUSAL_PAIRS
 from saematch.numeric.numbers import checked_count, checked_number
 from saematch.numeric.threads import torch_threads
 from saematch.options import FoldName
@@ -96,8 +97,8 @@ def evaluate(
             None leaves out no token.
         causal_pairs: with a language model: the most pairs of features that are put to the test in the model at once,
             those of the lowest cost. The activations of their targets are computed from their sources (substitution).
-            Some sources are also taken out (ablation). This takes 1.5 to 2 times as long as the loss of stand-ins; 0
-            leaves both out.
+            Some sources are also taken out (ablation). Both together take about twice as long as the loss of stand-ins;
+            0 leaves both out.
         device: the device on which SAEs encode and decode activations.
         progress: a function that is called with each measurement that begins: its name, its number, and about how many
             seconds are left; and, if the measurement is a run of its own, also with each progress event of that run.
@@ -141,7 +142,7 @@ def evaluate(
     study.plan(
         tokens=0 if activations is None else len(activations.documents),
         with_loss=isinstance(activations, LanguageModel),
-        with_causes=measures_causes(activations, causal_pairs),
+        with_causes=activations is not None and causes_left_out(activations, causal_pairs) is None,
         farthest=distance,
         has_texts=bool(study.texts(explanations)),
     )

@@ -21,6 +21,7 @@ from saematch.analysis.tables import METHOD, PAIR, Row, Schema
 from saematch.evaluation.methods import BY_HALF, MethodPermutation
 from saematch.evaluation.uncertainty import INTERVAL_COLUMNS, bootstrap_counts, interval, mean_of_rows
 from saematch.matching.api import match
+from saematch.matching.result import Matching
 from saematch.numeric.compiled import compiled
 from saematch.numeric.rounding import Floats, Indices
 from saematch.options import Side
@@ -82,15 +83,18 @@ def measure_held_out(
     known = [first & second for first, second in zip(halves[0].known(), halves[1].known(), strict=True)]
     without_seeds = [permutation for permutation in permutations if permutation.seed == 0]
     rows = [_row(layers, selection, permutation, halves, known, None) for permutation in without_seeds]
-    for name, (metric, weights_share) in BY_HALF.items():
-        perms = []
-        for half in halves:
-            m = match(a, b, metric=metric, activations=(half.a, half.b), weights_share=weights_share)
-            perms.append(m.perm.numpy())
+    for name in BY_HALF:
+        perms = [match_by_half(name, a, b, (half.a, half.b)).perm.numpy() for half in halves]
         same = known[0] & (perms[0] >= 0)
         share = float((perms[0] == perms[1])[same].mean()) if same.any() else None
         rows.append(_row(layers, selection, MethodPermutation(name, 0, perms[0]), halves, known, share))
     return {HELD_OUT.name: rows}
+
+
+def match_by_half(name: str, a: SAE, b: SAE, codes: tuple[Codes, Codes]) -> Matching:
+    """Match by the codes of both SAEs on one half of the documents, by one of the methods `BY_HALF`."""
+    metric, weights_share = BY_HALF[name]
+    return match(a, b, metric=metric, activations=codes, weights_share=weights_share)
 
 
 def rare_features(selection: TokenSelection, layer: int, sae: SAE) -> dict[str, list[Row]]:

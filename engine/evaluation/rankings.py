@@ -9,16 +9,21 @@ import numpy as np
 import torch
 from torch import nn
 
+from saematch.activations.layers import EncodedLayers
 from saematch.activations.selection import UNITS, TokenSelection
+from saematch.evaluation.held_out import match_by_half
 from saematch.evaluation.model import LanguageModel
+from saematch.matching.result import Matching
 from saematch.numeric.rounding import Indices
-from saematch.runs.chain import Chain
+from saematch.options import Side
 from saematch.runs.plan import Pair
 from saematch.sae.autoencoder import SAE
 
 NEAREST_SOURCE = "nearest_source"  # the name of this method in the tables
-# Each answers a question about the cost, or has no one source for a target; `NEAREST_SOURCE` takes its place.
-_NOT_RANKED = ("encoder_only", "decoder_only", "nearest_cosine")
+BY_FIRST_HALF = ("correlation_of_half", "mixed_of_half")  # methods that are matched by the documents that fit slopes
+# Every method takes ten forward passes. These answer questions about the cost alone, or, like `nearest_cosine`, have no
+# one source for a target; `NEAREST_SOURCE` takes its place.
+_NOT_RANKED = ("unfolded", "encoder_only", "decoder_only", "nearest_cosine")
 _ROWS = 1024  # target features whose cosines with all source features are in memory at a time
 
 
@@ -37,12 +42,12 @@ class RankedPairs:
     targets: Indices
 
 
-def ranked_pairs(chains: Mapping[str, Chain], pair: Pair) -> list[RankedPairs]:
-    """Return the pairs of features of every run that has a pair of layers and matches one to one."""
+def ranked_pairs(matchings: Mapping[str, Matching]) -> list[RankedPairs]:
+    """Return the pairs of the matching of each method, without the methods that are not ranked."""
     ranked = []
-    for name, chain in chains.items():
-        if pair in chain and name not in _NOT_RANKED:
-            perm, costs = chain[pair].perm.numpy(), chain[pair].pair_cost.numpy()
+    for name, matching in matchings.items():
+        if name not in _NOT_RANKED:
+            perm, costs = matching.perm.numpy(), matching.pair_cost.numpy()
             sources = np.nonzero(perm >= 0)[0]
             sources = sources[np.argsort(costs[sources], kind="stable")]
             # A run with method="nearest" may give several sources one target, which keeps the cheapest.
@@ -50,6 +55,13 @@ def ranked_pairs(chains: Mapping[str, Chain], pair: Pair) -> list[RankedPairs]:
             sources = sources[np.sort(first)]
             ranked.append(RankedPairs(name, sources, perm[sources]))
     return ranked
+
+
+def match_by_first_half(fitted: TokenSelection, layers: Pair, a: SAE, b: SAE) -> dict[str, Matching]:
+    """Match two SAEs by their codes on the first half of the documents: name of the method -> matching."""
+    encoded = EncodedLayers(fitted)
+    f, g = (encoded.codes(sae, layer, Side.SOURCE) for sae, layer in zip((a, b), layers, strict=True))
+    return {name: match_by_half(name, a, b, (f, g)) for name in BY_FIRST_HALF}
 
 
 def nearest_sources(a: SAE, b: SAE) -> RankedPairs:
@@ -63,13 +75,14 @@ def nearest_sources(a: SAE, b: SAE) -> RankedPairs:
 
 
 def halves(model: LanguageModel, selection: TokenSelection) -> tuple[TokenSelection, TokenSelection]:
-    """Return the selected tokens of every second document, and those of all others, among them the first document.
+    """Return the selected tokens of the first half of the documents, and those of the second half.
 
-    What is fitted on the one half is measured on the other.
+    What is fitted on the first half is measured on the second. The second half has every second document, as in the
+    table `held_out`.
     """
-    is_fitted = np.arange(int(model.documents.max()) + 1) % 2 == 1
+    is_second = np.arange(int(model.documents.max()) + 1) % 2 == 1
     parts = []
-    for documents in (is_fitted, ~is_fitted):
+    for documents in (~is_second, is_second):
         part, tokens = model.part(documents), documents[model.documents]
         parts.append(TokenSelection(part, selection.layers, selection.selected[tokens], part.documents % UNITS))
     return parts[0], parts[1]

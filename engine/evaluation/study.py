@@ -12,6 +12,8 @@ from saematch.activations.selection import TokenSelection
 from saematch.activations.stored import ActivationSource
 from saematch.analysis.tables import Ledger, Row, Schema, Table, fingerprint
 from saematch.evaluation import ablation, coactivity, codes, held_out, loss, meaning, substitution, weights
+from saematch.evaluation.ablation import ABLATED
+from saematch.evaluation.causes import Causes, causes_left_out
 from saematch.evaluation.meaning import Grade, Judge, PairOfFeatures
 from saematch.evaluation.methods import (
     ABOUT,
@@ -23,7 +25,6 @@ from saematch.evaluation.methods import (
     run_baselines,
 )
 from saematch.evaluation.model import LanguageModel
-from saematch.evaluation.rankings import ranked_pairs
 from saematch.evaluation.schedule import Measurement, Schedule
 from saematch.evaluation.scope import common_fold, far_pairs, labels_of, steps_of
 from saematch.runs.api import match_layers
@@ -183,46 +184,35 @@ class Study:
                 self._begin("loss", f"loss with hidden states after layer {pair[1]} replaced")
                 measure = partial(loss.measure_loss, source, selection, pair, a, b, permutations, costs)
                 self._measure(f"loss-{pair_name(pair)}", inputs, measure)
-                if substitution.measures_causes(source, causal_pairs):
-                    self._measure_causes(source, selection, pair, inputs, causal_pairs)
+                if causes_left_out(source, causal_pairs) is None:
+                    self._measure_causes(selection, pair, inputs, causal_pairs)
         for layer in self._layers:
             measure = partial(held_out.rare_features, selection, layer, self._sae(layer))
             self._measure(f"rare-{layer}", {"inputs": self._chain.hashes(layer), **tokens}, measure)
         if not isinstance(source, LanguageModel):
-            self.not_measured["delta_loss, substitution, ablation"] = "no language model was given"
-        elif not substitution.measures_causes(source, causal_pairs):
-            few = f"the texts have fewer than {substitution.FEWEST_DOCUMENTS} documents"
-            self.not_measured["substitution, ablation"] = (
-                few if causal_pairs else "no pairs are to be replaced (causal_pairs=)"
-            )
+            self.not_measured[loss.LOSS.name] = "no language model was given"
+        left_out = causes_left_out(source, causal_pairs)
+        if left_out is not None:
+            self.not_measured["substitution, ablation"] = left_out
 
     def _measure_causes(
-        self, model: LanguageModel, selection: TokenSelection, pair: Pair, inputs: Mapping[str, object], most: int
+        self, selection: TokenSelection, pair: Pair, inputs: Mapping[str, object], causal_pairs: int
     ) -> None:
         """Measure substitution and ablation of one pair of layers."""
-        a, b, permutations = self._sae(pair[0]), self._sae(pair[1]), self._permutations(pair)
-        rankings = ranked_pairs(self._chains, pair)
-        passes, blocks = substitution.passes_of(len(rankings)), model.blocks_between(pair)
-        self._begin(
-            "substitution",
-            f"features of layer {pair[1]} computed from their partners: at most {passes} passes over half of the texts",
-        )
-        if all(len(ranking.targets) for ranking in rankings):
-            order = {ranking.method: fingerprint([ranking.sources, ranking.targets]) for ranking in rankings}
-            measure = partial(substitution.measure_substitution, model, selection, pair, a, b, rankings, most)
-            self._measure(f"substitution-{pair_name(pair)}", {**inputs, "order": order, "most": most}, measure)
+        causes = Causes(selection, pair, self._sae(pair[0]), self._sae(pair[1]), self._chains)
+        layers, passes = f"layers {pair[0]} and {pair[1]}", causes.passes
+        self._begin("substitution", f"substitution, {layers}: at most {passes} passes over half of the texts")
+        if causes.has_pairs:
+            with_order = {**inputs, "order": causes.record(), "most": causal_pairs}
+            self._measure(f"substitution-{pair_name(pair)}", with_order, partial(causes.substitution, causal_pairs))
         else:
-            self.not_measured[f"substitution, layers {pair[0]} and {pair[1]}"] = "a method has matched no features"
-        self._begin(
-            "ablation",
-            f"effects of {ablation.ABLATED} features of layer {pair[0]} on layer {pair[1]}: {blocks} blocks for each",
-        )
-        if blocks > 0:
-            measure = partial(ablation.measure_ablation, model, selection, pair, a, b, permutations)
-            self._measure(f"ablation-{pair_name(pair)}", inputs, measure)
+            self.not_measured[f"substitution, {layers}"] = "a method has matched no features"
+        blocks = f"{causes.blocks} {'block' if causes.blocks == 1 else 'blocks'}"
+        self._begin("ablation", f"ablation, {layers}: {ABLATED} features, {blocks} of the model for each")
+        if causes.blocks > 0:
+            self._measure(f"ablation-{pair_name(pair)}", inputs, partial(causes.ablation, self._permutations(pair)))
         else:
-            reason = "the first SAE does not read an earlier block"
-            self.not_measured[f"ablation, layers {pair[0]} and {pair[1]}"] = reason
+            self.not_measured[f"ablation, {layers}"] = "the first SAE does not read an earlier block"
 
     def texts(self, explanations: Mapping[int, Mapping[int, str]] | None) -> Mapping[int, Mapping[int, str]]:
         """Return the explanations that were given, or else the labels that are stored next to the SAEs."""

@@ -15,28 +15,26 @@ import torch
 from torch import Tensor
 
 from saematch.activations.selection import SIZE_COLUMNS, TokenSelection
-from saematch.activations.stored import ActivationSource
 from saematch.analysis.tables import PAIR, Row, Schema, fingerprint
 from saematch.evaluation.codes import CodedPair, Codes
 from saematch.evaluation.curves import SHARES, Curve, Pairing, curve_of
 from saematch.evaluation.loss import LossSums, sum_losses
 from saematch.evaluation.methods import EVALUATED
 from saematch.evaluation.model import LanguageModel
-from saematch.evaluation.rankings import NEAREST_SOURCE, RankedPairs, halves, nearest_sources
+from saematch.evaluation.rankings import NEAREST_SOURCE, RankedPairs, nearest_sources
 from saematch.evaluation.uncertainty import INTERVAL_COLUMNS
 from saematch.numeric.rounding import Floats
 from saematch.runs.plan import Pair
 from saematch.sae.autoencoder import SAE
 
 CAUSAL_PAIRS = 2000  # pairs of features at the end of the curve, by default
-FEWEST_DOCUMENTS = 3  # one to fit the regressions, and two for uncertainty
 
 _WHAT = {
     "method": "method whose cheapest pairs are replaced, see tables.json. nearest_source: for each target, the source "
     "with the largest decoder cosine, the largest cosine first",
     "replaced_by": "what each target's activation is computed from. partner: the activation of its source in the pair; "
     "nearest: that of the source with the largest decoder cosine; random: that of a random source. Each is multiplied "
-    "by the slope of the regression through the origin, from the documents that are not measured",
+    "by the slope of the regression through the origin, from the first half of the documents, which is not measured",
 }
 SUBSTITUTION = Schema(
     "substitution",
@@ -86,22 +84,15 @@ class Replaced(NamedTuple):
         return codes.y + change @ decoder[self.targets]
 
 
-def measures_causes(source: ActivationSource | None, causal_pairs: int) -> bool:
-    """Return whether substitution and ablation are measured: with a language model, and enough documents."""
-    if not isinstance(source, LanguageModel):
-        return False
-    return causal_pairs > 0 and int(source.documents.max()) + 1 >= FEWEST_DOCUMENTS
-
-
 def passes_of(methods: int) -> int:
-    """Return the most forward passes over the measured tokens, for a number of methods without `nearest_source`."""
+    """Return the most forward passes over the measured tokens, for a number of methods besides `nearest_source`."""
     # With and without the targets of each method, and two more sources for the targets of the evaluated run.
     return len(SHARES) * (2 * (methods + 1) + 2)
 
 
 def measure_substitution(
-    model: LanguageModel,
-    selection: TokenSelection,
+    fitted: TokenSelection,
+    measured: TokenSelection,
     layers: Pair,
     a: SAE,
     b: SAE,
@@ -110,10 +101,12 @@ def measure_substitution(
 ) -> dict[str, list[Row]]:
     """Measure the loss of the model with the activations of target features computed from their partners.
 
+    The slopes are fitted on the tokens of one part of a language model, and the loss is measured on those of another.
     The curve of every method has the same numbers of pairs: at most `most`, and no more than any method has.
     """
+    model = measured.source
+    assert isinstance(model, LanguageModel)
     pair = CodedPair(a, b, model.device)
-    fitted, measured = halves(model, selection)
     pairings = _pairings([*rankings, nearest_sources(pair.a, pair.b)], layers, a.F, most)
     scales = _slopes(pair, fitted, layers, pairings)
     sizes = curve_of(len(pairings[0].targets))
@@ -130,9 +123,7 @@ def measure_substitution(
         is_active.logical_or_((codes.g > 0).any(dim=0))
         return (replaced.states(codes, pair.b.W_dec) for replaced in passes.values())
 
-    part = measured.source
-    assert isinstance(part, LanguageModel)
-    sums = sum_losses(part, measured, layers, replacements, len(passes))
+    sums = sum_losses(model, measured, layers, replacements, len(passes))
     places = {key: place for place, key in enumerate(passes)}
     losses = [sums.replaced[[places[key] for key in of_pairing]] for of_pairing in keys]  # (sizes, units) each
     names = {"source": layers[0], "target": layers[1]}
