@@ -164,6 +164,22 @@ def test_no_error_exceeds_its_bound_and_no_claim_is_wrong_in_exact_arithmetic(me
         assert own - optimum <= Decimal(m.proof_gap) + Decimal("1e-25")
 
 
+@pytest.mark.parametrize("metric", ["correlation", "activation_cosine"])
+def test_codes_that_cancel_to_0_are_not_claimed_to_be_exact(metric):
+    """The true similarities are about 1e-17 of either sign, and their computed values are 0."""
+    f = np.array([[14, 6 + 2.0**-50, 2, 2, 6, 6, 6, 6]]).T
+    g = np.array([[1, 0, 1, 1, 1, 0, 0, 0], [1, 1, 1, 1, 0, 0, 0, 0]], dtype=np.float64).T
+    if metric == "activation_cosine":
+        f, g = np.array([[1, 1e-17, -1]]).T, np.array([[1, 1, 1], [1, -1, 1]], dtype=np.float64).T
+    (costs,) = exact_costs(metric, f, g)
+    m = sm.assign(Codes.of(f), Codes.of(g), metric=metric)
+    assert m.cost == 1
+    own = costs[int(m.perm[0])]
+    assert min(costs) < max(costs)
+    assert own - min(costs) <= Decimal(m.proof_gap)
+    assert Decimal(m.lower_bound) <= min(costs)
+
+
 @pytest.mark.parametrize("metric", METRICS)
 def test_ties_by_the_thousand_are_proved(metric):
     """Features that are active once, on few tokens, have the same similarity with many others."""

@@ -88,9 +88,12 @@ class Similarities:
             _divide_by_either(*sums, a.times_active, b.times_active)
         else:
             _scale(*sums, x.scale, y.scale, x.factor, y.factor)
-        # A feature that has similarity 0 with every other one has it without any rounding.
-        rounded = x.factor != 0, y.factor != 0
-        _mark_similar(*sums, *rounded)
+        # Similarities are 0 without any rounding for features whose codes do not vary, and, except for the correlation,
+        # for features that are never active together with another one.
+        if metric == "correlation":
+            rounded = x.scale != 0, y.scale != 0
+        else:
+            rounded = np.diff(sums.starts) > 0, np.bincount(sums.columns, minlength=b.F) > 0
         some = bool(rounded[0].any() and rounded[1].any())
         return cls(
             metric=metric,
@@ -260,15 +263,6 @@ def _sum_background(starts: Any, columns: Any, _values: Any, a: Any, b: Any, sum
     for i in range(len(starts) - 1):
         for e in range(starts[i], starts[i + 1]):
             sums[i] += a[i] * b[columns[e]]
-
-
-@compiled
-def _mark_similar(starts: Any, columns: Any, values: Any, rows: Any, of_columns: Any) -> None:
-    """Mark rows and columns with an entry that is not 0."""
-    for i in range(len(starts) - 1):
-        for e in range(starts[i], starts[i + 1]):
-            if values[e] != 0.0:
-                rows[i], of_columns[columns[e]] = True, True
 
 
 @compiled
