@@ -72,15 +72,20 @@ def view(r, tokens, features, strength, kept, names, count):
     return Codes(starts, (keys % len(names)).astype(np.int32), values[first], len(names))
 
 
-def planted(features, tokens, active, metric, appends):
-    """Match two SAEs whose features are the same but for what each of them misses, and print time and memory."""
+def two_views(features, tokens, active):
+    """Return the codes of two SAEs that see one world, and the partner of each feature of the first."""
     r = np.random.default_rng(0)
     where, which = world(r, features, tokens, active)
     strength, names = r.lognormal(size=len(where)), r.permutation(features)
     a = view(r, where, which, strength, KEPT[0], np.arange(features), tokens)
     b = view(r, where, which, strength, KEPT[1], names, tokens)
-    del where, which, strength
-    sm.assign(small(a), small(b), metric=metric)  # compile the loops
+    return a, b, names
+
+
+def planted(features, tokens, active, metric, appends):
+    """Match two SAEs whose features are the same but for what each of them misses, and print time and memory."""
+    sm.assign(*two_views(3_000, 2_000, active)[:2], metric=metric)  # compile the loops
+    a, b, names = two_views(features, tokens, active)
 
     def run():
         began = time.perf_counter()
@@ -104,11 +109,6 @@ def planted(features, tokens, active, metric, appends):
         more = {"active_together": together, "rounds": m.stats["rounds"]}
         append(f"planted codes, {metric}: co-firings", sizes, [counting])
         append(f"planted codes, {metric}: saematch", sizes, [solving], peak_bytes=peak, **more)
-
-
-def small(codes):
-    """Return the first tokens of some codes."""
-    return codes.select(np.arange(len(codes)) < 500)
 
 
 def real(folder, states, document_length):

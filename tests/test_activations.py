@@ -180,6 +180,18 @@ def test_codes_that_cancel_to_0_are_not_claimed_to_be_exact(metric):
     assert Decimal(m.lower_bound) <= min(costs)
 
 
+@pytest.mark.parametrize("through_passes", [pytest.param(True, marks=pytest.mark.through_passes), False])
+@pytest.mark.parametrize("max_cost", [None, 0])
+@pytest.mark.parametrize("metric", METRICS)
+def test_an_sae_matched_with_itself_costs_nothing_and_that_is_proved(metric, max_cost, through_passes):
+    codes = np.abs(made_codes(3, 500, 50)) + np.zeros((1, 1), dtype=np.float32)
+    codes[:, 7] = codes[:, 3]
+    codes = codes[:, (codes != 0).any(axis=0) & (np.ptp(codes, axis=0) > 0)]
+    m = sm.assign(Codes.of(codes), Codes.of(codes[:, ::-1].copy()), metric=metric, max_cost=max_cost)
+    assert (m.status, m.objective, m.proof_gap) == ("optimal", 0, 0)
+    assert max_cost == 0 or m.matched == codes.shape[1]
+
+
 @pytest.mark.parametrize("metric", METRICS)
 def test_ties_by_the_thousand_are_proved(metric):
     """Features that are active once, on few tokens, have the same similarity with many others."""
@@ -414,8 +426,9 @@ def test_a_run_does_not_resume_with_other_activations(folder_of_states, tmp_path
     with pytest.raises(MatchError, match="holds another run: activations was"):
         sm.match_layers(layers, tmp_path / "run", metric="jaccard", activations=moved)
     list(encode_layers(layers, StoredActivations(folder_of_states), tmp_path / "codes"))
-    with pytest.raises(MatchError, match="from another SAE or other activations"):
-        list(encode_layers(layers, StoredActivations(moved), tmp_path / "codes"))
+    for other in (StoredActivations(moved), StoredActivations(folder_of_states, 50)):  # documents are written too
+        with pytest.raises(MatchError, match="from another SAE or other activations"):
+            list(encode_layers(layers, other, tmp_path / "codes"))
 
 
 @pytest.mark.parametrize("executor", ["threads", "processes"])
@@ -514,7 +527,7 @@ def test_lists_of_lines_are_those_of_all_lines_at_every_point():
         assert (np.isinf(values) == (partners < 0)).all()
 
 
-def test_what_cannot_be_compared_is_refused_with_what_to_do(tmp_path):
+def test_what_cannot_be_compared_is_refused_with_what_to_do(folder_of_states, tmp_path):
     a, b = sm.load("sample?layer=8"), sm.load("sample?layer=9")
     x = Codes.of(np.eye(3, dtype=np.float32))
     states = np.ones((4, a.d), dtype=np.float32)
@@ -533,7 +546,7 @@ def test_what_cannot_be_compared_is_refused_with_what_to_do(tmp_path):
     refused("expected \\(tokens, 576\\)", lambda: sm.match(a, b, metric="jaccard", activations=(states[:, 1:], states)))
     refused("is of 3 features", lambda: sm.match(a, b, metric="jaccard", activations=(x, states)))
     share = {"metric": "jaccard", "activations": (states, states)}
-    refused("above 0 and below 1", lambda: sm.match(a, b, **share, weights_share=1))
+    refused("from 1e-06 to 1 - 1e-06", lambda: sm.match(a, b, **share, weights_share=1))
     refused("give the weights a share", lambda: sm.match(a, b, **share, parts=["decoder"]))
     refused("a bias is one number", lambda: sm.match(a, b, **share, weights_share=0.5, parts=["bias"]))
     refused("weights_share is for a metric of activations", lambda: sm.match(a, b, weights_share=0.5))
@@ -551,6 +564,19 @@ def test_what_cannot_be_compared_is_refused_with_what_to_do(tmp_path):
     refused("must ascend", lambda: Codes(np.array([0, 2]), np.array([1, 0], np.int32), np.ones(2), 3))
     refused("numbered from 0 to 2", lambda: Codes(np.array([0, 1]), np.array([3], np.int32), np.ones(1), 3))
     refused("does not divide", lambda: Codes(np.array([0, 5]), np.array([1], np.int32), np.ones(1), 3))
+    wrapped = np.array([0, 2**63 - 1, -2, 1])  # whose differences wrap around
+    refused("does not divide", lambda: Codes(wrapped, np.array([1], np.int32), np.ones(1), 3))
+    for many in (-1, 2**70):
+        refused(
+            "their number is from 0", lambda many=many: Codes(np.array([0]), np.zeros(0, np.int32), np.ones(0), many)
+        )
+    refused("is a folder; name a file in it", lambda: sm.match(a, b, metric="jaccard", activations=(tmp_path, states)))
+    for outliers in (-1, np.nan, 0):
+        source = StoredActivations(folder_of_states)
+        refused(
+            "give medians of the norm above 0",
+            lambda source=source, outliers=outliers: list(encode_layers({8: a}, source, tmp_path, outliers=outliers)),
+        )
     x.save(tmp_path / "codes.safetensors")
     refused("is there already", lambda: x.save(tmp_path / "codes.safetensors"))
     sm.assign([[1.0]], [[1.0]]).save(tmp_path / "m.safetensors")

@@ -8,9 +8,10 @@ import torch
 
 import saematch as sm
 from planted import COSINE, DOCUMENTS, LENGTH, PERSIST, SPLIT, VANISH, D, F, World
+from saematch.activations import Codes
 from saematch.activations.selection import TokenSelection
 from saematch.evaluation import StoredActivations, Table, evaluate
-from saematch.evaluation.held_out import FEWEST
+from saematch.evaluation.held_out import FEWEST, mean_correlation, pair_sums
 from saematch.evaluation.study import SCHEMAS
 from saematch.evaluation.uncertainty import bootstrap_counts, interval, mean_ratio
 from saematch.storage.folders import LocalFolder
@@ -127,6 +128,16 @@ def test_correlations_on_the_other_half_are_numpys_and_rare_features_are_named(w
         assert value(found, "held_out", "same_partner", method=method) > 0.8
     rare = {(row["layer"], row["feature"]) for row in found[0].tables["rare_features"].rows}
     assert rare == {(layer, i) for layer in (0, 1) for i in np.nonzero(~frequent[layer])[0]}
+
+
+def test_codes_that_do_not_vary_have_no_correlation_on_the_other_half():
+    constant = np.full((200, 1), 0.3)
+    codes = Codes.of(np.hstack([constant, np.random.default_rng(0).random((200, 1))]))
+    units = np.arange(200) // 10
+    for pairs in ([0], [0, 1]):
+        sums = pair_sums(codes, codes, np.array(pairs), np.array(pairs), units, 20)
+        total = mean_correlation(*(values.sum(axis=0, keepdims=True) for values in sums))
+        np.testing.assert_allclose(total, 1.0 if 1 in pairs else np.nan)
 
 
 def test_a_gate_carries_the_cheap_pairs_alone(world, found, partner):

@@ -65,8 +65,10 @@ class Codes:
             )
         if self.values.dtype not in (np.float32, np.float64):
             raise MatchError(f"{self.source}: values are {self.values.dtype}; expected float32 or float64")
+        if not 0 <= self.F < 2**31:
+            raise MatchError(f"{self.source}: {self.F!r:.40} features; their number is from 0 to {2**31 - 1:,}")
         ends_fit = len(starts) > 0 and starts[0] == 0 and starts[-1] == len(features) == len(self.values)
-        if not ends_fit or (np.diff(starts) < 0).any():
+        if not ends_fit or (starts[1:] < starts[:-1]).any():
             raise MatchError(f"{self.source}: starts does not divide the {len(features):,} entries among tokens")
         if len(features) and not 0 <= int(features.min()) <= int(features.max()) < self.F:
             raise MatchError(f"{self.source}: features are numbered from 0 to {self.F - 1:,}; there are others")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -105,9 +106,10 @@ def encode_layers(
         folder.mkdir(parents=True, exist_ok=True)
     encoded = EncodedLayers(TokenSelection.of(source, list(saes), outliers, documents=1), str(device))
     left_out = encoded.selection.size["left_out"]
+    documents = hashlib.sha256(source.documents.tobytes()).hexdigest()
     for layer, handle in saes.handles.items():
         path = folder / file_of_layer(layer)
-        inputs = {"sae": handle.sha256(), **encoded.record()}
+        inputs = {"sae": handle.sha256(), "documents": documents, **encoded.record()}
         is_new = overwrite or not path.is_file()
         if not is_new and made_from(path) != inputs:
             raise MatchError(

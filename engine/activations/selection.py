@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from saematch.activations.stored import ActivationSource
 from saematch.errors import MatchError
+from saematch.numeric.numbers import checked_number
 from saematch.numeric.rounding import Floats, Indices
 
 OUTLIERS = 10.0  # medians of the norm: a token above is an attention sink, not text
@@ -66,6 +68,9 @@ class TokenSelection:
             MatchError: if there are fewer documents, or if the rows of two layers do not belong to the same
                 tokens: then they are as far from each other as rows in random order.
         """
+        if outliers is not None:
+            wrong = f"outliers is {outliers!r:.40}; give medians of the norm above 0, or none to keep all tokens"
+            outliers = checked_number(outliers, 0, sys.float_info.max, wrong, above=True)
         found = int(source.documents.max(initial=-1)) + 1
         if found < documents:
             needed = "uncertainty needs at least two" if documents == 2 else f"at least {documents} is needed"
@@ -74,6 +79,11 @@ class TokenSelection:
         lengths: Floats = np.concatenate(norms, axis=1)
         limit = np.inf if outliers is None else outliers * np.median(lengths, axis=1, keepdims=True)
         selected: NDArray[np.bool_] = np.all(lengths <= limit, axis=0)
+        if not selected.any():
+            raise MatchError(
+                f"{source}: no token is left: every one has a norm above {outliers:g} medians in some layer; choose a "
+                "larger limit of outliers"
+            )
         selection = cls(source, tuple(layers), selected, source.documents % UNITS)
         selection._check_order()
         return selection

@@ -54,6 +54,7 @@ class Similarities:
         row_error: e `(F_A,)`, and `column_error`, e `(F_B,)`: each similarity is wrong by at most e_i + e_j.
         row_group: `(F_A,)`, the first source feature whose codes are the same on all tokens.
         column_group: `(F_B,)`, the same of target features.
+        twin: `(F_B,)`, the first source feature whose codes are those of a target feature, or a number from F_A on.
         times_active: on how many tokens each feature is active, of both sides.
     """
 
@@ -66,6 +67,7 @@ class Similarities:
     column_error: Floats
     row_group: Indices
     column_group: Indices
+    twin: Indices
     times_active: tuple[Indices, Indices] = field(repr=False)
 
     @classmethod
@@ -95,6 +97,10 @@ class Similarities:
         else:
             rounded = np.diff(sums.starts) > 0, np.bincount(sums.columns, minlength=b.F) > 0
         some = bool(rounded[0].any() and rounded[1].any())
+        # Features with the same codes have a similarity of exactly 1, if their codes vary.
+        alike = _first_alike(rows, by_feature(*y.by_token, b.F))
+        row_group, twin = alike[: a.F], alike[a.F :]
+        _set_twins(*sums, np.where(rounded[0] & some, row_group, -1), twin)
         return cls(
             metric=metric,
             tokens=len(a),
@@ -103,8 +109,9 @@ class Similarities:
             column_factor=y.factor,
             row_error=np.where(rounded[0] & some, x.error, 0.0),
             column_error=np.where(rounded[1] & some, y.error, 0.0),
-            row_group=_first_alike(rows),
-            column_group=_first_alike(by_feature(*y.by_token, b.F)),
+            row_group=row_group,
+            column_group=_first_of_each(twin),
+            twin=twin,
             times_active=(a.times_active, b.times_active),
         )
 
@@ -123,6 +130,11 @@ class Similarities:
         values = self.row_factor[rows] * self.column_factor[columns]
         _look_up(*self.entries, rows, columns, values)
         return -values
+
+    def are_twins(self, rows: Indices, columns: Indices) -> NDArray[np.bool_]:
+        """Return which pairs have the same codes, which vary: their similarity is 1 without any rounding."""
+        same: NDArray[np.bool_] = (self.row_group[rows] == self.twin[columns]) & (self.row_error[rows] > 0)
+        return same
 
     @cached_property
     def total(self) -> float:
@@ -162,13 +174,14 @@ def _prepared(metric: ActivityMetric, codes: Codes) -> _Side:
     if metric == "correlation":
         return _standardised(codes)
     zeros, times = np.zeros(codes.F), codes.times_active
-    error = 2 * _sum_error(times)
     if metric == "jaccard":
         ones = np.ones(len(codes.values), dtype=np.float32)
-        return _Side(Entries(codes.starts, codes.features, ones), zeros, zeros, zeros, error)
+        rounding = np.full(codes.F, UNIT_64)
+        return _Side(Entries(codes.starts, codes.features, ones), zeros, zeros, zeros, rounding)
     _, squares = _sums(codes.features, codes.values, zeros)
     scale = np.divide(1.0, np.sqrt(squares), out=np.zeros(codes.F), where=squares > 0)
-    return _Side(Entries(codes.starts, codes.features, codes.values), zeros, scale, zeros, error)
+    by_token = Entries(codes.starts, codes.features, codes.values)
+    return _Side(by_token, zeros, scale, zeros, 2 * _sum_error(times))
 
 
 def _standardised(codes: Codes) -> _Side:
@@ -213,18 +226,27 @@ def _sums(features: NDArray[np.int32], values: NDArray[Any], shift: Floats) -> t
     return sums[0], sums[1]
 
 
-def _first_alike(rows: Entries) -> Indices:
-    """Return for each row the first one with the same entries."""
-    ends = list(zip(rows.starts[:-1].tolist(), rows.starts[1:].tolist(), strict=True))
+def _first_alike(rows: Entries, others: Entries) -> Indices:
+    """Return for each row, and then for each of the others, the first one of all with the same entries."""
+    sides = rows, others
+    starts = np.concatenate([rows.starts[:-1], others.starts + rows.starts[-1]])
+    columns, values = (np.concatenate([side[n] for side in sides]) for n in (1, 2))
+    ends = list(zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True))
 
     def content(items: Indices) -> Any:
         for item in items.tolist():
             part = slice(*ends[item])
-            yield np.concatenate([rows.columns[part].view(np.uint8), rows.values[part].view(np.uint8)])
+            yield np.concatenate([columns[part].view(np.uint8), values[part].view(np.uint8)])
 
     marks = np.zeros(len(ends))
-    _mark(*rows, marks)
+    _mark(starts, columns, values, marks)
     return first_alike(marks, content)
+
+
+def _first_of_each(groups: Indices) -> Indices:
+    """Return for each item the first one of the same group."""
+    _, first, inverse = np.unique(groups, return_index=True, return_inverse=True)
+    return first[inverse]
 
 
 @compiled
@@ -263,6 +285,15 @@ def _sum_background(starts: Any, columns: Any, _values: Any, a: Any, b: Any, sum
     for i in range(len(starts) - 1):
         for e in range(starts[i], starts[i + 1]):
             sums[i] += a[i] * b[columns[e]]
+
+
+@compiled
+def _set_twins(starts: Any, columns: Any, values: Any, groups: Any, twin: Any) -> None:
+    """Write a similarity of 1, times -1, for pairs of one group."""
+    for i in range(len(starts) - 1):
+        for e in range(starts[i], starts[i + 1]):
+            if groups[i] == twin[columns[e]]:
+                values[e] = -1.0
 
 
 @compiled

@@ -23,7 +23,7 @@ from saematch.assignment.dense import solve_all_pairs
 from saematch.assignment.duals import PassBounds
 from saematch.assignment.graph import CandidateGraph
 from saematch.assignment.refinement import refined
-from saematch.assignment.ties import in_order, spread, spread_ties
+from saematch.assignment.ties import in_order, once_for_identical_rows, spread, spread_ties
 from saematch.cost import Cost, Scan, Unmatched
 from saematch.numeric.rounding import UNIT_64, Floats, Indices, at_least
 
@@ -31,6 +31,7 @@ from saematch.numeric.rounding import UNIT_64, Floats, Indices, at_least
 # whose prices rose adds for the other rows. A longer list settles more rows for good, at the price of more edges.
 LISTED = 16
 LISTED_OF_RISEN = 4
+_OF_IDENTICAL = 16  # identical rows whose pairs with a column become edges
 _SETTLING = 3  # the round by which the lists of most rows have what matters
 WORTH = 0.7  # of all pairs: a pass that would look at more of them looks at all of them
 _QUANTILES = (*np.linspace(0, 0.9, 10), 0.95, 0.98, 0.99, 0.995, 0.999, 1.0)  # of the rises of prices, tried as t
@@ -205,7 +206,7 @@ def _add_candidates(cost: Cost, graph: CandidateGraph) -> float:
 
 def _add_listed(cost: Cost, graph: CandidateGraph, scan: Scan, prices: Floats) -> None:
     """Add all pairs that a pass listed, and pairs of equal cost: of identical rows, and of rows with many ties."""
-    pairs = scan.pairs()
+    pairs = once_for_identical_rows(*scan.pairs(), cost.identical_rows[0], _OF_IDENTICAL)
     graph.add(*pairs)
     graph.add(*spread(*pairs, *cost.identical_rows))
     graph.add(*spread_ties(cost, scan, prices))

@@ -32,6 +32,23 @@ def in_order(permutation: Indices, row_group: Indices, column_group: Indices) ->
     return _inverse(_share_out(takers, column_group, np.arange(rows)), rows)
 
 
+def once_for_identical_rows(rows: Indices, columns: Indices, row_group: Indices, most: int) -> tuple[Indices, Indices]:
+    """Return the pairs without those of more than `most` identical rows with one column.
+
+    Identical rows list the same columns: pairs of a few of them bound its price as well as pairs of all.
+    """
+    if _none_are_alike(row_group):
+        return rows, columns
+    order = np.lexsort((rows, columns, row_group[rows]))
+    group, column = row_group[rows[order]], columns[order]
+    new = np.ones(len(order), dtype=bool)
+    new[1:] = (group[1:] != group[:-1]) | (column[1:] != column[:-1])
+    starts = np.nonzero(new)[0]
+    place = np.arange(len(order)) - np.repeat(starts, np.diff(np.append(starts, len(order))))
+    kept = np.sort(order[place < most])
+    return rows[kept], columns[kept]
+
+
 def spread(rows: Indices, columns: Indices, row_group: Indices, column_group: Indices) -> tuple[Indices, Indices]:
     """Return more pairs that cost the same as the listed ones, for rows and columns that are identical to others.
 
@@ -57,6 +74,8 @@ def spread_ties(cost: Cost, scan: Scan, prices: Floats) -> tuple[Indices, Indice
     full = np.isfinite(scan.floors[:, -1])
     first, last = scan.floors[full, 0], scan.floors[full, -1]
     tied = scan.rows[full][last - first <= _SAME * (np.abs(first) + np.abs(last))]
+    # Of identical rows, one is enough: `spread` gives the others different partners.
+    tied = tied[cost.identical_rows[0][tied] == tied]
     # A few such rows find partners without help.
     if len(tied) < len(scan.rows) / 8 or cost.shape[1] <= _TIED:
         return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)

@@ -309,13 +309,14 @@ class Cost(ABC):
         This is for rows that no list can decide, because more pairs are within rounding of the minimum than the list
         holds.
         """
-        self.exact_pairs += len(rows) * self.shape[1]
-        places, lower = np.empty(len(rows), dtype=np.int64), np.empty(len(rows))
+        different, inverse = np.unique(self.identical_rows[0][rows], return_inverse=True)
+        self.exact_pairs += len(different) * self.shape[1]
+        places, lower = np.empty(len(different), dtype=np.int64), np.empty(len(different))
         step = max(1, self.tile[0] // 4)
-        for start in range(0, len(rows), step):
+        for start in range(0, len(different), step):
             part = slice(start, start + step)
-            places[part], lower[part] = self._minima_of_rows(rows[part], prices, price_error)
-        return places, lower
+            places[part], lower[part] = self._minima_of_rows(different[part], prices, price_error)
+        return places[inverse], lower[inverse]
 
     def _minima_of_rows(self, rows: Indices, prices: Floats, price_error: Floats) -> tuple[Indices, Floats]:
         least, lower = np.full(len(rows), np.inf), np.full(len(rows), np.inf)

@@ -53,7 +53,11 @@ class CodesCost(Cost):
 
     @override
     def exact_error(self, rows: Indices, columns: Indices, price_error: Floats) -> Floats:
-        return self._row_error[rows] + (self._column_error + price_error)[columns]
+        return self._pair_error(rows, columns) + price_error[columns]
+
+    def _pair_error(self, rows: Indices, columns: Indices) -> Floats:
+        error = self._row_error[rows] + self._column_error[columns]
+        return np.where(self._similarities.are_twins(rows, columns), 0.0, error)
 
     @override
     def block(self, rows: Indices, columns: Indices) -> Floats:
@@ -78,7 +82,7 @@ class CodesCost(Cost):
     def less(self, rows: Indices, columns: Indices, potentials: Floats, prices: Floats) -> tuple[Floats, Floats]:
         duals = [-one[rows] for one in potentials] + [-one[columns] for one in prices]
         value, error = exact_sum(np.ones(len(rows)), self.exact(rows, columns), *duals)
-        return value, error + self._row_error[rows] + self._column_error[columns]
+        return value, error + self._pair_error(rows, columns)
 
     @override
     def constant_error(self) -> tuple[Floats, Floats]:

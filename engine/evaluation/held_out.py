@@ -2,8 +2,8 @@
 
 A matching by activations fits the tokens that it was made from: the similarity of its pairs on these tokens is too
 high, most of all for features that are active on few of them. So features are matched by the first half of the
-documents, and the correlation of the codes of each pair is measured on the second half. Matchings by weights, which
-have seen no tokens, are measured in the same way.
+documents, and the correlation of the codes of each pair is measured on the second half: every second document is in
+either half. Matchings by weights, which have seen no tokens, are measured in the same way.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from saematch.runs.plan import Pair
 from saematch.sae.autoencoder import SAE
 
 FEWEST = 10  # tokens of each half on which a feature must be active; about rarer ones nothing can be said
+_NOTHING = 1e-9  # of the mean square: a variance below it is rounding
 HELD_OUT = Schema(
     "held_out",
     "Correlation of the codes of matched features on the second half of the documents, averaged over pairs",
@@ -157,9 +158,10 @@ def pair_sums(a: Codes, b: Codes, rows: Indices, columns: Indices, units: Indice
 
 def mean_correlation(tokens: Floats, f: Floats, g: Floats, f_square: Floats, g_square: Floats, both: Floats) -> Floats:
     """Return the mean correlation over all pairs whose codes vary, in each row of sums."""
-    variance = np.maximum((tokens * f_square - f**2) * (tokens * g_square - g**2), 0.0)
+    of_f, of_g = tokens * f_square - f**2, tokens * g_square - g**2
+    varies = (of_f > _NOTHING * tokens * f_square) & (of_g > _NOTHING * tokens * g_square)
     covariance, missing = tokens * both - f * g, np.full(f.shape, np.nan)
-    return mean_of_rows(np.divide(covariance, np.sqrt(variance), out=missing, where=variance > 0))
+    return mean_of_rows(np.divide(covariance, np.sqrt(np.where(varies, of_f * of_g, 1.0)), out=missing, where=varies))
 
 
 @compiled

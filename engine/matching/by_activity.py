@@ -20,6 +20,7 @@ from saematch.options import ActivityMetric, Part, Side
 from saematch.sae.autoencoder import SAE
 from saematch.sae.features import folded_rows
 
+_LEAST = 1e-6  # share of the weights, or of the activations, in a cost of both
 _ACTIVE = 100  # features a token, and tokens, for estimates if they are not known
 _TOKENS = 100_000
 
@@ -136,8 +137,7 @@ def checked_share(share: Any) -> float | None:
     """Return the share of the weights in a cost, or None. Raises `MatchError` unless it is between 0 and 1."""
     if share is None:
         return None
-    wrong = f"weights_share is {share!r:.40}; give the share of the weights in the cost, above 0 and below 1, or none"
-    checked = checked_number(share, 0, 1, wrong, above=True)
-    if checked == 1:
-        raise MatchError(wrong)
-    return checked
+    wrong = (
+        f"weights_share is {share!r:.40}; give the share of the weights in the cost, from {_LEAST:g} to 1 - {_LEAST:g}"
+    )
+    return checked_number(share, _LEAST, 1 - _LEAST, f"{wrong}, or none")

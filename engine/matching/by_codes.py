@@ -200,8 +200,8 @@ def problem_of_activations(
     metric = check_activity_metric(metric)
     if not isinstance(activations, list | tuple) or len(activations) != 2:
         raise MatchError(
-            f"metric {metric!r} needs activations=(of the source, of the target): the hidden states (tokens, d) that "
-            "each SAE reads on the same tokens, or Codes"
+            f"metric {metric!r} needs activations= of the source and of the target: the hidden states (tokens, d) that "
+            "each SAE reads on the same tokens, or codes; as arrays, or as .npy and .safetensors files"
         )
     sides = [codes_of(sae, given) for sae, given in zip((a, b), activations, strict=True)]
     decoders = (folded_rows(a, ["decoder"], fold="none"), folded_rows(b, ["decoder"], fold="none"))
@@ -232,6 +232,9 @@ def codes_of(sae: SAE, given: Any) -> Codes:
     """
     if isinstance(given, str | os.PathLike):
         path = local_path(given)
+        if not path.is_file():
+            what = "is a folder; name a file in it" if path.is_dir() else "no such file"
+            raise MatchError(f"{path}: {what}")
         given = Codes.load(path) if Path(path).suffix == ".safetensors" else mapped_array(path, 2, "f")
     if not isinstance(given, Codes):
         return Codes.encode(sae, given)

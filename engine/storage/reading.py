@@ -61,6 +61,8 @@ def mapped_array(path: Path, axes: int, kinds: str) -> NDArray[Any]:
     Raises `MatchError` unless it has the number of axes, and one of the kinds of numbers.
     """
     refuse_pointer_at(path)
+    if not path.exists():
+        raise MatchError(f"{path}: no such file")
     with refusals("not an array that can be read", path, OSError, ValueError, EOFError):
         array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     if array.ndim != axes or array.dtype.kind not in kinds:
