@@ -6,6 +6,9 @@ import os
 from pathlib import Path
 
 os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is defined: before anything imports one
+# Read when torch is imported. Threads that wait for each other sleep: if they ran in a loop, they would keep other
+# processes of tests from the processors for up to ten times as long as the tests themselves take.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
 import pytest
