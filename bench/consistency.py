@@ -17,7 +17,8 @@ from record import append, peak_bytes
 from stored_matrix import THRESHOLD, numbers_by_scipy
 
 import saematch as sm
-from saematch.cli.consistency import distinct_names, print_summary
+from saematch.cli.consistency import print_summary
+from saematch.cli.named import distinct_names
 from saematch.sources.search import search
 
 ROUNDING = 1e-9  # of a mean of cosines in float64, with room to spare
