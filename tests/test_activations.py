@@ -509,6 +509,13 @@ def test_codes_of_dense_sparse_and_integer_arrays_are_the_same():
     assert (len(kept), kept.values.tolist()) == (2, [1.0, -3.0])
 
 
+def test_two_files_for_one_layer_are_refused(tmp_path):
+    for name in ("layer_8.npy", "layer_08.npy"):
+        np.save(tmp_path / name, np.zeros((4, 2)))
+    with pytest.raises(MatchError, match=r"several files for one layer: .*layer_08.npy, .*layer_8.npy"):
+        StoredActivations(tmp_path, 2)
+
+
 def test_lists_of_lines_are_those_of_all_lines_at_every_point():
     for seed in range(30):
         r = np.random.default_rng(seed)

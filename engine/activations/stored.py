@@ -77,7 +77,10 @@ class StoredActivations(ActivationSource):
         if not self._folder.is_dir():
             raise MatchError(f"{folder}: no such folder")
         paths = {path.stem.removeprefix("layer_"): path for path in sorted(self._folder.glob("layer_*.npy"))}
-        self._layers = {int(name): mapped_array(path, 2, "f") for name, path in paths.items() if name.isdecimal()}
+        numbered = {name: path for name, path in paths.items() if name.isdecimal()}
+        if len(set(map(int, numbered))) < len(numbered):
+            raise MatchError(f"{folder}: several files for one layer: {', '.join(sorted(map(str, numbered.values())))}")
+        self._layers = {int(name): mapped_array(path, 2, "f") for name, path in numbered.items()}
         if not self._layers:
             raise MatchError(f"{folder}: no activations there; expected layer_<number>.npy, (tokens, d)")
         counts = {layer: len(array) for layer, array in self._layers.items()}

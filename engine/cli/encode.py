@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
     with status_line(options.quiet or options.json) as show:
         source = activations_of(options, lambda: layers, device)
         assert source is not None  # the parser requires one
-        show("choosing the tokens")
+        show("choosing the tokens, and encoding the first layer")
         written = []
         for layer in encode_layers(
             layers,
