@@ -22,7 +22,7 @@ from saematch.resources import available_memory, processors
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
 
-# The memory of a process of tests (1.5 GB have been measured) and of what it starts, such as a browser or a cluster.
+# The memory of a process of tests (1.6 GB have been measured) and of what it starts, such as a browser or a cluster.
 PROCESS_BYTES = 3 * 2**30
 
 SHARED = Path(__file__).parent.parent.parent / "shared"
