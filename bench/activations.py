@@ -3,9 +3,12 @@
     python bench/activations.py                                two SAEs of 16,384 features on a million tokens
     python bench/activations.py --large                        two SAEs of 131,072 features on 100,000 tokens
     python bench/activations.py --saes FOLDER --states FOLDER --document-length N
+    python bench/activations.py --sample --states FOLDER --document-length N
 
 With `--saes`, the SAEs of layer 8 are matched with those of layers 9, 10 and 13, by half of the documents of the hidden
-states, and judged by the other half. Rows are appended to `bench/results/cpu.jsonl` only with `--append`.
+states, and judged by the other half. With `--sample`, layers 8 and 9 of the packaged sample are matched by decoder
+cosine and by correlation, and the features are listed on whose partners the two disagree most. Rows are appended to
+`bench/results/cpu.jsonl` only with `--append`.
 """
 
 from __future__ import annotations
@@ -17,13 +20,15 @@ import numpy as np
 from record import append, peak_bytes
 
 import saematch as sm
-from saematch.activations import Codes
+from saematch.activations import Codes, Similarities
+from saematch.activations.layers import EncodedLayers
 from saematch.activations.selection import TokenSelection
 from saematch.activations.stored import StoredActivations
 from saematch.evaluation.held_out import measure_held_out
 from saematch.evaluation.methods import MethodPermutation
 from saematch.matching.by_codes import CodesProblem
 from saematch.matching.solver import Solver
+from saematch.options import Side
 
 KEPT = (0.9, 0.85)  # share of the active features of the world that each side sees
 CHANCE = 0.1  # active features by chance, relative to those of the world
@@ -35,12 +40,15 @@ def main() -> None:
     parser.add_argument("--large", action="store_true", help="131,072 features and 100,000 tokens")
     parser.add_argument("--metric", default="correlation", help="correlation, jaccard or activation_cosine")
     parser.add_argument("--saes", metavar="FOLDER", help="real SAEs, with --states")
+    parser.add_argument("--sample", action="store_true", help="the packaged sample, with --states")
     parser.add_argument("--states", metavar="FOLDER", help="hidden states: layer_<number>.npy")
     parser.add_argument("--document-length", type=int, metavar="N", help="tokens of each document of the hidden states")
     parser.add_argument("--append", action="store_true", help="append rows to bench/results/cpu.jsonl")
     options = parser.parse_args()
     if options.saes is not None:
         real(options.saes, options.states, options.document_length)
+    elif options.sample:
+        disagreements(options.states, options.document_length)
     elif options.large:
         planted(131_072, 100_000, 50, options.metric, options.append)
     else:
@@ -111,12 +119,52 @@ def planted(features, tokens, active, metric, appends):
         append(f"planted codes, {metric}: saematch", sizes, [solving], peak_bytes=peak, **more)
 
 
+def encoder(layers, selection):
+    """Return a function that encodes the selected tokens of a layer."""
+    encoded = EncodedLayers(selection)
+    return lambda layer: encoded.codes(layers[layer], layer, Side.SOURCE)
+
+
+def disagreements(states, document_length):
+    """Print how decoder cosines and correlations disagree on the partners of features, and where they do so most."""
+    layers, pair = sm.load_layers("sample"), (8, 9)
+    selection = TokenSelection.of(StoredActivations(states, document_length), pair)
+    codes, odd = map(encoder(layers, selection), pair), selection.units[selection.selected] % 2 == 1
+    first, second = zip(*((one.select(~odd), one.select(odd)) for one in codes), strict=True)
+    similarities = Similarities.of("correlation", *second)
+    a, b = (layers[layer] for layer in pair)
+    matchings = {
+        "decoder cosine": sm.match(a, b, metric="cosine", parts=["decoder"]),
+        "correlation": sm.match(a, b, metric="correlation", activations=first),
+    }
+    perms = [m.perm.numpy() for m in matchings.values()]
+    cosines = [m.cosine.numpy() for m in matchings.values()]
+    correlations = [similarities.of_pairs(np.arange(a.F), perm) for perm in perms]
+    for name, cosine, r in zip(matchings, cosines, correlations, strict=True):
+        print(f"{name}: mean cosine {cosine.mean():.3f}, mean correlation on the second half {r.mean():.3f}")
+    print(f"same partner: {(perms[0] == perms[1]).mean():.1%}")
+    for low, high in ((-1.0, 0.3), (0.3, 0.5), (0.5, 0.7), (0.7, 1.01)):
+        chosen = (cosines[0] >= low) & (cosines[0] < high)
+        r = correlations[0][chosen]
+        print(f"decoder cosine from {low} to {high}: {chosen.sum()} pairs, r {r.mean():.2f}, at least {r.min():.2f}")
+    unlike = (cosines[1] < 0.2) & (correlations[1] > 0.6)
+    print(f"partners by correlation with a cosine below 0.2 and a correlation above 0.6: {unlike.sum()}")
+    labels = [layers.handles[layer].labels for layer in pair]
+    apart = np.where(perms[0] == perms[1], 0.0, correlations[1] - correlations[0])
+    for feature in (*np.argsort(-apart)[:12], *np.argsort(apart)[:8]):
+        print(f"{feature} {labels[0].get(feature)!r}")
+        for name, perm, cosine, r in zip(matchings, perms, cosines, correlations, strict=True):
+            partner = perm[feature]
+            print(f"    {name}: {partner} {labels[1].get(partner)!r}, cosine {cosine[feature]:.2f}, r {r[feature]:.2f}")
+
+
 def real(folder, states, document_length):
     """Print how alike the partners of real SAEs behave on documents that the matching has not seen."""
     layers, source = sm.load_layers(folder), StoredActivations(states, document_length)
     for pair in PAIRS:
         a, b = (layers[layer] for layer in pair)
         selection = TokenSelection.of(source, pair)
+        codes_of = encoder(layers, selection)
         matchings = {
             "folded weights (SAE Match)": sm.match(a, b),
             "decoder cosine": sm.match(a, b, metric="cosine", parts=["decoder"]),
@@ -125,7 +173,7 @@ def real(folder, states, document_length):
         }
         permutations = [MethodPermutation(name, 0, m.perm.numpy()) for name, m in matchings.items()]
         print(f"\nlayers {pair[0]} and {pair[1]}, {selection.size}")
-        for row in measure_held_out(selection, pair, a, b, permutations)["held_out"]:
+        for row in measure_held_out(selection, pair, a, b, permutations, codes_of)["held_out"]:
             same = "" if row["same_partner"] is None else f"; same partner by the other half {row['same_partner']:.1%}"
             print(
                 f"  {row['method']:26} {row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}], on the first half "

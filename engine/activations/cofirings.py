@@ -73,6 +73,13 @@ def sums_of_products(a: Entries, a_shift: Floats, b: Entries, b_shift: Floats, w
 
 
 @compiled
+def find_entry(starts: Any, columns: Any, i: Any, j: Any) -> Any:
+    """Return the place of the entry of row i and column j, -1 if there is none."""
+    place = starts[i] + np.searchsorted(columns[starts[i] : starts[i + 1]], j)
+    return place if place < starts[i + 1] and columns[place] == j else -1
+
+
+@compiled
 def _turn(starts: Any, features: Any, values: Any, place: Any, tokens: Any, turned: Any) -> None:
     for n in range(len(starts) - 1):
         for e in range(starts[n], starts[n + 1]):

@@ -108,7 +108,9 @@ class Findings:
             columns |= {"margin": margins.bound.numpy(), "margin_exact": margins.is_exact.numpy()}
             columns["tied"] = margins.tied.numpy()
             assert matching.margin_finder is not None
-            columns |= _runners_up(matching.margin_finder.solver, comparison.problem_of(a.features, b.features), perm)
+            problem = self.problem(pair)
+            assert problem is not None
+            columns |= _runners_up(matching.margin_finder.solver, problem, perm)
         return columns
 
     def expected(self) -> list[str]:

@@ -157,9 +157,9 @@ class Cost(ABC):
         """An upper bound for every finite cost, in units of the cost."""
 
     @property
-    @abstractmethod
     def smallest_cost(self) -> float:
-        """A lower bound for every cost, in units of the cost."""
+        """A lower bound for every cost, in units of the cost: 0.0, as neither distances nor 1 - similarity are less."""
+        return 0.0
 
     def largest_cost_up_to(self, limit: float) -> float:  # noqa: ARG002 (a bound for all costs holds for some of them)
         """Return an upper bound for every cost that is at most `limit`, in units of the cost."""

@@ -21,6 +21,7 @@ from saematch.cost.passes import TILE
 from saematch.cost.sparse_passes import LinePasses, SparsePasses
 from saematch.cost.unmatched import Unmatched
 from saematch.numeric.compiled import compiled
+from saematch.numeric.gather import places_of
 from saematch.numeric.rounding import UNIT_64, Floats, Indices, exact_sum, gamma
 from saematch.numeric.threads import ThreadPool
 
@@ -63,8 +64,7 @@ class CodesCost(Cost):
     def block(self, rows: Indices, columns: Indices) -> Floats:
         sides = self._similarities
         values = sides.row_factor[rows][:, None] * sides.column_factor[columns]
-        place = np.full(self.shape[1], -1, dtype=np.int32)
-        place[columns] = np.arange(len(columns))
+        place = places_of(columns, self.shape[1])
         with ThreadPool(values.size) as pool:
             parts = pool.split(len(rows))
             pool.run(partial(_set, *sides.entries, rows[part], place, values[part]) for part in parts)
@@ -103,11 +103,6 @@ class CodesCost(Cost):
     @override
     def largest_cost(self) -> float:
         return 2.0 + 1e-6
-
-    @property
-    @override
-    def smallest_cost(self) -> float:
-        return 0.0
 
     @cached_property
     @override

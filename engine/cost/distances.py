@@ -175,11 +175,6 @@ class DistanceCost(Cost):
         constants = float(self.row_constant.max(initial=0.0) + self.column_constant.max(initial=0.0))
         return (constants + product) * (1 + 1e-9)
 
-    @property
-    @override
-    def smallest_cost(self) -> float:
-        return 0.0
-
     @cached_property
     @override
     def identical_rows(self) -> tuple[Indices, Indices]:

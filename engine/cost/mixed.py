@@ -15,7 +15,6 @@ from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from typing_extensions import override
 
 from saematch.activations.cofirings import Entries
@@ -27,7 +26,8 @@ from saematch.cost.products import TileProducts
 from saematch.cost.sparse_passes import SparsePasses
 from saematch.cost.unmatched import Unmatched
 from saematch.numeric.compiled import compiled
-from saematch.numeric.rounding import UNIT_32, UNIT_64, Floats, Indices, gamma
+from saematch.numeric.gather import places_of
+from saematch.numeric.rounding import UNIT_32, UNIT_64, Floats, Indices, first_of_each, gamma
 from saematch.numeric.threads import ThreadPool
 
 _ROUNDING = 32 * UNIT_64  # of the few operations on numbers of at most 3
@@ -108,8 +108,7 @@ class MixedCost(Cost):
     @override
     def block(self, rows: Indices, columns: Indices) -> Floats:
         values, sides = self.distances.block(rows, columns), self._similarities
-        place = np.full(self.shape[1], -1, dtype=np.int32)
-        place[columns] = np.arange(len(columns))
+        place = places_of(columns, self.shape[1])
         factors = sides.row_factor, sides.column_factor, self.scale * self._factor
         with ThreadPool(values.size) as pool:
             parts = pool.split(len(rows))
@@ -142,10 +141,8 @@ class MixedCost(Cost):
         value, error = self.distances.less(rows, columns, more, np.concatenate([prices, (self._b**2)[None]]))
         total = value + self._correction(rows, columns)
         of_rows, of_columns = self._errors
-        error = (
-            error + (of_rows[rows] + of_columns[columns]) / self.scale + 4 * UNIT_64 * (np.abs(value) + np.abs(total))
-        )
-        return total, error
+        error = error + (of_rows[rows] + of_columns[columns]) / self.scale
+        return total, error + 4 * UNIT_64 * (np.abs(value) + np.abs(total))
 
     @override
     def constant_error(self) -> tuple[Floats, Floats]:
@@ -161,11 +158,6 @@ class MixedCost(Cost):
     @override
     def largest_cost(self) -> float:
         return self.distances.largest_cost + 2 * self._factor + 1e-6
-
-    @property
-    @override
-    def smallest_cost(self) -> float:
-        return 0.0
 
     @cached_property
     @override
@@ -190,24 +182,20 @@ class MixedCost(Cost):
     @override
     def identical_rows(self) -> tuple[Indices, Indices]:
         by_weights, sides = self.distances.identical_rows, self._similarities
-        return _alike(by_weights[0], sides.row_group), _alike(by_weights[1], sides.column_group)
+        rows, columns = zip(by_weights, (sides.row_group, sides.column_group), strict=True)
+        return _alike_in_both(*rows), _alike_in_both(*columns)
 
     # Unmatched features, and passes.
 
     @override
     def unmatched(self, row: float, column: float) -> Unmatched:
-        of_rows, of_columns = self.constant_error()
-        errors = [
-            np.where(
-                np.isfinite(price), self.scale * (error + 4 * UNIT_64 * (min(abs(price), 1e300) + np.abs(constant))), 0
-            )
-            for price, error, constant in (
-                (row, of_rows, self.row_constant),
-                (column, of_columns, self.column_constant),
-            )
-        ]
-        rows, columns = (row - self.row_constant) * self.scale, (column - self.column_constant) * self.scale
-        return Unmatched((row, column), 0.0, rows, columns, errors[0], errors[1])
+        sides = (row, self.row_constant), (column, self.column_constant)
+        errors = [np.zeros(size) for size in self.shape]
+        for error, of_constant, (price, constant) in zip(errors, self.constant_error(), sides, strict=True):
+            if np.isfinite(price):
+                error[:] = self.scale * (of_constant + 4 * UNIT_64 * (abs(price) + np.abs(constant)))
+        rows, columns = ((price - constant) * self.scale for price, constant in sides)
+        return Unmatched((row, column), 0.0, rows, columns, *errors)
 
     @override
     def by_cost(self) -> tuple[Floats, Floats]:
@@ -233,25 +221,14 @@ def mixed_costs(
     return np.maximum(distances - factor / 2 * (a + b) ** 2 + factor * (1.0 - similar), 0.0)
 
 
-def _alike(first: Indices, second: Indices) -> Indices:
-    """Return the first item that is alike in both ways."""
-    _, places, inverse = np.unique(np.stack([first, second]), axis=1, return_index=True, return_inverse=True)
-    alike: Indices = places[inverse.ravel()]
-    return alike
+def _alike_in_both(group: Indices, other: Indices) -> Indices:
+    """Return for each item the first one that is of the same two groups, which are numbered below the item count."""
+    return first_of_each(group * len(group) + other)
 
 
 @compiled
 def _add_entries(
-    starts: Any,
-    columns: Any,
-    entries: Any,
-    a: Any,
-    b: Any,
-    factor: Any,
-    tile: NDArray[Any],
-    first: Any,
-    left: Any,
-    out: Any,
+    starts: Any, columns: Any, entries: Any, a: Any, b: Any, factor: Any, tile: Any, first: Any, left: Any, out: Any
 ) -> None:
     """Fill `out` with the values of a tile, which begins at (first, left), corrected, at the entries of its pairs."""
     for r in range(len(tile)):

@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import override
 
-from saematch.activations.cofirings import Entries
+from saematch.activations.cofirings import Entries, find_entry
 from saematch.cost.lines import lowest_lines
 from saematch.cost.passes import Passes, ShortLists, merged_lists
 from saematch.numeric.compiled import compiled
+from saematch.numeric.gather import places_of
 from saematch.numeric.loops import keep
 from saematch.numeric.rounding import Floats, Indices
 from saematch.numeric.threads import ThreadPool
@@ -46,8 +47,7 @@ class SparsePasses(Passes):
         by_row, by_column = self.background.cheapest(rows, columns, constant, offset, limit, k, k_of_columns)
         # Pairs with an entry: its value takes the place of that of the background. No value above the last one of a
         # list of the background is listed, so that this value bounds all pairs that are not.
-        place = np.full(self.shape[1], -1, dtype=np.int32)
-        place[columns] = np.arange(len(columns))
+        place = places_of(columns, self.shape[1])
         _drop_entries(*self.entries, rows, columns, *by_column, False)
         bounds = by_column.values[:, -1:].repeat(k_of_columns, axis=1)
 
@@ -103,18 +103,6 @@ def _lowest(points: Floats, slopes: Floats, constants: Floats, lists: ShortLists
 
 
 @compiled
-def _has_entry(starts: Any, indices: Any, i: Any, j: Any) -> Any:
-    place, stop = starts[i], starts[i + 1]
-    while place < stop:
-        middle = (place + stop) // 2
-        if indices[middle] < j:
-            place = middle + 1
-        else:
-            stop = middle
-    return place < starts[i + 1] and indices[place] == j
-
-
-@compiled
 def _drop_entries(
     starts: Any, indices: Any, _entries: Any, rows: Any, columns: Any, values: Any, partners: Any, of_rows: Any
 ) -> None:
@@ -130,7 +118,7 @@ def _drop_entries(
             if partner < 0:
                 break
             i, j = (owner, partner) if of_rows else (partner, owner)
-            if not _has_entry(starts, indices, rows[i], columns[j]):
+            if find_entry(starts, indices, rows[i], columns[j]) < 0:
                 values[owner, kept], partners[owner, kept] = values[owner, n], partner
                 kept += 1
         for n in range(kept, last + 1):

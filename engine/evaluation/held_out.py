@@ -8,14 +8,13 @@ either half. Matchings by weights, which have seen no tokens, are measured in th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from saematch.activations import Codes
-from saematch.activations.layers import EncodedLayers
 from saematch.activations.selection import SIZE_COLUMNS, TokenSelection
 from saematch.analysis.tables import METHOD, PAIR, Row, Schema
 from saematch.evaluation.methods import BY_HALF, MethodPermutation
@@ -24,7 +23,6 @@ from saematch.matching.api import match
 from saematch.matching.result import Matching
 from saematch.numeric.compiled import compiled
 from saematch.numeric.rounding import Floats, Indices
-from saematch.options import Side
 from saematch.runs.plan import Pair
 from saematch.sae.autoencoder import SAE
 
@@ -71,11 +69,18 @@ class _Half(NamedTuple):
 
 
 def measure_held_out(
-    selection: TokenSelection, layers: Pair, a: SAE, b: SAE, permutations: Sequence[MethodPermutation]
+    selection: TokenSelection,
+    layers: Pair,
+    a: SAE,
+    b: SAE,
+    permutations: Sequence[MethodPermutation],
+    codes_of: Callable[[int], Codes],
 ) -> dict[str, list[Row]]:
-    """Measure how alike matched features behave on documents that no matching has seen, for one pair of layers."""
-    encoded = EncodedLayers(selection)
-    codes = [encoded.codes(sae, layer, Side.SOURCE) for sae, layer in zip((a, b), layers, strict=True)]
+    """Measure how alike matched features behave on documents that no matching has seen, for one pair of layers.
+
+    `codes_of` returns the codes of the SAE of a layer on the selected tokens.
+    """
+    codes = [codes_of(layer) for layer in layers]
     units = selection.units[selection.selected]
     halves = []
     for odd in (0, 1):
@@ -98,9 +103,9 @@ def match_by_half(name: str, a: SAE, b: SAE, codes: tuple[Codes, Codes]) -> Matc
     return match(a, b, metric=metric, activations=codes, weights_share=weights_share)
 
 
-def rare_features(selection: TokenSelection, layer: int, sae: SAE) -> dict[str, list[Row]]:
-    """Return the rows of the features of a layer that are active too rarely."""
-    codes = EncodedLayers(selection).codes(sae, layer, Side.SOURCE)
+def rare_features(selection: TokenSelection, layer: int, codes_of: Callable[[int], Codes]) -> dict[str, list[Row]]:
+    """Return the rows of the features of a layer that are active too rarely; for `codes_of`, see above."""
+    codes = codes_of(layer)
     odd = selection.units[selection.selected] % 2 == 1
     times = [codes.select(tokens).times_active for tokens in (~odd, odd)]
     rare = np.nonzero((times[0] < FEWEST) | (times[1] < FEWEST))[0]

@@ -8,6 +8,7 @@ from functools import lru_cache, partial
 import torch
 
 import saematch
+from saematch.activations.layers import EncodedLayers
 from saematch.activations.selection import TokenSelection
 from saematch.activations.stored import ActivationSource
 from saematch.analysis.tables import Ledger, Row, Schema, Table, fingerprint
@@ -27,6 +28,7 @@ from saematch.evaluation.methods import (
 from saematch.evaluation.model import LanguageModel
 from saematch.evaluation.schedule import Measurement, Schedule
 from saematch.evaluation.scope import common_fold, far_pairs, labels_of, steps_of
+from saematch.options import Side
 from saematch.runs.api import match_layers
 from saematch.runs.chain import Chain
 from saematch.runs.plan import Pair, pair_name
@@ -170,6 +172,8 @@ class Study:
         self._begin("norms", "norms of all tokens in all layers")
         selection = TokenSelection.of(source, self._layers, outliers)
         tokens = {"source": source.record(), "kept": fingerprint([selection.selected])}
+        encoded, measured = EncodedLayers(selection), set[int]()
+        codes_of = lru_cache(2)(lambda layer: encoded.codes(self._sae(layer), layer, Side.SOURCE))  # as for `_sae`
         for pair in self._pairs:
             self._begin("codes", f"activations of layers {pair[0]} and {pair[1]}")
             permutations, costs = self._permutations(pair), self._chain[pair].pair_cost.numpy()
@@ -178,17 +182,19 @@ class Study:
             measure = partial(codes.measure_codes, selection, pair, a, b, permutations, costs, self._device)
             self._measure(f"codes-{pair_name(pair)}", inputs, measure)
             self._begin("held out", f"layers {pair[0]} and {pair[1]}, matched by half of the documents")
-            measure = partial(held_out.measure_held_out, selection, pair, a, b, permutations)
+            measure = partial(held_out.measure_held_out, selection, pair, a, b, permutations, codes_of)
             self._measure(f"held-out-{pair_name(pair)}", inputs, measure)
+            for layer in pair:
+                if layer not in measured:
+                    measured.add(layer)
+                    measure = partial(held_out.rare_features, selection, layer, codes_of)
+                    self._measure(f"rare-{layer}", {"inputs": self._chain.hashes(layer), **tokens}, measure)
             if isinstance(source, LanguageModel):
                 self._begin("loss", f"loss with hidden states after layer {pair[1]} replaced")
                 measure = partial(loss.measure_loss, source, selection, pair, a, b, permutations, costs)
                 self._measure(f"loss-{pair_name(pair)}", inputs, measure)
                 if causes_left_out(source, causal_pairs) is None:
                     self._measure_causes(selection, pair, inputs, causal_pairs)
-        for layer in self._layers:
-            measure = partial(held_out.rare_features, selection, layer, self._sae(layer))
-            self._measure(f"rare-{layer}", {"inputs": self._chain.hashes(layer), **tokens}, measure)
         if not isinstance(source, LanguageModel):
             self.not_measured[loss.LOSS.name] = "no language model was given"
         left_out = causes_left_out(source, causal_pairs)

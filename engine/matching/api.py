@@ -13,8 +13,8 @@ from saematch.activations import Codes, check_activity_metric
 from saematch.assignment import Round
 from saematch.errors import MatchError
 from saematch.matching.batch import Matrices, is_batch, plain_problem, problems_of, solve_all
-from saematch.matching.by_activity import checked_weighing
-from saematch.matching.by_codes import Activations, problem_of_activations
+from saematch.matching.by_activity import checked_weighing, problem_of_activations
+from saematch.matching.by_codes import Activations
 from saematch.matching.comparison import Comparison, Fold
 from saematch.matching.permutation import check_permutation
 from saematch.matching.problem import Problem

@@ -1,4 +1,4 @@
-"""How the SAEs of a run are compared by their activations, and by their weights if these have a share of the cost."""
+"""How SAEs are compared by their activations, and by their weights if these have a share of the cost."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing_extensions import override
 from saematch.activations import Codes, check_activity_metric
 from saematch.activations.layers import LayerCodes, from_record
 from saematch.errors import MatchError
-from saematch.matching.by_codes import BYTES_PER_ENTRY, CodesProblem
+from saematch.matching.by_codes import BYTES_PER_ENTRY, CodesProblem, codes_of
 from saematch.matching.comparison import Comparing, Comparison
 from saematch.matching.problem import Problem, search_bytes
 from saematch.numeric.numbers import checked_number
@@ -26,11 +26,71 @@ _TOKENS = 100_000
 
 
 class CodedSAE(NamedTuple):
-    """The codes of an SAE, which are compared, and its decoder rows for cosines."""
+    """The codes of an SAE, its decoder rows for cosines, and its direction rows if weights have a share of the cost."""
 
     codes: Codes
     decoder: Rows
-    weights: Rows | None = None
+    weights: Rows | None
+
+    @classmethod
+    def of(cls, sae: SAE, codes: Codes, side: Side, weights: Comparison | None) -> CodedSAE:
+        """Return what is compared of an SAE on one side of a pair, with `weights` if they have a share of the cost."""
+        rows = None if weights is None else weights.features(sae, side).rows
+        return cls(codes, folded_rows(sae, ["decoder"], fold="none"), rows)
+
+
+def _problem_of(
+    metric: ActivityMetric,
+    max_cost: float | None,
+    weights_share: float | None,
+    x: CodedSAE,
+    y: CodedSAE,
+    remake: Callable[[], Problem] | None,
+) -> CodesProblem:
+    decoders = (x.decoder, y.decoder) if x.decoder.width == y.decoder.width else None
+    weights = None
+    if weights_share is not None and x.weights is not None and y.weights is not None:
+        weights = x.weights, y.weights, weights_share
+    return CodesProblem.checked(x.codes, y.codes, metric, max_cost, remake, decoders, weights)
+
+
+def problem_of_activations(
+    a: SAE,
+    b: SAE,
+    metric: ActivityMetric,
+    activations: Any,
+    max_cost: float | None,
+    weights_share: float | None = None,
+    weights: Comparison | None = None,
+) -> CodesProblem:
+    """Return the problem of two SAEs by their codes.
+
+    Args:
+        a: the source SAE.
+        b: the target SAE.
+        metric: the similarity.
+        activations: what each SAE is given, on the same tokens; see `codes_of`.
+        max_cost: see `match`.
+        weights_share: the share of the weights in the cost; None if only activations count.
+        weights: how the weights are compared, by their cosine.
+
+    Raises:
+        MatchError: unless the activations are those of both SAEs.
+    """
+    if not isinstance(activations, list | tuple) or len(activations) != 2:
+        raise MatchError(
+            f"metric {metric!r} needs activations= of the source and of the target: the hidden states (tokens, d) that "
+            "each SAE reads on the same tokens, or codes; as arrays, or as .npy and .safetensors files"
+        )
+    if weights is not None:
+        weights.check(a, b)
+    given = zip((a, b), activations, Side, strict=True)
+    x, y = (CodedSAE.of(sae, codes_of(sae, one), side, weights) for sae, one, side in given)
+
+    def make() -> CodesProblem:
+        return _problem_of(metric, max_cost, weights_share, x, y, make)
+
+    return make()
 
 
 @dataclass(frozen=True)
@@ -84,17 +144,12 @@ class ActivityComparison(Comparing[CodedSAE]):
     @override
     def features(self, sae: SAE, side: Side, layer: int) -> CodedSAE:
         """Return the codes and the decoder rows of the SAE of a layer on one side of a pair."""
-        weights = None if self.weights is None else self.weights.features(sae, side).rows
-        return CodedSAE(self.layers.codes(sae, layer, side), folded_rows(sae, ["decoder"], fold="none"), weights)
+        return CodedSAE.of(sae, self.layers.codes(sae, layer, side), side, self.weights)
 
     @override
     def problem_of(self, x: CodedSAE, y: CodedSAE, remake: Callable[[], Problem] | None = None) -> CodesProblem:
         """Return the problem of the features of two SAEs."""
-        decoders = (x.decoder, y.decoder) if x.decoder.width == y.decoder.width else None
-        weights = None
-        if self.weights_share is not None and x.weights is not None and y.weights is not None:
-            weights = x.weights, y.weights, self.weights_share
-        return CodesProblem.checked(x.codes, y.codes, self.metric, self.max_cost, remake, decoders, weights)
+        return _problem_of(self.metric, self.max_cost, self.weights_share, x, y, remake)
 
     @override
     def record(self) -> dict[str, Any]:

@@ -26,15 +26,14 @@ from saematch.cost import (
 )
 from saematch.errors import MatchError, memory_for
 from saematch.matching.backend import Backend
-from saematch.matching.comparison import Comparison
 from saematch.matching.problem import LARGEST_SQUARE, Problem, search_bytes
 from saematch.numeric.arrays import ArrayLike
 from saematch.numeric.cosines import row_cosines
 from saematch.numeric.rounding import UNIT_64, Floats, Indices
 from saematch.numeric.rows import Rows
-from saematch.options import ActivityMetric, Side
+from saematch.options import ActivityMetric
 from saematch.sae.autoencoder import SAE
-from saematch.sae.features import as_targets, folded_rows
+from saematch.sae.features import as_targets
 from saematch.storage.folders import local_path
 from saematch.storage.reading import mapped_array
 
@@ -172,51 +171,6 @@ class CodesProblem(Problem):
     @override
     def cosine(self, permutation: Indices) -> Floats | None:
         return None if self.decoders is None else row_cosines(*self.decoders, permutation)
-
-
-def problem_of_activations(
-    a: SAE,
-    b: SAE,
-    metric: ActivityMetric,
-    activations: Any,
-    max_cost: float | None,
-    weights_share: float | None = None,
-    weights: Comparison | None = None,
-) -> CodesProblem:
-    """Return the problem of two SAEs by their codes.
-
-    Args:
-        a: the source SAE.
-        b: the target SAE.
-        metric: the similarity.
-        activations: what each SAE is given, on the same tokens; see `codes_of`.
-        max_cost: see `match`.
-        weights_share: the share of the weights in the cost; None if only activations count.
-        weights: how the weights are compared, by their cosine.
-
-    Raises:
-        MatchError: unless the activations are those of both SAEs.
-    """
-    metric = check_activity_metric(metric)
-    if not isinstance(activations, list | tuple) or len(activations) != 2:
-        raise MatchError(
-            f"metric {metric!r} needs activations= of the source and of the target: the hidden states (tokens, d) that "
-            "each SAE reads on the same tokens, or codes; as arrays, or as .npy and .safetensors files"
-        )
-    sides = [codes_of(sae, given) for sae, given in zip((a, b), activations, strict=True)]
-    decoders = (folded_rows(a, ["decoder"], fold="none"), folded_rows(b, ["decoder"], fold="none"))
-
-    weighed = None
-    if weights_share is not None and weights is not None:
-        weights.check(a, b)
-        rows = [weights.features(sae, side).rows for sae, side in zip((a, b), Side, strict=True)]
-        weighed = rows[0], rows[1], weights_share
-
-    def make() -> CodesProblem:
-        known = decoders if a.d == b.d else None
-        return CodesProblem.checked(sides[0], sides[1], metric, max_cost, make, known, weighed)
-
-    return make()
 
 
 def codes_of(sae: SAE, given: Any) -> Codes:

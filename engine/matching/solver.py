@@ -134,7 +134,9 @@ class Solver:
         backend = choose_backend(self.backend, self.device, self.precision)
         cost = problem.cost(backend)
         if self.backend == "triton" and cost.backend == "torch":
-            raise MatchError('backend "triton" is for rows: a given matrix of costs is searched on the CPU')
+            raise MatchError(
+                'backend "triton" is for rows: costs that are given or by activations are searched on the CPU'
+            )
         return cost
 
 

@@ -20,6 +20,17 @@ def take_or(values: NDArray[Any], indices: NDArray[np.integer[Any]], missing: in
     return taken
 
 
+def places_of(indices: Indices, size: int) -> NDArray[np.int32]:
+    """Return the place of each number below `size` in a list of indices; -1 for numbers that are not in it.
+
+    >>> places_of(np.array([3, 0]), 4)
+    array([ 1, -1, -1,  0], dtype=int32)
+    """
+    places = np.full(size, -1, dtype=np.int32)
+    places[indices] = np.arange(len(indices))
+    return places
+
+
 def are_missing(keys: Indices, wanted: Indices) -> NDArray[np.bool_]:
     """Return which of the `wanted` keys are not among the ascending `keys`. No key is -1.
 

@@ -97,6 +97,16 @@ def first_alike(marks: Floats, content: Callable[[Indices], NDArray[Any]]) -> In
     return first
 
 
+def first_of_each(groups: Indices) -> Indices:
+    """Return for each item the first one of the same group.
+
+    >>> first_of_each(np.array([7, 2, 7, 2]))
+    array([0, 1, 0, 1])
+    """
+    _, first, inverse = np.unique(groups, return_index=True, return_inverse=True)
+    return first[inverse]
+
+
 def lower_quantile(values: Floats, share: float) -> float:
     """Return the number that the given share of all values does not exceed: of two middle values, the lower one.
 
