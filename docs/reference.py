@@ -16,6 +16,7 @@ from typing import Any
 
 import saematch
 import saematch.dictionaries
+from saematch.activations import procrustes
 from saematch.analysis.export import export
 from saematch.cli.main import make_parser
 from saematch.evaluation import evaluate
@@ -26,12 +27,13 @@ HERE = Path(__file__).parent
 MARK = "<!-- Below this line, the page is made by `make reference`. -->\n"
 PUBLIC = {
     **{f"saematch.{name}": getattr(saematch, name) for name in (
-        "load", "load_layers", "SAE", "Space", "match", "assign", "certify", "Matching", "match_layers", "Chain",
+        "load", "load_layers", "SAE", "Map", "Space", "match", "assign", "certify", "Matching", "match_layers", "Chain",
         "Step", "Progress", "consistency", "Consistency",
     )},
     **{f"saematch.dictionaries.{name}": getattr(saematch.dictionaries, name) for name in (
         "PairConsistency", "NullModel", "ConsistencyProgress", "draw_figures", "compare_heads", "HeadComparison",
     )},
+    "saematch.activations.procrustes": procrustes,
     "saematch.sources.Names": Names,
     "saematch.evaluation.evaluate": evaluate,
     "saematch.analysis.export.export": export,
@@ -39,7 +41,7 @@ PUBLIC = {
     "saematch.MatchError": saematch.MatchError,
     "saematch.NotCertified": saematch.NotCertified,
 }  # fmt: skip
-CONSTRUCTED = (saematch.SAE, saematch.Chain)  # classes that users construct
+CONSTRUCTED = (saematch.SAE, saematch.Map, saematch.Chain)  # classes that users construct
 SECTIONS = {"Args": "Arguments", "Attributes": "Attributes", "Raises": "Raises"}
 
 

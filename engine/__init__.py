@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from saematch.runs.chain import Step as Step
     from saematch.runs.records import Progress as Progress
     from saematch.sae import SAE as SAE
+    from saematch.sae import Map as Map
     from saematch.sae import Space as Space
     from saematch.sources import Layers as Layers
     from saematch.sources import load as load
@@ -52,7 +53,7 @@ _forked_before = _is_forked()
 
 _HOME = {
     "SAE": "sae", "Chain": "runs.chain", "Consistency": "dictionaries.result", "Layers": "sources",
-    "MatchError": "errors", "Matching": "matching.result", "NotCertified": "matching.result",
+    "Map": "sae", "MatchError": "errors", "Matching": "matching.result", "NotCertified": "matching.result",
     "Progress": "runs.records", "Space": "sae", "Step": "runs.chain", "assign": "matching.api",
     "certify": "matching.api", "consistency": "dictionaries.api", "load": "sources", "load_layers": "sources",
     "match": "matching.api", "match_layers": "runs.api",

@@ -68,9 +68,7 @@ class TokenSelection:
             MatchError: if there are fewer documents, or if the rows of two layers do not belong to the same
                 tokens: then they are as far from each other as rows in random order.
         """
-        if outliers is not None:
-            wrong = f"outliers is {outliers!r:.40}; give medians of the norm above 0, or none to keep all tokens"
-            outliers = checked_number(outliers, 0, sys.float_info.max, wrong, above=True)
+        outliers = checked_outliers(outliers)
         found = int(source.documents.max(initial=-1)) + 1
         if found < documents:
             needed = "uncertainty needs at least two" if documents == 2 else f"at least {documents} is needed"
@@ -129,3 +127,11 @@ class TokenSelection:
                     f"{self.source}: activations of layers {a} and {b} are as far from each other as rows in random "
                     "order: the rows do not belong to the same tokens in the same order"
                 )
+
+
+def checked_outliers(outliers: float | None) -> float | None:
+    """Return a limit in medians of the norm, or None. Raises `MatchError` unless it is positive."""
+    if outliers is None:
+        return None
+    wrong = f"outliers is {outliers!r:.40}; give medians of the norm above 0, or none to keep all tokens"
+    return checked_number(outliers, 0, sys.float_info.max, wrong, above=True)

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from saematch.errors import MatchError
-from saematch.numeric.arrays import checked_last, dense_array, dense_tensor, refuse_meta
+from saematch.numeric.arrays import ArrayLike, checked_last, dense_array, dense_tensor, refuse_meta
 from saematch.numeric.numbers import checked_count
 from saematch.options import Activation, FoldName, SaeFormat, names
+from saematch.sae.maps import Map, mapped_sae
 from saematch.sae.saving import save_sae
 from saematch.sae.spaces import UNKNOWN, Space
 from saematch.storage.folders import local_path
@@ -213,6 +214,33 @@ class SAE:
             W_dec=self.W_dec * s[:, None],
             threshold=None if self.threshold is None else self.threshold / s,
         )
+
+    def mapped(self, map: Map | ArrayLike | str | os.PathLike[str]) -> SAE:
+        """Write the SAE in the basis of another model, whose activations are h_B ~ (h - mean_a) M + mean_b.
+
+        Decoder rows become W_dec M, and encoder columns M^+ W_enc, where M^+ is the pseudo-inverse of M, its transpose
+        if M is orthogonal; the biases move by the means. The mapped SAE has the same codes on mapped activations as
+        this SAE has on its own, and its reconstructions are the mapped ones. If d > d_B, what M sends to 0 is lost: the
+        codes are those of this SAE on the activations without it. If d < d_B, the mapped SAE does not see activations
+        outside the rows of M. It is computed in float64, and rounded to the number type of the SAE, float32 or wider.
+
+        Args:
+            map: a `Map`, a matrix `(d, d_B)` for M, or a file of either.
+
+        Raises:
+            MatchError: for a map that is not for the width of this SAE, and for a transcoder, whose encoder and decoder
+                need different maps.
+
+        Examples:
+            >>> import torch
+            >>> import saematch as sm
+            >>> sae = sm.load_layers("sample")[8].to(torch.float64)
+            >>> turn = sm.Map(torch.linalg.qr(torch.randn(sae.d, sae.d, dtype=torch.float64)).Q)
+            >>> x = torch.randn(4, sae.d, dtype=torch.float64)
+            >>> torch.allclose(sae.mapped(turn).encode(turn.apply(x)), sae.encode(x))
+            True
+        """
+        return mapped_sae(self, Map.of(map))
 
     def save(
         self,

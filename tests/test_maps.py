@@ -1,0 +1,279 @@
+"""Maps into the basis of another model: SAEs that are written there, and maps that are fitted to activations."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import saematch as sm
+from saematch.activations import procrustes
+from saematch.errors import MatchError
+from saes import made_up
+from tolerance import FOLD
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def normal(*shape, seed=0):
+    return torch.randn(*shape, generator=generator(seed), dtype=torch.float64)
+
+
+def orthogonal(d, other=None, seed=0):
+    """Return a random matrix `(d, other)` with orthonormal rows, or with orthonormal columns if it has fewer."""
+    other = other or d
+    turn = torch.linalg.qr(normal(max(d, other), max(d, other), seed=seed)).Q
+    return turn[:d, :other]
+
+
+def some_maps(d):
+    """Return maps of every kind from activations of width `d`, by name."""
+    means = normal(d, seed=3), normal(d, seed=4)
+    wide = d + 3
+    return {
+        "orthogonal": sm.Map(orthogonal(d), *means),
+        "linear": sm.Map(normal(d, d), *means),
+        "without means": sm.Map(normal(d, d)),
+        "wider": sm.Map(normal(d, wide), means[0], normal(wide, seed=5)),
+        "orthogonal, wider": sm.Map(orthogonal(d, wide), means[0], normal(wide, seed=5)),
+    }
+
+
+# ---- SAEs in another basis
+
+
+@pytest.mark.parametrize("activation", ["jumprelu", "relu", "topk"])
+@pytest.mark.parametrize("name", some_maps(8))
+def test_a_mapped_sae_has_the_same_codes_on_mapped_activations(activation, name):
+    sae, map, x = made_up(activation=activation), some_maps(8)[name], 3 * normal(50, 8, seed=9)
+    mapped, codes = sae.mapped(map), sae.encode(x)
+    assert 0.05 < (codes != 0).double().mean() < 0.95
+    torch.testing.assert_close(mapped.encode(map.apply(x)), codes, rtol=0, atol=1e-11)
+    torch.testing.assert_close(mapped.decode(codes), map.apply(sae.decode(codes)), rtol=0, atol=1e-11)
+    assert mapped.threshold is sae.threshold
+    assert mapped.k == sae.k
+
+
+def test_mapped_weights_follow_their_formulas():
+    sae, map = made_up(), some_maps(8)["linear"]
+    M, a, b = (tensor.numpy() for tensor in (map.matrix, map.mean_a, map.mean_b))
+    mapped, inverse = sae.mapped(map), np.linalg.inv(M)
+    encoder = inverse @ sae.W_enc.numpy()
+    np.testing.assert_allclose(mapped.W_enc, encoder, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(mapped.W_dec, sae.W_dec.numpy() @ M, rtol=0, atol=1e-13)
+    np.testing.assert_allclose(mapped.b_dec, (sae.b_dec.numpy() - a) @ M + b, rtol=0, atol=1e-13)
+    np.testing.assert_allclose(
+        mapped.b_enc, sae.b_enc.numpy() + a @ sae.W_enc.numpy() - b @ encoder, rtol=0, atol=1e-11
+    )
+
+
+def test_a_narrower_basis_keeps_what_the_map_keeps():
+    """What the map sends to 0 is lost: the codes are those of the activations without it."""
+    sae, x = made_up(), 3 * normal(50, 8, seed=9)
+    map = sm.Map(normal(8, 5), normal(8, seed=3), normal(5, seed=4))
+    M = map.matrix.numpy()
+    kept = (x.numpy() - map.mean_a.numpy()) @ M @ np.linalg.pinv(M) + map.mean_a.numpy()
+    mapped = sae.mapped(map)
+    assert mapped.d == 5
+    expected = sae.encode(torch.from_numpy(kept))
+    torch.testing.assert_close(mapped.encode(map.apply(x)), expected, rtol=0, atol=1e-11)
+    assert not torch.equal(expected != 0, sae.encode(x) != 0)
+
+
+def test_a_wider_basis_is_seen_only_where_the_map_leads():
+    sae, map = made_up(), some_maps(8)["orthogonal, wider"]
+    h = map.apply(3 * normal(50, 8, seed=9))
+    outside = normal(50, 11, seed=8)
+    outside -= outside @ map.matrix.T @ map.matrix
+    mapped = sae.mapped(map)
+    torch.testing.assert_close(mapped.encode(h + outside), mapped.encode(h), rtol=0, atol=1e-11)
+
+
+def test_an_orthogonal_map_changes_no_cosine_and_no_norm():
+    sae, map = made_up(), some_maps(8)["orthogonal"]
+    mapped = sae.mapped(map)
+    for before, after in ((sae.W_dec, mapped.W_dec), (sae.W_enc.T, mapped.W_enc.T)):
+        torch.testing.assert_close(after @ after.T, before @ before.T, rtol=FOLD, atol=1e-13)
+
+
+def test_a_mapped_sae_says_so_and_keeps_its_number_type():
+    sae = made_up(
+        source="a.npz", reads=sm.Space("blocks.5.hook_resid_post"), writes=sm.Space("blocks.5.hook_resid_post")
+    )
+    mapped = sae.to(torch.float16).mapped(orthogonal(8))
+    assert (mapped.source, mapped.W_dec.dtype, mapped.b_enc.dtype) == ("a.npz, mapped", torch.float32, torch.float32)
+    assert "by a map that is orthogonal" in mapped.notes[-1]
+    assert mapped.reads.place is None
+    assert sae.mapped(orthogonal(8)).W_dec.dtype == torch.float64
+    header = sae.to("meta").mapped(orthogonal(8, 11))
+    assert (header.d, header.W_dec.is_meta) == (11, True)
+
+
+def test_a_map_that_does_not_fit_is_refused():
+    sae = made_up()
+    with pytest.raises(MatchError, match=r"width 8, and the map is \(5, 8\); expected \(8, d_B\)"):
+        sae.mapped(normal(5, 8))
+    with pytest.raises(MatchError, match="a transcoder reads and writes different activations"):
+        made_up(reads=sm.Space("a.1"), writes=sm.Space("b.1")).mapped(normal(8, 8))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"matrix": normal(3)}, r"is \(3,\); expected \(d_A, d_B\)"),
+        ({"matrix": normal(0, 3)}, r"is \(0, 3\); expected"),
+        ({"matrix": np.array([["a"]])}, "holds <U1; expected numbers"),
+        ({"matrix": torch.full((2, 2), torch.nan)}, "4 values that are NaN or infinite"),
+        ({"matrix": normal(3, 1) @ normal(1, 3)}, r"\(3, 3\) has rank 1, and full rank would be 3"),
+        ({"matrix": torch.zeros(2, 3)}, "has rank 0, and full rank would be 2"),
+        ({"matrix": normal(3, 2), "mean_a": normal(2)}, r"mean_a of a map is \(2,\), expected \(3,\)"),
+        ({"matrix": normal(3, 2), "mean_b": torch.tensor([0.0, torch.inf])}, "mean_b of a map holds 1 values"),
+    ],
+)
+def test_no_map_is_made_of_anything_else(given, message):
+    with pytest.raises(MatchError, match=message):
+        sm.Map(**given)
+
+
+# ---- Files
+
+
+def test_a_map_is_read_as_it_was_written(tmp_path):
+    h = normal(60, 4)
+    map = procrustes(h, h @ orthogonal(4) + normal(60, 4, seed=1))
+    path = tmp_path / "map.safetensors"
+    map.save(path)
+    again = sm.Map.of(path)
+    assert again.record() == map.record()
+    assert again.fit == map.fit
+    assert repr(again) == repr(map)
+    assert all(torch.equal(getattr(again, name), getattr(map, name)) for name in ("matrix", "mean_a", "mean_b"))
+    with pytest.raises(MatchError, match="is there already"):
+        map.save(path)
+    sm.Map(normal(4, 4)).save(path, overwrite=True)
+    assert sm.Map.load(path).record() != map.record()
+    with pytest.raises(MatchError, match=r"a map is written as \.safetensors"):
+        map.save(tmp_path / "map.npy")
+    np.save(tmp_path / "map.npy", map.matrix.numpy().astype(np.float32))
+    assert sm.Map.load(tmp_path / "map.npy").kind == "orthogonal"
+
+
+def test_a_file_of_anything_else_is_refused(tmp_path):
+    path = tmp_path / "map.safetensors"
+    with pytest.raises(MatchError, match=r"no such file; a map is a \.npy or \.safetensors file"):
+        sm.Map.load(path)
+    tensors = {"matrix": normal(2, 2), "mean_a": normal(2), "mean_b": normal(2)}
+    record = {"schema": 1, "map": {"fit": None}}
+    fit = {"tokens": [1, 2], "residual": "x", "held_out": 0, "scale": 1, "left_out": 0}
+    for kept, metadata in (
+        (tensors, None),
+        (tensors, {"saematch": "["}),
+        (tensors, {"saematch": json.dumps({**record, "schema": 2})}),
+        (tensors, {"saematch": json.dumps({**record, "map": {"fit": fit}})}),
+        ({"matrix": tensors["matrix"]}, {"saematch": json.dumps(record)}),
+        ({**tensors, "mean_a": normal(3)}, {"saematch": json.dumps(record)}),
+    ):
+        save_file(kept, path, metadata)
+        with pytest.raises(MatchError, match=r"map.safetensors: "):
+            sm.Map.load(path)
+    save_file(tensors, path, {"saematch": json.dumps(record)})
+    assert sm.Map.load(path).matrix.shape == (2, 2)
+    np.save(tmp_path / "pickled.npy", np.array([{}]), allow_pickle=True)
+    with pytest.raises(MatchError, match="not a map between activations"):
+        sm.Map.load(tmp_path / "pickled.npy")
+
+
+# ---- Maps that are fitted to activations
+
+
+@pytest.mark.parametrize(("d", "other"), [(6, 6), (6, 9), (9, 6)])
+def test_procrustes_finds_an_orthogonal_map(d, other):
+    turn = orthogonal(d, other)
+    h = normal(400, d, seed=1) if d <= other else normal(400, other, seed=1) @ turn.T
+    map = procrustes(h + 2, h @ turn - 5)
+    torch.testing.assert_close(map.matrix, turn, rtol=0, atol=1e-12)
+    assert map.kind == "orthogonal"
+    assert map.fit.tokens == (200, 200)
+    assert max(map.fit.residual, map.fit.held_out) < 1e-25
+    assert map.fit.scale == pytest.approx(1, abs=1e-12)
+    torch.testing.assert_close(map.apply(h + 2), h @ turn - 5, rtol=0, atol=1e-11)
+
+
+def test_procrustes_is_the_best_orthogonal_map_of_the_first_half():
+    """Compared with SciPy's, and with small turns of it."""
+    from scipy.linalg import expm, orthogonal_procrustes
+
+    a = normal(300, 5, seed=1)
+    b = 1.5 * a @ orthogonal(5) + normal(300, 5, seed=2)
+    map = procrustes(a, b)
+    x, y = (side[:150].numpy() - side[:150].numpy().mean(axis=0) for side in (a, b))
+    expected, sum_of_sizes = orthogonal_procrustes(x, y)
+    np.testing.assert_allclose(map.matrix, expected, rtol=0, atol=1e-12)
+    best = np.square(x @ expected - y).sum()
+    assert map.fit.residual == pytest.approx(best / np.square(y).sum(), rel=1e-12)
+    assert map.fit.scale == pytest.approx(sum_of_sizes / np.square(x).sum(), rel=1e-12)
+    for seed in range(5):
+        skew = 1e-2 * normal(5, 5, seed=seed).numpy()
+        assert np.square(x @ expected @ expm(skew - skew.T) - y).sum() > best
+    others = (side[150:].numpy() - side[:150].numpy().mean(axis=0) for side in (a, b))
+    u, v = others
+    assert map.fit.held_out == pytest.approx(np.square(u @ expected - v).sum() / np.square(v).sum(), rel=1e-12)
+    assert map.fit.held_out > map.fit.residual
+
+
+def test_no_document_is_in_both_halves():
+    """The second half of the documents, which are mixed, is turned the other way: the residual there tells."""
+    documents = np.random.default_rng(0).integers(0, 40, 500)
+    _, first = np.unique(documents, return_index=True)
+    early = np.isin(documents, documents[np.sort(first)[: len(first) // 2]])
+    h = normal(500, 4, seed=1)
+    other = torch.where(torch.from_numpy(early)[:, None], h @ orthogonal(4), -(h @ orthogonal(4)))
+    map = procrustes(h, other, documents=documents)
+    assert map.fit.tokens == (early.sum(), (~early).sum())
+    assert map.fit.residual < 1e-25
+    assert map.fit.held_out == pytest.approx(4, rel=0.1)
+
+
+def test_paths_halves_and_blocks_do_not_matter(tmp_path):
+    a, b = (normal(5000, 3, seed=seed).numpy().astype(np.float16) for seed in (1, 2))
+    paths = tmp_path / "a.npy", tmp_path / "b.npy"
+    for path, array in zip(paths, (a, b), strict=True):
+        np.save(path, array)
+    map = procrustes(*paths)
+    assert map.record() == procrustes(a, b).record() == procrustes(torch.from_numpy(a), b.astype(np.float64)).record()
+    assert map.fit.tokens == (2500, 2500)
+
+
+def test_outliers_are_left_out():
+    h = normal(400, 4, seed=1)
+    other = h @ orthogonal(4)
+    h[7] *= 1e4
+    map = procrustes(h, other)
+    assert (map.fit.left_out, map.fit.tokens) == (1, (199, 200))
+    torch.testing.assert_close(map.matrix, orthogonal(4), rtol=0, atol=1e-12)
+    assert procrustes(h, other, outliers=None).fit.held_out > 0.01
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "options", "message"),
+    [
+        (normal(20, 4), normal(21, 4), {}, "20 tokens of A and 21 of B"),
+        (normal(8, 4), normal(8, 4), {}, "4 tokens to fit a map by and 4 to measure it on"),
+        (normal(8, 0), normal(8, 4), {}, r"activations of A are float64 \(8, 0\)"),
+        (normal(40, 4), normal(40, 1).expand(40, 4), {}, "in fewer than 4 directions"),
+        (normal(40), normal(40, 4), {}, r"activations of A are float64 \(40,\)"),
+        (torch.full((40, 4), torch.nan), normal(40, 4), {}, "activations of A are NaN or infinite, first at token 0"),
+        (normal(40, 4), normal(40, 4), {"documents": np.zeros(40, int)}, "0 tokens to fit a map by"),
+        (normal(40, 4), normal(40, 4), {"documents": np.zeros(39, int)}, r"documents are int64 \(39,\)"),
+        (normal(40, 4), normal(40, 4), {"outliers": 0}, "outliers is 0"),
+        ("missing.npy", normal(40, 4), {}, "missing.npy: no such file"),
+    ],
+)
+def test_activations_that_do_not_determine_a_map_are_refused(a, b, options, message):
+    with pytest.raises(MatchError, match=message):
+        procrustes(a, b, **options)
