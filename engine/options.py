@@ -21,7 +21,8 @@ PrecisionName = Literal["auto", "int8", "float32"]
 Status = Literal["optimal", "time_limit", "round_limit", "suboptimal", "many_to_one", "incomplete", "unproved"]
 Limit = Literal["time_limit", "round_limit"]
 
-PairsName = Literal["adjacent", "all", "same"]
+PairsName = Literal["adjacent", "all", "same", "flow"]
+SiteName = Literal["residual", "attention", "mlp"]
 Stage = Literal["start", "reading", "pass", "done", "failed"]
 TableFormat = Literal["csv", "parquet", "json", "graphml"]
 

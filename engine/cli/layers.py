@@ -28,7 +28,7 @@ from saematch.cli.progress import EventLog, Listener, run_output
 from saematch.cli.show import as_json, failures_as_json, print_pairs
 from saematch.cli.terminal import print_saes, status_line
 from saematch.errors import MatchError
-from saematch.runs.plan import Pair, share_of
+from saematch.runs.plan import Pair, is_flow, share_of
 from saematch.runs.summary import summary_of
 from saematch.text import duration, listing, printable, size
 
@@ -63,7 +63,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--pairs",
-        help="adjacent (default), same (default with --against), all, or a list of pairs like 0-12,3-5 or of names",
+        help="adjacent (default), same (default with --against), all, flow (of residual=SOURCE attention=SOURCE "
+        "mlp=SOURCE), or a list of pairs like 0-12,3-5 or of names",
     )
     parser.add_argument("--against", metavar="SOURCE", help="match with the layers of another set of SAEs")
     # How the run is done.
@@ -152,13 +153,31 @@ def _match(options: argparse.Namespace, matched: set[Pair], failures: dict[Pair,
 
 
 def _layers(options: argparse.Namespace) -> Layers:
-    """Return the SAEs to match: the layers of one source, or SAEs with names."""
-    from saematch.sources import Layers, load_layers
+    """Return the SAEs to match: the layers of one source, of several sites, or SAEs with names."""
+    from saematch.sources import Layers, as_sites, load_layers
 
+    if is_flow(options.pairs) and options.names is None:
+        return as_sites(_by_site(options.source))
     if len(options.source) == 1 and options.names is None and options.axis in (None, "layer"):
         return load_layers(options.source[0])
     saes = named_saes(options.source, options.names)
     return Layers.named(saes, {name: str(sae.checkpoint.address) for name, sae in saes.items()})
+
+
+def _by_site(sources: list[str]) -> Any:
+    """Return site -> its source for sources like mlp=SOURCE, or the SAEs of one list that names sites itself."""
+    from saematch.sources import load_layers
+    from saematch.sources.names import SITES
+
+    if len(sources) == 1 and "=" not in sources[0]:
+        return load_layers(sources[0])
+    given = [source.partition("=")[::2] for source in sources]
+    wrong = [source for source, (site, _) in zip(sources, given, strict=True) if site not in SITES]
+    if wrong or len(dict(given)) < len(given):
+        known = ", ".join(f"{site}=SOURCE" for site in SITES)
+        shown = " ".join(wrong or sources)
+        raise MatchError(f"{shown}: for --pairs flow, give each of {known} at most once, or one .yaml list of these")
+    return dict(given)
 
 
 def _print_summary(options: argparse.Namespace, chain: Chain, matched: set[Pair], failures: dict[Pair, str]) -> None:
@@ -255,7 +274,9 @@ def _plan(
     workers = len(devices) if isinstance(devices, list) else 1
     limits = solver_of(options) | {"device": devices[0] if isinstance(devices, list) else devices}
     solver = Solver(method=options.method, **limits).checked()
-    comparison = comparison_of_run(pairs, against is not None, bool(names.names), **_comparison_of(options))
+    comparison = comparison_of_run(
+        pairs, against is not None, bool(names.names), is_flow(options.pairs), **_comparison_of(options)
+    )
     work = Work(layers, against, comparison, solver)
     check_headers(work, pairs)
     memory = memory_needed(work, pairs, pairs_at_once(work, pairs, workers)) * workers

@@ -28,29 +28,30 @@ from saematch.options import (
     PairsName,
     Part,
     PrecisionName,
+    SiteName,
     names,
 )
 from saematch.runs.chain import Chain
 from saematch.runs.folder import RunFolder
 from saematch.runs.inputs import is_unchanged
 from saematch.runs.locks import check_target, lock_run
-from saematch.runs.plan import Pair, checked_shard, plan_pairs, share_of
+from saematch.runs.plan import Pair, checked_shard, is_flow, plan_pairs, share_of
 from saematch.runs.records import Outcome, Progress, RunOptions, RunRecord, naming
 from saematch.runs.results import Results, RunInMemory
 from saematch.runs.work import Key, Work, check_headers, memory_needed
 from saematch.runs.workers import Device, Workers
 from saematch.sae.autoencoder import SAE
-from saematch.sources import Names, as_layers
+from saematch.sources import Names, SourceLike, as_layers, as_sites
 
 
 def match_layers(
-    layers: Mapping[int, SAE] | Mapping[str, SAE],
+    layers: Mapping[int, SAE] | Mapping[str, SAE] | Mapping[SiteName, Mapping[int, SAE] | SourceLike],
     out: str | os.PathLike[str] | None = None,
     *,
     against: Mapping[int, SAE] | Mapping[str, SAE] | None = None,
     axis: str | None = None,
     pairs: PairsName | str | Iterable[Pair] | Iterable[tuple[str, str]] | None = None,
-    metric: Metric | ActivityMetric = "squared_distance",
+    metric: Metric | ActivityMetric | None = None,
     activations: ActivationSource | str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
     weights_share: float | None = None,
     parts: Sequence[Part] | None = None,
@@ -79,20 +80,25 @@ def match_layers(
 
     Args:
         layers: layer number -> SAE: what `load_layers` returns, or a dictionary. SAEs that are not layers, such as
-            checkpoints or seeds, may have names instead of numbers, and are matched in the order of the names.
+            checkpoints or seeds, may have names instead of numbers, and are matched in the order of the names. For
+            pairs="flow", a mapping of "residual", "attention" and "mlp" to the layers of these sites, each as such a
+            dictionary or as a source of `load_layers`.
         out: the run folder: a path, or a URL that fsspec knows. By default the run is kept in memory.
         against: a second set of SAEs, whose layers are the targets, such as SAEs of another seed or width for the same
             activations.
-        axis: what the SAEs differ in, such as "step" or "seed": "layer" by default, and "SAE" if the SAEs have names.
+        axis: what the SAEs differ in, such as "step" or "seed": "layer" by default, "SAE" if the SAEs have names, and
+            "site" if the names are those of sites.
         pairs: "adjacent" (the default for one set of SAEs), "same" (the same layer of both sets, the default for two),
-            "all", or a list of (source layer, target layer), or of two names.
-        metric: the cost of a pair of features, see `match`.
+            "all", or a list of (source layer, target layer), or of two names. "flow" matches the residual stream of
+            each layer with its predecessors: the residual stream of the layer before, and the attention and the MLP of
+            its own layer, as far as they are given.
+        metric: the cost of a pair of features, see `match`: "squared_distance" by default, and "cosine" in a flow.
         activations: for a metric of activations: a folder of hidden states, `layer_<number>.npy` `(tokens, d)`, of the
             same tokens in every layer; or another source of hidden states, such as `saematch.evaluation.LanguageModel`.
             Tokens whose norm in some layer exceeds 10 medians are left out. Or a folder of codes, which
             `saematch encode` writes; for two sets of SAEs, a folder of codes for each.
         weights_share: the share of the weights in the cost, see `match`.
-        parts: the parts of the SAEs that are compared, see `match`.
+        parts: the parts of the SAEs that are compared, see `match`: in a flow, by default, decoders alone.
         weights: part -> weight, see `match`.
         fold: the name of the fold, see `match`.
         max_cost: the cost above which two features are not matched, see `match`.
@@ -146,11 +152,19 @@ def match_layers(
         True
         >>> [(step.layer, step.feature) for step in chain.path("early", 384)]
         [('early', 384), ('late', 948)]
+
+        The sites of layers together; here, SAEs of another layer stand for those of an MLP:
+
+        >>> flow = sm.match_layers({"residual": layers, "mlp": {9: layers[10]}}, pairs="flow")
+        >>> [flow.names.keys(pair) for pair in flow]
+        [('residual.8', 'residual.9'), ('mlp.9', 'residual.9'), ('residual.9', 'residual.10')]
     """
     if not isinstance(fold, str | None):
         raise MatchError("match_layers takes the name of a fold; to fold by your own scales, call match for each pair")
     # Everything that can be wrong is checked before the folder of the run is touched.
-    sources, targets = as_layers(layers), None if against is None else as_layers(against)
+    flow = is_flow(pairs)
+    sources = as_sites(layers) if flow else as_layers(cast(Mapping[Any, SAE], layers))
+    targets = None if against is None else as_layers(against)
     names = Names.of(sources, targets, axis)
     sources, targets = sources.numbered_by(names.names), targets and targets.numbered_by(names.names)
     workers = Workers.checked(device, executor, backend, precision)
@@ -170,6 +184,7 @@ def match_layers(
         planned,
         targets is not None,
         bool(names.names),
+        flow,
         metric=metric,
         activations=activations,
         weights_share=weights_share,
@@ -203,8 +218,9 @@ def comparison_of_run(
     planned: Sequence[Pair],
     two_sets: bool,
     named: bool,
+    flow: bool,
     *,
-    metric: Metric | ActivityMetric = "squared_distance",
+    metric: Metric | ActivityMetric | None = None,
     activations: Any = None,
     weights_share: float | None = None,
     parts: Sequence[Part] | None = None,
@@ -212,11 +228,15 @@ def comparison_of_run(
     fold: FoldName | None = None,
     max_cost: float | None = None,
 ) -> Comparing[Any]:
-    """Return the comparison of a run, whose SAEs may be `named`, from the options of `match_layers`.
+    """Return the comparison of a run, whose SAEs may be `named`, and its pairs a flow, from options of `match_layers`.
 
     Raises:
         MatchError: for options that are not valid, or not with this metric.
     """
+    if metric is None:
+        metric = "cosine" if flow else "squared_distance"
+    if flow and parts is None and metric not in names(ActivityMetric):
+        parts = ["decoder"]
     if activations is None and weights_share is None and metric not in names(ActivityMetric):
         return Comparison.checked(parts, weights, "threshold" if fold is None else fold, max_cost, metric)
     checked = check_activity_metric(metric)

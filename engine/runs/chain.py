@@ -542,9 +542,9 @@ class Chain(Mapping[Pair, "Matching"]):
 def _as_layers(given: Mapping[int, SAE] | Mapping[str, SAE] | None, names: Names) -> Layers | None:
     if given is None:
         return None
-    from saematch.sources import as_layers
+    from saematch.sources import as_layers, as_sites
 
-    return as_layers(given).numbered_by(names.names)
+    return (as_sites if names.sites else as_layers)(given).numbered_by(names.names)
 
 
 def _feature(given: Any) -> int:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from saematch.errors import MatchError
 from saematch.numeric.numbers import whole_number
-from saematch.sources.names import LAYERS, Names
+from saematch.sources.names import LAYERS, LayerSite, Names
 from saematch.text import listing
 
 Pair = tuple[int, int]  # (source layer, target layer)
@@ -28,8 +28,9 @@ def plan_pairs(
         sources: the available layers, or the layers of the first of two sets of SAEs.
         targets: the layers of the second set of SAEs, if there is one.
         pairs: "adjacent" (each layer with the next one), "all", "same" (each layer with the same layer of the other
-            set), or a list of (source layer, target layer), an array `(n, 2)` of such pairs, or the text "0-12,3-5".
-            By default "adjacent" with one set of SAEs, and "same" with two.
+            set), "flow" (the residual stream of each layer with what it is the sum of), or a list of (source layer,
+            target layer), an array `(n, 2)` of such pairs, or the text "0-12,3-5". By default "adjacent" with one set
+            of SAEs, and "same" with two.
         names: what the SAEs are called, in `pairs` and in messages.
 
     Raises:
@@ -44,6 +45,8 @@ def plan_pairs(
         [(9, 9), (10, 10)]
         >>> plan_pairs(range(3), pairs="early-late", names=Names(("early", "mid", "late")))
         [(0, 2)]
+        >>> plan_pairs(range(3), pairs="flow", names=Names(("residual.7", "mlp.8", "residual.8")))
+        [(0, 2), (1, 2)]
     """
     if pairs is None:
         pairs = "adjacent" if targets is None else "same"
@@ -53,6 +56,8 @@ def plan_pairs(
         raise MatchError('pairs="same" needs two sets of SAEs: give the second one as against=')
     if targets is not None and pairs == "adjacent":
         raise MatchError('pairs="adjacent" is for one set of SAEs, and there are two; give "same", "all" or a list')
+    if pairs == "flow":
+        return _flow_pairs(sources, targets, names)
     if pairs == "adjacent":
         planned = list(pairwise(sorted(sources)))
     elif pairs == "same":
@@ -69,6 +74,11 @@ def plan_pairs(
             else f"the two sets have no {one} in common: {_listed(sources, names)} and {_listed(targets, names)}"
         )
     return planned
+
+
+def is_flow(pairs: Any) -> bool:
+    """Whether the pairs that a caller asks for are those of a flow."""
+    return isinstance(pairs, str) and pairs == "flow"
 
 
 def pair_name(pair: Pair) -> str:
@@ -129,13 +139,36 @@ def _all_pairs(sources: list[int], targets: list[int] | None) -> list[Pair]:
     return planned
 
 
+def _flow_pairs(sources: Collection[int], targets: Collection[int] | None, names: Names) -> list[Pair]:
+    """Pair what the residual stream of a layer is the sum of with it: the stream before, attention and MLP."""
+    number = {site: at for at, site in names.sites.items() if at in sources}
+    if targets is not None or not number:
+        raise MatchError(
+            'pairs="flow" is for one set of SAEs of the sites of layers: give a mapping of residual, attention and mlp '
+            'to layers, or SAEs with names like "mlp.8"'
+        )
+    residual = [(layer, at) for (layer, site), at in number.items() if site == "residual"]
+    planned = [
+        (number[source], at)
+        for layer, at in residual
+        for source in (LayerSite(layer - 1, "residual"), LayerSite(layer, "attention"), LayerSite(layer, "mlp"))
+        if source in number
+    ]
+    if not planned:
+        raise MatchError(
+            f"{listing(names.names)}: no residual stream has a predecessor among these; give the residual stream of "
+            "the layer before, or the attention or MLP of its layer"
+        )
+    return planned
+
+
 def _parsed_pairs(text: str, names: Names) -> list[Any]:
     """Return the pairs of a text like "0-12,3-5". Raises `MatchError`, also if two names can be read in two ways."""
     if names.names:
         return [_parsed_names(item.strip(), names.names) for item in text.split(",")]
     matches = [re.fullmatch(r"\s*(\d+)-(\d+)\s*", item) for item in text.split(",")]
     if not all(matches):
-        raise MatchError(f'pairs is {text!r}: give "adjacent", "same", "all" or a list like "0-12,3-5"')
+        raise MatchError(f'pairs is {text!r}: give "adjacent", "same", "all", "flow" or a list like "0-12,3-5"')
     return [(int(match[1]), int(match[2])) for match in matches if match]
 
 

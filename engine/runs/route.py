@@ -13,6 +13,9 @@ from saematch.runs.results import Results
 class Route:
     """The route that paths take through the layers: from each layer to the nearest later one it was matched with.
 
+    Of the several SAEs whose routes lead to one layer, the nearest is on the route back; in a run of sites, it is the
+    one of the same site, so that a route leads back through the residual stream.
+
     Attributes:
         layers: the numbers of the layers that have a matching, in ascending order.
     """
@@ -23,11 +26,18 @@ class Route:
         self._next: dict[int, int] = {}  # layer -> the layer that follows
         for a, b in [] if two_sets else results.pairs:
             self._next[a] = min(b, self._next.get(a, b))
-        self._previous = {b: a for a, b in sorted(self._next.items())}  # the nearest, if several lead to one layer
+        self._sites = {number: site.site for number, site in self._names.sites.items()}
+        self._previous: dict[int, int] = {}  # layer -> the layer before
+        for a, b in sorted(self._next.items(), key=lambda step: (self._is_within_a_site(step), step)):
+            self._previous[b] = a
 
     def steps(self) -> list[Pair]:
         """Return the pairs on the route, in the order of the plan."""
-        return [pair for pair in self._results.pairs if self._next.get(pair[0]) == pair[1]]
+        return [
+            pair
+            for pair in self._results.pairs
+            if self._next.get(pair[0]) == pair[1] and (not self._sites or self._is_within_a_site(pair))
+        ]
 
     def layers_from(self, layer: int) -> list[int]:
         """Return the layers of the route from `layer` on, which is the first of them."""
@@ -65,6 +75,9 @@ class Route:
         sizes = {pair[1]: shape[1] for pair, shape in shapes.items()}
         sizes |= {pair[0]: shape[0] for pair, shape in shapes.items()}
         return sizes | {pair[0]: shapes[pair][0] for pair in self.steps()}
+
+    def _is_within_a_site(self, pair: Pair) -> bool:
+        return self._sites.get(pair[0]) == self._sites.get(pair[1])
 
     def _check(self, layer: int) -> None:
         if self._two_sets:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from saematch.errors import MatchError
 from saematch.matching.backend import choose_backend, searches_at_once
 from saematch.matching.comparison import Comparing
 from saematch.matching.problem import Problem
@@ -18,6 +20,7 @@ from saematch.sources import Layers, SAEHandle
 from saematch.sources.names import LAYERS, Names
 
 _FEWEST = 2  # pairs in work, if memory allows: even with one thread, one is read while the other is solved
+_BEFORE = re.compile(r"(\d{1,9})\.(?:hook_resid_pre|input)$")  # the residual stream before a layer
 _FIXED_BYTES = 400 * 10**6  # of compiled loops and tiles
 
 
@@ -75,8 +78,20 @@ def check_headers(work: Work, pairs: Sequence[Pair]) -> None:
         for sae, side in zip((a, b), Side, strict=True):
             if sae is not None:
                 work.comparison.check_side(sae, side)
+                _check_residual(work.names, pair[side], sae)
         if a is not None and b is not None:
             work.comparison.check(a, b)
+
+
+def _check_residual(names: Names, number: int, sae: SAE) -> None:
+    """Raise `MatchError` if an SAE of a site is called by the number of a layer before which it reads the stream."""
+    site, before = names.sites.get(number), _BEFORE.search(sae.reads.place or "")
+    if before is not None and site == (int(before[1]), "residual"):
+        raise MatchError(
+            f"{site.name} ({sae.source}) reads {sae.reads.place}, the residual stream before layer {site.layer}, and "
+            "sites are numbered by the layer that they come after; call it layer "
+            f"{site.layer - 1} in a mapping of layers to SAEs"
+        )
 
 
 def pairs_at_once(work: Work, pairs: Sequence[Pair], devices: int = 1) -> int:

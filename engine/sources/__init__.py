@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from saematch.sources.handle import SAEHandle as SAEHandle
     from saematch.sources.layers import Layers as Layers
     from saematch.sources.layers import as_layers as as_layers
+    from saematch.sources.layers import as_sites as as_sites
     from saematch.sources.layers import load as load
     from saematch.sources.layers import load_layers as load_layers
     from saematch.sources.lists import SourceLike as SourceLike
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "Layers": "layers", "Names": "names", "SAEHandle": "handle", "SourceLike": "lists", "StoredSAE": "stored",
-    "as_layers": "layers", "load": "layers", "load_layers": "layers",
+    "as_layers": "layers", "as_sites": "layers", "load": "layers", "load_layers": "layers",
 }  # fmt: skip
 
 __all__ = list(_HOME)

@@ -15,7 +15,7 @@ from saematch.sources.advice import how_to_choose, how_to_number
 from saematch.sources.handle import SAEHandle, SAEInMemory
 from saematch.sources.lists import SourceLike
 from saematch.sources.locations import LocalLocation
-from saematch.sources.names import numbered
+from saematch.sources.names import SITES, LayerSite, numbered
 from saematch.sources.search import search
 from saematch.sources.stored import LAYER, StoredSAE
 from saematch.text import html_table, listing
@@ -148,7 +148,9 @@ def load_layers(source: SourceLike) -> Layers:
             - `saelens://release`, a release that sae-lens knows;
             - "sample", the SAEs that are part of this package;
             - a list of sources, or a mapping of layer numbers to sources, in Python or in a YAML file;
-            - a mapping of names to sources, for SAEs that are not layers, such as the checkpoints of a training run.
+            - a mapping of names to sources, for SAEs that are not layers, such as the checkpoints of a training run;
+            - a mapping of "residual", "attention" and "mlp" to sources of the layers of these sites, whose SAEs are
+              then named like "mlp.8".
 
             Options after a question mark choose among several SAEs of a layer, such as
             `?l0=near:100&layer=8-13&width=16k`.
@@ -168,23 +170,7 @@ def load_layers(source: SourceLike) -> Layers:
     saes, address = search(source)
     if saes[0].name is not None:
         return _of_names(saes)
-    by_layer: dict[int, StoredSAE] = {}
-    for sae in saes:
-        if sae.layer is None:
-            sae.describe()  # a header that cannot be read is the reason why the layer is not known
-            raise MatchError(
-                f"{sae.shown}: no layer number in its path or configuration; name its folder layer_<number>, or "
-                f"say where the number is by a pattern with {{layer}}{how_to_number(sae, saes)}, or which layer it is "
-                "by a mapping of layers to files (in Python, or a list in YAML), or leave it out with ?layer=…"
-            )
-        if sae.layer in by_layer:
-            rivals = [other for other in saes if other.layer == sae.layer]
-            count = "two" if len(rivals) == 2 else len(rivals)
-            raise MatchError(
-                f"{source}: {count} SAEs for layer {sae.layer}, {_listed(rivals)}; choose a folder that holds one SAE "
-                f"per layer, or say which, {how_to_choose(rivals)}"
-            )
-        by_layer[sae.layer] = sae
+    by_layer = _by_layer(source, saes)
     _check_no_layer_is_empty(source, saes)
     addresses = {str(layer): str(sae.checkpoint.address) for layer, sae in sorted(by_layer.items())}
     return Layers(by_layer, address or addresses)
@@ -212,8 +198,87 @@ def as_layers(given: Mapping[Any, SAE]) -> Layers:
     return Layers({at: SAEInMemory(given, key, None if names else at) for at, key in pairs}, IN_MEMORY, names)
 
 
+def as_sites(given: Any) -> Layers:
+    """Return the SAEs of several sites of the layers of a model, in the order in which the model computes the sites.
+
+    Args:
+        given: "residual", "attention" or "mlp" -> the layers of that site: a mapping of layer numbers to SAEs, or a
+            source as described in `load_layers`. Or SAEs that are named like "mlp.8".
+
+    Returns:
+        SAEs that are named like "mlp.8".
+
+    Raises:
+        MatchError: if the names are not those of sites, or the SAEs of a site have no layer numbers.
+
+    Examples:
+        >>> import saematch as sm
+        >>> from saematch.sources.layers import as_sites
+        >>> as_sites({"residual": sm.load_layers("sample?layer=8-9"), "mlp": "sample?layer=9"}).names
+        ('residual.8', 'mlp.9', 'residual.9')
+    """
+    handles: dict[LayerSite, SAEHandle] = {}
+    if isinstance(given, Mapping) and given and all(key in SITES for key in given):
+        for site in given:
+            layers = _of_site(given[site])
+            if layers.names:
+                raise MatchError(
+                    f"{site}: its SAEs have names, {listing(layers.names)}; give a mapping of layer numbers"
+                )
+            handles |= {LayerSite(layer, site): handle for layer, handle in layers.handles.items()}
+    else:
+        layers = as_layers(given)
+        found = [LayerSite.of(name) for name in layers.names]
+        if None in found or not found:
+            shown = listing(map(str, layers.names or layers))
+            raise MatchError(
+                f"{shown}: these are not sites of layers; give a mapping of {' or '.join(SITES)} to layers, or SAEs "
+                'with names like "mlp.8"'
+            )
+        handles = {
+            site: handle for site, handle in zip(found, layers.handles.values(), strict=True) if site is not None
+        }
+    sites = sorted(handles, key=lambda site: site.place)
+    stored = {site.name: sae.checkpoint.address for site in sites if isinstance(sae := handles[site], StoredSAE)}
+    source = {name: str(address) for name, address in stored.items()} if len(stored) == len(sites) else IN_MEMORY
+    return Layers({at: handles[site] for at, site in enumerate(sites)}, source, [site.name for site in sites])
+
+
+def _of_site(given: Any) -> Layers:
+    """Return the layers of a site: `Layers`, a mapping to SAEs, or what a source leads to."""
+    if isinstance(given, Layers):
+        return given
+    is_source = not isinstance(given, Mapping) or isinstance(next(iter(given.values()), None), str | os.PathLike)
+    return load_layers(given) if is_source else as_layers(given)
+
+
+def _by_layer(source: SourceLike, saes: list[StoredSAE]) -> dict[int, StoredSAE]:
+    """Return the SAEs by layer. Raises `MatchError` if the layer of an SAE is not known, or two are of one layer."""
+    by_layer: dict[int, StoredSAE] = {}
+    for sae in saes:
+        if sae.layer is None:
+            sae.describe()  # a header that cannot be read is the reason why the layer is not known
+            raise MatchError(
+                f"{sae.shown}: no layer number in its path or configuration; name its folder layer_<number>, or "
+                f"say where the number is by a pattern with {{layer}}{how_to_number(sae, saes)}, or which layer it is "
+                "by a mapping of layers to files (in Python, or a list in YAML), or leave it out with ?layer=…"
+            )
+        if sae.layer in by_layer:
+            rivals = [other for other in saes if other.layer == sae.layer]
+            count = "two" if len(rivals) == 2 else len(rivals)
+            raise MatchError(
+                f"{source}: {count} SAEs for layer {sae.layer}, {_listed(rivals)}; choose a folder that holds one SAE "
+                f"per layer, or say which, {how_to_choose(rivals)}"
+            )
+        by_layer[sae.layer] = sae
+    return by_layer
+
+
 def _of_names(saes: list[StoredSAE]) -> Layers:
     """Return the SAEs of a mapping of names to sources. Raises `MatchError` if a source has several SAEs."""
+    if all(sae.name in SITES and sae.layer is not None for sae in saes):
+        of = {str(sae.name): [other for other in saes if other.name == sae.name] for sae in saes}
+        return as_sites({site: Layers(_by_layer(site, layers), "") for site, layers in of.items()})
     by_name: dict[str, SAEHandle] = {}
     for sae in saes:
         rivals = [other for other in saes if other.name == sae.name]

@@ -6,10 +6,12 @@ import re
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from saematch.errors import MatchError
 from saematch.numeric.numbers import whole_number
+from saematch.options import SiteName
+from saematch.options import names as names_of
 from saematch.text import listing, shorten
 
 if TYPE_CHECKING:
@@ -17,6 +19,35 @@ if TYPE_CHECKING:
 
 _MOST_LETTERS = 200  # of a name
 _DIGITS = re.compile("[0-9]{1,9}")  # of the number of a layer
+SITES = names_of(SiteName)
+_SITE = re.compile(rf"({'|'.join(SITES)})\.(0|[1-9][0-9]{{0,8}})")
+
+
+class LayerSite(NamedTuple):
+    """A site of a layer: the residual stream after the layer, or what its attention or its MLP adds to that stream.
+
+    >>> LayerSite.of("mlp.8"), LayerSite(8, "mlp").name, LayerSite.of("step_8")
+    (LayerSite(layer=8, site='mlp'), 'mlp.8', None)
+    """
+
+    layer: int
+    site: SiteName
+
+    @classmethod
+    def of(cls, name: str) -> LayerSite | None:
+        """Return the site that the name of an SAE means; None if it means none."""
+        match = _SITE.fullmatch(name)
+        return None if match is None else cls(int(match[2]), cast(SiteName, match[1]))
+
+    @property
+    def name(self) -> str:
+        """The name of an SAE of this site."""
+        return f"{self.site}.{self.layer}"
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """The place in the order in which a model computes its sites; the residual stream is the last of a layer."""
+        return self.layer, ("attention", "mlp", "residual").index(self.site)
 
 
 @dataclass(frozen=True)
@@ -52,7 +83,8 @@ class Names:
         if targets is not None and bool(sources.names) != bool(targets.names):
             raise MatchError("one set of SAEs has names and the other has layer numbers; give both names, or neither")
         names = tuple(dict.fromkeys((*sources.names, *(() if targets is None else targets.names))))
-        axis = ("SAE" if names else "layer") if axis is None else axis
+        if axis is None:
+            axis = "layer" if not names else "site" if cls(names).sites else "SAE"
         if not isinstance(axis, str) or not _is_name(axis):
             raise MatchError(f"axis is {axis!r:.40}; give a short text that says what the SAEs differ in, like step")
         return cls(names, axis)
@@ -66,6 +98,16 @@ class Names:
     def several(self) -> str:
         """The word for several of the SAEs: "layers" or "SAEs"."""
         return "layers" if self.of_layers else "SAEs"
+
+    @property
+    def sites(self) -> dict[int, LayerSite]:
+        """Number of an SAE -> its site, if all names mean sites, like "mlp.8"; otherwise empty.
+
+        >>> Names(("mlp.8", "residual.8"), "site").sites[0]
+        LayerSite(layer=8, site='mlp')
+        """
+        found = {number: site for number, name in enumerate(self.names) if (site := LayerSite.of(name)) is not None}
+        return found if len(found) == len(self.names) else {}
 
     def number(self, given: Any) -> int:
         """Return the number of an SAE that a caller names, or gives the number of.
