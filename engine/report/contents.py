@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from saematch.analysis.findings import DEFINITIONS, Columns, Findings
 from saematch.analysis.persistence import LEAST_COSINES, lifetimes, persistence, quantities
@@ -29,7 +30,6 @@ from saematch.storage.jsonfile import finite_or_none
 
 _VERSION = 2  # of the summary
 _ADDRESS = re.compile(r"[\w.-]+/([0-9]+)-[\w.-]+")  # of an SAE on Neuronpedia
-_INTEGERS = ("partner", "runner_up", "runner_up_taken_by", "margin_exact", "tied")
 # Of the 23 bits of a float32's mantissa, 16 are kept, which is 5 decimal digits. More would only fill the file.
 _KEPT_BITS = np.uint32(0xFFFFFF00)
 PAGE_DEFINITIONS = {
@@ -280,19 +280,20 @@ class Contents:
 def pack_columns(columns: Columns, level: int = 6) -> bytes:
     """Return columns as gzipped bytes.
 
-    The first line is a JSON list of the names, padded with spaces so that its length is a multiple of 4 bytes. The
-    columns follow, one after another: little-endian int32, or float32 with 5 decimal digits.
+    The first line is JSON, the kind of each column by its name, padded with spaces so that its length is a multiple of
+    4 bytes. The columns follow, one after another: little-endian int32, or float32 with 5 decimal digits.
     """
-    names = json.dumps(list(columns))
-    line = names + " " * (-(len(names) + 1) % 4) + "\n"
-    packed = [_packed(name, values) for name, values in columns.items()]
+    kinds = {name: "int32" if values.dtype.kind in "bi" else "float32" for name, values in columns.items()}
+    about = json.dumps(kinds)
+    line = about + " " * (-(len(about) + 1) % 4) + "\n"
+    packed = [_packed(kinds[name], values) for name, values in columns.items()]
     return gzip.compress(b"".join([line.encode(), *packed]), level, mtime=0)
 
 
-def _packed(name: str, values: Any) -> bytes:
-    if name in _INTEGERS:
-        return np.asarray(values, "<i4").tobytes()
-    return (np.asarray(values, "<f4").view("<u4") & _KEPT_BITS).tobytes()
+def _packed(kind: str, values: NDArray[Any]) -> bytes:
+    if kind == "int32":
+        return values.astype("<i4").tobytes()
+    return (values.astype("<f4").view("<u4") & _KEPT_BITS).tobytes()
 
 
 def pack_labels(labels: Mapping[int, str]) -> bytes:

@@ -20,7 +20,7 @@ from saematch.analysis.findings import Columns
 from saematch.errors import MatchError
 from saematch.options import Side
 from saematch.report.contents import Contents, pack_columns, pack_labels
-from saematch.report.page import head, tail
+from saematch.report.page import RUN
 from saematch.runs.plan import Pair, pair_name
 from saematch.storage.jsonfile import finite_or_none
 
@@ -78,7 +78,8 @@ class Server(ThreadingHTTPServer):
         shown = _WILDCARDS.get(str(bound), host)
         shown = f"[{shown.replace('%', '%25')}]" if ":" in shown else shown
         self.address = f"http://{shown}:{self.server_port}/" + (f"?token={self.token}" if self.token else "")
-        self._page = gzip.compress((head() + tail({**contents.summary(), "server": {"piece": _PIECE}})).encode(), 6)
+        page = RUN.head() + RUN.tail({**contents.summary(), "server": {"piece": _PIECE}})
+        self._page = gzip.compress(page.encode(), 6)
 
     def __repr__(self) -> str:
         return f"Server({self.contents!r}, port={self.server_port})"

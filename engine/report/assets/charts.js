@@ -100,6 +100,22 @@ const charts = (() => {
   };
 })();
 
+// Lines over the same values of x. series: [[name, values]]
+function lineChart(name, title, xName, xValues, yName, series, yOptions = {}) {
+  const lines = series.map(([line, values], number) => ({
+    name: line, type: "line", symbol: ["circle", "rect", "triangle", "diamond"][number % 4], data: values,
+  }));
+  const options = () => ({
+    legend: {}, tooltip: { trigger: "axis" }, xAxis: { type: "category", data: xValues, name: xName },
+    yAxis: { type: "value", name: yName, nameGap: 48, ...yOptions }, series: lines,
+  });
+  return charts.figure(name, title, options, numbersOf(xName, xValues, series));
+}
+const numbersOf = (xName, xValues, series) => () => ({
+  head: [xName, ...series.map(([name]) => name)],
+  rows: xValues.map((x, number) => [x, ...series.map(([, values]) => values[number])]),
+});
+
 function histogram(values, bins = 40) {
   let low = Infinity, high = -Infinity;
   for (const value of values) {

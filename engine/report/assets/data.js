@@ -17,22 +17,10 @@ const titlesOf = ({ source, target }) =>
   run.several === "layers" ? `layers ${source} and ${target}` : `${titleOf(source)} and ${titleOf(target)}`;
 
 const data = (() => {
-  const INTEGERS = new Set(["partner", "runner_up", "runner_up_taken_by", "margin_exact", "tied"]);
   const pairs = new Map(run.pairs.map((pair) => [pairKey(pair), pair]));
   const sizes = new Map(run.pairs.flatMap((pair) =>
     [[`${TARGETS}:${pair.target}`, pair.targets], [`0:${pair.source}`, pair.features]]));
   const cache = new Map();
-
-  const unzip = (packed) => new Response(new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"))).arrayBuffer();
-
-  // Data that the page itself holds; null if the page does not hold them.
-  async function embedded(name) {
-    const place = document.getElementById(name);
-    if (!place) return null;
-    const text = atob(place.textContent), packed = new Uint8Array(text.length);
-    for (let at = 0; at < text.length; at++) packed[at] = text.charCodeAt(at);
-    return unzip(packed);
-  }
 
   async function request(path, options = {}) {
     const query = new URLSearchParams(location.search);
@@ -44,24 +32,12 @@ const data = (() => {
     return response;
   }
 
-  // Unpack one piece of the columns of a pair: a line of JSON with the names of the columns, then the columns.
-  function unpack(content, columns, features, first) {
-    const bytes = new Uint8Array(content), end = bytes.indexOf(10) + 1;
-    const names = JSON.parse(new TextDecoder().decode(bytes.subarray(0, end)));
-    const rows = (content.byteLength - end) / 4 / names.length;
-    names.forEach((name, number) => {
-      const Kind = INTEGERS.has(name) ? Int32Array : Float32Array;
-      columns[name] ??= new Kind(features);
-      columns[name].set(new Kind(content, end + 4 * rows * number, rows), first);
-    });
-  }
-
   async function requestColumns(source, target, columns, features) {
     const firsts = [];
     for (let first = 0; first < Math.max(1, features); first += run.server.piece) firsts.push(first);
     await Promise.all(firsts.map(async (first) => {
       const response = await request(`data/${source}/${target}`, { first });
-      unpack(await unzip(await response.arrayBuffer()), columns, features, first);
+      packed.unpack(await packed.unzip(await response.arrayBuffer()), columns, features, first);
     }));
   }
 
@@ -82,8 +58,8 @@ const data = (() => {
     // The columns of a pair: typed arrays by name.
     columns: (source, target) => once(`pair-${source}-${target}`, async () => {
       const columns = {}, { features } = data.pair(source, target);
-      const content = await embedded(`pair-${source}-${target}`);
-      if (content) unpack(content, columns, features, 0);
+      const content = await packed.embedded(`pair-${source}-${target}`);
+      if (content) packed.unpack(content, columns, features);
       else await requestColumns(source, target, columns, features);
       return columns;
     }),
@@ -98,8 +74,8 @@ const data = (() => {
     has: ({ set, layer, feature }) => Number.isInteger(feature) && feature >= 0 && feature < (sizes.get(`${set}:${layer}`) ?? 0),
     // The labels of a layer, by feature.
     labels: (set, layer) => once(`labels-${set}-${layer}`, async () => {
-      let content = await embedded(`labels-${set}-${layer}`);
-      if (content === null && run.server) content = await unzip(await (await request(`labels/${set}/${layer}`)).arrayBuffer());
+      let content = await packed.embedded(`labels-${set}-${layer}`);
+      if (content === null && run.server) content = await packed.unzip(await (await request(`labels/${set}/${layer}`)).arrayBuffer());
       if (content === null) return new Map();
       const [features, texts] = JSON.parse(new TextDecoder().decode(content));
       return new Map(features.map((feature, at) => [feature, texts[at]]));
