@@ -15,7 +15,7 @@ from xml.sax.saxutils import escape, quoteattr
 import numpy as np
 
 from saematch.analysis.findings import DEFINITIONS, Columns, Findings
-from saematch.analysis.shareable import Shareable
+from saematch.analysis.shareable import Shareable, places_of
 from saematch.analysis.tables import write_csv, write_parquet
 from saematch.errors import MatchError
 from saematch.options import Side, TableFormat, names
@@ -220,5 +220,5 @@ def _provenance(chain: Chain) -> dict[str, Any]:
             inputs[f"{side.name.lower()} {chain.names.key(layer)}"] = record
     known = ("id", "source", "against", "options", "versions", "machine")
     content: dict[str, Any] = {"run": {name: chain.record.get(name) for name in known}, "inputs": inputs}
-    shareable: dict[str, Any] = Shareable(chain).content(content)
+    shareable: dict[str, Any] = Shareable(places_of(chain)).content(content)
     return shareable | {"run": shareable["run"] | naming(chain.names)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -16,20 +16,19 @@ _FOLDERS = re.compile(r"(?<![\w.~:/-])/(?:[^/\s:;,'\"()]+/)+")
 
 
 class Shareable:
-    """Texts of a run, without the folders of the machine that it ran on.
+    """Texts without the folders of the machine that they were written on.
 
     Args:
-        chain: the run.
+        places: folders and files that the texts may name: of each, only the folder above it is left out.
 
     Examples:
-        >>> import saematch as sm
         >>> from saematch.analysis.shareable import Shareable
-        >>> Shareable(sm.match_layers(sm.load_layers("sample?layer=8-9"))).content("/home/me/saes/params.npz: no file")
-        'params.npz: no file'
+        >>> Shareable(["/home/me/saes"]).content("/home/me/saes/layer_8/params.npz: no file")
+        'saes/layer_8/params.npz: no file'
     """
 
-    def __init__(self, chain: Chain) -> None:
-        above = {str(PurePosixPath(place).parent) + "/" for place in _places(chain)} - {"//", "./"}
+    def __init__(self, places: Iterable[str]) -> None:
+        above = {str(PurePosixPath(place).parent) + "/" for place in places} - {"//", "./"}
         known = "|".join(re.escape(folder) for folder in sorted(above, key=len, reverse=True))
         self._known = re.compile(rf"(?<![\w.~:/-])(?:{known})") if known else _FOLDERS
 
@@ -42,7 +41,7 @@ class Shareable:
         return [self.content(item) for item in value] if isinstance(value, list) else value
 
 
-def _places(chain: Chain) -> Iterator[str]:
+def places_of(chain: Chain) -> Iterator[str]:
     """Yield the folders and files of the machine that a run names: its own, those of its sources and of its SAEs."""
     yield chain.folder or ""
     for source in (chain.record.get("source"), chain.record.get("against")):
@@ -52,6 +51,10 @@ def _places(chain: Chain) -> Iterator[str]:
             yield path if literal == path else literal.rpartition("/")[0]  # of a pattern, the folder in front of it
     inputs = [chain.pair_record(pair).get("inputs", ()) for pair in chain]
     for side in Side:
-        paths = {record[side]["path"] or "" for record in inputs if record}
-        folders = {str(PurePosixPath(path).parent) for path in paths if path.startswith("/")}
-        yield os.path.commonpath(folders) if folders else ""
+        yield common_folder(record[side]["path"] for record in inputs if record)
+
+
+def common_folder(paths: Iterable[str | None]) -> str:
+    """Return the folder that holds the folders of all absolute paths; "" if there is no such path."""
+    folders = {str(PurePosixPath(path).parent) for path in paths if path is not None and path.startswith("/")}
+    return os.path.commonpath(folders) if folders else ""

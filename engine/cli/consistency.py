@@ -140,11 +140,6 @@ def _describe(event: ConsistencyProgress) -> str:
     return f"step {event.done + 1} of {event.total}: {event.a} and {event.b}, {event.doing}{last}"
 
 
-def is_comparison(folder: str) -> bool:
-    """Whether a folder holds the result of this command."""
-    return (Path(folder) / "consistency.json").is_file()
-
-
 def show_again(folder: str, json: bool) -> int:
     """Print the comparison that a folder holds, as the command printed it, and return the exit code."""
     from saematch.dictionaries import Consistency

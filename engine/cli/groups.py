@@ -175,10 +175,26 @@ def solver_of(options: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(options, name) for name in names}
 
 
+def is_comparison(folder: str) -> bool:
+    """Whether a folder holds the result of `saematch consistency`."""
+    return (Path(folder) / "consistency.json").is_file()
+
+
+def refuse_options_of_runs(options: argparse.Namespace, *names: str) -> None:
+    """Raise `MatchError` if any of these options is given for a comparison."""
+    unused = [f"--{name.replace('_', '-')}" for name in names if getattr(options, name)]
+    if unused:
+        raise MatchError(f"{options.run_folder} is a comparison of SAEs, not a run; {unused[0]} is for runs")
+
+
 def chain_of(options: argparse.Namespace) -> Chain:
     """Return the chain of the run that `add_run` names, with the SAEs that `add_inputs` names."""
     from saematch.runs.chain import Chain
 
+    if is_comparison(options.run_folder):
+        raise MatchError(
+            f"{options.run_folder} is a comparison of SAEs, not a run; saematch show and saematch report show it"
+        )
     if options.inputs is None and options.against is None:
         return Chain.load(options.run_folder)
     from saematch.sources import load_layers  # which imports torch, and that takes seconds

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from saematch.cli.common import DONE, INCOMPLETE, UNFINISHED, for_terminal, in_flags, print_json
-from saematch.cli.consistency import is_comparison, show_again
-from saematch.cli.groups import add_inputs, add_json, add_run, chain_of
+from saematch.cli.consistency import show_again
+from saematch.cli.groups import add_inputs, add_json, add_run, chain_of, is_comparison, refuse_options_of_runs
 from saematch.cli.terminal import (
     PAIR_LEGEND,
     pair_cells,
@@ -50,9 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Show a run, or a comparison of SAEs."""
     if is_comparison(options.run_folder):
-        unused = [f"--{name}" for name in ("limits", "inputs", "against") if getattr(options, name)]
-        if unused:
-            raise MatchError(f"{options.run_folder} is a comparison of SAEs, not a run; {unused[0]} is for runs")
+        refuse_options_of_runs(options, "limits", "inputs", "against")
         return show_again(options.run_folder, options.json)
     from saematch.runs.summary import summary_of
 

@@ -1,7 +1,8 @@
-"""The page of a run: one HTML file with everything in it, or a local server that sends data as they are needed."""
+"""Pages: that of a run, as one HTML file or from a local server, and that of a comparison of SAEs."""
 
+from saematch.report.comparison import write_comparison
 from saematch.report.contents import Contents
 from saematch.report.page import write_report
 from saematch.report.serve import Server
 
-__all__ = ["Contents", "Server", "write_report"]
+__all__ = ["Contents", "Server", "write_comparison", "write_report"]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from saematch.analysis.findings import DEFINITIONS, Columns, Findings
 from saematch.analysis.persistence import LEAST_COSINES, lifetimes, persistence, quantities
-from saematch.analysis.shareable import Shareable
+from saematch.analysis.shareable import Shareable, places_of
 from saematch.analysis.tables import Table, finite_mean
 from saematch.errors import MatchError
 from saematch.evaluation.weights import DISTANCES, MSE
@@ -161,7 +161,7 @@ class Contents:
             "without_saes": self.findings.without_saes,
             "definitions": PAGE_DEFINITIONS,
         }
-        shareable: dict[str, Any] = Shareable(self.chain).content(content)
+        shareable: dict[str, Any] = Shareable(places_of(self.chain)).content(content)
         names = self.chain.names
         return shareable | {"names": list(names.names), "axis": names.axis, "several": names.several}
 
