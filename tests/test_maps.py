@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from safetensors.torch import save_file
 
 import saematch as sm
 from saematch.activations import procrustes
+from saematch.cli.main import main
 from saematch.errors import MatchError
 from saes import made_up
 from tolerance import FOLD
@@ -277,3 +279,133 @@ def test_outliers_are_left_out():
 def test_activations_that_do_not_determine_a_map_are_refused(a, b, options, message):
     with pytest.raises(MatchError, match=message):
         procrustes(a, b, **options)
+
+
+# ---- Matching
+
+
+def two_models(F=40, d=8, other=None, noise=0.02):
+    """Return an SAE, its copy in another basis with its features in another order and noise, and what is planted.
+
+    What is planted: the order, the map, and activations of both models on the same tokens.
+    """
+    a = made_up(F, d)
+    map = sm.Map(orthogonal(d, other, seed=5), normal(d, seed=6), normal(other or d, seed=7))
+    b = a.mapped(map)
+    order = torch.from_numpy(np.random.default_rng(1).permutation(F))
+    changed = {
+        "W_enc": b.W_enc[:, order] + noise * normal(b.d, F, seed=8),
+        "W_dec": b.W_dec[order] + noise * normal(F, b.d, seed=9),
+        "b_enc": b.b_enc[order],
+        "threshold": b.threshold[order],
+    }
+    h = 3 * normal(600, d, seed=2)
+    return a, replace(b, **changed, source="b"), order.argsort(), map, (h, map.apply(h) + noise * normal(600, b.d))
+
+
+@pytest.mark.parametrize("options", [{}, {"metric": "cosine"}, {"metric": "absolute_cosine", "parts": ["decoder"]}])
+@pytest.mark.parametrize("other", [None, 11])
+def test_features_are_found_in_another_basis_with_its_map_alone(options, other):
+    a, b, planted, map, activations = two_models(other=other)
+    known, fitted = (
+        sm.match(a, b, map=map, **options),
+        sm.match(a, b, map="procrustes", activations=activations, **options),
+    )
+    for m in (known, fitted):
+        assert torch.equal(m.perm, planted)
+        assert m.certified
+        assert m.cosine.min() > 0.99
+    assert known.options["map"] == map.record()
+    assert known.options["map"]["fit"] is None
+    assert fitted.options["map"]["fit"]["held_out"] < 0.001
+    assert torch.equal(
+        fitted.margins().bound, sm.match(a.mapped(procrustes(*activations)), b, **options).margins().bound
+    )
+    if other is None:
+        assert (sm.match(a, b, **options).perm == planted).double().mean() < 0.3
+    else:
+        with pytest.raises(MatchError, match="do not live in one space"):
+            sm.match(a, b, **options)
+
+
+def test_a_narrower_target_is_matched_too():
+    b, a, planted, map, _ = two_models(other=11)
+    m = sm.match(a, b, map=map.matrix.T)
+    assert (m.perm == planted.argsort()).double().mean() > 0.9
+
+
+def test_the_cost_is_that_of_the_mapped_sae():
+    a, b, planted, map, _ = two_models()
+    matrix = map.matrix.numpy()
+    m, plain = sm.match(a, b, map=matrix), sm.match(a.mapped(matrix), b)
+    assert torch.equal(m.pair_cost, plain.pair_cost)
+    assert sm.certify(a, b, m, map=matrix).certified
+    assert sm.certify(a, b, m.perm).status == "suboptimal"
+    again = sm.certify(a, b, planted, map=map)
+    assert (again.status, again.options["map"]) == ("optimal", map.record())
+
+
+def test_a_share_of_weights_is_mapped_and_activations_are_not():
+    a, b, planted, map, activations = two_models()
+    m = sm.match(a, b, metric="correlation", activations=activations, weights_share=0.5, map=map)
+    expected = sm.match(a, b, metric="correlation", activations=activations)
+    assert torch.equal(m.perm, planted)
+    assert m.stats["active_together"] == expected.stats["active_together"]
+    assert m.cosine.min() > 0.99
+    fitted = sm.match(a, b, metric="correlation", activations=activations, weights_share=0.5, map="procrustes")
+    assert torch.equal(fitted.perm, planted)
+    assert fitted.options["map"]["fit"]["held_out"] < 0.001
+
+
+def test_options_that_do_not_go_together_are_refused():
+    a, b, _, map, activations = two_models()
+    for options, message in (
+        ({"metric": "correlation", "activations": activations, "map": map}, "which needs no map: leave out map="),
+        ({"map": "procrustes"}, 'map="procrustes" is fitted to activations= of the source and of the target'),
+        ({"map": "procrustes", "activations": activations[0]}, "is fitted to activations="),
+        ({"map": map, "activations": activations}, 'activations= are for map="procrustes"'),
+        ({"map": map, "weights_share": 0.5}, "weights_share is for a metric of activations"),
+        ({"map": normal(5, 8)}, r"expected \(8, d_B\)"),
+        ({"map": normal(8, 5)}, "a, mapped has d = 5 and b has d = 8"),
+        ({"map": "missing.npy"}, "missing.npy: no such file"),
+    ):
+        with pytest.raises(MatchError, match=message):
+            sm.match(replace(a, source="a"), b, **options)
+    with pytest.raises(MatchError, match="activations and map apply to SAEs"):
+        sm.certify(normal(3, 3), normal(3, 3), [0, 1, 2], map=map)
+
+
+# ---- The command line
+
+
+def command(capsys, *arguments):
+    code = main(list(map(str, arguments)))
+    return code, capsys.readouterr()
+
+
+def test_the_commands_fit_maps_and_match_with_them(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    a, b, planted, _, activations = two_models()
+    for name, sae, states in zip("ab", (a, b), activations, strict=True):
+        sae.save(name)
+        np.save(f"{name}.npy", states.numpy())
+    assert command(capsys, "map", "a.npy", "b.npy", "-o", "map.safetensors")[0] == 0
+    fitted = sm.Map.load("map.safetensors")
+    assert fitted.fit.tokens == (300, 300)
+    assert "is there already" not in command(capsys, "map", "a.npy", "b.npy", "-o", "map.safetensors")[1].out
+    code, said = command(capsys, "map", "a.npy", "b.npy", "-o", "map.safetensors", "--overwrite", "--json")
+    assert code == 0
+    assert json.loads(said.out)["sha256"] == fitted.record()["sha256"]
+    code, said = command(capsys, "match", "a", "b", "--map", "map.safetensors", "-o", "m.safetensors")
+    assert code == 0
+    assert "A is written in the basis of B by a map: orthogonal, fitted on 300 tokens; it leaves 0.0%" in said.out
+    assert torch.equal(sm.Matching.load("m.safetensors").perm, planted)
+    assert command(capsys, "verify", "a", "b", "m.safetensors", "--map", "map.safetensors")[0] == 0
+    code, said = command(capsys, "verify", "a", "b", "m.safetensors")
+    assert code == 2
+    assert "give the same one (--map)" in said.err
+    code, said = command(capsys, "match", "a", "b", "--map", "procrustes", "--activations", "a.npy", "b.npy", "--json")
+    assert json.loads(said.out)["perm"] == planted.tolist()
+    code, said = command(capsys, "match", "a", "b", "--map", "procrustes")
+    assert code == 2
+    assert '--map "procrustes" is fitted to --activations' in said.err

@@ -20,7 +20,7 @@ INCOMPLETE = "The run is not complete: it was stopped, it is still running, or s
 # Python arguments that messages of the library name. Most have the name of their flag, with underscores.
 _ARGUMENTS = (
     "activations", "against", "against_neuronpedia", "backend", "causal_pairs", "device", "document_length", "executor",
-    "fold", "inputs", "max_cost", "max_rounds", "method", "metric", "neuronpedia", "overwrite", "pairs", "parts",
+    "fold", "inputs", "map", "max_cost", "max_rounds", "method", "metric", "neuronpedia", "overwrite", "pairs", "parts",
     "precision", "shard", "time_limit", "verify_inputs", "weights", "weights_share",
 )  # fmt: skip
 _FLAGS = {name: f"--{name.replace('_', '-')}" for name in _ARGUMENTS} | {

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from saematch.runs.chain import Chain
 
 OF_A_PAIR = "two files, for A and for B: hidden states (.npy) of the same tokens, or codes (.safetensors)"
+MAP_OF_A_PAIR = (
+    "write A in the basis of B first, if they are of two models: a map (.safetensors of 'saematch map', or a .npy "
+    "matrix), or procrustes, which fits one to --activations"
+)
 OF_LAYERS = (
     "a folder of hidden states (layer_<n>.npy), or of codes that 'saematch encode' wrote; one for each set of SAEs"
 )
@@ -68,8 +72,11 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object on one line")
 
 
-def add_comparison(parser: argparse.ArgumentParser, activations: str = OF_A_PAIR) -> None:
-    """Add the options that say how two SAEs are compared, see `comparison_of`; `activations` describes an option."""
+def add_comparison(parser: argparse.ArgumentParser, activations: str = OF_A_PAIR, map: str = MAP_OF_A_PAIR) -> None:
+    """Add the options that say how two SAEs are compared, see `comparison_of`.
+
+    `activations` and `map` describe the options of these names.
+    """
     group = parser.add_argument_group("comparison of features")
     group.add_argument(
         "--parts",
@@ -98,6 +105,7 @@ def add_comparison(parser: argparse.ArgumentParser, activations: str = OF_A_PAIR
         metavar="W",
         help="for a metric of codes: the share of the weights in the cost, by their cosine (default: 0)",
     )
+    group.add_argument("--map", metavar="FILE", type=as_path, help=map)
     group.add_argument("--fold", help="scale of a feature: threshold (default), decoder_norm or none")
     group.add_argument(
         "--max-cost",
@@ -165,7 +173,7 @@ def add_labels(parser: argparse.ArgumentParser, two_sets: bool = True) -> None:
 
 def comparison_of(options: argparse.Namespace) -> dict[str, Any]:
     """Return the options of `add_comparison` that the user gave, as keyword arguments of `saematch.match`."""
-    names = ("metric", "activations", "weights_share", "parts", "weights", "fold", "max_cost")
+    names = ("metric", "activations", "weights_share", "map", "parts", "weights", "fold", "max_cost")
     return {name: value for name in names if (value := getattr(options, name)) is not None}
 
 

@@ -23,6 +23,7 @@ from saematch.cli import (
     export,
     info,
     layers,
+    map,
     match,
     path,
     report,
@@ -57,7 +58,7 @@ class Command(Protocol):
 
 COMMANDS: Mapping[str, Command] = {
     "demo": demo, "info": info, "match": match, "layers": layers, "show": show, "top": top, "path": path,
-    "consistency": consistency, "encode": encode,
+    "consistency": consistency, "encode": encode, "map": map,
     "evaluate": evaluate, "report": report, "serve": serve, "export": export, "verify": verify, "env": env,
 }  # fmt: skip
 DESCRIPTION = """Match the features of sparse autoencoders across the layers of a model. Matchings are optimal, and

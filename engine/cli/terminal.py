@@ -125,6 +125,10 @@ def print_proof(matching: Matching, baseline: bool = False) -> None:
     print_legend({name: _PROOF_LEGEND[name] for name, _ in known})
     if baseline and not numbers.certified:
         print("A baseline is not meant to be the best matching, so that no proof is missing.")
+    if "map" in matching.options:
+        from saematch.sae.maps import describe_map
+
+        print(f"A is written in the basis of B by a map: {describe_map(matching.options['map'])}")
     print_basis([matching.stats])
 
 

@@ -9,6 +9,7 @@ from saematch.cli.common import DONE, UNFINISHED, print_json
 from saematch.cli.groups import add_comparison, add_json, add_pair, add_solver, comparison_of, solver_of
 from saematch.cli.parser import as_path
 from saematch.cli.terminal import describe_pass, matching_as_json, print_proof, status_line
+from saematch.errors import MatchError
 
 if TYPE_CHECKING:
     from saematch import Matching
@@ -42,6 +43,10 @@ def run(options: argparse.Namespace) -> int:
         name: recorded[name] for name in ("metric", "parts", "weights", "fold", "max_cost") if name in recorded
     }
     comparison.update(comparison_of(options))
+    if "map" in recorded and options.map is None:
+        raise MatchError(
+            f"{options.matching}: was made with a map from the basis of A into that of B; give the same one (map=)"
+        )
     if isinstance(comparison.get("fold"), list):
         comparison["fold"] = tuple(comparison["fold"])
     with status_line(options.json) as show:

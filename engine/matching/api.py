@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from typing import Any, TypedDict, Unpack, overload
+from typing import TypedDict, Unpack, overload
 
 import numpy as np
 import torch
 
-from saematch.activations import Codes, check_activity_metric
+from saematch.activations import Codes
 from saematch.assignment import Round
 from saematch.errors import MatchError
 from saematch.matching.batch import Matrices, is_batch, plain_problem, problems_of, solve_all
-from saematch.matching.by_activity import checked_weighing, problem_of_activations
 from saematch.matching.by_codes import Activations
-from saematch.matching.comparison import Comparison, Fold
+from saematch.matching.comparison import Fold
+from saematch.matching.of_saes import MapLike, problem_of_saes
 from saematch.matching.permutation import check_permutation
 from saematch.matching.problem import Problem
 from saematch.matching.result import Matching
 from saematch.matching.solver import Solver
 from saematch.numeric.arrays import ArrayLike
-from saematch.options import ActivityMetric, BackendName, Method, Metric, Part, PrecisionName, names
+from saematch.options import ActivityMetric, BackendName, Method, Metric, Part, PrecisionName
 from saematch.sae.autoencoder import SAE
 
 
@@ -53,6 +52,7 @@ def match(
     metric: Metric | ActivityMetric = "squared_distance",
     activations: tuple[Activations, Activations] | None = None,
     weights_share: float | None = None,
+    map: MapLike | None = None,
     parts: Sequence[Part] | None = None,
     weights: Mapping[Part, float] | None = None,
     fold: Fold | None = None,
@@ -78,7 +78,7 @@ def match(
 
     Args:
         a: the source SAE, with F_A features on activations of width d.
-        b: the target SAE, with F_B features on activations of the same width.
+        b: the target SAE, with F_B features on activations of the same width, unless there is a `map`.
         metric: the cost of a pair. "squared_distance" is the squared distance of folded weights, "cosine" is 1 minus
             the cosine, or 1 minus the mean of the cosines of several parts, and "absolute_cosine" is 1 minus the
             absolute value of that, so that a feature may be matched with the negative of another one. What is 0 has
@@ -93,6 +93,10 @@ def match(
         weights_share: with a metric of activations, the share w of the weights in the cost, which is then w times
             (1 - cosine) / 2 of the `parts` of the weights, and 1 - w times 1 - similarity, halved for a correlation:
             both are between 0 and 1. By default only activations count.
+        map: write `a` in the basis of `b` before weights are compared, see `SAE.mapped`, if they are of two models: a
+            `Map`, a matrix `(d_A, d_B)`, a file of either, or "procrustes", the orthogonal map that
+            `saematch.activations.procrustes` fits to `activations`, the hidden states of both models on the same
+            tokens. The widths may differ then. `options["map"]` of the matching records the map and its residual.
         parts: the weights to compare: any of "encoder", "bias" and "decoder"; all of them by default, and encoder and
             decoder under a cosine, because a bias has no direction.
         weights: part -> factor of its squared distance, or of its cosine in the mean; 1 by default.
@@ -148,6 +152,15 @@ def match(
         >>> m = sm.match(a, b, metric="correlation", activations=(states, states))
         >>> m.certified, m.stats["tokens"]
         (True, 500)
+
+        An SAE of another model, here the same one in a basis that is turned, found by a map that is fitted to the
+        activations of both models:
+
+        >>> turn = torch.linalg.qr(torch.randn(a.d, a.d, generator=torch.Generator().manual_seed(1))).Q
+        >>> states = torch.randn(2000, a.d, generator=torch.Generator().manual_seed(0))
+        >>> m = sm.match(a.mapped(turn), a, map="procrustes", activations=(states @ turn, states))
+        >>> (m.perm == torch.arange(a.F)).all(), round(m.options["map"]["fit"]["held_out"], 6)
+        (tensor(True), 0.0)
     """
     for sae in (a, b):
         if not isinstance(sae, SAE):
@@ -162,29 +175,7 @@ def match(
         strict=strict,
         progress=progress,
     ).checked()
-    if activations is not None or metric in names(ActivityMetric):
-        return solver.run(_by_activations(a, b, metric, activations, weights_share, parts, weights, fold, max_cost))
-    if weights_share is not None:
-        raise MatchError("weights_share is for a metric of activations; other costs are of weights alone")
-    comparison = Comparison.checked(parts, weights, "threshold" if fold is None else fold, max_cost, metric)
-    return solver.run(comparison.problem(a, b, remake=partial(comparison.problem, a, b)))
-
-
-def _by_activations(
-    a: SAE,
-    b: SAE,
-    metric: Metric | ActivityMetric,
-    activations: Any,
-    weights_share: float | None,
-    parts: Sequence[Part] | None,
-    weights: Mapping[Part, float] | None,
-    fold: Fold | None,
-    max_cost: float | None,
-) -> Problem:
-    """Return the problem of two SAEs by their activations, and by their weights if these have a share."""
-    checked = check_activity_metric(metric)
-    share, compared = checked_weighing(checked, weights_share, parts, weights, fold)
-    return problem_of_activations(a, b, checked, activations, max_cost, share, compared)
+    return solver.run(problem_of_saes(a, b, metric, activations, weights_share, parts, weights, fold, max_cost, map))
 
 
 # A list of arrays may also be the rows of one matrix, which its type does not say: it is taken for a list of matrices.
@@ -289,6 +280,7 @@ def certify(
     metric: Metric | ActivityMetric | None = None,
     activations: tuple[Activations, Activations] | None = None,
     weights_share: float | None = None,
+    map: MapLike | None = None,
     parts: Sequence[Part] | None = None,
     weights: Mapping[Part, float] | None = None,
     fold: Fold | None = None,
@@ -314,6 +306,7 @@ def certify(
     metric: Metric | ActivityMetric | None = None,
     activations: tuple[Activations, Activations] | None = None,
     weights_share: float | None = None,
+    map: MapLike | None = None,
     parts: Sequence[Part] | None = None,
     weights: Mapping[Part, float] | None = None,
     fold: Fold | None = None,
@@ -339,6 +332,7 @@ def certify(
         metric: see `match`.
         activations: see `match`; for SAEs, and a metric of activations.
         weights_share: see `match`.
+        map: see `match`.
         parts: see `match`, as for all other options. `parts`, `weights` and `fold` apply to SAEs only.
         weights: see `match`.
         fold: see `match`.
@@ -367,18 +361,14 @@ def certify(
     """
     # The problem: from SAEs, from rows, or from a cost matrix.
     if isinstance(a, SAE) and isinstance(b, SAE):
-        if activations is not None or metric in names(ActivityMetric):
-            given = metric or "squared_distance"
-            problem = _by_activations(a, b, given, activations, weights_share, parts, weights, fold, max_cost)
-        else:
-            comparison = Comparison.checked(
-                parts, weights, "threshold" if fold is None else fold, max_cost, metric or "squared_distance"
-            )
-            problem = comparison.problem(a, b)
+        given = metric or "squared_distance"
+        problem: Problem = problem_of_saes(a, b, given, activations, weights_share, parts, weights, fold, max_cost, map)
     elif isinstance(a, SAE) or isinstance(b, SAE):
         raise MatchError("certify takes two SAEs or two matrices of feature rows, not one of each")
-    elif parts is not None or weights is not None or fold is not None or activations is not None:
-        raise MatchError("parts, weights, fold and activations apply to SAEs; feature rows are compared as they are")
+    elif any(option is not None for option in (parts, weights, fold, activations, map)):
+        raise MatchError(
+            "parts, weights, fold, activations and map apply to SAEs; feature rows are compared as they are"
+        )
     else:
         problem = plain_problem(a, b, cost, max_cost, metric)
     # The permutation, which may make no forbidden pair, and must be complete unless features may be unmatched.
