@@ -8,10 +8,11 @@ from functools import partial
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from saematch.analysis.tables import Row
 from saematch.evaluation.loss import LossSums
-from saematch.evaluation.uncertainty import Interval, bootstrap_counts, interval, mean_ratio
+from saematch.evaluation.uncertainty import UNKNOWN, bootstrap_counts, interval, mean_ratio
 from saematch.numeric.rounding import Floats, Indices
 from saematch.options import ReplacedBy
 
@@ -52,11 +53,21 @@ class Curve(NamedTuple):
     without: Floats
     sums: LossSums
 
+    def is_known(self) -> NDArray[np.bool_]:
+        """Return whether the loss rises for certain if the targets are left out, at each number of pairs `(sizes,)`.
+
+        Otherwise, the denominator of the recovered share may be 0, and the share any number.
+        """
+        counts, (_, lost) = bootstrap_counts(len(self.loss)), self._sums()
+        return np.array([interval(_sum, of_size, counts=counts).low > 0 for of_size in lost.T])
+
     def points(self, sizes: Sequence[int], active: Floats) -> Iterator[Row]:
         """Yield one row for each number of pairs."""
         counts, tokens = bootstrap_counts(len(self.loss)), float(self.sums.tokens.sum())
+        is_known = self.is_known()
         for place, size in enumerate(sizes):
             saved, lost = (sums[:, place] for sums in self._sums())
+            share = interval(mean_ratio, saved, lost, counts=counts) if is_known[place] else UNKNOWN
             yield {
                 **self._names(),
                 "pairs": size,
@@ -64,25 +75,25 @@ class Curve(NamedTuple):
                 "loss": float(self.loss[:, place].sum()) / tokens,
                 "loss_without": float(self.without[:, place].sum()) / tokens,
                 "clean_loss": float(self.sums.clean.sum()) / tokens,
-                **vars(interval(mean_ratio, saved, lost, counts=counts)),
+                **vars(share),
             }
 
-    def area(self, sizes: Sequence[int], evaluated: Curve) -> Row:
-        """Return the row of the area, and of its difference from that of the evaluated run."""
-        counts = bootstrap_counts(len(self.loss))
-        area = partial(_area, _area_weights(sizes))
+    def area(self, sizes: Sequence[int], first: int, evaluated: Curve) -> Row:
+        """Return the row of the area from a point on, and of its difference from that of the evaluated run.
 
-        def difference(saved: Floats, lost: Floats, other_saved: Floats, other_lost: Floats) -> Floats:
-            return area(saved, lost) - area(other_saved, other_lost)
-
-        less = Interval(0.0, 0.0, 0.0)
-        if self is not evaluated:
-            less = interval(difference, *self._sums(), *evaluated._sums(), counts=counts)
+        `first` is the number of the point, see `first_known`. Without points, there are no values.
+        """
+        kept, value, less = sizes[first:], UNKNOWN, UNKNOWN
+        if kept:
+            area, counts = partial(_area, _area_weights(kept)), bootstrap_counts(len(self.loss))
+            own, other = ([sums[:, first:] for sums in curve._sums()] for curve in (self, evaluated))
+            value = interval(area, *own, counts=counts)
+            less = interval(lambda *sums: area(*sums[:2]) - area(*sums[2:]), *own, *other, counts=counts)
         return {
             **self._names(),
-            "fewest": sizes[0],
-            "most": sizes[-1],
-            **vars(interval(area, *self._sums(), counts=counts)),
+            "fewest": min(kept, default=None),
+            "most": max(kept, default=None),
+            **vars(value),
             "difference": less.value,
             "difference_low": less.low,
             "difference_high": less.high,
@@ -96,6 +107,12 @@ class Curve(NamedTuple):
         return {"method": self.pairing.method, "replaced_by": self.pairing.replaced_by}
 
 
+def first_known(curves: Sequence[Curve]) -> int:
+    """Return the number of the first point from which on all curves are known, see `Curve.is_known`."""
+    is_known = np.all([curve.is_known() for curve in curves], axis=0)
+    return len(is_known) - int(np.cumprod(is_known[::-1]).sum())
+
+
 def _area_weights(sizes: Sequence[int]) -> Floats:
     """Return the weights of the trapezoidal rule over the logarithm of the sizes, with sum 1.
 
@@ -104,6 +121,10 @@ def _area_weights(sizes: Sequence[int]) -> Floats:
     steps = np.diff(np.log(sizes))
     weights = np.append(steps, 0.0) + np.append(0.0, steps)
     return weights / weights.sum() if len(sizes) > 1 else np.ones(1)
+
+
+def _sum(values: Floats) -> Floats:
+    return values
 
 
 def _area(weights: Floats, saved: Floats, lost: Floats) -> Floats:

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from saematch.activations.selection import SIZE_COLUMNS, TokenSelection
-from saematch.analysis.tables import PAIR, Row, Schema, fingerprint
+from saematch.analysis.tables import PAIR, Row, Schema
 from saematch.evaluation.codes import CodedPair, Codes
-from saematch.evaluation.curves import SHARES, Curve, Pairing, curve_of
+from saematch.evaluation.curves import SHARES, Curve, Pairing, curve_of, first_known
 from saematch.evaluation.loss import LossSums, sum_losses
 from saematch.evaluation.methods import EVALUATED
 from saematch.evaluation.model import LanguageModel
@@ -28,6 +28,8 @@ from saematch.runs.plan import Pair
 from saematch.sae.autoencoder import SAE
 
 CAUSAL_PAIRS = 2000  # pairs of features at the end of the curve, by default
+
+_Key = tuple[bytes, bytes | None]  # the targets of a replacement, and their sources; None if the targets are left out
 
 _WHAT = {
     "method": "method whose cheapest pairs are replaced, see tables.json. nearest_source: for each target, the source "
@@ -48,7 +50,8 @@ SUBSTITUTION = Schema(
         "loss": "mean loss, nats per token",
         "loss_without": "mean loss if the contributions of the same targets are left out, nats per token",
         "clean_loss": "mean loss of the unchanged model, nats per token",
-        "value": "(loss_without - loss) / (loss_without - clean_loss). 1: nothing is lost; 0: as bad as without them",
+        "value": "(loss_without - loss) / (loss_without - clean_loss). 1: nothing is lost; 0: as bad as without them. "
+        "Empty unless the whole interval of loss_without - clean_loss is above 0: otherwise, the share is noise",
         **SIZE_COLUMNS,
         **INTERVAL_COLUMNS,
     },
@@ -59,9 +62,9 @@ AREA = Schema(
     {
         **PAIR,
         **_WHAT,
-        "fewest": "number of pairs at the beginning of the curve",
-        "most": "number of pairs at its end",
-        "value": "area by the trapezoidal rule, divided by log(most / fewest)",
+        "fewest": "number of pairs at the first point; from there on, table substitution has a value for every method",
+        "most": "number of pairs at the last point",
+        "value": "area by the trapezoidal rule, divided by log(most / fewest); of a single point, its value",
         "difference": f"value minus that of the evaluated run ({EVALUATED}, partner)",
         "difference_low": "lower end of its interval, from the same resamples",
         "difference_high": "upper end of its interval",
@@ -111,7 +114,7 @@ def measure_substitution(
     scales = _slopes(pair, fitted, layers, pairings)
     sizes = curve_of(len(pairings[0].targets))
     # Methods agree on many of their cheapest pairs: equal replacements share a pass.
-    passes: dict[str, Replaced] = {}
+    passes: dict[_Key, Replaced] = {}
     keys = [
         [_add_pass(passes, pairing, scale, size) for size in sizes]
         for pairing, scale in zip(pairings, scales, strict=True)
@@ -128,13 +131,13 @@ def measure_substitution(
     losses = [sums.replaced[[places[key] for key in of_pairing]] for of_pairing in keys]  # (sizes, units) each
     names = {"source": layers[0], "target": layers[1]}
     size = {**measured.size, "tokens": int(sums.tokens.sum())}
-    curves = _curves(pairings, losses, sums)
-    active = is_active.cpu().numpy()
+    curves, active = _curves(pairings, losses, sums), is_active.cpu().numpy()
+    first = first_known(curves)
     return {
         SUBSTITUTION.name: [
             SUBSTITUTION.row(**names, **row, **size) for curve in curves for row in curve.points(sizes, active)
         ],
-        AREA.name: [AREA.row(**names, **curve.area(sizes, curves[0]), **size) for curve in curves],
+        AREA.name: [AREA.row(**names, **curve.area(sizes, first, curves[0]), **size) for curve in curves],
     }
 
 
@@ -176,12 +179,12 @@ def _slopes(pair: CodedPair, fitted: TokenSelection, layers: Pair, pairings: Seq
     return [slope.nan_to_num(0.0).float() for slope in slopes]
 
 
-def _add_pass(passes: dict[str, Replaced], pairing: Pairing, scale: Tensor, size: int) -> str:
+def _add_pass(passes: dict[_Key, Replaced], pairing: Pairing, scale: Tensor, size: int) -> _Key:
     """Add the replacement of the first `size` pairs unless an equal one is there, and return its key."""
     # The order of the targets is that of their numbers, so that equal sets of pairs have equal sums.
     order = np.argsort(pairing.targets[:size], kind="stable")
     sources, targets = pairing.sources[:size][order], pairing.targets[:size][order]
-    key = fingerprint([targets, sources if pairing.replaced_by is not None else np.empty(0)])
+    key = targets.tobytes(), None if pairing.replaced_by is None else sources.tobytes()
     of_order = torch.from_numpy(order).to(scale.device)
     of_sources, of_targets = (torch.from_numpy(side).to(scale.device) for side in (sources, targets))
     passes.setdefault(key, Replaced(of_sources, of_targets, scale[of_order]))

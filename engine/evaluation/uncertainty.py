@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -28,6 +29,9 @@ class Interval:
     value: float
     low: float
     high: float
+
+
+UNKNOWN = Interval(math.nan, math.nan, math.nan)  # of what has no value
 
 
 def bootstrap_counts(units: int, seed: int = 0) -> Floats:
