@@ -25,8 +25,11 @@ from saematch.activations.stored import StoredActivations
 from saematch.cli.main import main
 from saematch.cost import CodesCost
 from saematch.cost.lines import lowest_lines
-from saematch.errors import MatchError
+from saematch.errors import MatchError, NotEnoughMemory
 from saematch.evaluation import LanguageModel, Texts
+from saematch.matching.by_codes import CodesProblem
+from saematch.matching.solver import Solver
+from saematch.numeric.scratch import scratch_arrays
 from saematch.options import ActivityMetric, Side, names
 
 METRICS = names(ActivityMetric)
@@ -219,6 +222,24 @@ def test_the_same_answer_bit_for_bit_for_any_number_of_threads():
     finally:
         torch.set_num_threads(before)
     assert answers[0] == answers[1] == answers[2]
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_the_same_answer_bit_for_bit_from_memory_and_from_a_file(metric):
+    f, g = (Codes.of(codes) for codes in shared_codes(6, 2_000, 90, 70))
+    answers = []
+    for most in (None, 0):
+        similarities = Similarities.of(metric, f, g, most)
+        assert isinstance(similarities.entries.values.base, memoryview) == (most == 0)
+        m = Solver().run(CodesProblem(similarities))
+        assert m.certified
+        answers.append((m.perm.tolist(), m.pair_cost.tolist(), m.prices.tolist(), m.gap, m.random_cost))
+    assert answers[0] == answers[1]
+
+
+def test_no_room_for_a_temporary_file_is_said_before_it_is_used():
+    with pytest.raises(NotEnoughMemory, match="no room for a temporary file of this size"):
+        scratch_arrays(2**55, [np.int32], most=0)
 
 
 def test_margins_and_grades_are_those_of_the_costs_as_a_matrix():

@@ -1,8 +1,9 @@
 """The sums of f g over all tokens on which two features are active together, for every such pair of features.
 
-Only pairs that are active together on some token have an entry. Entries are counted first, so that the memory they
-take is known before it is taken. Each sum is made by one thread, token after token, so that its bits do not depend on
-the number of threads.
+Only pairs that are active together on some token have an entry. Entries are counted first, so that what they take is
+known before it is taken; if it is more than a share of the memory, they are written to a temporary file. They are made
+by blocks of source features. Each sum is made by one thread, token after token, so that its bits depend neither on the
+blocks nor on the number of threads.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from saematch.errors import memory_for
 from saematch.numeric.compiled import compiled
 from saematch.numeric.rounding import Floats, Indices
+from saematch.numeric.scratch import scratch_arrays
 from saematch.numeric.threads import ThreadPool
 
 STRETCH = 4096  # terms that are summed up before their sum is added to the total: a long sum is rounded less that way
@@ -42,7 +44,9 @@ def by_feature(starts: Indices, features: NDArray[np.int32], values: NDArray[Any
     return Entries(feature_starts, tokens, turned)
 
 
-def sums_of_products(a: Entries, a_shift: Floats, b: Entries, b_shift: Floats, width: int) -> Entries:
+def sums_of_products(
+    a: Entries, a_shift: Floats, b: Entries, b_shift: Floats, width: int, most: int | None = None
+) -> Entries:
     """Return the sum of (f - c_i)(g - d_j) over the entries of every pair of features that share a token.
 
     Args:
@@ -51,6 +55,7 @@ def sums_of_products(a: Entries, a_shift: Floats, b: Entries, b_shift: Floats, w
         b: the entries of the target features, by token: `columns` are features.
         b_shift: d `(F_B,)`.
         width: F_B.
+        most: the most bytes of memory that the result takes, see `scratch_arrays`.
 
     Returns:
         A matrix `(F_A, F_B)`, with an entry for every pair of features that share a token.
@@ -67,7 +72,7 @@ def sums_of_products(a: Entries, a_shift: Floats, b: Entries, b_shift: Floats, w
         pool.run(partial(_count, a.starts, a.columns, b.starts, b.columns, *part, width, counts[1:]) for part in parts)
         starts = np.cumsum(counts)
         with memory_for(f"{starts[-1]:,} pairs of features that are active together, of {tokens:,} tokens"):
-            columns, values = np.empty(int(starts[-1]), dtype=np.int32), np.empty(int(starts[-1]))
+            columns, values = scratch_arrays(int(starts[-1]), (np.int32, np.float64), most)
         pool.run(partial(_sum, *a, a_shift, *b, b_shift, *part, starts, columns, values) for part in parts)
     return Entries(starts, columns, values)
 

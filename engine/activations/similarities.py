@@ -41,6 +41,8 @@ from saematch.numeric.compiled import compiled
 from saematch.numeric.rounding import Floats, Indices, first_alike, first_of_each
 from saematch.options import ActivityMetric, names
 
+_PART = 2**20
+
 
 @dataclass(frozen=True, eq=False)
 class Similarities:
@@ -71,8 +73,15 @@ class Similarities:
     times_active: tuple[Indices, Indices] = field(repr=False)
 
     @classmethod
-    def of(cls, metric: ActivityMetric, a: Codes, b: Codes) -> Similarities:
+    def of(cls, metric: ActivityMetric, a: Codes, b: Codes, most: int | None = None) -> Similarities:
         """Return the similarities of the features of two SAEs by their codes on the same tokens.
+
+        Args:
+            metric: the similarity.
+            a: the codes of the source SAE.
+            b: the codes of the target SAE.
+            most: the most bytes of memory that `entries` takes, by default half of what is available. If it is larger,
+                it is kept in a temporary file.
 
         Raises:
             MatchError: if the codes are of different numbers of tokens, or of none.
@@ -85,7 +94,7 @@ class Similarities:
             raise MatchError(f"{a.source} has no tokens, so that nothing can be said about its features")
         x, y = prepared(metric, a), prepared(metric, b)
         rows = by_feature(*x.by_token, a.F)
-        sums = sums_of_products(rows, x.shift, y.by_token, y.shift, b.F)
+        sums = sums_of_products(rows, x.shift, y.by_token, y.shift, b.F, most)
         if metric == "jaccard":
             _divide_by_either(*sums, a.times_active, b.times_active)
         else:
@@ -143,6 +152,12 @@ class Similarities:
         _sum_background(*self.entries, self.row_factor, self.column_factor, together)
         of_others = float(self.row_factor.sum() * self.column_factor.sum()) - float(together.sum())
         return -(of_others + float(self.entries.values.sum()))
+
+    @cached_property
+    def size_of_entries(self) -> float:
+        """The sum of the absolute values of all entries, a part at a time: they may be larger than the memory."""
+        values = self.entries.values
+        return sum(float(np.abs(values[n : n + _PART]).sum()) for n in range(0, len(values), _PART))
 
 
 def check_activity_metric(metric: Any) -> ActivityMetric:

@@ -115,7 +115,7 @@ class CodesCost(Cost):
     def random_error(self) -> float:
         sides = self._similarities
         sizes = float(np.abs(sides.row_factor).sum() * np.abs(sides.column_factor).sum())
-        sizes += 2 * float(np.abs(sides.entries.values).sum())
+        sizes += 2 * sides.size_of_entries
         rounding = gamma(sum(self.shape) + 2 * len(sides.entries.values), UNIT_64) * sizes / max(1, *self.shape)
         return rounding + min(self.shape) * (sides.error + _ROUNDING)
 

@@ -28,6 +28,7 @@ from saematch.cost.unmatched import Unmatched
 from saematch.numeric.compiled import compiled
 from saematch.numeric.gather import places_of
 from saematch.numeric.rounding import UNIT_32, UNIT_64, Floats, Indices, first_of_each, gamma
+from saematch.numeric.scratch import scratch_arrays
 from saematch.numeric.threads import ThreadPool
 
 _ROUNDING = 32 * UNIT_64  # of the few operations on numbers of at most 3
@@ -53,7 +54,7 @@ class MixedCost(Cost):
         """Make the passes: the values of D are made for all pairs once, and kept for pairs with an entry."""
         background, sides = self.distances.passes, self._similarities
         assert isinstance(background, TileProducts)
-        values = np.empty(len(sides.entries.values), dtype=np.float32)
+        (values,) = scratch_arrays(len(sides.entries.values), [np.float32])
         factors = sides.row_factor, sides.column_factor, self.scale * self._factor
 
         def fill(part: slice) -> None:
@@ -172,7 +173,7 @@ class MixedCost(Cost):
     def random_error(self) -> float:
         sides = self._similarities
         sizes = 2 * float(np.abs(sides.row_factor).sum() * np.abs(sides.column_factor).sum())
-        sizes += 2 * float(np.abs(sides.entries.values).sum())
+        sizes += 2 * sides.size_of_entries
         terms = sum(self.shape) + 2 * len(sides.entries.values)
         rounding = self.scale * self._factor * gamma(terms, UNIT_64) * sizes / max(1, *self.shape)
         of_rows, of_columns = (float(one.max(initial=0.0)) for one in self._errors)

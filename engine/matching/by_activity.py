@@ -11,7 +11,7 @@ from typing_extensions import override
 from saematch.activations import Codes, check_activity_metric
 from saematch.activations.layers import LayerCodes, from_record
 from saematch.errors import MatchError
-from saematch.matching.by_codes import BYTES_PER_ENTRY, CodesProblem, codes_of
+from saematch.matching.by_codes import CodesProblem, bytes_of_entries, codes_of
 from saematch.matching.comparison import Comparing, Comparison
 from saematch.matching.problem import Problem, search_bytes
 from saematch.numeric.numbers import checked_number
@@ -135,7 +135,7 @@ class ActivityComparison(Comparing[CodedSAE]):
     def search_bytes(self, a: SAE, b: SAE) -> int:
         """Estimate the memory of the search, without that of the codes."""
         together = self._tokens * (a.k or _ACTIVE) * (b.k or _ACTIVE)
-        return search_bytes(a.F + b.F) + BYTES_PER_ENTRY * min(a.F * b.F, together)
+        return search_bytes(a.F + b.F) + bytes_of_entries(min(a.F * b.F, together))
 
     @property
     def _tokens(self) -> int:

@@ -31,6 +31,7 @@ from saematch.numeric.arrays import ArrayLike
 from saematch.numeric.cosines import row_cosines
 from saematch.numeric.rounding import UNIT_64, Floats, Indices
 from saematch.numeric.rows import Rows
+from saematch.numeric.scratch import bytes_in_memory
 from saematch.options import ActivityMetric
 from saematch.sae.autoencoder import SAE
 from saematch.sae.features import as_targets
@@ -38,7 +39,7 @@ from saematch.storage.folders import local_path
 from saematch.storage.reading import mapped_array
 
 Activations = ArrayLike | Codes | str | os.PathLike[str]  # what `codes_of` takes
-BYTES_PER_ENTRY = 12  # of the column and the value of a similarity
+_BYTES_PER_ENTRY = 12  # of the column and the value of a similarity
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ class CodesProblem(Problem):
     @override
     def search_bytes(self) -> int:
         rows = 0 if self.weighing is None else self.weighing.x.size + self.weighing.y.size
-        return search_bytes(sum(self.shape), rows) + BYTES_PER_ENTRY * len(self.similarities.entries.values)
+        return search_bytes(sum(self.shape), rows) + bytes_of_entries(len(self.similarities.entries.values))
 
     @override
     def cost(self, backend: Backend) -> Cost:
@@ -171,6 +172,11 @@ class CodesProblem(Problem):
     @override
     def cosine(self, permutation: Indices) -> Floats | None:
         return None if self.decoders is None else row_cosines(*self.decoders, permutation)
+
+
+def bytes_of_entries(pairs: int) -> int:
+    """Return the memory that similarities of this many pairs take: more than a share of it is kept in a file."""
+    return min(_BYTES_PER_ENTRY * pairs, bytes_in_memory())
 
 
 def codes_of(sae: SAE, given: Any) -> Codes:
