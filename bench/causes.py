@@ -2,21 +2,24 @@
 
     python bench/causes.py --saes FOLDER --model DIR --texts FILE --pairs 8-9,8-10,8-13
 
-The SAEs of each pair of layers are matched by weights and by every baseline. Runs are kept in `--work`; tables are
-written to `bench/results/causes/<pair>/`.
+The SAEs of each pair of layers are matched by weights and by every baseline. Runs and finished measurements are kept in
+`--work`, so that the same command resumes; tables are written to `bench/results/causes/<pair>/`, and the tokens and the
+time of each measurement to `record.json`.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import time
+from functools import partial
 from pathlib import Path
 
 from record import RESULTS, commit
 
 import saematch as sm
 from saematch.activations.selection import TokenSelection
-from saematch.analysis.tables import Table
+from saematch.analysis.tables import Ledger, Table
 from saematch.evaluation import LanguageModel, Texts
 from saematch.evaluation.causes import Causes
 from saematch.evaluation.methods import permutations_of, run_baselines
@@ -25,13 +28,14 @@ from saematch.evaluation.study import SCHEMAS
 from saematch.evaluation.substitution import CAUSAL_PAIRS
 from saematch.matching.backend import machine, versions
 from saematch.storage.folders import LocalFolder
+from saematch.storage.jsonfile import as_json
 
 HOME = RESULTS / "causes"
 
 
 def main() -> None:
     options = arguments()
-    model = LanguageModel(options.model, Texts.read(options.texts), tokens=options.tokens)
+    model = LanguageModel(options.model, Texts.read(options.texts), tokens=options.tokens, context=options.context)
     for name in options.pairs.split(","):
         source, target = pair = tuple(map(int, name.split("-")))
         layers = sm.load_layers(f"{options.saes}?layer={source},{target}")
@@ -39,12 +43,33 @@ def main() -> None:
         fold, out = common_fold(chain, chain.sae), options.work / name / "runs"
         chains = run_baselines(chain, [pair], fold, out, lambda _: lambda _: None)
         causes = Causes(TokenSelection.of(model, pair), pair, layers[source], layers[target], chains)
-        print(f"layers {name}: at most {causes.passes} passes", flush=True)
-        tables = causes.substitution(CAUSAL_PAIRS)
-        tables |= causes.ablation(permutations_of(chains, pair, layers[target].F))
-        publish(name, tables)
-    record = {"commit": commit(), "versions": versions(), "machine": machine()}
-    (HOME / "record.json").write_text(json.dumps(record, indent=1) + "\n")
+        print(f"layers {name}: at most {causes.passes} passes over half of {model!r}", flush=True)
+        permutations = permutations_of(chains, pair, layers[target].F)
+        measurements = {
+            "substitution": partial(causes.substitution, CAUSAL_PAIRS),
+            "ablation": partial(causes.ablation, permutations),
+        }
+        inputs, ledger = {"tokens": model.record(), "order": causes.record()}, Ledger(LocalFolder(options.work / name))
+        for what, measure in measurements.items():
+            publish(name, ledger.measured(what, inputs, partial(timed, name, what, model, measure)))
+
+
+def timed(name, what, model, measure):
+    """Return the tables of a measurement, and write how long it took, and on how many tokens, to `record.json`."""
+    began = time.monotonic()
+    tables = measure()
+    path = HOME / "record.json"
+    record = json.loads(path.read_text()) if path.exists() else {}
+    record[f"{what} {name}"] = {
+        "seconds": round(time.monotonic() - began),
+        "documents": int(model.documents.max()) + 1,
+        "tokens": len(model.documents),
+        "commit": commit(),
+        "versions": versions(),
+        "machine": machine(),
+    }
+    path.write_bytes(as_json(record))
+    return tables
 
 
 def publish(name, tables):
@@ -55,9 +80,10 @@ def publish(name, tables):
         if schema.name in tables:
             Table(schema, tables[schema.name]).write(LocalFolder(folder))
             (folder / f"{schema.name}.parquet").unlink(missing_ok=True)
-    for row in tables["substitution_area"] + tables["ablation"]:
+    for row in tables.get("substitution_area", []) + tables.get("ablation", []):
         what = row.get("replaced_by") or row["effect"]
-        print(f"{name} {row['method']}, {what}: {row['value']:.3f} ({row['low']:.3f} to {row['high']:.3f})", flush=True)
+        shown = "no value" if row["value"] is None else "{value:.3f} ({low:.3f} to {high:.3f})".format(**row)
+        print(f"{name} {row['method']}, {what}: {shown}", flush=True)
 
 
 def arguments():
@@ -67,6 +93,7 @@ def arguments():
     parser.add_argument("--texts", required=True)
     parser.add_argument("--pairs", required=True, help="pairs of layers like 8-9,8-13")
     parser.add_argument("--tokens", type=int, default=4000)
+    parser.add_argument("--context", type=int, default=256)
     parser.add_argument("--work", type=Path, default=Path("causes-work"))
     return parser.parse_args()
 
