@@ -18,6 +18,8 @@ import saematch
 import saematch.dictionaries
 from saematch.activations import procrustes
 from saematch.analysis.export import export
+from saematch.analysis.flow import Flow, LayerFlow, find_predecessors
+from saematch.analysis.predecessors import Predecessors, predecessors_of
 from saematch.cli.main import make_parser
 from saematch.evaluation import evaluate
 from saematch.report import write_report
@@ -37,6 +39,11 @@ PUBLIC = {
     "saematch.sources.Names": Names,
     "saematch.evaluation.evaluate": evaluate,
     "saematch.analysis.export.export": export,
+    "saematch.analysis.flow.find_predecessors": find_predecessors,
+    "saematch.analysis.flow.Flow": Flow,
+    "saematch.analysis.flow.LayerFlow": LayerFlow,
+    "saematch.analysis.predecessors.predecessors_of": predecessors_of,
+    "saematch.analysis.predecessors.Predecessors": Predecessors,
     "saematch.report.write_report": write_report,
     "saematch.MatchError": saematch.MatchError,
     "saematch.NotCertified": saematch.NotCertified,

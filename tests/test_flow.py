@@ -1,16 +1,23 @@
 """The sites of layers together: which pairs a flow matches, and which features of a residual stream come from where."""
 
+import csv
 import json
+import re
 import shutil
 from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 import torch
 
 import saematch as sm
+from saematch.analysis.flow import FLOW, GROUPS, find_predecessors
+from saematch.analysis.predecessors import predecessors_of
 from saematch.cli.main import main
+from saematch.evaluation.figures import draw_flow
+from saematch.evaluation.figures.flow import draw_figure
 from saematch.runs.plan import plan_pairs
 from saematch.sources import Names, as_sites
 from saes import made_up, write_npz
@@ -76,7 +83,17 @@ def sources(home):
     return {site: home / f"of_{site}" for site in ("mlp", "attention", "residual")}
 
 
-FLOW = [
+@pytest.fixture(scope="module")
+def run(home, tmp_path_factory):
+    """Write a run of the sites in `home`, with labels of a few features."""
+    labels = {"features": [{"feature": 3, "tokens": ["May", "June"]}]}
+    (home / "of_mlp" / "layer_8" / "labels.json").write_text(json.dumps(labels))
+    run = tmp_path_factory.mktemp("flow") / "run"
+    sm.match_layers(sources(home), run, pairs="flow")
+    return run
+
+
+PAIRS = [
     ("residual.7", "residual.8"),
     ("mlp.8", "residual.8"),
     ("residual.8", "residual.9"),
@@ -95,7 +112,7 @@ def test_a_flow_matches_every_residual_stream_with_what_it_is_the_sum_of(home):
     ]  # fmt: skip
     for sites in given:
         chain = sm.match_layers(sites, pairs="flow")
-        assert [chain.names.keys(pair) for pair in chain] == FLOW
+        assert [chain.names.keys(pair) for pair in chain] == PAIRS
         assert chain.certified
         assert (chain.names.axis, chain.options()["metric"], chain.options()["parts"]) == (
             "site",
@@ -235,7 +252,7 @@ def test_sources_without_layer_numbers_keep_their_names(tmp_path):
 def test_the_command_line_takes_sites(home, tmp_path):
     asked = [f"{site}={source}" for site, source in sources(home).items()]
     planned = parsed(saematch("layers", *asked, "--pairs", "flow", "--dry-run", "--json"))
-    assert [tuple(pair) for pair in planned["pairs"]] == FLOW
+    assert [tuple(pair) for pair in planned["pairs"]] == PAIRS
     assert main(["layers", *asked, "--pairs", "flow", "-o", str(tmp_path / "run"), "--quiet"]) == 0
     (tmp_path / "sites.yaml").write_text("".join(f"{site}: {source}\n" for site, source in sources(home).items()))
     again = saematch("layers", tmp_path / "sites.yaml", "--pairs", "flow", "-o", tmp_path / "run")
@@ -246,3 +263,211 @@ def test_the_command_line_takes_sites(home, tmp_path):
     assert path.stdout.startswith("site ")
     assert_refused(saematch("layers", *asked, asked[0], "--pairs", "flow", "--dry-run"), "at most once")
     assert_refused(saematch("layers", f"moe={home}", asked[0], "--pairs", "flow", "--dry-run"), "moe=")
+
+
+# ---- Where features come from
+
+
+@pytest.fixture(scope="module")
+def planted(world):
+    return sm.match_layers(world.sites, pairs="flow")
+
+
+def cosines_of(k):
+    """Return site -> the planted cosine of feature k with the feature of that site that it was made of."""
+    parts, cosine = PLANTED[k]
+    return {site: cosine / np.sqrt(len(parts)) for site, _ in parts}
+
+
+def expected_group(k, least):
+    cosines = cosines_of(k)
+    passing = [site for site in ("residual", "attention", "mlp") if cosines.get(site, 0.0) >= least]
+    return "+".join(passing) or "none"
+
+
+@pytest.mark.parametrize("least", [0.3, 0.55, 0.6, 0.74, 0.85, 0.99])
+def test_groups_are_those_that_were_planted(world, planted, least):
+    assert planted.certified
+    flow = find_predecessors(planted, least)
+    (one,) = flow.layers
+    groups = one.groups(least)
+    assert [GROUPS[groups[world.place[k]]] for k in range(F)] == [expected_group(k, least) for k in range(F)]
+    for by in ("nearest", "partner"):
+        rows = flow.groups.where(layer=1, by=by)
+        assert [row["group"] for row in rows] == list(GROUPS)
+        assert [row["features"] for row in rows] == np.bincount(one.groups(least, by), minlength=8).tolist()
+        assert sum(row["share"] for row in rows) == pytest.approx(1)
+
+
+def test_a_predecessor_is_the_nearest_feature_and_the_partner(world, planted):
+    (one,) = find_predecessors(planted).layers
+    for k, (parts, _) in enumerate(PLANTED):
+        at = world.place[k]
+        for site, feature in parts:
+            assert one.nearest[site][at] == feature
+            assert one.nearest_cosine[site][at] == pytest.approx(cosines_of(k)[site], abs=1e-6)
+            # Features 0 and 1 have the same predecessor, and only the first of them can be its partner.
+            if k == 1:
+                assert one.partner[site][at] != feature
+                assert one.cosine[site][at] < 0.5
+            else:
+                assert (one.partner[site][at], one.cosine[site][at]) == (feature, pytest.approx(cosines_of(k)[site]))
+
+
+def test_the_nearest_feature_has_the_largest_cosine(run):
+    chain = sm.Chain.load(run)
+    for one in find_predecessors(chain).layers:
+        for site, pair in one.pairs.items():
+            earlier, later = (torch.nn.functional.normalize(chain.sae(number).W_dec.double()) for number in pair)
+            best = (later @ earlier.T).max(dim=1)
+            assert one.nearest[site].tolist() == best.indices.tolist()
+            assert one.nearest_cosine[site].tolist() == pytest.approx(best.values.tolist(), abs=1e-14)
+
+
+@pytest.mark.parametrize("left_out", ["residual", "attention", "mlp"])
+def test_a_site_that_is_missing_has_no_predecessors(world, left_out):
+    sites = {site: dict(layers) for site, layers in world.sites.items()}
+    del sites[left_out][0 if left_out == "residual" else 1]
+    if not sites[left_out]:
+        del sites[left_out]
+    flow = find_predecessors(sm.match_layers(sites, pairs="flow"), 0.55)
+    (one,) = flow.layers
+    groups = [GROUPS[code] for code in one.groups(0.55)]
+    left = [[site for site in expected_group(k, 0.55).split("+") if site != left_out] for k in range(F)]
+    assert [groups[world.place[k]] for k in range(F)] == ["+".join(sites) or "none" for sites in left]
+    assert {row["sites"] for row in flow.groups.rows} == {
+        "+".join(s for s in ("residual", "attention", "mlp") if s != left_out)
+    }
+
+
+def test_one_feature_has_the_predecessors_of_the_table(run):
+    chain = sm.Chain.load(run)
+    for one in find_predecessors(chain).layers:
+        for feature in range(one.features):
+            for found, (site, pair) in zip(predecessors_of(chain, one.layer, feature), one.pairs.items(), strict=True):
+                assert found.site == chain.names.key(pair[0])
+                assert (found.partner, found.nearest) == (one.partner[site][feature], one.nearest[site][feature])
+                assert (found.cosine, found.nearest_cosine) == (
+                    one.cosine[site][feature],
+                    one.nearest_cosine[site][feature],
+                )
+    assert predecessors_of(chain, "residual.9", 3) == predecessors_of(chain, 9, 3)
+    with pytest.raises(sm.MatchError, match=r"7 has no predecessors in this run; there are residual\.8, residual\.9"):
+        predecessors_of(chain, 7, 3)
+    with pytest.raises(sm.MatchError, match=r"feature 20 is not in residual\.8"):
+        predecessors_of(chain, 8, 20)
+
+
+def test_more_features_than_partners_and_rows_without_a_direction():
+    residual = {0: made_up(5), 1: made_up(9, seed=1)}  # F differs, and d is 8
+    residual[1].W_dec[2] = 0
+    flow = find_predecessors(sm.match_layers({"residual": residual, "mlp": {1: made_up(8, seed=2)}}, pairs="flow"), -1)
+    (one,) = flow.layers
+    assert (one.partner["residual"] >= 0).sum() == 5
+    assert (one.partner["mlp"] >= 0).sum() == 8  # as many features as the stream is wide
+    assert np.isnan(one.nearest_cosine["mlp"][2])
+    assert predecessors_of(flow.chain, 1, 2)[1].nearest_cosine is None
+    unmatched = [feature for feature in range(9) if one.partner["residual"][feature] < 0]
+    assert [predecessors_of(flow.chain, 1, feature)[0].partner for feature in unmatched] == [None] * 4
+
+
+def test_a_baseline_gives_each_feature_its_closest_partner(world):
+    chain = sm.match_layers(world.sites, pairs="flow", method="nearest")
+    (one,) = find_predecessors(chain, nearest=False).layers
+    for site, pair in one.pairs.items():
+        perm, _, cosine = chain.arrays(pair)
+        for feature in range(F):
+            sources = np.nonzero(perm == feature)[0]
+            best = sources[cosine[sources].argmax()] if len(sources) else -1
+            assert one.partner[site][feature] == best
+
+
+def test_what_has_no_flow_is_refused(home):
+    layers = {1: made_up(), 2: made_up(seed=1)}
+    for chain in (sm.match_layers(layers), sm.match_layers(layers, against=layers)):
+        with pytest.raises(
+            sm.MatchError, match='no finished pair of a flow; match the sites of layers with pairs="flow"'
+        ):
+            find_predecessors(chain)
+    with pytest.raises(sm.MatchError, match=r"least is 1\.5; give a cosine from -1 to 1"):
+        find_predecessors(sm.match_layers(sources(home), pairs="flow"), 1.5)
+
+
+def test_tables_are_those_of_the_features(run, tmp_path):
+    chain = sm.Chain.load(run)
+    flow = find_predecessors(chain, 0.4)
+    flow.write(tmp_path)
+    draw_flow(flow, tmp_path)
+    assert {path.name for path in tmp_path.rglob("*.*")} == {
+        "flow.csv", "flow.parquet", "flow_groups.csv", "flow_groups.parquet", "flow.png", "flow.svg",
+    }  # fmt: skip
+    with (tmp_path / "flow.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == list(FLOW.columns)
+    assert [(int(row["layer"]), int(row["feature"])) for row in rows] == [(at, k) for at in (8, 9) for k in range(20)]
+    columns = pyarrow.parquet.read_table(tmp_path / "flow.parquet").to_pydict()
+    for one in flow.layers:
+        start = 20 * (one.layer - 8)
+        for k, row in enumerate(rows[start : start + 20]):
+            assert row["nearest_group"] == GROUPS[one.groups(0.4)[k]] == columns["nearest_group"][start + k]
+            assert float(row["mlp_cosine"]) == one.cosine["mlp"][k] == columns["mlp_cosine"][start + k]
+            assert row["attention_partner"] == str(one.partner.get("attention", [-1] * 20)[k])
+            assert int(row["residual_nearest"]) == one.nearest["residual"][k]
+    without = find_predecessors(chain, 0.4, nearest=False)
+    without.write(tmp_path / "partners")
+    draw_flow(without, tmp_path / "partners")
+    with (tmp_path / "partners" / "flow.csv").open(newline="") as file:
+        assert {(row["mlp_nearest"], row["nearest_group"]) for row in csv.DictReader(file)} == {("-1", "")}
+
+
+def test_the_figure_shows_every_group_in_a_colour_of_its_own(planted):
+    flow = find_predecessors(planted, 0.55)
+    figure = draw_figure(flow)
+    present = {row["group"] for row in flow.groups.rows if row["features"]}
+    (legend,) = figure.legends
+    assert {text.get_text().replace(" ", "") for text in legend.get_texts()} == present
+    assert len({patch.get_facecolor() for patch in legend.get_patches()}) == len(present) == len(GROUPS)
+    for panel, by in zip(figure.axes, ("nearest", "partner"), strict=True):
+        for bars in panel.containers:
+            (row,) = flow.groups.where(by=by, group=bars.get_label().replace(" ", ""))
+            assert [bar.get_height() for bar in bars] == pytest.approx([row["share"]])
+        tops = [bar.get_y() + bar.get_height() for bars in panel.containers for bar in bars]
+        assert max(tops) == pytest.approx(1)
+
+
+def test_partners_need_no_saes_and_the_nearest_do(run, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    record = json.loads((run / "run.json").read_text())
+    record["source"] = {name: f"{path}.moved" for name, path in record["source"].items()}
+    (tmp_path / "run" / "run.json").write_text(json.dumps(record))
+    chain = sm.Chain.load(tmp_path / "run")
+    partners = find_predecessors(chain, 0.3, nearest=False)
+    assert partners.groups.rows == find_predecessors(sm.Chain.load(run), 0.3).groups.where(by="partner")
+    with pytest.raises(
+        sm.MatchError, match="the SAEs of the run are needed, and are no longer where the run found them"
+    ):
+        find_predecessors(chain)
+
+
+def test_the_command_says_where_features_come_from(run, home, tmp_path):
+    flow = find_predecessors(sm.Chain.load(run), 0.4)
+    shown = saematch("flow", run, "--least", 0.4, "-o", tmp_path / "out")
+    assert shown.returncode == 0
+    lines = [line.split() for line in shown.stdout.splitlines() if line.startswith(("8", "9"))]
+    assert [(line[0], line[1]) for line in lines] == [
+        ("8", "nearest"), ("8", "partner"), ("9", "nearest"), ("9", "partner"),
+    ]  # fmt: skip
+    assert (tmp_path / "out" / "figures" / "flow.png").is_file()
+    content = parsed(saematch("flow", run, "--least", 0.4, "--json"))
+    assert content["groups"] == flow.groups.rows
+    only = parsed(saematch("flow", run, "--least", 0.4, "--partners-only", "--json"))
+    assert only["groups"] == flow.groups.where(by="partner")
+    feature = int(sm.Chain.load(run)["mlp.8", "residual.8"].perm[3])
+    one = saematch("flow", run, "--layer", 8, "--feature", feature)
+    assert re.search(r"^mlp\.8 +partner +3 .*May, June$", one.stdout, re.MULTILINE)
+    found = parsed(saematch("flow", run, "--sae", "residual.8", "--feature", feature, "--json"))
+    assert [row["site"] for row in found["predecessors"]] == ["residual.7", "mlp.8"]
+    assert_refused(saematch("flow", run, "--layer", 8), "--layer and --feature name one feature together")
+    write_npz(tmp_path / "layer_1", made_up()), write_npz(tmp_path / "layer_2", made_up(seed=1))
+    sm.match_layers(sm.load_layers(tmp_path), tmp_path / "other")
+    assert_refused(saematch("flow", tmp_path / "other"), 'match the sites of layers with --pairs "flow"')

@@ -21,6 +21,7 @@ from saematch.cli import (
     env,
     evaluate,
     export,
+    flow,
     info,
     layers,
     map,
@@ -57,7 +58,7 @@ class Command(Protocol):
 
 
 COMMANDS: Mapping[str, Command] = {
-    "demo": demo, "info": info, "match": match, "layers": layers, "show": show, "top": top, "path": path,
+    "demo": demo, "info": info, "match": match, "layers": layers, "show": show, "top": top, "path": path, "flow": flow,
     "consistency": consistency, "encode": encode, "map": map,
     "evaluate": evaluate, "report": report, "serve": serve, "export": export, "verify": verify, "env": env,
 }  # fmt: skip

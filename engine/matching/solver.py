@@ -119,6 +119,17 @@ class Solver:
             return grader.grade(solution.permutation)
         return grader.compare(given) if graded_by is None else grader.grade(given)
 
+    @torch_threads()
+    @numpy_warnings
+    def nearest(self, problem: Problem) -> Indices:
+        """Return the cheapest target feature of every source feature, without a bound for one-to-one matchings.
+
+        Several source features may have the same target feature. Among equal costs, the lowest number wins.
+        """
+        cost = self.make_cost(problem)
+        unmatched = UnmatchedCost(cost, problem.max_cost).for_search()
+        return cost.retry_if_out_of_memory(lambda: BASELINES["nearest"](cost, unmatched))
+
     @numpy_warnings
     def is_optimum(self, problem: Problem, perm: Indices) -> bool:
         """Return whether a permutation is proved to be the optimum of a problem.

@@ -91,7 +91,7 @@ def match_layers(
         pairs: "adjacent" (the default for one set of SAEs), "same" (the same layer of both sets, the default for two),
             "all", or a list of (source layer, target layer), or of two names. "flow" matches the residual stream of
             each layer with its predecessors: the residual stream of the layer before, and the attention and the MLP of
-            its own layer, as far as they are given.
+            its own layer, as far as they are given; see `saematch.analysis.flow.find_predecessors`.
         metric: the cost of a pair of features, see `match`: "squared_distance" by default, and "cosine" in a flow.
         activations: for a metric of activations: a folder of hidden states, `layer_<number>.npy` `(tokens, d)`, of the
             same tokens in every layer; or another source of hidden states, such as `saematch.evaluation.LanguageModel`.
