@@ -13,15 +13,18 @@ import pytest
 import torch
 
 import saematch as sm
+from browser import browser, findings_of_axe, needs_browser, page_at, rows_of, until
 from saematch.analysis.flow import FLOW, GROUPS, find_predecessors
 from saematch.analysis.predecessors import predecessors_of
 from saematch.cli.main import main
 from saematch.evaluation.figures import draw_flow
 from saematch.evaluation.figures.flow import draw_figure
+from saematch.report import Contents, write_report
 from saematch.runs.plan import plan_pairs
 from saematch.sources import Names, as_sites
 from saes import made_up, write_npz
 from test_cli import assert_refused, parsed, saematch
+from test_report import serving
 
 F = 16  # features of every SAE; the stream is four times as wide
 # By residual feature of layer 1: the directions that it is the sum of, (site, feature), and its cosine with that sum.
@@ -471,3 +474,99 @@ def test_the_command_says_where_features_come_from(run, home, tmp_path):
     write_npz(tmp_path / "layer_1", made_up()), write_npz(tmp_path / "layer_2", made_up(seed=1))
     sm.match_layers(sm.load_layers(tmp_path), tmp_path / "other")
     assert_refused(saematch("flow", tmp_path / "other"), 'match the sites of layers with --pairs "flow"')
+
+
+# ---- The page of a flow
+
+
+LISTS = ("Path through the SAEs", "Predecessors by site")
+
+
+@pytest.fixture(scope="module")
+def opened():
+    with browser() as chromium:
+        yield chromium
+
+
+def bars(page, name):
+    """Return the heights of the bars of a picture, from left to right, for each colour from the bottom to the top."""
+    paths = "paths => paths.map(path => [path.getAttribute('fill'), path.getAttribute('d')])"
+    found = {}
+    for fill, d in page.eval_on_selector_all(f"#figure-{name} svg path", paths):
+        bar = re.fullmatch(r"M([\d.]+) [\d.]+l[\d.]+ 0l0 -?([\d.]+)l-[\d.]+ 0Z", d)
+        if bar and fill.startswith("#"):
+            found.setdefault(fill, []).append(float(bar[2]))
+    return found
+
+
+@needs_browser
+@pytest.mark.parametrize("kind", ["nearest", "partner"])
+def test_the_page_shows_the_groups_of_every_layer(opened, world, kind, tmp_path):
+    later = {site: {layer + 1: sae for layer, sae in layers.items()} for site, layers in World(1).sites.items()}
+    sites = {site: later[site] | layers for site, layers in world.sites.items()}  # the streams after 0, 1 and 2
+    chain = sm.match_layers(sites, pairs="flow")
+    contents = Contents(chain, margins=True)
+    write_report(contents, tmp_path / "page.html")
+    groups = find_predecessors(chain, 0.7).groups
+    shares = {group: [row["share"] for row in groups.where(by=kind, group=group)] for group in [*GROUPS[1:], "none"]}
+    shares = {group.replace("+", " + "): of for group, of in shares.items() if any(of)}
+    name = f"predecessors-{kind}"
+    with page_at(opened, f"{(tmp_path / 'page.html').as_uri()}#view=pictures") as page:
+        page.wait_for_selector(f"#figure-{name} svg")
+        texts = page.eval_on_selector_all(f"#figure-{name} svg text", "texts => texts.map(text => text.textContent)")
+        assert [text for text in texts if text in shares] == list(shares)  # the legend
+        drawn = list(bars(page, name).values())
+        whole = sum(heights[0] for heights in drawn)
+        for heights, expected in zip(drawn, shares.values(), strict=True):
+            assert [height / whole for height in heights] == pytest.approx(expected, abs=1e-3)
+        page.click(f"#figure-{name} >> text=Numbers")
+        heads = page.eval_on_selector_all(f"#figure-{name} th", "heads => heads.map(head => head.innerText)")
+        assert {head.split(", cosine ≥ ")[1] for head in heads[1:]} == {"0.5", "0.7", "0.9"}
+        for row, layer in zip(rows_of(page, f"#figure-{name}"), (1, 2), strict=True):
+            assert row[0] == str(layer)
+            for head, cell in zip(heads[1:], row[1:], strict=True):
+                group, least = head.split(", cosine ≥ ")
+                of_least = find_predecessors(chain, float(least)).groups if least != "0.7" else groups
+                (found,) = of_least.where(layer=layer, by=kind, group=group.replace(" ", ""))
+                assert float(cell) == pytest.approx(found["share"], rel=1e-3)
+        assert findings_of_axe(page) == []
+
+
+@needs_browser
+@pytest.mark.parametrize("served", [False, True])
+def test_the_page_lists_the_partners_of_a_feature_in_every_site(opened, run, served, tmp_path):
+    chain = sm.Chain.load(run)
+    contents = Contents(chain)
+    write_report(contents, tmp_path / "page.html")
+    feature = int(chain["mlp.8", "residual.8"].perm[3])
+    node = f"#view=explorer&layer={chain.names.number('residual.8')}&feature={feature}"
+    with serving(contents) as running:
+        address = running.address if served else (tmp_path / "page.html").as_uri()
+        with page_at(opened, address + node) as page:
+            page.wait_for_selector("#feature:not([hidden])")
+            path, before = (rows_of(page, f"#feature [aria-label='{name}']") for name in LISTS)
+            assert [(row[0], int(row[1])) for row in path] == [
+                (step.layer, step.feature) for step in chain.path("residual.8", feature)
+            ]
+            expected = predecessors_of(chain, 8, feature)
+            assert [(row[0], int(row[1])) for row in before] == [(one.site, one.partner) for one in expected]
+            assert before[1][2] == "May, June"
+            assert "The path follows the residual stream from residual.7 to residual.9." in page.inner_text("#feature")
+            assert findings_of_axe(page) == []
+            page.click("#feature [aria-label='Predecessors by site'] tbody tr:nth-child(2) button")
+            until(page, "document.getElementById('feature-title').innerText === 'mlp.8, feature 3'")
+            path, before = (rows_of(page, f"#feature [aria-label='{name}']") for name in LISTS)
+            assert [row[0] for row in path] == ["mlp.8", "residual.8", "residual.9"]
+            assert before == []
+
+
+def test_a_run_that_is_no_flow_has_no_predecessors_on_its_page(home):
+    named = sm.match_layers({"a": made_up(), "b": made_up(seed=1)})
+    layers = sm.match_layers({1: made_up(), 2: made_up(seed=1)})
+    assert [Contents(chain).summary()["flow"] for chain in (named, layers)] == [None, None]
+    sites = {"mlp.1": made_up(), "residual.1": made_up(seed=1), "residual.2": made_up(seed=2)}
+    backwards = sm.match_layers(sites, pairs=[("mlp.1", "residual.2")])
+    assert Contents(backwards).summary()["flow"] is None
+    some = Contents(sm.match_layers(sources(home), pairs="flow")).summary()["flow"]
+    assert (some["layers"], some["pairs"]) == ([8, 9], ["0-2", "1-2", "2-5", "3-5", "4-5"])
+    assert {row["by"] for row in some["shares"]} == {"partner"}

@@ -256,7 +256,10 @@ def test_damaged_matchings_are_refused(matching, tmp_path):
         (lambda: sm.assign(X, Y, device="mps"), "mps has no float64 to prove with"),
         (lambda: sm.assign(X, Y, device="abacus"), "device 'abacus' is not known to torch"),
         (lambda: sm.assign(X, Y, device="cuda:99"), "torch sees . GPUs"),
-        (lambda: sm.certify(X, Y, np.arange(60), fold="none"), "parts, weights, fold, activations and map apply to SAEs"),
+        (
+            lambda: sm.certify(X, Y, np.arange(60), fold="none"),
+            "parts, weights, fold, activations and map apply to SAEs",
+        ),
     ],
 )
 def test_rows_and_options_that_make_no_sense_are_refused(call, message):

@@ -1,4 +1,4 @@
-"""Where the features of a residual stream come from: their predecessors in the sites of a flow, and groups of these.
+"""The sites that the features of a residual stream come from: predecessors of all features, and groups of features.
 
 The residual stream after a layer is the sum of that before the layer and of the outputs of attention and MLP. A feature
 whose decoder row has a large cosine with that of a feature of one of these sites was there before, or was written by
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.util import find_spec
 from typing import Any, Literal
@@ -93,6 +93,11 @@ class LayerFlow:
     nearest: dict[SiteName, Indices]
     nearest_cosine: dict[SiteName, Floats]
 
+    @property
+    def ways(self) -> tuple[By, ...]:
+        """The kinds of predecessors that are known: "nearest", if they were asked for, and "partner"."""
+        return ("nearest", "partner") if self.nearest else ("partner",)
+
     def groups(self, least: float = LEAST, by: By = "nearest") -> Indices:
         """Return the group of each feature, as its place in `GROUPS` `(F,)`."""
         cosines, codes = self.cosine if by == "partner" else self.nearest_cosine, np.zeros(self.features, np.int64)
@@ -120,6 +125,23 @@ class Flow:
 
     def __repr__(self) -> str:
         return f"Flow(layers {', '.join(str(one.layer) for one in self.layers)}, least={self.least:g})"
+
+    def at(self, least: float) -> Flow:
+        """Return the same predecessors, grouped at another least cosine.
+
+        Raises:
+            MatchError: if `least` is not a number from -1 to 1.
+
+        Examples:
+            >>> import saematch as sm
+            >>> from saematch.analysis.flow import find_predecessors
+            >>> flow = find_predecessors(sm.match_layers({"residual": "sample?layer=8-9"}, pairs="flow"))
+            >>> [(row["group"], row["features"]) for row in flow.at(0.9).groups.where(by="partner") if row["features"]]
+            [('none', 1015), ('residual', 9)]
+        """
+        least = checked_number(least, -1, 1, f"least is {least!r:.40}; give a cosine from -1 to 1")
+        rows = [row for one in self.layers for by in one.ways for row in _counts(one, by, least)]
+        return Flow(self.chain, self.layers, least, Table(FLOW_GROUPS, rows))
 
     def write(self, folder: str | os.PathLike[str]) -> None:
         """Write `flow.csv`, one row for each feature, and `flow_groups.csv`; with pyarrow, also as `.parquet`.
@@ -188,8 +210,7 @@ def find_predecessors(
         9 mlp 23
         9 residual+mlp 50
     """
-    wrong = f"least is {least!r:.40}; give a cosine from -1 to 1"
-    least = checked_number(least, -1, 1, wrong)
+    empty = Flow(chain, (), LEAST, Table(FLOW_GROUPS)).at(least)  # refuses what is no cosine before any work
     layers, read = [], lru_cache(maxsize=2)(chain.sae)  # successive pairs share an SAE
     for (layer, number), pairs in flow_pairs(chain).items():
         one = LayerFlow(layer, number, chain.shape(next(iter(pairs.values())))[1], pairs, {}, {}, {}, {})
@@ -199,9 +220,7 @@ def find_predecessors(
             if nearest:
                 one.nearest[site], one.nearest_cosine[site] = nearest_of(read(pair[0]), read(pair[1]))
         layers.append(one)
-    ways: tuple[By, ...] = ("nearest", "partner") if nearest else ("partner",)
-    rows = [row for one in layers for by in ways for row in _counts(one, by, least)]
-    return Flow(chain, tuple(layers), least, Table(FLOW_GROUPS, rows))
+    return replace(empty, layers=tuple(layers)).at(least)
 
 
 def _counts(one: LayerFlow, by: By, least: float) -> list[Row]:

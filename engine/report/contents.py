@@ -22,6 +22,7 @@ from saematch.evaluation.weights import DISTANCES, MSE
 from saematch.matching.basis import describe_basis
 from saematch.numeric.rounding import Floats
 from saematch.options import Side
+from saematch.report.flow import describe_flow
 from saematch.runs.chain import Chain
 from saematch.runs.labels import features_of
 from saematch.runs.plan import Pair
@@ -159,11 +160,20 @@ class Contents:
             "evaluation": self._evaluated(),
             "basis": describe_basis([self.chain.pair_record(pair).get("stats", {}) for pair in self.chain]),
             "without_saes": self.findings.without_saes,
+            "flow": self._flow(),
             "definitions": PAGE_DEFINITIONS,
         }
         shareable: dict[str, Any] = Shareable(places_of(self.chain)).content(content)
         names = self.chain.names
-        return shareable | {"names": list(names.names), "axis": names.axis, "several": names.several}
+        sites = [names.sites[number].site for number in sorted(names.sites)]
+        return shareable | {"names": list(names.names), "axis": names.axis, "several": names.several, "sites": sites}
+
+    def _flow(self) -> dict[str, Any] | None:
+        """Return the predecessors of features by site, if the run is a flow: the nearest ones only with margins."""
+        if not self.chain.names.sites:
+            return None
+        nearest = self.findings.margins and bool(self._pairs) and self.findings.without_saes is None
+        return describe_flow(self.chain, nearest)
 
     def _outline(self, pair: Pair) -> dict[str, Any]:
         """Describe a pair by its record, without reading its matching."""

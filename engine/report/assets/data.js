@@ -16,6 +16,11 @@ const titleOf = (layer) => (/^\d+$/.test(keyOf(layer)) ? `${run.axis} ${keyOf(la
 const titlesOf = ({ source, target }) =>
   run.several === "layers" ? `layers ${source} and ${target}` : `${titleOf(source)} and ${titleOf(target)}`;
 
+// The site that an SAE of a flow reads: "residual", "attention" or "mlp".
+const siteOf = (layer) => run.sites[layer];
+
+const isWithinASite = ({ source, target }) => siteOf(source) === siteOf(target);
+
 const data = (() => {
   const pairs = new Map(run.pairs.map((pair) => [pairKey(pair), pair]));
   const sizes = new Map(run.pairs.flatMap((pair) =>
@@ -83,10 +88,10 @@ const data = (() => {
     // The step of paths that leads from a layer: to the nearest layer that it was matched with.
     stepFrom: (layer) => run.two_sets ? undefined
       : run.pairs.filter((pair) => pair.source === layer).sort((a, b) => a.target - b.target)[0],
-    // The step of paths that leads to a layer: of several, the step from the nearest layer.
+    // The step of paths that leads to a layer: of several, the step within a site, or else from the nearest layer.
     stepTo: (layer) => run.two_sets ? undefined
       : run.pairs.filter((pair) => pair.target === layer && data.stepFrom(pair.source) === pair)
-        .sort((a, b) => b.source - a.source)[0],
+        .sort((a, b) => isWithinASite(b) - isWithinASite(a) || b.source - a.source)[0],
     // The whole path through a feature: [{set, layer, feature, label, step, pair}]. A step has the values of the pair of
     // features that leads to this feature from the one before; pair is the pair of layers. Of two sets of SAEs, the path
     // is the feature and its partner in every pair of layers, and the step is of these two.
@@ -112,6 +117,17 @@ const data = (() => {
         path[at].step = await data.values(path[at].pair, path[at - 1].feature);
       }
       return path;
+    },
+    // The partners of a feature of a residual stream in the sites that add up to it, as the steps of a path.
+    async predecessors({ layer, feature }) {
+      const pairs = run.pairs.filter((pair) => pair.target === layer && run.flow?.pairs.includes(pairKey(pair)));
+      const found = await Promise.all(pairs.map(async (pair) => {
+        const from = (await data.inverse(pair.source, pair.target))[feature];
+        if (from < 0) return null;
+        const label = (await data.labels(0, pair.source)).get(from);
+        return { ...sourceOf(pair, from), label, pair, step: await data.values(pair, from) };
+      }));
+      return found.filter((one) => one !== null);
     },
     async partners(node) {
       const path = [{ set: node.set, layer: node.layer, feature: node.feature }], side = node.set ? "target" : "source";

@@ -197,6 +197,8 @@ async function follow(node, focus = true) {
   const path = await data.path(node);
   const place = $("feature"), link = data.neuronpedia(node), { label } = path.find((step) => isSame(step, node));
   const table = element("div", { class: "scroll", role: "region", tabindex: "0", "aria-label": `Path through the ${run.several}` });
+  const before = await data.predecessors(node);
+  const sites = element("div", { class: "scroll", role: "region", tabindex: "0", "aria-label": "Predecessors by site" });
   const embedded = element("div");
   const embed = () => embedded.replaceChildren(element("iframe", {
     src: `${link}?embed=true`, title: "The feature on Neuronpedia", sandbox: "allow-scripts allow-same-origin",
@@ -216,28 +218,37 @@ async function follow(node, focus = true) {
       button("CSV", () => savePath(path, node)),
       link && outsideLink(link, "On Neuronpedia"),
       link && button("Show it here", embed, { title: "loads the feature from neuronpedia.org" })),
-    table, embedded);
+    table,
+    before.length ? element("p", {}, "The partner of this feature in each site that adds up to its residual stream. " +
+      "The numbers in a row belong to the pair of this feature and the feature in the row.") : "",
+    before.length ? sites : "", embedded);
+  if (before.length) new SortedTable(sites, pathColumns(), { caption: "Predecessors by site" }).show(before);
   new SortedTable(table, pathColumns(), { caption: `Path through the ${run.several}`, chosen: (step) => isSame(step, node) }).show(path);
   place.hidden = false;
   if (focus) $("feature-title").focus();
 }
 
-// Say where a path begins and ends, and in which layers it stays the same feature.
+// Say where a path begins and ends.
 function describePath(path, layer) {
   const first = path[0].layer, last = path[path.length - 1].layer;
+  if (run.sites.length) return `The path follows the residual stream from ${titleOf(first)} to ${titleOf(last)}.${describeSame(path, layer)}`;
   const one = run.several.slice(0, -1);
   const begin = first === run.layers[0].layer ? `from the first ${one} of the run`
     : `from ${titleOf(first)}, where it is not the partner of any feature`;
   const end = last === run.layers[run.layers.length - 1].layer ? `to the last ${one}`
     : `to ${titleOf(last)}, where it has no partner`;
-  const text = `The path has ${path.length} of ${run.layers.length} ${run.several}: ${begin}, ${end}.`;
-  if (!known("cosine") || path.length < 2) return text;
+  return `The path has ${path.length} of ${run.layers.length} ${run.several}: ${begin}, ${end}.${describeSame(path, layer)}`;
+}
+
+// Say in which layers a path stays the same feature.
+function describeSame(path, layer) {
+  if (!known("cosine") || path.length < 2) return "";
   const alike = (step) => step.step && (missing(step.step.cosine) || step.step.cosine >= SAME);
   const here = path.findIndex((step) => step.layer === layer);
   let from = here, to = here;
   while (from > 0 && alike(path[from])) from--;
   while (to + 1 < path.length && alike(path[to + 1])) to++;
-  return `${text} It is the same feature (each step has a decoder cosine of at least ${SAME}) from ${titleOf(path[from].layer)} ` +
+  return ` It is the same feature (each step has a decoder cosine of at least ${SAME}) from ${titleOf(path[from].layer)} ` +
     `to ${titleOf(path[to].layer)}.`;
 }
 

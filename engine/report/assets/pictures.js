@@ -46,6 +46,28 @@ function lifetimesPicture() {
   return charts.figure("lifetimes", title, options, numbersOf(run.several, ages, series));
 }
 
+// Which sites the features of each residual stream have a predecessor in.
+function predecessorsPicture(by) {
+  const shares = (run.flow?.shares ?? []).filter((row) => row.by === by);
+  const bars = shares.filter((row) => row.least === SAME);
+  if (!bars.length) return null;
+  const { layers, groups } = run.flow, title = (group) => group.replaceAll("+", " + ");
+  const colour = (group) => (group === "none" ? "#888888" : COLOURS[groups.indexOf(group)]); // no other group is grey
+  const options = () => ({
+    legend: {}, tooltip: { trigger: "axis", valueFormatter: percent }, xAxis: { type: "category", data: layers, name: "layer" },
+    yAxis: { type: "value", name: "share", min: 0, max: 1 },
+    series: bars.map(({ group, shares: data }) =>
+      ({ name: title(group), type: "bar", stack: "all", barCategoryGap: "15%", data, color: colour(group) })),
+  });
+  const numbers = () => ({
+    head: ["layer", ...shares.map(({ group, least }) => `${title(group)}, cosine ≥ ${least}`)],
+    rows: layers.map((layer, at) => [layer, ...shares.map((row) => row.shares[at])]),
+  });
+  const way = by === "nearest" ? "nearest feature" : "one-to-one partner";
+  return charts.figure(`predecessors-${by}`,
+    `Where residual features come from: the sites whose ${way} has a decoder cosine of at least ${SAME}`, options, numbers);
+}
+
 // How much of an exact matching of far layers the composed matching finds, if an evaluation measured it.
 function distancesPicture() {
   const rows = [...(run.evaluation.distances || [])].sort((a, b) => a.distance - b.distance);
@@ -79,7 +101,8 @@ function quantityPicture(quantity) {
 function showPictures() {
   const names = run.pairs.map(pairName);
   const figures = [
-    costPicture(names), methodsPicture(names), persistentPicture(names), lifetimesPicture(), distancesPicture(),
+    costPicture(names), methodsPicture(names), persistentPicture(names), predecessorsPicture("nearest"),
+    predecessorsPicture("partner"), lifetimesPicture(), distancesPicture(),
     ...["decoder norm", "encoder norm", "threshold"].map(quantityPicture),
   ];
   $("figures").replaceChildren(...figures.filter((figure) => figure !== null));
