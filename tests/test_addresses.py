@@ -66,7 +66,7 @@ def test_one_sae_a_layer_is_chosen(suite, text, expected):
         ("?l0=near:inf", "l0=near:inf: give a number, near:100, min or max"),
         ("?l0=71&width=16k&l0=20", "the option l0 is given 2 times; give it once"),
         ("?l0=near:some", "l0=near:some: give a number, near:100, min or max"),
-        ("?depth=3", "no option 'depth'; there are allow, family, head, k, scale, to, layer, l0, width"),
+        ("?depth=3", "no option 'depth'; there are allow, family, head, k, map, scale, to, layer, l0, width"),
         ("?revision=main", "no option 'revision'"),
         ("?allow=nothing", "allow=nothing is not known; known are attention, "),
         ("?l0", "after . come options like l0=near:100&width=16k"),

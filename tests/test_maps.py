@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -109,7 +110,7 @@ def test_a_mapped_sae_says_so_and_keeps_its_number_type():
     )
     mapped = sae.to(torch.float16).mapped(orthogonal(8))
     assert (mapped.source, mapped.W_dec.dtype, mapped.b_enc.dtype) == ("a.npz, mapped", torch.float32, torch.float32)
-    assert "by a map that is orthogonal" in mapped.notes[-1]
+    assert "by a map: orthogonal" in mapped.notes[-1]
     assert mapped.reads.place is None
     assert sae.mapped(orthogonal(8)).W_dec.dtype == torch.float64
     header = sae.to("meta").mapped(orthogonal(8, 11))
@@ -409,3 +410,167 @@ def test_the_commands_fit_maps_and_match_with_them(tmp_path, monkeypatch, capsys
     code, said = command(capsys, "match", "a", "b", "--map", "procrustes")
     assert code == 2
     assert '--map "procrustes" is fitted to --activations' in said.err
+
+
+# ---- Runs
+
+
+@pytest.fixture
+def two_sets(tmp_path, monkeypatch):
+    """Write two models with layers 3 and 4 and a map between them, in files; return what is planted in each layer."""
+    monkeypatch.chdir(tmp_path)
+    planted = {}
+    for layer in (3, 4):
+        a, b, planted[layer], map, _ = two_models()
+        for name, sae in zip("ab", (a, b), strict=True):
+            replace(sae, b_enc=sae.b_enc + layer).save(f"{name}/layer_{layer}")
+    map.save("map.safetensors")
+    return planted
+
+
+def arrays(chain):
+    return {pair: (chain[pair].perm.tolist(), chain[pair].pair_cost.tolist()) for pair in chain}
+
+
+@pytest.mark.parametrize("out", [None, "run"])
+def test_a_run_of_two_models_is_matched_by_a_map(two_sets, out):
+    a, b = sm.load_layers("a"), sm.load_layers("b")
+    chain = sm.match_layers(a, out, against=b, map="map.safetensors")
+    assert chain.certified
+    for layer, planted in two_sets.items():
+        assert torch.equal(chain[layer, layer].perm, planted)
+        assert chain[layer, layer].cosine.min() > 0.99
+        assert chain.sae(layer).source.endswith("mapped")
+    assert (sm.match_layers(a, against=b)[3, 3].perm == two_sets[3]).double().mean() < 0.3
+    assert arrays(chain) == arrays(sm.match_layers(a, against=b, map=sm.Map.load("map.safetensors")))
+    by_layer = sm.match_layers(a, against=b, map={4: "map.safetensors"})
+    assert list(by_layer) == [(4, 4)]
+    assert by_layer[4, 4].pair_cost.tolist() == arrays(chain)[4, 4][1]
+
+
+def test_a_run_with_a_map_is_recorded_resumed_and_proved_again(two_sets):
+    a, b, record = sm.load_layers("a"), sm.load_layers("b"), sm.Map.load("map.safetensors").record()
+    chain = sm.match_layers(a, "run", against=b, map="map.safetensors")
+    assert chain.record["options"]["map"] == {"3": record, "4": record}
+    assert [*chain.pair_record((3, 3))["inputs"][0]["files"]][-1] == "map into another basis"
+    again, bound = sm.Chain.load("run"), chain[3, 3].margins().bound
+    assert torch.equal(again[3, 3].margins().bound, bound)
+    assert torch.equal(again.sae(3).W_dec, a[3].mapped("map.safetensors").W_dec)
+    assert again.arrays((3, 3)).cosine.min() > 0.99
+    assert sm.match_layers(a, "run", against=b, map="map.safetensors", verify_inputs=True).complete
+    # The map may move, as SAEs may.
+    Path("map.safetensors").rename("moved.safetensors")
+    with pytest.raises(MatchError, match=r"map\.safetensors: cannot be read"):
+        sm.Chain.load("run").sae(3)
+    moved = sm.Chain.load("run", a.mapped("moved.safetensors"), b)
+    assert torch.equal(moved[3, 3].margins().bound, bound)
+    assert sm.match_layers(a, "run", against=b, map="moved.safetensors").complete
+    # Another map, or none, is another run.
+    for map in (None, orthogonal(8)):
+        with pytest.raises(MatchError, match="holds another run: map was "):
+            sm.match_layers(a, "run", against=b, map=map)
+    for changed in (a, a.mapped({3: orthogonal(8)})):
+        with pytest.raises(MatchError, match="the SAE of layer 3 has changed since the run"):
+            sm.Chain.load("run", changed, b).sae(3)
+    # A map whose file has changed is noticed, also where it is part of the address of the SAEs.
+    sm.match_layers(sm.load_layers("a?map=moved.safetensors"), "other", against=b)
+    sm.Map(orthogonal(8)).save("moved.safetensors", overwrite=True)
+    with pytest.raises(MatchError, match="the SAE of layer 3 has changed since the run"):
+        sm.Chain.load("other").sae(3)
+    with pytest.raises(MatchError, match="has changed since pair 3-3 was matched"):
+        sm.match_layers(sm.load_layers("a?map=moved.safetensors"), "other", against=b)
+
+
+def test_maps_of_layers_and_names(two_sets):
+    saes = sm.load_layers({"early": "a/layer_3", "late": "a/layer_4"})
+    for name, map in (("early", orthogonal(8)), ("late", 2 * orthogonal(8))):
+        sm.Map(map).save(f"{name}.safetensors")
+    mapped = saes.mapped("{layer}.safetensors")
+    assert mapped.names == ("early", "late")
+    assert list(mapped.source) == ["early", "late"]
+    assert torch.equal(sm.load_layers(mapped.source)["late"].W_dec, mapped["late"].W_dec)
+    assert torch.equal(mapped["late"].W_dec, saes["late"].mapped(2 * orthogonal(8)).W_dec)
+    in_memory = saes.mapped({"late": 2 * orthogonal(8)})
+    assert (in_memory.names, in_memory.source) == (("late",), "in memory")
+    assert torch.equal(in_memory["late"].W_dec, mapped["late"].W_dec)
+    with pytest.raises(MatchError, match="maps are given for middle, and the SAEs are early, late"):
+        saes.mapped({"middle": orthogonal(8)})
+    targets = sm.load_layers({"early": "b/layer_3", "late": "b/layer_4"})
+    chain = sm.match_layers(saes, "run", against=targets, map="{layer}.safetensors")
+    assert [*chain.record["options"]["map"]] == ["early", "late"]
+    assert sm.Chain.load("run").sae("late").d == 8
+
+
+def test_a_run_refuses_a_map_without_a_second_set_or_that_is_not_fitted(two_sets):
+    a, b = sm.load_layers("a"), sm.load_layers("b")
+    for options, message in (
+        ({"map": "map.safetensors"}, "give the other one as against="),
+        ({"map": "procrustes", "against": b}, "a run takes maps that were fitted before"),
+        ({"map": "missing.npy", "against": b}, "missing.npy: no such file"),
+        ({"map": {5: "map.safetensors"}, "against": b}, "maps are given for 5, and the SAEs are 3, 4"),
+        ({"map": {}, "against": b}, "maps are given for no SAE"),
+        ({"map": orthogonal(5), "against": b}, r"activations have width 8, and the map is \(5, 5\)"),
+        ({"map": orthogonal(8, 11), "against": b}, "mapped has d = 11 and .* has d = 8"),
+        ({"map": orthogonal(8), "against": b, "metric": "jaccard", "activations": "x"}, "which needs no map"),
+    ):
+        with pytest.raises(MatchError, match=message):
+            sm.match_layers(a, "run", **options)
+    assert not Path("run").exists()
+
+
+def test_an_address_may_name_a_map(two_sets):
+    a = sm.load("a/layer_3")
+    mapped = sm.load("a/layer_3?map=map.safetensors")
+    assert torch.equal(mapped.W_enc, a.mapped("map.safetensors").W_enc)
+    layers = sm.load_layers("a?map=map.safetensors")
+    assert layers.source.endswith(f"map={Path('map.safetensors').absolute()}")
+    header = layers.handles[3].header()
+    assert (header.d, "by a map: orthogonal" in header.notes[-1]) == (8, True)
+    np.save("wide.npy", orthogonal(8, 11).numpy())
+    assert sm.load_layers("a?map=wide.npy").handles[3].header().d == 11
+    with pytest.raises(MatchError, match=r"missing\.npy: cannot be read \(No such file"):
+        sm.load("a/layer_3?map=missing.npy")
+
+
+def test_a_mapped_sae_has_the_same_bits_with_any_number_of_threads():
+    sae, map = made_up(3000, 96), sm.Map(normal(96, 96))
+    before = torch.get_num_threads()
+    try:
+        found = []
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            found.append(sae.to(torch.float32).mapped(sm.Map(map.matrix)).tensors())
+    finally:
+        torch.set_num_threads(before)
+    for tensors in found[1:]:
+        assert all(torch.equal(tensor, found[0][name]) for name, tensor in tensors.items())
+
+
+def test_nulls_are_the_control_of_a_mapped_comparison(two_sets):
+    """The rotated null of B loses what the map finds, and the number without a map is no larger than the null's."""
+    a, b, map = sm.load("a/layer_3"), sm.load("b/layer_3"), "map.safetensors"
+    for saes in ({"A": a.mapped(map), "B": b}, {"A": f"a/layer_3?map={map}", "B": "b/layer_3"}):
+        (pair,) = sm.consistency(saes, axis="model", nulls=2).pairs
+        assert pair.mcc_decoder > 0.99
+        assert pair.shared == 1
+        assert pair.null_rotated.mean["mcc_decoder"] < 0.75
+    (plain,) = sm.consistency({"A": a, "B": b}, axis="model", nulls=2).pairs
+    assert plain.mcc_decoder == pytest.approx(plain.null_rotated.mean["mcc_decoder"], abs=0.05)
+
+
+def test_the_command_matches_layers_by_a_map(two_sets, capsys):
+    run = ("layers", "a", "--against", "b", "--map", "map.safetensors")
+    code, said = command(capsys, *run, "--dry-run")
+    assert code == 0, said.err
+    assert "by a map: orthogonal" in said.out
+    assert command(capsys, *run, "-o", "run")[0] == 0
+    assert torch.equal(sm.Chain.load("run")[4, 4].perm, two_sets[4])
+    assert command(capsys, "show", "run")[0] == 0
+    code, said = command(capsys, "layers", "a", "--against", "b", "-o", "run")
+    assert code == 2
+    assert "holds another run: map was" in said.err
+    code, said = command(capsys, "layers", "a", "--map", "map.safetensors", "-o", "other")
+    assert code == 2
+    assert "give the other one as --against" in said.err
+    code, said = command(capsys, "info", "a?map=map.safetensors")
+    assert "by a map: orthogonal" in said.out

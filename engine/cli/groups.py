@@ -24,6 +24,10 @@ MAP_OF_A_PAIR = (
 OF_LAYERS = (
     "a folder of hidden states (layer_<n>.npy), or of codes that 'saematch encode' wrote; one for each set of SAEs"
 )
+MAP_OF_LAYERS = (
+    "write the SAEs in the basis of those of --against first, if they are of two models: a map (.safetensors of "
+    "'saematch map', or a .npy matrix), or one for each layer, like maps/{layer}.safetensors"
+)
 SOURCE = "a file, a folder, a pattern, an hf:// or saelens:// address, a .yaml list of these, or 'sample'"
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from saematch.cli.common import DONE, UNFINISHED, complain, for_terminal, in_flags, print_json
 from saematch.cli.groups import (
+    MAP_OF_LAYERS,
     OF_LAYERS,
     add_comparison,
     add_json,
@@ -84,7 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_json(parser)
     # How features are compared, and what the solver may use.
-    add_comparison(parser, OF_LAYERS)
+    add_comparison(parser, OF_LAYERS, MAP_OF_LAYERS)
     add_solver(parser)
 
 
@@ -214,11 +215,14 @@ def _devices(options: argparse.Namespace) -> list[str] | str | None:
 
 def _dry_run(options: argparse.Namespace) -> int:
     """Print what a run would match and the memory that it would take, from headers alone."""
+    from saematch.runs.mapped import in_other_basis
     from saematch.sources import Names, load_layers
 
     layers, against = _layers(options), None if options.against is None else load_layers(options.against)
     names = Names.of(layers, against, options.axis)
     layers, against = layers.numbered_by(names.names), against and against.numbered_by(names.names)
+    if options.map is not None:
+        layers, _ = in_other_basis(layers, options.map, against is not None, options.metric)
     with status_line(options.json) as show:
         show("reading headers, and matching random rows to estimate the time")
         pairs, needed, seconds = _plan(options, layers, against, names)
@@ -274,9 +278,10 @@ def _plan(
     workers = len(devices) if isinstance(devices, list) else 1
     limits = solver_of(options) | {"device": devices[0] if isinstance(devices, list) else devices}
     solver = Solver(method=options.method, **limits).checked()
-    comparison = comparison_of_run(
-        pairs, against is not None, bool(names.names), is_flow(options.pairs), **_comparison_of(options)
-    )
+    compared = {
+        name: value for name, value in _comparison_of(options).items() if name != "map"
+    }  # of the layers already
+    comparison = comparison_of_run(pairs, against is not None, bool(names.names), is_flow(options.pairs), **compared)
     work = Work(layers, against, comparison, solver)
     check_headers(work, pairs)
     memory = memory_needed(work, pairs, pairs_at_once(work, pairs, workers)) * workers

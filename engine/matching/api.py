@@ -14,7 +14,7 @@ from saematch.errors import MatchError
 from saematch.matching.batch import Matrices, is_batch, plain_problem, problems_of, solve_all
 from saematch.matching.by_codes import Activations
 from saematch.matching.comparison import Fold
-from saematch.matching.of_saes import MapLike, problem_of_saes
+from saematch.matching.of_saes import problem_of_saes
 from saematch.matching.permutation import check_permutation
 from saematch.matching.problem import Problem
 from saematch.matching.result import Matching
@@ -22,6 +22,7 @@ from saematch.matching.solver import Solver
 from saematch.numeric.arrays import ArrayLike
 from saematch.options import ActivityMetric, BackendName, Method, Metric, Part, PrecisionName
 from saematch.sae.autoencoder import SAE
+from saematch.sae.maps import MapLike
 
 
 class _Limits(TypedDict, total=False):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -14,13 +13,9 @@ from saematch.matching.by_activity import checked_weighing, problem_of_activatio
 from saematch.matching.by_codes import CodesProblem, codes_of
 from saematch.matching.comparison import Comparison, Fold
 from saematch.matching.problem import RowProblem
-from saematch.numeric.arrays import ArrayLike
 from saematch.options import ActivityMetric, Metric, Part, names
 from saematch.sae.autoencoder import SAE
-from saematch.sae.maps import Map
-
-PROCRUSTES = "procrustes"  # the name of a map that is fitted to the activations
-MapLike = Map | ArrayLike | str | os.PathLike[str]
+from saematch.sae.maps import PROCRUSTES, Map, MapLike
 
 
 def problem_of_saes(

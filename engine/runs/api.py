@@ -35,12 +35,14 @@ from saematch.runs.chain import Chain
 from saematch.runs.folder import RunFolder
 from saematch.runs.inputs import is_unchanged
 from saematch.runs.locks import check_target, lock_run
+from saematch.runs.mapped import in_other_basis
 from saematch.runs.plan import Pair, checked_shard, is_flow, plan_pairs, share_of
 from saematch.runs.records import Outcome, Progress, RunOptions, RunRecord, naming
 from saematch.runs.results import Results, RunInMemory
 from saematch.runs.work import Key, Work, check_headers, memory_needed
 from saematch.runs.workers import Device, Workers
 from saematch.sae.autoencoder import SAE
+from saematch.sae.maps import MapLike
 from saematch.sources import Names, SourceLike, as_layers, as_sites
 
 
@@ -54,6 +56,7 @@ def match_layers(
     metric: Metric | ActivityMetric | None = None,
     activations: ActivationSource | str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
     weights_share: float | None = None,
+    map: MapLike | Mapping[int, MapLike] | Mapping[str, MapLike] | None = None,
     parts: Sequence[Part] | None = None,
     weights: Mapping[Part, float] | None = None,
     fold: FoldName | None = None,
@@ -98,6 +101,9 @@ def match_layers(
             Tokens whose norm in some layer exceeds 10 medians are left out. Or a folder of codes, which
             `saematch encode` writes; for two sets of SAEs, a folder of codes for each.
         weights_share: the share of the weights in the cost, see `match`.
+        map: write the sources in the basis of the targets, which are of another model (`against`), see `SAE.mapped`:
+            one map for all layers, or layer -> map for those layers alone, or the path of a file for each, with
+            `{layer}` in it. Give files, so that `Chain.load` finds the maps again.
         parts: the parts of the SAEs that are compared, see `match`: in a flow, by default, decoders alone.
         weights: part -> weight, see `match`.
         fold: the name of the fold, see `match`.
@@ -176,6 +182,9 @@ def match_layers(
         backend=backend,
         precision=precision,
     ).checked()
+    maps: dict[str, Any] = {}
+    if map is not None:
+        sources, maps = in_other_basis(sources, map, targets is not None, metric)
     planned = plan_pairs(sources, targets, pairs, names)
     if shard is not None and (out is None or overwrite):
         raise MatchError("a shard is part of a run folder: give out=, and not overwrite=True")
@@ -193,7 +202,7 @@ def match_layers(
         fold=fold,
         max_cost=max_cost,
     )
-    work = Work(sources, targets, comparison, solver, names)
+    work = Work(sources, targets, comparison, solver, names, maps)
     check_headers(work, planned)
     # The pairs are matched, in memory or under the lock of the folder.
     call = _Call(workers, strict, (lambda _: None) if progress is None else progress)
@@ -333,7 +342,11 @@ def _start_or_resume(
 def _record_of(work: Work, planned: list[Pair]) -> RunRecord:
     """Return the record of a run that starts now."""
     names = ("method", "max_rounds", "time_limit", "backend", "precision")
-    options = {**work.comparison.record(), **{name: getattr(work.solver, name) for name in names}}
+    options = {
+        **work.comparison.record(),
+        **({"map": work.maps} if work.maps else {}),
+        **{name: getattr(work.solver, name) for name in names},
+    }
     return {
         "source": work.sources.source,
         "against": None if work.against is None else work.against.source,

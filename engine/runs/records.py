@@ -69,12 +69,14 @@ class RunOptions(TypedDict):
     """The options of `match_layers` that all pairs of a run share. A run resumes only under the same options.
 
     Records of earlier versions have other precisions, and the option `memory`. Without a `metric`, costs are squared
-    distances. With a metric of activations, `activations` identifies them.
+    distances. With a metric of activations, `activations` identifies them. `map` identifies the map of each source
+    into the basis of the targets.
     """
 
     metric: NotRequired[Metric | ActivityMetric]
     activations: NotRequired[dict[str, Any]]
     weights_share: NotRequired[float]
+    map: NotRequired[dict[str, Any]]
     parts: list[Part]
     weights: dict[Part, float]
     fold: FoldName

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from saematch.errors import MatchError
@@ -41,6 +41,7 @@ class Work:
         comparison: how features are compared.
         solver: how each pair is matched.
         names: what the SAEs are called.
+        maps: layer or name -> the record of the map by which a source is written in the basis of the targets.
     """
 
     sources: Layers
@@ -48,6 +49,7 @@ class Work:
     comparison: Comparing[Any]
     solver: Solver
     names: Names = LAYERS
+    maps: Mapping[str, Any] = field(default_factory=dict)
 
     def layers(self, side: Side) -> Layers:
         """Return the layers whose SAEs are on one side of the pairs."""

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from saematch.errors import MatchError
-from saematch.numeric.arrays import ArrayLike, checked_last, dense_array, dense_tensor, refuse_meta
+from saematch.numeric.arrays import checked_last, dense_array, dense_tensor, refuse_meta
 from saematch.numeric.numbers import checked_count
 from saematch.options import Activation, FoldName, SaeFormat, names
-from saematch.sae.maps import Map, mapped_sae
+from saematch.sae.mapped import mapped_sae
+from saematch.sae.maps import Map, MapLike
 from saematch.sae.saving import save_sae
 from saematch.sae.spaces import UNKNOWN, Space
 from saematch.storage.folders import local_path
@@ -215,7 +216,7 @@ class SAE:
             threshold=None if self.threshold is None else self.threshold / s,
         )
 
-    def mapped(self, map: Map | ArrayLike | str | os.PathLike[str]) -> SAE:
+    def mapped(self, map: MapLike) -> SAE:
         """Write the SAE in the basis of another model, whose activations are h_B ~ (h - mean_a) M + mean_b.
 
         Decoder rows become W_dec M, and encoder columns M^+ W_enc, where M^+ is the pseudo-inverse of M, its transpose

@@ -1,14 +1,14 @@
-"""Maps between the activations of two models, and SAEs that are written in the basis of another model."""
+"""Maps between the activations of two models, and their files."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,15 +18,12 @@ from torch import Tensor
 
 from saematch.errors import MatchError, refusals
 from saematch.numeric.arrays import ArrayLike, checked_last, dense_array
-from saematch.numeric.threads import torch_threads
-from saematch.sae.spaces import UNKNOWN
+from saematch.numeric.threads import ThreadPool, torch_threads
 from saematch.storage.folders import local_path, replacing
 from saematch.storage.reading import refuse_pointer_at
 
-if TYPE_CHECKING:
-    from saematch.sae.autoencoder import SAE
-
 SCHEMA = 1  # of the files of maps
+PROCRUSTES = "procrustes"  # what calls for a map that is fitted to activations, in place of a map
 _ORTHOGONAL = 1e-5  # largest entry of M M^T - 1 of a matrix that is called orthogonal: float32 numbers reach 1e-6
 _TRANSPOSED = 1e-10  # the same for a matrix whose transpose is taken for its inverse
 _VECTORS = ("mean_a", "mean_b")
@@ -113,7 +110,7 @@ class Map:
         return f"Map({' x '.join(map(str, self.matrix.shape))}, {self.describe()})"
 
     @classmethod
-    def of(cls, given: Map | ArrayLike | str | os.PathLike[str]) -> Map:
+    def of(cls, given: MapLike) -> Map:
         """Return a map as it is, make one of a matrix `(d_A, d_B)`, or read one from a file.
 
         Raises:
@@ -180,16 +177,8 @@ class Map:
         """
         if self._from_orthogonal <= _TRANSPOSED:
             return self.matrix.T
-        with torch_threads():
-            u, sizes, v = torch.linalg.svd(self.matrix, full_matrices=False)
-            rank = int((sizes > sizes[0] * max(self.matrix.shape) * torch.finfo(sizes.dtype).eps).sum())
-            if rank < len(sizes):
-                raise MatchError(
-                    f"the matrix of a map {tuple(self.matrix.shape)} has rank {rank}, and full rank would be "
-                    f"{len(sizes)}: it sends different activations to the same ones, so that codes are not kept"
-                )
-            inverse: Tensor = (v.T / sizes) @ u.T
-            return inverse
+        with ThreadPool(1) as pool:  # the number of threads does not decide how the inverse is rounded
+            return pool.run([partial(_inverse, self.matrix)], torch_threads=1)[0]
 
     @cached_property
     @torch_threads()
@@ -229,6 +218,9 @@ class Map:
         return {"matrix": self.matrix, "mean_a": self.mean_a, "mean_b": self.mean_b}
 
 
+MapLike = Map | ArrayLike | str | os.PathLike[str]  # what `Map.of` takes
+
+
 def describe_map(record: dict[str, Any]) -> str:
     """Describe the record of a map in a few words.
 
@@ -246,39 +238,17 @@ def describe_map(record: dict[str, Any]) -> str:
     )
 
 
-@torch_threads()
-def mapped_sae(sae: SAE, map: Map) -> SAE:
-    """Return an SAE in the basis of another model, see `SAE.mapped`."""
-    if sae.d != len(map.mean_a):
+def _inverse(matrix: Tensor) -> Tensor:
+    """Return the pseudo-inverse of a matrix. Raises `MatchError` unless the matrix has full rank."""
+    u, sizes, v = torch.linalg.svd(matrix, full_matrices=False)
+    rank = int((sizes > sizes[0] * max(matrix.shape) * torch.finfo(sizes.dtype).eps).sum())
+    if rank < len(sizes):
         raise MatchError(
-            f"{sae.source}: activations have width {sae.d}, and the map is {tuple(map.matrix.shape)}; expected "
-            f"({sae.d}, d_B)"
+            f"the matrix of a map {tuple(matrix.shape)} has rank {rank}, and full rank would be {len(sizes)}: it sends "
+            "different activations to the same ones, so that codes are not kept"
         )
-    if sae.is_transcoder:
-        raise MatchError(
-            f"{sae.source}: a transcoder reads and writes different activations, which need a map each; only SAEs can "
-            "be mapped"
-        )
-    matrix, inverse, mean_a, mean_b = (
-        tensor.to(sae.W_enc.device) for tensor in (map.matrix, map.inverse, map.mean_a, map.mean_b)
-    )
-    W_enc = inverse @ sae.W_enc.double()
-    mapped: dict[str, Tensor] = {
-        "W_enc": W_enc,
-        "b_enc": sae.b_enc.double() + mean_a @ sae.W_enc.double() - mean_b @ W_enc,
-        "W_dec": sae.W_dec.double() @ matrix,
-        "b_dec": (sae.b_dec.double() - mean_a) @ matrix + mean_b,
-    }
-    dtype = torch.promote_types(sae.W_enc.dtype, torch.float32)
-    rounded: dict[str, Any] = {name: tensor.to(dtype) for name, tensor in mapped.items()}
-    return replace(
-        sae,
-        **rounded,
-        source=f"{sae.source}, mapped",
-        notes=(*sae.notes, f"written in another basis by a map that is {map.describe()}"),
-        reads=UNKNOWN,
-        writes=UNKNOWN,
-    )
+    inverse: Tensor = (v.T / sizes) @ u.T
+    return inverse
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -299,4 +269,4 @@ def _numbers(given: Any, what: str, expected: str) -> Tensor:
         raise MatchError(f"{what} holds {array.dtype}; expected numbers {expected}")
     if not np.isfinite(array).all():
         raise MatchError(f"{what} holds {(~np.isfinite(array)).sum():,} values that are NaN or infinite")
-    return torch.from_numpy(array.astype(np.float64))
+    return torch.from_numpy(array.astype(np.float64, order="C"))

@@ -19,12 +19,14 @@ from pathlib import Path
 from urllib.parse import parse_qsl, unquote, urlencode
 
 from saematch.errors import MatchError
+from saematch.storage.folders import local_path
 
 READING = {
     "allow": "permit to read an SAE that cannot be compared as it is, by the reason that its refusal gives",
     "family": "the file format, if it is not recognised",
     "head": "one head of a crosscoder: its number, or base or chat",
     "k": "the k of a TopK SAE whose files do not say it",
+    "map": "a map into the basis of another model, in which the SAE is then: a file of saematch map, or a .npy matrix",
     "scale": "the scale of the activations that the weights are for, relative to raw activations",
     "to": "the layer that a layer of a cross-layer transcoder writes, by default the same layer",
 }
@@ -77,7 +79,9 @@ class Address:
         mark = _question_mark(source)
         address = cls(source[:mark], _parsed_options(source, source[mark + 1 :]))
         address._check(source)
-        return address
+        if "map" not in address.options:
+            return address
+        return cls(address.where, {**address.options, "map": permanent_path(address.options["map"])})
 
     def _check(self, source: str) -> None:
         """Raise `MatchError` for an unknown scheme, and for options that mean nothing in this address."""
@@ -140,6 +144,11 @@ class Address:
         if match[2] and revision not in (None, match[2]):
             raise MatchError(f"{self}: two revisions, {match[2]} and {revision}; give one")
         return match[1], match[2] or revision, re.sub("/+", "/", match[3] or "").strip("/")
+
+
+def permanent_path(path: str | os.PathLike[str]) -> str:
+    """Return the absolute path of a file, which holds from any folder. Raises `MatchError` for anything but a path."""
+    return os.path.abspath(local_path(path))
 
 
 def at_home(source: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from saematch.errors import MatchError
 from saematch.numeric.numbers import whole_number
 from saematch.sae.autoencoder import SAE
+from saematch.sae.maps import Map, MapLike
 from saematch.sources.address import SAMPLE, Address
 from saematch.sources.advice import how_to_choose, how_to_number
 from saematch.sources.handle import SAEHandle, SAEInMemory
@@ -84,6 +85,50 @@ class Layers(Mapping[int, SAE]):
         handles = {places[self.names[at]]: handle for at, handle in self.handles.items() if self.names[at] in places}
         return Layers(handles, self.source, names)
 
+    def mapped(self, map: MapLike | Mapping[int, MapLike] | Mapping[str, MapLike]) -> Layers:
+        """Return the SAEs in the basis of another model, see `SAE.mapped`.
+
+        If all SAEs and maps are in files, the result has a permanent `source`, as these SAEs have.
+
+        Args:
+            map: one map for all, such as the path of a file, in which `{layer}` stands for the number or the name of
+                each SAE; or layer or name -> map, which leaves out all other SAEs.
+
+        Raises:
+            MatchError: for SAEs that are not there, and for anything but a map.
+
+        Examples:
+            >>> import torch
+            >>> import saematch as sm
+            >>> sm.Map(torch.eye(576)).save("map.safetensors")
+            >>> sm.load_layers("sample").mapped({8: "map.safetensors"})[8].notes[-1]
+            'written in another basis by a map: orthogonal'
+        """
+        maps = self.maps_of(map)
+        handles = {key: self.handles[self.names.index(key) if isinstance(key, str) else key] for key in maps}
+        stored = {
+            key: handle.mapped(path)
+            for key, handle in handles.items()
+            if isinstance(handle, StoredSAE) and isinstance(path := maps[key], str | os.PathLike)
+        }
+        if len(stored) < len(handles):
+            return as_layers(_MappedSAEs(self, {key: Map.of(one) for key, one in maps.items()}))
+        source = {str(key): str(handle.checkpoint.address) for key, handle in stored.items()}
+        return Layers.named({str(key): handle for key, handle in stored.items()}, source)
+
+    def maps_of(self, map: MapLike | Mapping[Any, MapLike]) -> dict[int | str, MapLike]:
+        """Return layer or name -> the map of `mapped`. Raises `MatchError` for SAEs that are not there."""
+        keys: list[int | str] = [self.names[at] if self.names else at for at in self.handles]
+        if not isinstance(map, Mapping):
+            is_pattern = isinstance(map, str) and "{layer}" in map
+            return {key: str(map).replace("{layer}", str(key)) if is_pattern else map for key in keys}
+        given = {key if isinstance(key, str) else whole_number(key): one for key, one in map.items()}
+        missing = [key for key in given if key not in keys]
+        if missing or not given:
+            shown = listing(str(key) for key in missing) or "no SAE"
+            raise MatchError(f"maps are given for {shown}, and the SAEs are {listing(str(key) for key in keys)}")
+        return {key: given[key] for key in keys if key in given}
+
     def __getitem__(self, layer: int | str) -> SAE:
         if isinstance(layer, str) and layer in self.names:
             return self.handles[self.names.index(layer)].read()
@@ -107,6 +152,22 @@ class Layers(Mapping[int, SAE]):
         title = f"{len(self)} {several} of {self.source if isinstance(self.source, str) else 'a list of SAEs'}"
         rows = [[self.names[at] if self.names else at, handle.shown] for at, handle in self.handles.items()]
         return html_table(title, [one, "SAE"], rows)
+
+
+class _MappedSAEs(Mapping[Any, SAE]):
+    """SAEs in the basis of another model, which are mapped whenever they are asked for."""
+
+    def __init__(self, saes: Layers, maps: Mapping[Any, Map]) -> None:
+        self._saes, self._maps = saes, maps
+
+    def __getitem__(self, key: int | str) -> SAE:
+        return self._saes[key].mapped(self._maps[key])
+
+    def __iter__(self) -> Iterator[int | str]:
+        return iter(self._maps)
+
+    def __len__(self) -> int:
+        return len(self._maps)
 
 
 def load(source: SourceLike) -> SAE:

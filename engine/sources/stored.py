@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,12 +20,15 @@ from typing_extensions import override
 from saematch.errors import MatchError, memory_for
 from saematch.numeric.threads import torch_threads
 from saematch.sae.autoencoder import SAE
+from saematch.sae.maps import Map
+from saematch.sources.address import permanent_path
 from saematch.sources.checkpoint import Checkpoint
 from saematch.sources.files.checks import widened
 from saematch.sources.formats.base import Entry, Family
 from saematch.sources.formats.families import identify
 from saematch.sources.handle import Description, SAEHandle
 from saematch.sources.labels import read_labels
+from saematch.sources.locations import LocalLocation
 from saematch.sources.registry import neuronpedia_names
 from saematch.storage.reading import sha256
 
@@ -34,6 +39,7 @@ LAYER = re.compile(
     r"^W_enc_(\d{1,4})\.",
     re.IGNORECASE | re.ASCII,
 )
+_MAP = "map into another basis"  # its name among the files of an SAE
 _UNIT = 0.01  # rows of norm 1 that were stored in float16 have norms within this distance of 1
 _log = logging.getLogger(__name__)
 
@@ -77,7 +83,22 @@ class StoredSAE(SAEHandle):
     @property
     @override
     def options(self) -> Mapping[str, str]:
-        return self.checkpoint.options
+        # A map is an input, which is known by its hash as the weights are, and may move.
+        return {name: value for name, value in self.checkpoint.options.items() if name != "map"}
+
+    @property
+    def map(self) -> Path | None:
+        """The file of the map into another basis that the address names; None if it names none."""
+        path = self.checkpoint.options.get("map")
+        return None if path is None else Path(path)
+
+    def mapped(self, path: str | os.PathLike[str]) -> StoredSAE:
+        """Return the same SAE in the basis that the map in a file leads to."""
+        options = {**self.checkpoint.options, "map": permanent_path(path)}
+        return replace(self, checkpoint=replace(self.checkpoint, options=options))
+
+    def _in_its_basis(self, sae: SAE) -> SAE:
+        return sae if self.map is None else sae.mapped(_map_at(self.map, *_stamp(self.map)))
 
     @cached_property
     @override
@@ -119,10 +140,10 @@ class StoredSAE(SAEHandle):
             norms = torch.linalg.vector_norm(sae.W_dec, dim=1)
         low, high = float(norms.min()), float(norms.max())
         if max(high - 1, 1 - low) < _UNIT:
-            return sae
+            return self._in_its_basis(sae)
         note = f"decoder rows are not unit: norms from {low:.3g} to {high:.3g}"
         _log.info("%s: %s", self.shown, note)
-        return replace(sae, notes=(*sae.notes, note))
+        return self._in_its_basis(replace(sae, notes=(*sae.notes, note)))
 
     @override
     def read_and_hash(self) -> tuple[SAE, dict[str, str]]:
@@ -142,7 +163,7 @@ class StoredSAE(SAEHandle):
         entry = self._entry({name: widened(header) for name, header in headers.items()})
         largest = max(tensors, key=lambda tensor: tensor.numel())
         dtype, size = str(largest.dtype).removeprefix("torch."), sum(tensor.nbytes for tensor in tensors)
-        return Description(entry.sae, entry.hook, entry.layer, entry.l0, dtype, size)
+        return Description(self._in_its_basis(entry.sae), entry.hook, entry.layer, entry.l0, dtype, size)
 
     @override
     def header(self) -> SAE | None:
@@ -166,11 +187,13 @@ class StoredSAE(SAEHandle):
 
     @override
     def sha256(self) -> dict[str, str]:
-        return {name.rpartition("/")[2]: sha256(self.checkpoint.location.fetch(name)) for name in self.files()}
+        hashes = {name.rpartition("/")[2]: sha256(self.checkpoint.location.fetch(name)) for name in self.files()}
+        return hashes if self.map is None else {**hashes, _MAP: sha256(self.map)}
 
     @override
     def stamps(self) -> dict[str, list[int] | str]:
-        return {name.rpartition("/")[2]: self.checkpoint.location.stamp(name) for name in self.files()}
+        stamps = {name.rpartition("/")[2]: self.checkpoint.location.stamp(name) for name in self.files()}
+        return stamps if self.map is None else {**stamps, _MAP: _stamp(self.map)}
 
     @override
     def neuronpedia_names(self) -> Sequence[str]:
@@ -190,3 +213,13 @@ def layer_in(path: str) -> int | None:
     """Return the number of the layer in the innermost part of a path that has one."""
     numbers = next(filter(None, (LAYER.findall(part) for part in reversed(path.split("/")))), None)
     return int(next(filter(None, numbers[-1]))) if numbers else None
+
+
+def _stamp(path: Path) -> list[int]:
+    return LocalLocation(path.parent).stamp(path.name)
+
+
+@lru_cache(maxsize=2)
+def _map_at(path: Path, *stamp: int) -> Map:  # noqa: ARG001 (a file that has changed is read again)
+    """Return the map in a file, which the SAEs of all layers may share."""
+    return Map.load(path)
