@@ -452,6 +452,7 @@ def test_a_run_with_a_map_is_recorded_resumed_and_proved_again(two_sets):
     a, b, record = sm.load_layers("a"), sm.load_layers("b"), sm.Map.load("map.safetensors").record()
     chain = sm.match_layers(a, "run", against=b, map="map.safetensors")
     assert chain.record["options"]["map"] == {"3": record, "4": record}
+    assert chain[3, 3].options["map"] == record
     assert [*chain.pair_record((3, 3))["inputs"][0]["files"]][-1] == "map into another basis"
     again, bound = sm.Chain.load("run"), chain[3, 3].margins().bound
     assert torch.equal(again[3, 3].margins().bound, bound)
@@ -566,6 +567,9 @@ def test_the_command_matches_layers_by_a_map(two_sets, capsys):
     assert command(capsys, *run, "-o", "run")[0] == 0
     assert torch.equal(sm.Chain.load("run")[4, 4].perm, two_sets[4])
     assert command(capsys, "show", "run")[0] == 0
+    verify = ("verify", "a/layer_3", "b/layer_3", "run/pairs/3-3.safetensors")
+    assert "give the same one (--map)" in command(capsys, *verify)[1].err
+    assert command(capsys, *verify, "--map", "map.safetensors")[0] == 0
     code, said = command(capsys, "layers", "a", "--against", "b", "-o", "run")
     assert code == 2
     assert "holds another run: map was" in said.err

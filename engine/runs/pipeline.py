@@ -94,6 +94,9 @@ def _match(work: Work, cache: RowCache, pair: Pair, notify: Callable[[Progress],
         problem = work.comparison.problem_of(x.features, y.features, remake=partial(work.problem, pair))
         solver = replace(work.solver, progress=lambda done: notify(Progress("pass", pair=pair, last_pass=done)))
         matching = solver.run(problem)
+        map = work.maps.get(str(work.names.key(pair[0])))
+        if map is not None:
+            matching = replace(matching, options={**matching.options, "map": map})
     # A bad input or too little memory makes the pair fail. Any other error is a defect of this package, and is raised.
     except MatchError as error:
         return Outcome.failed(pair, str(error))
