@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 
 import saematch as sm
+from saematch.cli import estimates
 from saematch.cli.main import main
+from saematch.cli.terminal import Status
 from saes import made_up, write_model, write_npz
 
 
@@ -370,3 +372,27 @@ def test_quiet_runs_say_what_failed_and_a_shard_answers_for_its_own_part(tmp_pat
     assert "no matching of layers 1 and 2" in capsys.readouterr().err
     assert main(["layers", str(model), "-o", run, "--quiet", "--shard", "2/3"]) == 0
     assert capsys.readouterr().err == ""
+
+
+def test_one_long_matching_says_how_long_it_will_take(tmp_path, monkeypatch):
+    """The status of `match` and `verify` has an estimate of the rest, if the problem is large enough to make one."""
+    said, sides = [], [str(write_npz(tmp_path / name, made_up(F=800, d=64, seed=seed))) for seed, name in enumerate("ab")]
+    monkeypatch.setattr(Status, "__call__", lambda status, text, left=None: said.append((text, left)))
+    matching = str(tmp_path / "m.safetensors")
+    for worth in (2**37, 0):
+        monkeypatch.setattr(estimates, "_WORTH", worth)
+        assert main(["match", *sides, "-o", matching, "--overwrite"]) == 0
+        assert main(["verify", *sides, matching]) == 0
+    texts = [(text, left is not None and left > 0) for text, left in said if text != "reading the SAEs"]
+    assert ("matching", False) in texts
+    assert ("matching", True) in texts
+    assert ("looking for a better matching", True) in texts
+
+
+def test_margins_of_a_path_are_counted(run, monkeypatch):
+    said = []
+    monkeypatch.setattr(Status, "share", lambda status, text, done: said.append((text, done)))
+    path = sm.Chain.load(run).path(3, 1)
+    assert len(path) > 2
+    assert main(["path", str(run), "--layer", "3", "--feature", "1", "--margins"]) == 0
+    assert said == [(f"margin {n + 1} of {len(path) - 1}", n / (len(path) - 1)) for n in range(len(path) - 1)]

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from saematch.cli.common import DONE, UNFINISHED, check_output, print_json
+from saematch.cli.estimates import seconds_left
 from saematch.cli.groups import (
     add_comparison,
     add_json,
@@ -54,13 +55,16 @@ def run(options: argparse.Namespace) -> int:
         )
     with status_line(options.json) as show:
         show("reading the SAEs")
+        a, b = load(options.a), load(options.b)
+        left = seconds_left(options, a, b)
+        show("matching", left())
         matching = match(
-            load(options.a),
-            load(options.b),
+            a,
+            b,
             **comparison_of(options),
             method=options.method,
             **solver_of(options),
-            progress=lambda event: show(describe_pass(event)),
+            progress=lambda event: show(describe_pass(event), left()),
         )
     # Write the matching, and print its numbers.
     if options.output:

@@ -38,8 +38,12 @@ def run(options: argparse.Namespace) -> int:
     chain = labelled(chain_of(options), options)
     layer = chain.names.key(_number(chain, options.layer))
     with status_line(options.json) as show:
-        show("margins of each step" if options.margins else "")
-        path = chain.path(layer, options.feature, margins=options.margins)
+        path = chain.path(
+            layer,
+            options.feature,
+            margins=options.margins,
+            progress=lambda done, total: show.share(f"margin {done + 1} of {total}", done / total),
+        )
     if options.json:
         steps = [step._asdict() for step in path]
         print_json({"layer": layer, "feature": options.feature, "complete": chain.complete, "path": steps})

@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from saematch.cli.common import DONE, UNFINISHED, print_json
+from saematch.cli.estimates import seconds_left
 from saematch.cli.groups import add_comparison, add_json, add_pair, add_solver, comparison_of, solver_of
 from saematch.cli.parser import as_path
 from saematch.cli.terminal import describe_pass, matching_as_json, print_proof, status_line
@@ -51,13 +52,11 @@ def run(options: argparse.Namespace) -> int:
         comparison["fold"] = tuple(comparison["fold"])
     with status_line(options.json) as show:
         show("reading the SAEs")
+        a, b = load(options.a), load(options.b)
+        left = seconds_left(options, a, b)
+        show("looking for a better matching", left())
         matching = certify(
-            load(options.a),
-            load(options.b),
-            perm,
-            **comparison,
-            **solver_of(options),
-            progress=lambda event: show(describe_pass(event)),
+            a, b, perm, **comparison, **solver_of(options), progress=lambda event: show(describe_pass(event), left())
         )
     # Print the verdict.
     if options.json:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property, partial
 from itertools import pairwise
@@ -382,7 +382,14 @@ class Chain(Mapping[Pair, "Matching"]):
             return identity(self._route.features(source))
         return compose((self[pair] for pair in pairs), partial(self._direct_cost, source, target))
 
-    def path(self, layer: int | str, feature: int, *, margins: bool = False) -> list[Step]:
+    def path(
+        self,
+        layer: int | str,
+        feature: int,
+        *,
+        margins: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> list[Step]:
         """Follow a feature through the layers in both directions, as far as it has a partner.
 
         Args:
@@ -390,6 +397,7 @@ class Chain(Mapping[Pair, "Matching"]):
             feature: the number of the feature in that layer.
             margins: whether to compute the margin of each step, which takes some passes over all pairs of features, and
                 the SAEs of the run.
+            progress: called with the number of margins that are computed, and that of all, before each of them.
 
         Returns:
             The steps, from the first layer to the last. Where a baseline has matched several features with one, the
@@ -433,11 +441,10 @@ class Chain(Mapping[Pair, "Matching"]):
         for (_, to), step in steps:
             label = self.label(to, step.target)
             path.append(Step(self.names.key(to), step.target, step.cost, label, step.cosine))
-        if margins:
-            path[1:] = [
-                found._replace(margin=self._margin(pair, step.source))
-                for found, (pair, step) in zip(path[1:], steps, strict=True)
-            ]
+        for number, (pair, step) in enumerate(steps if margins else ()):
+            if progress is not None:
+                progress(number, len(steps))
+            path[number + 1] = path[number + 1]._replace(margin=self._margin(pair, step.source))
         return path
 
     def _follow(self, pair: Pair, feature: int, back: bool = False) -> FeaturePair:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 
 from saematch.matching.comparison import Comparison
 from saematch.matching.problem import RowProblem
+from saematch.matching.solver import Solver
 from saematch.numeric.rows import Rows
 from saematch.runs.plan import Pair
 from saematch.runs.work import Key, Work
@@ -19,12 +21,16 @@ _VALUES = 2**24  # numbers in the rows of the trial, at most, on each side
 _OF_ALL_PAIRS = ("candidates", "passes", "dense optimum")  # stages that look at all pairs of features
 
 
-def seconds_needed(work: Work, pairs: Sequence[Pair], devices: int = 1) -> float | None:
-    """Estimate how long matching these pairs takes on this machine, by matching random rows with noisy copies of them.
+class Shape(NamedTuple):
+    """The size of a problem: the features of both SAEs, and the width of a feature row."""
 
-    Passes take a time that is proportional to the number of all pairs of features, and everything else a time that is
-    proportional to the number of features. SAEs differ in how many passes they need, so that the true time may well be
-    half or twice as long. Reading the SAEs is not included.
+    sources: int
+    targets: int
+    width: int
+
+
+def seconds_needed(work: Work, pairs: Sequence[Pair], devices: int = 1) -> float | None:
+    """Estimate how long matching these pairs takes on this machine, see `seconds_of`.
 
     Returns:
         Seconds; None if no header can be read, or if activations are compared.
@@ -37,24 +43,32 @@ def seconds_needed(work: Work, pairs: Sequence[Pair], devices: int = 1) -> float
     for pair in pairs:
         source, target = (headers[Key(*key)] for key in work.keys(pair))
         if source is not None and target is not None:
-            shapes.append((source.F, target.F, comparison.width(source)))
-    if not shapes:
-        return None
+            shapes.append(Shape(source.F, target.F, comparison.width(source)))
+    return seconds_of(shapes, work.solver) / devices if shapes else None
+
+
+def seconds_of(shapes: Sequence[Shape], solver: Solver) -> float:
+    """Estimate how long problems of these sizes take on this machine, by matching random rows with noisy copies.
+
+    Passes take a time that is proportional to the number of all pairs of features, and everything else a time that is
+    proportional to the number of features. SAEs differ in how many passes they need, so that the true time may well be
+    half or twice as long. Reading the SAEs is not included.
+    """
     # Match random rows twice: the first time, loops are compiled or loaded.
-    rows = max(16, min(_ROWS, max(max(a, b) for a, b, _ in shapes)))
-    width = max(1, min(max(width for _, _, width in shapes), _VALUES // rows))
+    rows = max(16, min(_ROWS, max(max(shape.sources, shape.targets) for shape in shapes)))
+    width = max(1, min(max(shape.width for shape in shapes), _VALUES // rows))
     rng = np.random.default_rng(0)
     x, noise = rng.standard_normal((2, rows, width), dtype=np.float32)
     problem = RowProblem(Rows.of(x), Rows.of(x[::-1] + noise))
-    solver = replace(work.solver, progress=None, time_limit=None, max_rounds=None)
-    solver.run(problem)
+    trial = replace(solver, progress=None, time_limit=None, max_rounds=None)
+    trial.run(problem)
     began = time.perf_counter()
-    stages = solver.run(problem).stats["stages"]
+    stages = trial.run(problem).stats["stages"]
     seconds, passes = time.perf_counter() - began, sum(stages.get(stage, 0.0) for stage in _OF_ALL_PAIRS)
     # Scale both parts to each pair of layers.
-    limit = np.inf if work.solver.time_limit is None else work.solver.time_limit
+    limit = np.inf if solver.time_limit is None else solver.time_limit
     needed = 0.0
     for a, b, own_width in shapes:
         scaled = passes * (a / rows) * (b / rows) * (own_width / width) + (seconds - passes) * max(a, b) / rows
         needed += min(scaled, limit)
-    return needed / devices
+    return needed
