@@ -376,7 +376,10 @@ def test_quiet_runs_say_what_failed_and_a_shard_answers_for_its_own_part(tmp_pat
 
 def test_one_long_matching_says_how_long_it_will_take(tmp_path, monkeypatch):
     """The status of `match` and `verify` has an estimate of the rest, if the problem is large enough to make one."""
-    said, sides = [], [str(write_npz(tmp_path / name, made_up(F=800, d=64, seed=seed))) for seed, name in enumerate("ab")]
+    said, sides = (
+        [],
+        [str(write_npz(tmp_path / name, made_up(F=800, d=64, seed=seed))) for seed, name in enumerate("ab")],
+    )
     monkeypatch.setattr(Status, "__call__", lambda status, text, left=None: said.append((text, left)))
     matching = str(tmp_path / "m.safetensors")
     for worth in (2**37, 0):
