@@ -16,6 +16,7 @@ import saematch as sm
 from browser import browser, findings_of_axe, needs_browser, page_at, rows_of, until
 from saematch.analysis.flow import FLOW, GROUPS, find_predecessors
 from saematch.analysis.predecessors import predecessors_of
+from saematch.analysis.ranking import lasting
 from saematch.cli.main import main
 from saematch.evaluation.figures import draw_flow
 from saematch.evaluation.figures.flow import draw_figure
@@ -194,6 +195,19 @@ def test_heads_of_attention_and_streams_before_a_layer_are_refused():
     assert sm.match_layers({"residual": after}, pairs="flow").certified
 
 
+def test_a_transcoder_is_an_mlp_by_what_it_writes():
+    reads, writes = sm.Space("blocks.1.ln2.hook_normalized", "layer_norm"), sm.Space("blocks.1.hook_mlp_out")
+    sites = {"residual": {1: made_up(16)}, "mlp": {1: made_up(16, seed=1, reads=reads, writes=writes)}}
+    assert sm.match_layers(sites, pairs="flow").certified
+
+
+def test_features_persist_within_the_residual_stream(home):
+    chain = sm.match_layers(sources(home), pairs="flow")
+    found = lasting(chain, 100, -1.0)
+    assert {(one.layer, one.last, one.layers) for one in found} == {("residual.7", "residual.9", 3)}
+    assert len(found) == 20
+
+
 def test_heads_of_attention_are_compared_after_the_output_matrix_as_the_documentation_says(tmp_path):
     r = torch.Generator().manual_seed(0)
     output = torch.linalg.qr(torch.randn(12, 12, generator=r))[0][:, :8]  # of heads that are wider than the stream
@@ -266,6 +280,14 @@ def test_the_command_line_takes_sites(home, tmp_path):
     assert path.stdout.startswith("site ")
     assert_refused(saematch("layers", *asked, asked[0], "--pairs", "flow", "--dry-run"), "at most once")
     assert_refused(saematch("layers", f"moe={home}", asked[0], "--pairs", "flow", "--dry-run"), "moe=")
+    assert_refused(
+        saematch("layers", "sample?layer=8-9", "--pairs", "flow", "--dry-run"), "give each of residual=SOURCE"
+    )
+    saes = [home / f"of_{site}" / f"layer_{layer}" for site, layer in (("residual", 8), ("mlp", 8), ("residual", 7))]
+    named = saematch(
+        "layers", *saes, "--names", "residual.8,mlp.8,residual.7", "--pairs", "flow", "--dry-run", "--json"
+    )
+    assert [tuple(pair) for pair in parsed(named)["pairs"]] == PAIRS[:2]
 
 
 # ---- Where features come from
@@ -394,6 +416,18 @@ def test_what_has_no_flow_is_refused(home):
             find_predecessors(chain)
     with pytest.raises(sm.MatchError, match=r"least is 1\.5; give a cosine from -1 to 1"):
         find_predecessors(sm.match_layers(sources(home), pairs="flow"), 1.5)
+
+
+def test_a_site_that_cannot_be_read_is_left_out_and_said_to_be(home, tmp_path):
+    shutil.copytree(home, tmp_path / "saes")
+    write_npz(tmp_path / "saes" / "of_mlp" / "layer_8", made_up(20), W_dec=np.full((20, 8), np.nan))
+    asked = [f"{site}={source}" for site, source in sources(tmp_path / "saes").items()]
+    assert saematch("layers", *asked, "--pairs", "flow", "-o", tmp_path / "run").returncode == 3
+    shown = saematch("flow", tmp_path / "run", "--partners-only")
+    assert shown.returncode == 3
+    assert "The run is not complete" in shown.stdout
+    groups = parsed(saematch("flow", tmp_path / "run", "--json"), 3)["groups"]
+    assert {row["layer"]: row["sites"] for row in groups} == {8: "residual", 9: "residual+attention+mlp"}
 
 
 def test_tables_are_those_of_the_features(run, tmp_path):

@@ -162,18 +162,21 @@ def _layers(options: argparse.Namespace) -> Layers:
     if len(options.source) == 1 and options.names is None and options.axis in (None, "layer"):
         return load_layers(options.source[0])
     saes = named_saes(options.source, options.names)
-    return Layers.named(saes, {name: str(sae.checkpoint.address) for name, sae in saes.items()})
+    named = Layers.named(saes, {name: str(sae.checkpoint.address) for name, sae in saes.items()})
+    return as_sites(named) if is_flow(options.pairs) else named
 
 
 def _by_site(sources: list[str]) -> Any:
     """Return site -> its source for sources like mlp=SOURCE, or the SAEs of one list that names sites itself."""
-    from saematch.sources import load_layers
+    from saematch.sources import Names, load_layers
     from saematch.sources.names import SITES
 
-    if len(sources) == 1 and "=" not in sources[0]:
-        return load_layers(sources[0])
-    given = [source.partition("=")[::2] for source in sources]
+    given = [(site, source) for site, _, source in (source.partition("=") for source in sources)]
     wrong = [source for source, (site, _) in zip(sources, given, strict=True) if site not in SITES]
+    if wrong and len(sources) == 1:
+        layers = load_layers(sources[0])
+        if Names(layers.names).sites:
+            return layers
     if wrong or len(dict(given)) < len(given):
         known = ", ".join(f"{site}=SOURCE" for site in SITES)
         shown = " ".join(wrong or sources)
