@@ -392,6 +392,8 @@ def test_more_features_than_partners_and_rows_without_a_direction():
     assert (one.partner["mlp"] >= 0).sum() == 8  # as many features as the stream is wide
     assert np.isnan(one.nearest_cosine["mlp"][2])
     assert predecessors_of(flow.chain, 1, 2)[1].nearest_cosine is None
+    codes = one.groups(-1, "partner")
+    assert [bool(code & 1) for code in codes] == (one.partner["residual"] >= 0).tolist()  # no cosine is none, not -1
     unmatched = [feature for feature in range(9) if one.partner["residual"][feature] < 0]
     assert [predecessors_of(flow.chain, 1, feature)[0].partner for feature in unmatched] == [None] * 4
 

@@ -103,7 +103,7 @@ class LayerFlow:
         cosines, codes = self.cosine if by == "partner" else self.nearest_cosine, np.zeros(self.features, np.int64)
         for at, site in enumerate(SITES):
             if site in cosines:
-                codes += (np.nan_to_num(cosines[site], nan=-1.0) >= least) << at
+                codes += (np.nan_to_num(cosines[site], nan=-np.inf) >= least) << at
         return codes
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from saematch.errors import MatchError
 from saematch.matching.comparison import Comparison
 from saematch.matching.solver import Solver
+from saematch.numeric.numbers import checked_count
 from saematch.numeric.rounding import Floats, Indices
 from saematch.options import SiteName
 from saematch.runs.chain import Chain
@@ -68,8 +69,9 @@ def predecessors_of(chain: Chain, layer: int | str, feature: int) -> list[Predec
         there = listing(str(chain.names.key(number)) for number, _ in known.values())
         raise MatchError(f"{layer!r:.40} has no predecessors in this run; there are {there}")
     number, pairs = found
-    chain.path(number, feature)  # refuses a feature that is not there
-    target = chain.sae(number)
+    last = chain.shape(next(iter(pairs.values())))[1] - 1
+    wrong = f"feature {feature!r:.40} is not in {chain.names.title(number)}, whose features are 0 to {last}"
+    feature, target = checked_count(feature, 0, wrong, last), chain.sae(number)
     return [_predecessors(chain, pair, target, feature) for pair in pairs.values()]
 
 
