@@ -75,6 +75,11 @@ def test_a_log_says_what_is_measured_and_how_long_it_will_take(run, capsys, tmp_
     command = ["evaluate", str(run / "run"), "-o", str(tmp_path / "out")]
     assert main([*command, "--model", str(run / "model"), "--texts", str(run / "texts.txt")]) == 0
     lines = capsys.readouterr().err.splitlines()
+    cost = re.escape(
+        "23 measurements of 2 pairs of layers; in the language model, for each pair: substitution, at most 70 forward "
+        "passes over half of 130 tokens, and ablation of 200 features. All of this takes about "
+    )
+    assert any(re.fullmatch(rf"{cost}\d.*\.", line) for line in lines[:-1])
     steps = [re.fullmatch(r"(\d+) of (\d+): (.*) \((\d.*) so far(?:, about (\d.*) left)?\)", line) for line in lines]
     steps = [step for step in steps if step]
     numbers = [int(step[1]) for step in steps]
@@ -113,6 +118,8 @@ def test_a_judge_that_refuses_ends_with_3_and_says_why(run, capsys, tmp_path):
     ("arguments", "match"),
     [
         (["--model", "{run}/model"], "--model needs --texts"),
+        (["--texts", "{run}/texts.txt"], "--texts is of no use without --model"),
+        (["--document-length", "9"], "--document-length is of no use without --activations"),
         (["--judge", "http://127.0.0.1:9"], "--judge needs --judge-model"),
         (["--activations", "{run}/nowhere"], "no such folder"),
         (["--model", "x", "--activations", "y"], "not allowed with argument"),

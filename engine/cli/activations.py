@@ -56,6 +56,11 @@ def activations_of(
     """Return the activations that the options of `add_activations` name; None if they name none."""
     from saematch.activations.stored import StoredActivations
 
+    # An option without the other that it belongs to would change nothing.
+    for needed, names in (("model", ("texts", "tokens", "hook")), ("activations", ("document_length",))):
+        given = [name for name in names if getattr(options, name) is not None]
+        if given and getattr(options, needed) is None:
+            raise MatchError(f"--{given[0].replace('_', '-')} is of no use without --{needed}")
     if options.activations is not None:
         return StoredActivations(options.activations, options.document_length)
     if options.model is None:

@@ -20,9 +20,10 @@ from saematch.cli.groups import add_inputs, add_json, add_quiet, add_run, chain_
 from saematch.cli.parser import as_path
 from saematch.cli.terminal import Status, decimal, print_legend, print_remarks, status_line, table
 from saematch.errors import MatchError
+from saematch.text import duration
 
 if TYPE_CHECKING:
-    from saematch.analysis.tables import Row
+    from saematch.analysis.tables import Row, Table
     from saematch.evaluation.api import Evaluation
     from saematch.evaluation.endpoint import EndpointJudge
     from saematch.evaluation.schedule import Measurement
@@ -43,6 +44,8 @@ _LEGEND = {
     "EV folded": "the same with each code multiplied by the ratio of the thresholds of its pair",
     "loss added": "rise of the language model's loss, in nats per token, with hidden states decoded from carried codes",
     "AUSQC": "share of the loss recovered if features of B are computed from their partners, over the number of pairs",
+    "falls": "share of features of A whose partner falls by a tenth or more if the feature is taken out of the model",
+    "falls random": "the same for random pairs",
     "meaning": "how alike the explanations of matched features are to the judge, from 1 (different) to 3 (same)",
     "meaning random": "the same for random pairs",
 }
@@ -106,9 +109,10 @@ def run(options: argparse.Namespace) -> int:
     quiet = options.quiet or options.json
     with status_line(quiet) as show:
         show("reading the run")
+        others = _others(options.compare)
         evaluation, chain = _evaluate(options, show)
         show("drawing figures")
-        undrawn = _draw(evaluation, chain, options.compare)
+        undrawn = _draw(evaluation, chain, others)
     missing = evaluation.not_measured | {f"figure {name}": reason for name, reason in undrawn.items()}
     if options.json:
         print_json(_as_json(evaluation, chain, missing))
@@ -162,6 +166,10 @@ def _evaluate(options: argparse.Namespace, show: Status) -> tuple[Evaluation, Ch
             print_remarks(explained.about)
 
     def notify(event: Measurement) -> None:
+        if event.number == 0:
+            time = "" if event.seconds_left is None else f". All of this takes about {duration(event.seconds_left)}"
+            print_remarks([] if options.quiet else [f"{event.name}{time}."])
+            return
         run = event.run
         pairs = "" if run is None or not run.total else f", {run.finished} of {run.total} pairs of layers"
         show(f"{event.number} of {event.total}: {event.name}{pairs}", event.seconds_left)
@@ -199,20 +207,24 @@ def _judge(options: argparse.Namespace, out: Path, show: Status) -> EndpointJudg
     )
 
 
-def _draw(evaluation: Evaluation, chain: Chain, others: list[str]) -> dict[str, str]:
-    """Draw all figures; return, for each figure that is missing, the reason."""
+def _others(folders: list[str]) -> list[dict[str, Table]]:
+    """Read the tables of other evaluations that figures show."""
     from saematch.analysis.tables import Table
     from saematch.evaluation.codes import VARIANCE
-    from saematch.evaluation.figures import draw_all
     from saematch.evaluation.weights import COSINE
     from saematch.storage.folders import LocalFolder
 
-    tables = [
-        {schema.name: Table.read(LocalFolder(other), schema) for schema in (VARIANCE, COSINE)} for other in others
-    ]
+    schemas = (VARIANCE, COSINE)
+    return [{schema.name: Table.read(LocalFolder(folder), schema) for schema in schemas} for folder in folders]
+
+
+def _draw(evaluation: Evaluation, chain: Chain, others: list[dict[str, Table]]) -> dict[str, str]:
+    """Draw all figures; return, for each figure that is missing, the reason."""
+    from saematch.evaluation.figures import draw_all
+
     if find_spec("matplotlib") is None:
         return {"all": "matplotlib is not installed: pip install 'saematch[evaluate]'"}
-    return draw_all(evaluation, chain, tables)
+    return draw_all(evaluation, chain, others)
 
 
 def _as_json(evaluation: Evaluation, chain: Chain, missing: dict[str, str]) -> dict[str, Any]:
@@ -262,6 +274,8 @@ def _summary(evaluation: Evaluation) -> list[Row]:
                 "EV folded": value("explained_variance", "value", **carried, folded=True),
                 "loss added": value("delta_loss", "value", **carried, folded=False),
                 "AUSQC": value("substitution_area", "value", method=EVALUATED, replaced_by="partner"),
+                "falls": value("ablation", "value", method=EVALUATED, effect="falls"),
+                "falls random": value("ablation", "value", method=RANDOM, effect="falls"),
                 "meaning": value("meaning", "value", method=EVALUATED, quarter=0),
                 "meaning random": value("meaning", "value", method=RANDOM, quarter=0),
             }

@@ -12,9 +12,7 @@ import torch
 from saematch.activations.selection import OUTLIERS
 from saematch.activations.stored import ActivationSource
 from saematch.analysis.tables import Table
-from saematch.evaluation.causes import causes_left_out
 from saematch.evaluation.meaning import JUDGED, Grade, Judge, PairOfFeatures, TokenOverlap
-from saematch.evaluation.model import LanguageModel
 from saematch.evaluation.schedule import Measurement
 from saematch.evaluation.study import Study
 from saematch.evaluation.substitution import CAUSAL_PAIRS
@@ -100,8 +98,9 @@ def evaluate(
             Some sources are also taken out (ablation). Both together take about twice as long as the loss of stand-ins;
             0 leaves both out.
         device: the device on which SAEs encode and decode activations.
-        progress: a function that is called with each measurement that begins: its name, its number, and about how many
-            seconds are left; and, if the measurement is a run of its own, also with each progress event of that run.
+        progress: a function that is called before the first measurement with what all measurements take, and then with
+            each measurement that begins: its name, its number, and about how many seconds are left; and, if the
+            measurement is a run of its own, also with each progress event of that run.
 
     Returns:
         The tables, and what is missing.
@@ -139,13 +138,7 @@ def evaluate(
     study = Study(chain, LocalFolder(out), progress, torch.device(device))
     if activations is not None:
         study.check_activations(activations)
-    study.plan(
-        tokens=0 if activations is None else len(activations.documents),
-        with_loss=isinstance(activations, LanguageModel),
-        with_causes=activations is not None and causes_left_out(activations, causal_pairs) is None,
-        farthest=distance,
-        has_texts=bool(study.texts(explanations)),
-    )
+    study.plan(activations, causal_pairs, distance, has_texts=bool(study.texts(explanations)))
     study.match_baselines()
     study.measure_weights()
     study.measure_distances(distance)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
@@ -65,8 +66,11 @@ class Blocks:
             return self.hidden_states(ids, [last])[last]
 
     @torch.inference_mode()
-    def check_replacing(self, ids: Tensor) -> None:
-        """Check that the loss does not change if the hidden states after a block are replaced by themselves.
+    def check_replacing(self, ids: Tensor) -> float:
+        """Check that the loss does not change if the hidden states after the middle block are replaced by themselves.
+
+        Returns:
+            The seconds that the pass from the middle block on took.
 
         Raises:
             MatchError: if the loss changes: then the blocks hand on more than hidden states.
@@ -81,13 +85,16 @@ class Blocks:
         expected = float(self._token_losses(ids).mean())
         handle.remove()
         self._returns_tuple = isinstance(outputs[0], tuple)
+        began = time.monotonic()
         with self._replaced(middle, _hidden_of(outputs[0]).clone()):
             loss = float(self._token_losses(ids).mean())
+        seconds = time.monotonic() - began
         if not abs(loss - expected) <= _LOSS_TOLERANCE:  # NaN fails this, too
             raise MatchError(
                 f"{self._name}: its blocks hand on more than hidden states, so hidden states cannot be replaced (the "
                 f"loss is {expected:.4f}, and {loss:.4f} with equal hidden states in their place)"
             )
+        return seconds
 
     def _token_losses(self, ids: Tensor) -> Tensor:
         with ids.device:

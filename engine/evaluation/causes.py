@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 
 from saematch.activations.selection import TokenSelection
@@ -11,7 +11,7 @@ from saematch.analysis.tables import Row, fingerprint
 from saematch.evaluation import ablation, substitution
 from saematch.evaluation.methods import MethodPermutation
 from saematch.evaluation.model import LanguageModel
-from saematch.evaluation.rankings import BY_FIRST_HALF, halves, match_by_first_half, ranked_pairs
+from saematch.evaluation.rankings import BY_FIRST_HALF, halves, is_ranked, match_by_first_half, ranked_pairs
 from saematch.matching.result import Matching
 from saematch.runs.chain import Chain
 from saematch.runs.plan import Pair
@@ -29,6 +29,11 @@ def causes_left_out(source: ActivationSource, causal_pairs: int) -> str | None:
     if int(source.documents.max()) + 1 < FEWEST_DOCUMENTS:
         return f"the texts have fewer than {FEWEST_DOCUMENTS} documents"
     return None
+
+
+def most_passes(methods: Iterable[str]) -> int:
+    """Return the most forward passes over half of the tokens that substitution takes for runs by some methods."""
+    return substitution.passes_of(sum(map(is_ranked, methods)) + len(BY_FIRST_HALF))
 
 
 class Causes:
@@ -51,7 +56,7 @@ class Causes:
     @property
     def passes(self) -> int:
         """The most forward passes over half of the tokens that substitution takes."""
-        return substitution.passes_of(len(self._rankings) + len(BY_FIRST_HALF))
+        return most_passes(ranking.method for ranking in self._rankings)
 
     @property
     def blocks(self) -> int:

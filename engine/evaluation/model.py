@@ -140,7 +140,10 @@ class LanguageModel(ActivationSource):
         self._contexts = cut_into_contexts(tokenizer, texts.documents, context, tokens)
         if not self._contexts:
             raise MatchError(f"the texts have no document of {SHORTEST_CONTEXT} tokens or more")
-        self._blocks.check_replacing(next(self._batches()).ids)
+        first = next(self._batches()).ids
+        seconds = self._blocks.check_replacing(first)
+        # About how long a pass from the middle block on over all texts takes.
+        self.pass_seconds = seconds * sum(len(one.ids) for one in self._contexts) / first.numel()
         counts = [len(one.ids) - 1 for one in self._contexts]
         self.documents = np.repeat([one.document for one in self._contexts], counts).astype(np.int64)
         self._order = (context, batch, tokens)

@@ -42,11 +42,16 @@ class RankedPairs:
     targets: Indices
 
 
+def is_ranked(method: str) -> bool:
+    """Return whether the pairs of a method are ranked."""
+    return method not in _NOT_RANKED
+
+
 def ranked_pairs(matchings: Mapping[str, Matching]) -> list[RankedPairs]:
     """Return the pairs of the matching of each method, without the methods that are not ranked."""
     ranked = []
     for name, matching in matchings.items():
-        if name not in _NOT_RANKED:
+        if is_ranked(name):
             perm, costs = matching.perm.numpy(), matching.pair_cost.numpy()
             sources = np.nonzero(perm >= 0)[0]
             sources = sources[np.argsort(costs[sources], kind="stable")]

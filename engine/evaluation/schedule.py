@@ -14,10 +14,10 @@ class Measurement:
     """A measurement of an evaluation that begins or proceeds.
 
     Attributes:
-        name: what is measured.
-        number: the number of the measurement, from 1.
+        name: what is measured; before the first measurement, what the evaluation takes.
+        number: the number of the measurement, from 1; 0 before the first one.
         total: the number of measurements of the evaluation.
-        seconds_left: an estimate of the seconds until the evaluation is finished; None at its beginning.
+        seconds_left: an estimate of the seconds until the evaluation is finished; None if nothing is known yet.
         run: the progress of the run that the measurement consists of; None if it is not a run.
     """
 
@@ -34,11 +34,13 @@ class Schedule:
 
     Attributes:
         counts: kind of measurement -> how many there are.
-        guesses: kind of measurement -> how long one takes, relative to the other kinds, before any was made.
+        guesses: kind of measurement -> how long one takes, in seconds on some machine, before any was made.
+        known: kind of measurement -> about how many seconds one takes, if a trial has told before any was made.
     """
 
     counts: Mapping[str, int]
     guesses: Mapping[str, float]
+    known: Mapping[str, float] = field(default_factory=dict)
     _begun: dict[str, int] = field(default_factory=dict)
     _seconds: dict[str, list[float]] = field(default_factory=dict)  # of the measurements that were made
     _current: tuple[str, float] | None = None
@@ -64,16 +66,16 @@ class Schedule:
         self._current = None
 
     def seconds_left(self) -> float | None:
-        """Estimate the seconds until the last measurement ends; None if no measurement has ended."""
-        if not self._seconds:
+        """Estimate the seconds until the last measurement ends; None if none has ended, and no trial was made."""
+        if not self._seconds and not self.known:
             return None
         # A kind that has not been measured takes its guess, scaled by what the guesses of other kinds were worth.
         made = [(seconds, self.guesses[kind]) for kind, times in self._seconds.items() for seconds in times]
-        scale = sum(seconds for seconds, _ in made) / sum(guess for _, guess in made)
+        scale = sum(seconds for seconds, _ in made) / sum(guess for _, guess in made) if made else 1.0
         left = 0.0
         for kind, count in self.counts.items():
             times = self._seconds.get(kind)
-            each = sum(times) / len(times) if times else scale * self.guesses[kind]
+            each = sum(times) / len(times) if times else self.known.get(kind, scale * self.guesses[kind])
             left += (count - self._begun.get(kind, 0)) * each
             if self._current is not None and self._current[0] == kind:
                 left += max(0.0, each - (time.monotonic() - self._current[1]))

@@ -26,6 +26,7 @@ from saematch.evaluation.methods import (
     run_baselines,
 )
 from saematch.evaluation.model import LanguageModel
+from saematch.evaluation.plan import Plan
 from saematch.evaluation.schedule import Measurement, Schedule
 from saematch.evaluation.scope import common_fold, far_pairs, labels_of, steps_of
 from saematch.options import Side
@@ -82,38 +83,13 @@ class Study:
         self._chains: dict[str, Chain] = {EVALUATED: chain}
         self._schedule = Schedule({}, {})
 
-    def plan(self, tokens: int, with_loss: bool, with_causes: bool, farthest: int | None, has_texts: bool) -> None:
-        """Plan the measurements, so that their number is known, and the time that they will take can be estimated.
-
-        Args:
-            tokens: the number of tokens with activations; 0 without activations.
-            with_loss: whether the loss of a language model is measured.
-            with_causes: whether substitution and ablation are measured.
-            farthest: the largest distance of far layers, see `evaluate`.
-            has_texts: whether meaning is measured.
-        """
-        pairs, far = len(self._pairs), len(far_pairs(self._chain, farthest))
-        counts = {
-            "baseline": sum(1 for _ in baselines_of(self._chain, self.fold)),
-            "weights": pairs,
-            "far run": 1 if far else 0,
-            "distance": far,
-            "norms": 1 if tokens else 0,
-            "codes": pairs if tokens else 0,
-            "held out": pairs if tokens else 0,
-            "loss": pairs if with_loss else 0,
-            "substitution": pairs if with_causes else 0,
-            "ablation": pairs if with_causes else 0,
-            "meaning": pairs if has_texts else 0,
-        }
-        # Relative times, from measurements of SAEs with 1,024 features.
-        per_token = tokens / 1000
-        guesses = {
-            "baseline": 0.3 * pairs, "weights": 2.0, "far run": 0.3 * far, "distance": 0.5, "norms": 0.2 * per_token,
-            "codes": 4.0 * per_token, "held out": 2.0 * per_token, "loss": 30.0 * per_token,
-            "substitution": 52.0 * per_token, "ablation": 20.0 * min(per_token, 5.0), "meaning": 0.5,
-        }  # fmt: skip
-        self._schedule = Schedule(counts, guesses)
+    def plan(self, source: ActivationSource | None, causal_pairs: int, farthest: int | None, has_texts: bool) -> None:
+        """Plan the measurements, so that their number and their time are known. For the arguments, see `evaluate`."""
+        far, baselines = far_pairs(self._chain, farthest), baselines_of(self._chain, self.fold)
+        names = [baseline.name for baseline, _ in baselines]
+        plan = Plan(len(self._pairs), len(far), names, source, causal_pairs, has_texts)
+        self._schedule = plan.schedule()
+        self._notify(plan.cost(), None)
 
     def check_activations(self, source: ActivationSource) -> None:
         """Raise `MatchError` unless the source has activations for every SAE."""
