@@ -564,9 +564,11 @@ def test_the_command_matches_layers_by_a_map(two_sets, capsys):
     code, said = command(capsys, *run, "--dry-run")
     assert code == 0, said.err
     assert "by a map: orthogonal" in said.out
-    assert command(capsys, *run, "-o", "run")[0] == 0
+    code, said = command(capsys, *run, "-o", "run")
+    assert code == 0
+    assert "The sources are written in the basis of the targets by a map: orthogonal" in said.out
     assert torch.equal(sm.Chain.load("run")[4, 4].perm, two_sets[4])
-    assert command(capsys, "show", "run")[0] == 0
+    assert "in the basis of the targets by a map" in command(capsys, "show", "run")[1].out
     verify = ("verify", "a/layer_3", "b/layer_3", "run/pairs/3-3.safetensors")
     assert "give the same one (--map)" in command(capsys, *verify)[1].err
     assert command(capsys, *verify, "--map", "map.safetensors")[0] == 0
@@ -578,3 +580,18 @@ def test_the_command_matches_layers_by_a_map(two_sets, capsys):
     assert "give the other one as --against" in said.err
     code, said = command(capsys, "info", "a?map=map.safetensors")
     assert "by a map: orthogonal" in said.out
+
+
+def test_a_damaged_record_of_a_map_is_refused(two_sets):
+    chain = sm.match_layers(sm.load_layers("a"), "run", against=sm.load_layers("b"), map="map.safetensors")
+    record, path = dict(chain.record), Path("run/run.json")
+    fit = {"tokens": [1, 2], "residual": 0.1, "held_out": 0.1, "scale": 1.0, "left_out": 0}
+    for damaged in (
+        [],
+        {"3": None},
+        {"3": {**record["options"]["map"]["3"], "fit": {}}},
+        {"3": {**record["options"]["map"]["3"], "fit": {**fit, "tokens": ["x", 2]}}},
+    ):
+        path.write_text(json.dumps({**record, "options": {**record["options"], "map": damaged}}))
+        with pytest.raises(MatchError, match=r"run\.json: not the record of a run"):
+            sm.Chain.load("run")

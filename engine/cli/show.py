@@ -126,7 +126,23 @@ def print_pairs(chain: Chain, rows: list[PairSummary], with_table: bool) -> None
     print_legend(PAIR_LEGEND)
     if not is_baseline(chain):
         print_unproved(rows)
+    _print_maps(chain)
     print_basis([chain.pair_record(pair).get("stats", {}) for pair in chain])
+
+
+def _print_maps(chain: Chain) -> None:
+    """Print by which maps the sources are written in the basis of the targets, if they are."""
+    maps = chain.record["options"].get("map", {})
+    if not maps:
+        return
+    from saematch.sae.maps import describe_map  # which imports torch
+
+    described: dict[str, list[str]] = {}
+    for key, record in maps.items():
+        described.setdefault(describe_map(record), []).append(key)
+    for text, keys in described.items():
+        which = "The sources are" if len(described) == 1 else f"{chain.names.axis} {', '.join(keys)}:"
+        print(printable(f"{which} written in the basis of the targets by a map: {text}"))
 
 
 def _print_missing(chain: Chain) -> None:

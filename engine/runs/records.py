@@ -184,6 +184,8 @@ _OPTIONS: _Kinds = {
     "parts": (list,), "weights": (dict,), "fold": (str,), "max_cost": _NUMBER_OR_NONE, "method": (str,),
     "max_rounds": (int, NoneType), "time_limit": _NUMBER_OR_NONE, "backend": (str,), "precision": (str,),
 }  # fmt: skip
+_MAP: _Kinds = {"sha256": (str,), "shape": (list,), "kind": (str,), "fit": (dict, NoneType)}
+_FIT: _Kinds = {"tokens": (list,), "residual": _NUMBER, "held_out": _NUMBER, "scale": _NUMBER, "left_out": (int,)}
 _INPUT: _Kinds = {
     "path": (str, NoneType), "format": (str, NoneType), "options": (dict,), "files": (dict, NoneType),
     "sha256": (dict,), "F": (int,), "d": (int,), "activation": (str,), "notes": (list,),
@@ -209,6 +211,7 @@ def read_run_record(content: Any, shown: str) -> RunRecord:
         if not numbers or (pair[0] >= pair[1] and content["against"] is None):
             raise MatchError(f"{shown}: its pairs do not lead from each layer to a later one")
     _check_naming(content, what)
+    _check_maps(content["options"].get("map", {}), what)
     return cast(RunRecord, content)
 
 
@@ -234,6 +237,17 @@ def _check_naming(content: Any, what: str) -> None:
     check_names([axis])
     if names and not all(0 <= layer < len(names) for pair in content["pairs"] for layer in pair):
         raise MatchError(f"{what}: it has {len(names)} names, and pairs of other SAEs")
+
+
+def _check_maps(maps: Any, what: str) -> None:
+    """Raise `MatchError` unless the records of maps in a run are such as `match_layers` writes."""
+    _check({"map": maps}, {"map": (dict,)}, what)
+    for record in maps.values():
+        _check(record, _MAP, what)
+        if record["fit"] is not None:
+            _check(record["fit"], _FIT, what)
+            if [type(count) for count in record["fit"]["tokens"]] != [int, int]:
+                raise MatchError(f"{what}: the tokens of a map are not as saematch writes them")
 
 
 def read_pair_record(content: Any, pair: Pair, shown: str) -> PairRecord:

@@ -59,7 +59,8 @@ function showFacts() {
 
 function compared(options) {
   const metric = (options.metric ?? "squared_distance").replaceAll("_", " ");
-  if (!options.activations) return `${options.parts.join(", ")}, folded by ${options.fold}; ${metric}`;
+  const mapped = options.map ? "; sources mapped into the basis of the targets" : "";
+  if (!options.activations) return `${options.parts.join(", ")}, folded by ${options.fold}; ${metric}${mapped}`;
   const { tokens } = options.activations;
   return `activations by ${metric}${tokens ? `, ${tokens.toLocaleString("en")} tokens` : ""}`;
 }
