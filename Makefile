@@ -77,9 +77,9 @@ $(VENV)/.installed-test: $(VENV)/.installed $(INPUTS)
 	@.venv-old/bin/python -m pip install --quiet --disable-pip-version-check -c .venv-old/constraints.txt -e '.[test]' 'triton==3.6.*' 'numpy<2.4'
 	@touch $@
 
-# Without what dictionary-learning needs to run and plot models: an old nnsight among it.
+# The last four without what they need to train, run and plot models: an old nnsight and an old huggingface-hub among it.
 .venv-formats/.installed: $(INPUTS)
 	@test -d .venv-formats || $(PYTHON) -m venv .venv-formats
-	@.venv-formats/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]' sae-lens==6.54.12 eai-sparsify==1.3.3 circuit-tracer==0.5.0
-	@.venv-formats/bin/python -m pip install --quiet --disable-pip-version-check --no-deps dictionary-learning==0.1.0
+	@.venv-formats/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]' sae-lens==6.54.12 eai-sparsify==1.3.3
+	@.venv-formats/bin/python -m pip install --quiet --disable-pip-version-check --no-deps dictionary-learning==0.1.0 circuit-tracer==0.5.0 llamascopium==2.0.0b34 overcomplete==0.3.0
 	@touch $@

@@ -429,6 +429,69 @@ def gemma_scope_2_clt(folder, w, to=None, affine=False, drop=()):
     return Own(lambda x: jump(x @ w.enc + w.b_enc, w.limit), decoded, "jumprelu", options)
 
 
+def gemma_scope_2_crosscoder(folder, w, layer=13, to=None, config=True, home="crosscoder/layer_7_13_17_22_width_65k"):
+    """Write one layer of a crosscoder of four layers, and the bias of the layer that it writes."""
+    layers = [7, 13, 17, 22]
+    target = layer if to is None else to
+    w_dec = torch.stack([w.dec * 2.0**place for place in range(4)], dim=1)
+    hooks = {f"hf_hook_point_{side}": "model.layers.{7,13,17,22}.output" for side in ("in", "out")}
+    described = {**hooks, "architecture": "jump_relu", "type": "crosscoder", "width": 4 * w.F}
+    for each in {layer, target}:
+        tensors = {
+            "w_enc": w.enc,
+            "w_dec": w_dec,
+            "b_enc": w.b_enc,
+            "b_dec": w.b_dec * 2.0 ** layers.index(each),
+            "threshold": w.limit,
+        }
+        file = folder / home / f"params_layer_{layers.index(each)}.safetensors"
+        write_file(file, w, tensors, described if config else None)
+    place = layers.index(target)
+    decoded = lambda f: f @ w_dec[:, place] + w.b_dec * 2.0**place
+    options = f"?layer={layer}" + ("" if to is None else f"&to={to}")
+    return Own(lambda x: jump(x @ w.enc + w.b_enc, w.limit), decoded, "jumprelu", options)
+
+
+def llamascopium_clt(folder, w, function="relu", to=None, by_norm=True, norms="file", hooks=None, **changes):
+    """Write a cross-layer transcoder of llamascopium, whose layers 4 to 7 read and write activations of other norms.
+
+    The gate of a feature sees the norm of all its decoder rows together.
+    """
+    layers, place = [4, 5, 6, 7], 1
+    target = place if to is None else layers.index(to)
+    enc = torch.stack([w.enc * 2.0 ** (n - place) for n in range(4)])
+    dec = [torch.stack([w.dec * 2.0 ** (i - j) for i in range(j + 1)]) for j in range(4)]
+    tensors = {"W_E": enc, "b_E": torch.stack([w.b_gate, w.b_enc, w.b_mag, w.r_mag])}
+    tensors |= {f"W_D.{j}": each for j, each in enumerate(dec)} | {f"b_D.{j}": w.b_dec * 2.0**j for j in range(4)}
+    if function == "jumprelu":
+        tensors["activation_function.log_jumprelu_threshold"] = torch.stack(
+            [w.grow, w.logarithm, w.grow - 1, w.grow + 1]
+        )
+    hooks = hooks or {
+        f"hook_points_{side}": [f"blocks.{n}.{name}" for n in layers]
+        for side, name in (("in", "hook_resid_mid"), ("out", "hook_mlp_out"))
+    }
+    c = (1, 1)
+    if norms == "file":
+        for n, hook in enumerate([*hooks["hook_points_in"], *hooks["hook_points_out"]]):
+            tensors[f"dataset_average_activation_norm.{hook}"] = torch.tensor(1.5 + n)
+        c = math.sqrt(w.d) / (1.5 + place), math.sqrt(w.d) / (5.5 + target)
+    config = {"sae_type": "clt", "act_fn": function, "sparsity_include_decoder_norm": by_norm, "top_k": K, **hooks}
+    config |= {"d_model": w.d, "norm_activation": "inference" if norms == "folded" else "dataset-wise"}
+    write_file(folder / "sae_weights.safetensors", w, tensors, config | changes)
+    n = torch.stack([dec[j][place].norm(dim=1) for j in range(place, 4)]).norm(dim=0) if by_norm else ONE
+    act = {"relu": relu, "topk": largest, "jumprelu": lambda z: jump(z, w.logarithm.exp())}[function]
+    says = {"topk": BY_NORM, "jumprelu": LIMIT_BY_NORM}.get(function, "") if by_norm else ""
+    return Own(
+        lambda x: act(((c[0] * x) @ w.enc + w.b_enc) * n) / n,
+        lambda f: (f @ dec[target][place] + w.b_dec * 2.0**target) / c[1],
+        function,
+        f"?layer={LAYER}" + ("" if to is None else f"&to={to}"),
+        (SCALED,) * (norms == "file") + (says,) * bool(says),
+        n / c[1] if says == BY_NORM else ONE,
+    )
+
+
 def crosscoder(folder, w, kind="replication", head=1, heads=2, norm=None, file="cc_weights.pt", **changes):
     """Write a crosscoder. `kind`: the layout. `norm`: what the threshold of one that was trained by batch is for."""
     enc, dec = [w.enc * (1 + n) for n in range(heads)], [w.dec * (2 - 3 * n) for n in range(heads)]
@@ -499,6 +562,7 @@ def variants():
     ]  # fmt: skip
     for by_norm in (True, False):
         found += [(llama_scope_r1, {"norms": norms, "by_norm": by_norm}) for norms in ("file", "config", "folded")]
+        found += [(llamascopium_clt, {"function": each, "by_norm": by_norm}) for each in ("relu", "jumprelu", "topk")]
         for norms in ("file", "folded"):
             all_three = [{"function": function} for function in ("relu", "jumprelu", "topk")]
             found += [(llamascopium, {**each, "norms": norms, "by_norm": by_norm}) for each in all_three]

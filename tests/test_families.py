@@ -41,6 +41,7 @@ from saes import (
     llama_scope,
     llama_scope_r1,
     llamascopium,
+    llamascopium_clt,
     made_up,
     nanda,
     openai,
@@ -406,6 +407,7 @@ NEEDING = {
     **{made.__name__: made for made in (saelens, sparsify, llama_scope, llama_scope_r1, llamascopium)},
     "circuit_tracer": partial(circuit_tracer, function="jumprelu"),
     "nanda": nanda,
+    "llamascopium_clt": llamascopium_clt,
 }
 
 
@@ -469,7 +471,8 @@ def test_a_plain_file_is_of_no_family(tmp_path, name, F, d, suffix):
 
 OTHERS = {
     "a temporal SAE": ("latest_ckpt.safetensors", ["D", "E", "b", "attn_layers.0.c_proj.weight"]),
-    "a cross-layer transcoder of llamascopium": ("sae_weights.safetensors", ["W_E", "b_E", "W_D.0", "W_D.1", "b_D.0"]),
+    "a Lorsa of llamascopium": ("sae_weights.safetensors", ["W_Q", "W_K", "W_V", "W_O", "b_Q", "b_V", "b_D", "mask"]),
+    "a MOLT of llamascopium": ("sae_weights.safetensors", ["W_E", "b_E", "U_matrices.4", "V_matrices.4", "b_D"]),
     "a dictionary of overcomplete": ("sae.pt", ["dictionary._weights", "dictionary.multiplier", "encoder.weight"]),
 }
 

@@ -8,6 +8,7 @@ import importlib
 import json
 import sys
 from importlib.util import find_spec
+from itertools import chain
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
@@ -28,6 +29,8 @@ needs_sae_lens = needs("sae-lens", "sae_lens")
 needs_sparsify = needs("eai-sparsify", "sparsify")
 needs_dictionary_learning = needs("dictionary-learning", "dictionary_learning")
 needs_circuit_tracer = needs("circuit-tracer", "circuit_tracer")
+needs_llamascopium = needs("llamascopium", "llamascopium")
+needs_overcomplete = needs("overcomplete", "overcomplete")
 
 SIZES = [(12, 8), (8, 8)]  # F = d: a matrix that should be turned, and is not, still fits
 LAYER, HOOK, TRANSCODED = 3, "blocks.3.hook_resid_post", "blocks.3.mlp.hook_out"
@@ -292,14 +295,19 @@ DICTIONARIES = {
 SET_LATE = ("AutoEncoderTopK", "BatchTopKSAE", "MatryoshkaBatchTopKSAE")  # their threshold is -1 for 1000 steps
 
 
+def without_init(*packages):
+    """Yield modules of a package by name, without the `__init__` of these packages, which import far more."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in packages:
+            package = ModuleType(name)
+            package.__path__ = list(find_spec(name).submodule_search_locations)
+            patch.setitem(sys.modules, name, package)
+        yield lambda name: importlib.import_module(f"{packages[0]}.{name}")
+
+
 @pytest.fixture(scope="module")
 def modules():
-    """Return the modules of the package by name, without its `__init__`, which imports an old nnsight."""
-    package = ModuleType("dictionary_learning")
-    package.__path__ = list(find_spec("dictionary_learning").submodule_search_locations)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "dictionary_learning", package)
-        yield lambda name: importlib.import_module(f"dictionary_learning.{name}")
+    yield from without_init("dictionary_learning")
 
 
 def trained(modules, name, F, d, threshold):
@@ -343,3 +351,155 @@ def test_every_release_that_sae_lens_knows_is_understood():
         repo, listed = registry.release(name)
         assert repo.count("/") == 1
         assert len({each.id for each in listed}) == len(listed) > 0
+
+
+@pytest.fixture(scope="module")
+def models():
+    yield from without_init("llamascopium")
+
+
+def write_llamascopium(folder, model, hooks, norms):
+    """Write a dictionary as its trainer does, with the norms of the activations that it was trained on."""
+    model = randomised(model)
+    if norms:
+        model.set_dataset_average_activation_norm(dict(zip(hooks, norms, strict=True)))
+    folder.mkdir(parents=True, exist_ok=True)
+    model.cfg.save_hyperparameters(folder)
+    model.save_pretrained(folder)
+    return model
+
+
+def llamascopium(kind, F, d, function, by_norm, norms, **hooks):
+    normalisation = "dataset-wise" if norms else "inference"
+    options = {
+        "act_fn": function,
+        "norm_activation": normalisation,
+        "sparsity_include_decoder_norm": by_norm,
+        "top_k": 3,
+    }
+    return kind(d_model=d, expansion_factor=F / d, dtype=torch.float64, **options, **hooks)
+
+
+def as_raw(model, norms, encode, decode, unit):
+    """Return its pass for raw activations. A code of this package is `unit` times the code of llamascopium."""
+    c = [model.cfg.d_model**0.5 / norm for norm in norms or (model.cfg.d_model**0.5,) * 2]
+    n = unit / c[1] if model.cfg.act_fn == "topk" and model.cfg.sparsity_include_decoder_norm else 1
+    return SimpleNamespace(encode=lambda x: encode(x * c[0]) * n, decode=lambda f: decode(f / n) / c[1])
+
+
+FUNCTIONS = ["relu", "jumprelu", "topk"]
+
+
+@needs_llamascopium
+@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize("by_norm", [True, False])
+@pytest.mark.parametrize("norms", [(5.5, 1.75), None])
+@pytest.mark.parametrize(("F", "d"), SIZES)
+def test_llamascopium(tmp_path, models, function, by_norm, norms, F, d):
+    sae = models("models.sae")
+    hooks = {"hook_point_in": "blocks.3.hook_resid_mid", "hook_point_out": "blocks.3.hook_mlp_out"}
+    config = llamascopium(sae.SAEConfig, F, d, function, by_norm, norms, **hooks)
+    theirs = write_llamascopium(tmp_path, sae.SparseAutoEncoder(config), hooks.values(), norms)
+    found = only_sae(tmp_path)
+    assert_same_pass(found, as_raw(theirs, norms, theirs.encode, theirs.decode, theirs.decoder_norm()))
+    assert [found.reads.place, found.writes.place] == [*hooks.values()]
+
+
+@needs_llamascopium
+@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize("by_norm", [True, False])
+@pytest.mark.parametrize("norms", [(2.5, 3.5, 4.5, 5.5, 6.5, 7.5, 8.5, 9.5, 10.5, 11.5), None])
+@pytest.mark.parametrize(("F", "d"), SIZES)
+@pytest.mark.parametrize("to", [3, 4])
+def test_cross_layer_transcoders_of_llamascopium(tmp_path, models, function, by_norm, norms, to, F, d):
+    """Where no other layer is active, the package decodes what one layer writes."""
+    clt, layers = models("models.clt"), range(LAYER + 2)
+    hooks = {"hook_points_in": [f"blocks.{n}.hook_resid_mid" for n in layers]}
+    hooks["hook_points_out"] = [f"blocks.{n}.hook_mlp_out" for n in layers]
+    config = llamascopium(clt.CLTConfig, F, d, function, by_norm, norms, **hooks)
+    theirs = write_llamascopium(tmp_path, clt.CrossLayerTranscoder(config), [*chain(*hooks.values())], norms)
+
+    def alone(tensor):
+        every = tensor.new_zeros(len(tensor), len(layers), tensor.shape[1])
+        every[:, LAYER] = tensor
+        return every
+
+    read, written = norms and norms[LAYER], norms and norms[len(layers) + to]
+    encode, decode = lambda x: theirs.encode(alone(x))[:, LAYER], lambda f: theirs.decode(alone(f))[to]
+    unit = theirs.decoder_norm_per_feature()[LAYER]
+    found = sm.load(f"{tmp_path}?layer={LAYER}&to={to}")
+    assert list(sm.load_layers(tmp_path)) == [*layers]
+    assert_same_pass(found, as_raw(theirs, norms and (read, written), encode, decode, unit))
+    assert found.writes.place == f"blocks.{to}.hook_mlp_out"
+
+
+@needs_llamascopium
+@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize("norms", [(5.5, 1.75, 2.25), None])
+@pytest.mark.parametrize("head", [0, 2])
+@pytest.mark.parametrize(("F", "d"), SIZES)
+def test_crosscoders_of_llamascopium(tmp_path, models, function, norms, head, F, d):
+    """A head is read where all other heads read 0."""
+    crosscoder, hooks = models("models.crosscoder"), [f"blocks.{n}.hook_resid_post" for n in (2, 3, 4)]
+    config = llamascopium(crosscoder.CrosscoderConfig, F, d, function, True, norms, hook_points=hooks)
+    theirs = write_llamascopium(tmp_path, crosscoder.Crosscoder(config), hooks, norms)
+
+    def alone(tensor):
+        every = tensor.new_zeros(len(tensor), 3, tensor.shape[1])
+        every[:, head] = tensor
+        return every
+
+    encode, decode = lambda x: theirs.encode(alone(x))[:, head], lambda f: theirs.decode(alone(f))[:, head]
+    found = sm.load(f"{tmp_path}?head={head}")
+    of_head = norms and (norms[head],) * 2
+    assert_same_pass(found, as_raw(theirs, of_head, encode, decode, theirs.decoder_norm()[head]))
+    assert found.reads.place == hooks[head]
+
+
+@needs_llamascopium
+@pytest.mark.parametrize("kind", ["lorsa", "molt"])
+def test_dictionaries_of_llamascopium_that_are_no_saes_are_refused_by_their_names(tmp_path, models, kind):
+    module, hooks = models(f"models.{kind}"), {"hook_point_in": "blocks.3.ln1.hook_normalized"}
+    hooks["hook_point_out"] = "blocks.3.hook_attn_out" if kind == "lorsa" else "blocks.3.hook_mlp_out"
+    if kind == "lorsa":
+        attention = {"n_qk_heads": 2, "d_qk_head": 4, "rotary_dim": 4, "n_ctx": 16}
+        config = llamascopium(module.LorsaConfig, 16, 8, "relu", True, None, **hooks, **attention)
+        model = module.LowRankSparseAttention(config)
+    else:
+        config = llamascopium(module.MOLTConfig, 16, 8, "relu", True, None, **hooks, rank_counts={1: 8, 2: 8})
+        model = module.MixtureOfLinearTransform(config)
+    write_llamascopium(tmp_path, model, hooks.values(), None)
+    for source in (tmp_path, tmp_path / "sae_weights.safetensors"):
+        with pytest.raises(sm.MatchError, match=f"a {'Lorsa' if kind == 'lorsa' else 'MOLT'} of llamascopium"):
+            sm.load(source)
+
+
+@pytest.fixture(scope="module")
+def overcomplete():
+    """Return the modules of the package by name, without those that need scikit-learn."""
+    yield from without_init("overcomplete", "overcomplete.sae")
+
+
+@needs_overcomplete
+@pytest.mark.parametrize("name", ["TopKSAE", "JumpSAE", "RATopKSAE", "QSAE"])
+@pytest.mark.parametrize(("F", "d"), SIZES)
+def test_overcomplete_is_refused_and_is_read_as_the_refusal_says(tmp_path, overcomplete, name, F, d):
+    file = {"TopKSAE": "topk_sae", "JumpSAE": "jump_sae", "RATopKSAE": "rasae", "QSAE": "qsae"}[name]
+    options = {"TopKSAE": {"top_k": 3}, "RATopKSAE": {"top_k": 3, "points": torch.randn(20, d)}}.get(name, {})
+    theirs = randomised(getattr(overcomplete(f"sae.{file}"), name)(d, F, **options)).double().eval()
+    torch.save(theirs.state_dict(), tmp_path / "layer_3.pt")
+    with pytest.raises(sm.MatchError, match=r"a dictionary of overcomplete: .*saematch\.SAE\(W_enc, b_enc, W_dec, b_d"):
+        sm.load(tmp_path)
+    if name == "QSAE":  # its codes have a few values, which is no activation of this package
+        return
+    encoder = theirs.encoder.final_block[0]
+    activation = (
+        {"activation": "jumprelu", "threshold": theirs.thresholds.exp()}
+        if name == "JumpSAE"
+        else {"activation": "topk", "k": 3}
+    )
+    weights = {"W_enc": encoder.weight.T, "b_enc": encoder.bias, "W_dec": theirs.get_dictionary()}
+    weights = {key: each.detach() if torch.is_tensor(each) else each for key, each in (weights | activation).items()}
+    sm.SAE(**weights, b_dec=torch.zeros(d, dtype=torch.float64)).save(tmp_path / "saved" / "layer_3")
+    own = SimpleNamespace(encode=lambda x: theirs.encode(x)[1], decode=theirs.decode)
+    assert_same_pass(sm.load(tmp_path / "saved"), own)

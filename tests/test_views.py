@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import saematch as sm
 from saematch.dictionaries import compare_heads
@@ -20,6 +20,8 @@ from saes import (
     drawn,
     gemma_scope_2,
     gemma_scope_2_clt,
+    gemma_scope_2_crosscoder,
+    llamascopium_clt,
     llamascopium_crosscoder,
     made_up,
     saelens,
@@ -69,6 +71,120 @@ def test_a_layer_that_is_not_written_is_refused(tmp_path, made, to):
     mark = "&" if "?" in own.options else "?"
     with pytest.raises(sm.MatchError, match=rf"\?to={to}: layer 5 writes the layers 5 to 7"):
         sm.load(f"{source_of(tmp_path, made, own)}{mark}to={to}")
+
+
+@pytest.mark.parametrize("function", ["relu", "topk", "jumprelu"])
+@pytest.mark.parametrize("by_norm", [True, False])
+@pytest.mark.parametrize("norms", ["file", "folded"])
+@pytest.mark.parametrize(("F", "to"), [(16, None), (16, 7), (8, 6)])
+def test_a_layer_of_a_file_with_all_layers_is_read(tmp_path, function, by_norm, norms, F, to):
+    w = drawn(F, 8)
+    own = llamascopium_clt(tmp_path, w, function, to, by_norm, norms)
+    (handle,) = search(f"{tmp_path}{own.options}")[0]
+    found = handle.read()
+    assert_own_pass(found, own, w)
+    assert handle.layer == LAYER
+    assert found.reads == sm.Space("blocks.5.hook_resid_mid")
+    assert found.writes == sm.Space(f"blocks.{5 if to is None else to}.hook_mlp_out")
+    for note in own.notes:
+        assert note in " ".join(found.notes)
+    # The address of the layer means the same, and so does that of the file.
+    for source in (str(handle.checkpoint.address), f"{tmp_path}/sae_weights.safetensors{own.options}"):
+        assert torch.equal(sm.load(source).W_enc, found.W_enc)
+    assert handle.shown == f"{tmp_path}/sae_weights.safetensors?layer=5"
+
+
+def test_all_layers_of_one_file_are_matched_by_what_they_write_to_one_layer(tmp_path):
+    llamascopium_clt(tmp_path, drawn(16, 8), "jumprelu")
+    layers = sm.load_layers(tmp_path)
+    assert list(layers) == [4, 5, 6, 7]
+    with pytest.raises(sm.MatchError, match=r"4 SAEs in it, name one of them: \S+sae_weights.safetensors\?layer=4, "):
+        sm.load(tmp_path)
+    found = sm.match_layers(sm.load_layers(f"{tmp_path}?to=7"), parts=["decoder"], fold="none")[4, 5]
+    W_D = load_file(tmp_path / "sae_weights.safetensors")["W_D.3"].double() / (8**0.5 / 8.5)
+    np.testing.assert_array_equal(found.perm, sm.assign(W_D[0].numpy(), W_D[1].numpy()).perm)
+    with pytest.raises(sm.MatchError, match=r"there is no SAE of layer 8; there are 4, 5, 6, 7"):
+        sm.load(f"{tmp_path}?layer=8")
+
+
+@pytest.mark.parametrize("to", ["4", "8", "x", ""])
+def test_a_layer_of_a_file_with_all_layers_writes_no_layer_before_it(tmp_path, to):
+    llamascopium_clt(tmp_path, drawn(16, 8))
+    with pytest.raises(sm.MatchError, match=rf"\?to={to}: layer 5 writes the layers 5, 6, 7"):
+        sm.load(f"{tmp_path}?layer=5&to={to}")
+
+
+def test_the_layers_of_one_file_are_numbered_by_their_places_if_their_hooks_do_not_tell(tmp_path):
+    w = drawn(16, 8)
+    hooks = {f"hook_points_{side}": [f"{side} {name}" for name in "abcd"] for side in ("in", "out")}
+    own = llamascopium_clt(tmp_path, w, norms="folded", hooks=hooks)
+    assert list(sm.load_layers(tmp_path)) == [0, 1, 2, 3]
+    assert_own_pass(sm.load(f"{tmp_path}?layer=1"), own, w)
+
+
+def test_a_file_with_all_layers_in_the_folder_of_one_layer_is_refused(tmp_path):
+    own = llamascopium_clt(tmp_path / "layer_5", drawn(16, 8))
+    with pytest.raises(sm.MatchError, match="a cross-layer transcoder of 4 layers in one file; write"):
+        sm.load(f"{tmp_path}{own.options}")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"act_fn": "layertopk"}, "act_fn 'layertopk' is not supported; .* see one layer and one token at a time"),
+        ({"sae_type": "sae"}, r"config\.json says sae_type 'sae'; its tensors are those of a clt"),
+        ({"hook_points_in": ["blocks.5.mlp.hook_in"]}, "its W_E has 4 layers, .* does not name 4 hook_points_in"),
+        ({"hook_points_out": []}, "a value is of another kind"),
+        ({"d_model": 9}, "d_model is 9, and b_dec has the shape"),
+    ],
+)
+def test_a_file_with_all_layers_whose_configuration_does_not_fit_is_refused(tmp_path, changes, message):
+    llamascopium_clt(tmp_path, drawn(16, 8), **changes)
+    with pytest.raises(sm.MatchError, match=message):
+        sm.load(f"{tmp_path}?layer=5")
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"), [("W_D.2", (2, 16, 8)), ("W_D.1", (16, 8)), ("b_E", (4, 8)), ("b_D.3", (9,)), ("W_D.3", None)]
+)
+def test_a_file_with_all_layers_whose_tensors_do_not_fit_is_refused(tmp_path, name, shape):
+    llamascopium_clt(tmp_path, drawn(16, 8))
+    tensors = load_file(tmp_path / "sae_weights.safetensors")
+    tensors = {**tensors, name: torch.zeros(shape)} if shape else {k: v for k, v in tensors.items() if k != name}
+    save_file(tensors, tmp_path / "sae_weights.safetensors")
+    message = rf"{name} is \({', '.join(map(str, shape))},?\), expected" if shape else f"lacks {name}"
+    for source in (tmp_path, f"{tmp_path}?layer=5"):
+        with pytest.raises(sm.MatchError, match=message):
+            sm.load(source)
+
+
+@pytest.mark.parametrize(("layer", "to"), [(7, None), (7, 22), (13, None), (13, 17), (22, 22)])
+@pytest.mark.parametrize("config", [True, False])
+@pytest.mark.parametrize("F", [16, 8])
+def test_a_layer_of_a_crosscoder_of_gemma_scope_2_is_read(tmp_path, layer, to, config, F):
+    w = drawn(F, 8)
+    own = gemma_scope_2_crosscoder(tmp_path, w, layer, to, config)
+    (handle,) = search(f"{tmp_path}{own.options}")[0]
+    found = handle.read()
+    assert_own_pass(found, own, w)
+    assert handle.layer == layer
+    assert found.reads == sm.Space(f"model.layers.{layer}.output")
+    assert found.writes == sm.Space(f"model.layers.{layer if to is None else to}.output")
+    note = f"layer {layer} of a weakly causal crosscoder: its decoder to layer {layer if to is None else to}, and the "
+    assert note in " ".join(found.notes)
+    assert (handle.describe().sae.F, handle.describe().layer) == (F, layer)
+
+
+def test_the_layers_of_a_crosscoder_of_gemma_scope_2_are_in_its_configuration_or_its_folder(tmp_path):
+    w = drawn(16, 8)
+    for layer in (7, 17):
+        gemma_scope_2_crosscoder(tmp_path / "a", w, layer, home="mine")
+        gemma_scope_2_crosscoder(tmp_path / "b", w, layer, config=False, home="crosscoder/layer_7_17_width_65k")
+    assert list(sm.load_layers(tmp_path / "a")) == [7, 17]
+    with pytest.raises(sm.MatchError, match=r"its w_dec has 4 layers, and neither config\.json nor the name of its"):
+        sm.load(tmp_path / "b/crosscoder/layer_7_17_width_65k/params_layer_0.safetensors")
+    with pytest.raises(sm.MatchError, match=r"\?to=9: layer 17 writes the layers 17, 22"):
+        sm.load(f"{tmp_path}/a?layer=17&to=9")
 
 
 def test_an_affine_connection_of_a_cross_layer_transcoder_is_left_out(tmp_path):

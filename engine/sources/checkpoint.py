@@ -30,7 +30,8 @@ class Checkpoint:
     Attributes:
         location: the folder or repository of the file.
         name: the name of the file in that location.
-        options: the options of the address that change how the file is read, see `READING` in `address.py`.
+        options: the options of the address that change how the file is read, see `READING` in `address.py`, and the
+            layer, if the file holds those of several layers.
         registered: the entry of the file in a registry, if a registry led to the file.
     """
 
@@ -41,8 +42,11 @@ class Checkpoint:
 
     @property
     def shown(self) -> str:
-        """The name of the file in messages and records: a path, or the address of a file at a commit."""
-        return self.location.shown(self.name)
+        """The name of the file in messages and records: a path, or the address of a file at a commit.
+
+        If the file holds several layers, the name says which of them is meant.
+        """
+        return self.location.shown(self.name) + (f"?layer={self.options['layer']}" if "layer" in self.options else "")
 
     @property
     def address(self) -> Address:
@@ -77,14 +81,14 @@ class Checkpoint:
     def headers(self) -> dict[str, Any]:
         """Name -> tensor without data; the file is opened once. Raises `MatchError`."""
         with self.location.open(self.name) as file:
-            return read_headers(file, self.shown)
+            return read_headers(file, self.location.shown(self.name))
 
     def tensors(self, pieces: Mapping[str, Piece] | None = None) -> dict[str, Any]:
         """Read the file, or pieces of it: name of the tensor or key of the piece -> tensor, on the CPU.
 
         Raises `MatchError`.
         """
-        return read_tensors(self.location.fetch(self.name), self.shown, pieces)
+        return read_tensors(self.location.fetch(self.name), self.location.shown(self.name), pieces)
 
     @cached_property
     def _others(self) -> dict[str, Checkpoint]:
@@ -95,6 +99,12 @@ class Checkpoint:
         if name not in self._others:
             self._others[name] = replace(self, name=name)
         return self._others[name]
+
+    def of_layer(self, layer: int) -> Checkpoint:
+        """Return one layer of a file that holds several; the headers of the file are read once."""
+        view = replace(self, options={**self.options, "layer": str(layer)})
+        view.__dict__["headers"] = self.headers
+        return view
 
     def next_to(self, *names: str) -> str | None:
         """Return the first of these files that exists; `names` are relative to the folder of the weights."""

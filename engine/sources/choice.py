@@ -49,6 +49,9 @@ def _by_layer(saes: list[StoredSAE], wanted: str, address: Address) -> list[Stor
     chosen = [sae for sae in saes if sae.layer in layers]
     is_range = bool(re.search(r"\d-\d", wanted))
     if not chosen or not (is_range or layers <= {sae.layer for sae in saes}):
+        for sae in saes:
+            if sae.layer is None:
+                sae.describe()  # a header that cannot be read is the reason why the layer is not known
         values = {"none" if sae.layer is None else str(sae.layer) for sae in saes}
         raise _nothing_chosen("layer", wanted, values, address)
     return chosen

@@ -82,7 +82,25 @@ def _search(address: Address, open_repository: OpenRepository) -> tuple[list[Sto
             identify(saes[0].checkpoint)
     if not saes:
         raise MatchError(f"{address}: no SAE in a known format; known are {titles()}")
-    return choose(saes, address), permanent
+    return choose([view for sae in saes for view in _views(sae)], address), permanent
+
+
+def _views(sae: StoredSAE) -> list[StoredSAE]:
+    """Return the SAEs in a file: one for each layer that its headers tell, or else the SAE itself.
+
+    A file whose path says the layer is not opened, nor is a remote file whose name is not that of such files.
+    """
+    checkpoint = sae.checkpoint
+    may = isinstance(checkpoint.location, LocalLocation) or any(each.layers for each in published(checkpoint.name))
+    if not may or sae.layer_in_path is not None:
+        return [sae]
+    try:
+        layers = sae.family.layers_in(checkpoint)
+    except MatchError:
+        return [sae]  # reading the file then reports what is wrong with it
+    of = [checkpoint] if len(layers) == 1 else [checkpoint.of_layer(layer) for layer in layers]
+    views = zip(of, layers, strict=True)
+    return [replace(sae, checkpoint=view, captured={**sae.captured, "layer": str(n)}) for view, n in views] or [sae]
 
 
 def _in_location(location: Location, pattern: str, address: Address) -> list[StoredSAE]:

@@ -39,6 +39,9 @@ LAYER = re.compile(
     r"^W_enc_(\d{1,4})\.",
     re.IGNORECASE | re.ASCII,
 )
+# In Gemma Scope 2, this is the layer of a cross-layer transcoder, or the place of a layer among those of a crosscoder:
+# the headers of the file tell which.
+_LAYER_OR_PLACE = re.compile(r"(?:^|/)params_layer_\d{1,4}\.safetensors$")
 _MAP = "map into another basis"  # its name among the files of an SAE
 _UNIT = 0.01  # rows of norm 1 that were stored in float16 have norms within this distance of 1
 _log = logging.getLogger(__name__)
@@ -100,15 +103,20 @@ class StoredSAE(SAEHandle):
     def _in_its_basis(self, sae: SAE) -> SAE:
         return sae if self.map is None else sae.mapped(_map_at(self.map, *_stamp(self.map)))
 
+    @property
+    def layer_in_path(self) -> int | None:
+        """The number of the layer in what led to the file, or else in the names from the folder of the source on."""
+        if "layer" in self.captured:
+            return int(self.captured["layer"])
+        name = f"{self.checkpoint.location.title}/{self.checkpoint.name}"
+        return None if _LAYER_OR_PLACE.search(name) else layer_in(name)
+
     @cached_property
     @override
     def layer(self) -> int | None:
         # Three places, in this order: names from the folder of the source on, the files themselves, and the path above.
-        if "layer" in self.captured:
-            return int(self.captured["layer"])
-        named = layer_in(f"{self.checkpoint.location.title}/{self.checkpoint.name}")
-        if named is not None:
-            return named
+        if self.layer_in_path is not None:
+            return self.layer_in_path
         try:
             configured = self.describe().layer
         except MatchError:

@@ -5,7 +5,7 @@ To add a format, write one module with a `Family`, and list the `Family` in `fam
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
@@ -71,6 +71,8 @@ class Family:
         sources: the function that says, from the headers of the file, where each tensor for `entry` is stored. It
             returns None for a file that holds all tensors of one SAE, and may raise `MatchError`.
         option: the option of an address that chooses one of several SAEs in a file, for `sources`.
+        layers: the function that returns the layers in a file, none if its name tells the only one. It may raise
+            `MatchError`.
     """
 
     name: str
@@ -85,6 +87,7 @@ class Family:
     remedy: str = ""
     sources: Callable[[Checkpoint, Tensors], Mapping[str, Source] | None] | None = None
     option: str | None = None
+    layers: Callable[[Checkpoint, Tensors], Sequence[int]] | None = None
 
     def recognises(self, checkpoint: Checkpoint, stored: Tensors) -> bool:
         """Whether a file with these tensors, with data or without, is of this family."""
@@ -93,6 +96,13 @@ class Family:
     def found_config(self, checkpoint: Checkpoint) -> str | None:
         """Return the name of the configuration in the location of the weights, None if there is none."""
         return checkpoint.next_to(*self._config_names(checkpoint))
+
+    def layers_in(self, checkpoint: Checkpoint) -> Sequence[int]:
+        """Return the layers in a file, none for a file whose name tells the only one. Raises `MatchError`."""
+        if self.layers is None:
+            return ()
+        with refusals(f"not as {self.name} writes it", checkpoint.shown):
+            return self.layers(checkpoint, checkpoint.headers)
 
     def _config_names(self, checkpoint: Checkpoint) -> list[str]:
         stem = PurePosixPath(checkpoint.name).stem

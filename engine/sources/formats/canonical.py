@@ -53,6 +53,7 @@ class StoredWeights:
         norm_use: what the norms of the decoder rows, as they are stored, multiply. "gate": only the values that the
             gate compares, with the threshold or with each other to find the k largest. "code": the codes themselves,
             and each decoder row is divided by its norm. None: nothing.
+        norms: `(F,)`, what takes the place of the norms of the decoder rows, if a feature has other decoder rows too.
         notes: what a user should know about the weights.
     """
 
@@ -66,6 +67,7 @@ class StoredWeights:
     subtracts_b_dec: bool = False
     scales: ActivationScales | None = None
     norm_use: NormUse | None = None
+    norms: Tensor | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -173,7 +175,10 @@ def _fold_norms(weights: StoredWeights) -> StoredWeights:
     if weights.norm_use is None:
         return weights
     c_out = 1.0 if weights.scales is None else weights.scales.output
-    n = in_float64(lambda _, W: W.norm(dim=1).clamp(min=1e-30), weights.b_enc, weights.W_dec)
+    if weights.norms is None:
+        n = in_float64(lambda _, W: W.norm(dim=1).clamp(min=1e-30), weights.b_enc, weights.W_dec)
+    else:
+        n = in_float64(lambda stored: stored.clamp(min=1e-30) / c_out, weights.norms)
     threshold = weights.threshold
     # A gate with a threshold: only the threshold changes.
     if weights.norm_use == "gate" and weights.activation != "topk":

@@ -9,7 +9,7 @@ what all layers write to layer j is in the file of layer j.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
@@ -23,23 +23,23 @@ from saematch.sources.formats.site import ELSEWHERE, Site
 _ENCODER = re.compile(r"W_enc_(\d{1,4})")
 
 
-def target_layer(checkpoint: Checkpoint, layer: int, layers: int) -> int:
-    """Return the layer that `?to=` names, by default the layer itself. Raises `MatchError` if it is not written.
+def target_layer(checkpoint: Checkpoint, written: Sequence[int]) -> int:
+    """Return the layer that `?to=` names, by default the first. Raises `MatchError` if it is not written.
 
     Args:
         checkpoint: the file of a layer of a cross-layer transcoder.
-        layer: the layer.
-        layers: the number of layers of the model.
+        written: the layer, and those after it, which it writes too.
     """
-    asked = checkpoint.options.get("to", str(layer))
-    if not re.fullmatch(r"[0-9]{1,4}", asked) or not layer <= int(asked) < layers:
-        raise checkpoint.error(f"?to={asked}: layer {layer} writes the layers {layer} to {layers - 1}")
+    asked = checkpoint.options.get("to", str(written[0]))
+    if not re.fullmatch(r"[0-9]{1,4}", asked) or int(asked) not in written:
+        layers = f"{written[0]} to {written[-1]}" if isinstance(written, range) else ", ".join(map(str, written))
+        raise checkpoint.error(f"?to={asked}: layer {written[0]} writes the layers {layers}")
     return int(asked)
 
 
-def cross_layer_note(layer: int, to: int) -> str:
+def cross_layer_note(layer: int, to: int, kind: str = "cross-layer transcoder") -> str:
     """Return the note on a layer of a cross-layer transcoder that is read as if it was a transcoder."""
-    return f"layer {layer} of a cross-layer transcoder: its decoder to layer {to}, and the b_dec of all decoders to it"
+    return f"layer {layer} of a {kind}: its decoder to layer {to}, and the b_dec of all decoders to it"
 
 
 def _layer(stored: Tensors) -> int | None:
@@ -60,7 +60,7 @@ def _sources(checkpoint: Checkpoint, stored: Tensors) -> Mapping[str, Source]:
     if not isinstance(W_dec, Tensor) or W_dec.ndim != 3:
         raise checkpoint.error(f"its {decoder} does not hold a W_dec_{layer} (features, layers, d)")
     # The bias of the layer that is written.
-    to = target_layer(checkpoint, layer, layer + W_dec.shape[1])
+    to = target_layer(checkpoint, range(layer, layer + W_dec.shape[1]))
     bias = checkpoint.name if to == layer else _next_to(checkpoint, f"W_enc_{to}")
     if f"b_dec_{to}" not in checkpoint.named(bias).headers:
         raise checkpoint.error(f"its {bias} does not hold b_dec_{to}")

@@ -26,6 +26,7 @@ from saematch.sources.formats.gemma_scope_2 import GEMMA_SCOPE_2
 from saematch.sources.formats.goodfire import GOODFIRE
 from saematch.sources.formats.llama_scope import LLAMA_SCOPE, LLAMA_SCOPE_R1
 from saematch.sources.formats.llamascopium import LLAMASCOPIUM
+from saematch.sources.formats.llamascopium_clt import LLAMASCOPIUM_CLT
 from saematch.sources.formats.nanda import NANDA
 from saematch.sources.formats.openai import OPENAI
 from saematch.sources.formats.others import refuse_known
@@ -38,7 +39,7 @@ from saematch.text import listing
 FAMILIES = (
     GEMMA_SCOPE, GEMMA_SCOPE_2, SAELENS, SPARSIFY, LLAMA_SCOPE, LLAMA_SCOPE_R1, LLAMASCOPIUM, DICTIONARY_LEARNING,
     OPENAI, GOODFIRE, QWEN_SCOPE, CIRCUIT_TRACER, CIRCUIT_TRACER_CLT,
-    NANDA, CROSSCODER,
+    NANDA, CROSSCODER, LLAMASCOPIUM_CLT,
 )  # fmt: skip
 
 

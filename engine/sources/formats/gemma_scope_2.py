@@ -5,14 +5,18 @@ connection. Some folders have no configuration: there, the name of the folder ab
 "attn_out_all/layer_5_width_16k_l0_small".
 
 Cross-layer transcoders have one file for each layer, "clt/width_262k_l0_medium/params_layer_5.safetensors", with
-`w_dec (F, L, d)`: a decoder for each of the L layers, of which those before the own layer are not used.
+`w_dec (F, L, d)`: a decoder for each of the L layers, of which those before the own layer are not used. Crosscoders
+have the same files for four layers of the residual stream, numbered by their places in the name of the folder: layer 17
+of "crosscoder/layer_7_13_17_22_width_262k_l0_medium" is in "params_layer_2.safetensors". They are weakly causal: a
+feature reads one layer, and writes it and those after it.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from saematch.sources.checkpoint import Checkpoint
 from saematch.sources.files.checks import Piece
@@ -21,43 +25,90 @@ from saematch.sources.formats.canonical import StoredWeights, canonical
 from saematch.sources.formats.cross_layer import cross_layer_note, target_layer
 from saematch.sources.formats.site import ELSEWHERE, Site
 
-_CLT_LAYER = re.compile(r"layer_(\d{1,4})\.safetensors$")
+_PLACE = re.compile(r"params_layer_(\d{1,4})\.safetensors$")
+_KINDS = {"clt": "cross-layer transcoder", "crosscoder": "weakly causal crosscoder"}
+# The folders of files of several layers, with the layers of a crosscoder; and these layers in the names of hooks.
+_SEVERAL = re.compile(r"(?:^|/)(?:(clt)|(crosscoder)/layer_((?:\d{1,4}_)*\d{1,4})_[^/]*)/")
+_IN_HOOK = re.compile(r"\{([^{}]*)\}")
 _FOLDER = re.compile(r"(?:^|/)(attn_out|mlp_out|transcoder|clt|crosscoder)(?:_all)?/layer_(\d{1,4})_[^/]*/[^/]+$")
 _HOOKS = {"attn_out": "self_attn.o_proj.input", "mlp_out": "post_feedforward_layernorm.output"}
 _READS, _WRITES = "pre_feedforward_layernorm.output", "post_feedforward_layernorm.output"
 _AFFINE = "affine_skip_connection"
 
 
+class _View(NamedTuple):
+    """One layer of a cross-layer transcoder or a crosscoder.
+
+    Attributes:
+        kind: the key of `_KINDS`.
+        layers: the layers of all files.
+        place: the place of the layer among them.
+        hooks: the hooks that are read and written, with braces in place of the number of the layer.
+    """
+
+    kind: str
+    layers: Sequence[int]
+    place: int
+    hooks: tuple[str, str]
+
+    def target(self, checkpoint: Checkpoint) -> int:
+        """Return the layer that is written, as the address says it. Raises `MatchError` if it is not written."""
+        return target_layer(checkpoint, self.layers[self.place :])
+
+
+def _view(checkpoint: Checkpoint, stored: Tensors) -> _View | None:
+    """Return which layer of a cross-layer transcoder or crosscoder a file holds; None for any other file."""
+    place = _PLACE.search(checkpoint.name)
+    shapes = [getattr(stored.get(name), "ndim", None) for name in ("w_enc", "w_dec")]
+    if place is None or shapes != [2, 3]:
+        return None
+    # The kind and the layers are in the configuration, or else in the names of the folders.
+    config = checkpoint.config(GEMMA_SCOPE_2.found_config(checkpoint))
+    folder = _SEVERAL.search(checkpoint.location.address(checkpoint.name))
+    kind = str(config.get("type") or (folder and (folder[1] or folder[2])))
+    if kind not in _KINDS:
+        return None
+    ends = (_READS, _WRITES) if kind == "clt" else ("output", "output")
+    reads = config.get("hf_hook_point_in") or f"model.layers.{{}}.{ends[0]}"
+    writes = config.get("hf_hook_point_out") or f"model.layers.{{}}.{ends[1]}"
+    count = stored["w_dec"].shape[1]
+    layers: Sequence[int] = range(count)
+    if kind == "crosscoder":
+        named = _IN_HOOK.search(reads)
+        text = (named and named[1]) or (folder and folder[3]) or ""
+        layers = [int(number) for number in re.findall(r"\d{1,4}", text)]
+    if len(layers) != count or (kind == "crosscoder" and layers != sorted(set(layers))) or int(place[1]) >= count:
+        raise checkpoint.error(
+            f"its w_dec has {count} layers, and neither config.json nor the name of its folder says which"
+        )
+    return _View(kind, layers, int(place[1]), (reads, writes))
+
+
+def _layers(checkpoint: Checkpoint, stored: Tensors) -> Sequence[int]:
+    view = _view(checkpoint, stored)
+    return () if view is None else (view.layers[view.place],)
+
+
 def _sources(checkpoint: Checkpoint, stored: Tensors) -> Mapping[str, Source] | None:
-    """Return where the tensors of a layer of a cross-layer transcoder are; None for an SAE or a transcoder."""
-    layer = _clt_layer(checkpoint, stored)
-    if layer is None:
+    """Return where the tensors of a layer of several are; None for an SAE or a transcoder."""
+    view = _view(checkpoint, stored)
+    if view is None:
         return None
     # The bias of what is written to a layer is in the file of that layer.
-    to = target_layer(checkpoint, layer, stored["w_dec"].shape[1])
-    file = _CLT_LAYER.sub(f"layer_{to}.safetensors", checkpoint.name)
+    to = view.target(checkpoint)
+    place = list(view.layers).index(to)
+    file = _PLACE.sub(f"params_layer_{place}.safetensors", checkpoint.name)
     if not checkpoint.location.has(file) or "b_dec" not in checkpoint.named(file).headers:
         raise checkpoint.error(f"{file} is not there, which holds the b_dec of layer {to}")
     own = {name: Source(Piece(name), checkpoint.name) for name in stored}
-    return {**own, "w_dec": Source(Piece("w_dec", (None, to)), checkpoint.name), "b_dec": Source(Piece("b_dec"), file)}
-
-
-def _clt_layer(checkpoint: Checkpoint, stored: Tensors) -> int | None:
-    """Return the layer in the name of a file of a cross-layer transcoder; None for any other file."""
-    match = _CLT_LAYER.search(checkpoint.name)
-    shapes = [getattr(stored.get(name), "ndim", None) for name in ("w_enc", "w_dec")]
-    return int(match[1]) if match and shapes == [2, 3] and _is_clt(checkpoint) else None
-
-
-def _is_clt(checkpoint: Checkpoint) -> bool:
-    """Whether the folders of a file are those of cross-layer transcoders, and not of crosscoders."""
-    return bool(re.search(r"(?:^|/)clt/", checkpoint.location.address(checkpoint.name)))
+    decoder = Source(Piece("w_dec", (None, place)), checkpoint.name)
+    return {**own, "w_dec": decoder, "b_dec": Source(Piece("b_dec"), file)}
 
 
 def _entry(checkpoint: Checkpoint, stored: Tensors, config: Config) -> Entry:
-    of_clt = _clt_layer(checkpoint, checkpoint.headers)
-    if of_clt is not None:
-        return _entry_of_clt(checkpoint, stored, of_clt)
+    view = _view(checkpoint, checkpoint.headers)
+    if view is not None:
+        return _entry_of_view(checkpoint, stored, view)
     config = config or _inferred_config(checkpoint)
     if config.get("architecture", "jump_relu") != "jump_relu":
         raise checkpoint.error(f"architecture {config['architecture']!r}; Gemma Scope 2 has jump_relu only")
@@ -83,16 +134,16 @@ def _entry(checkpoint: Checkpoint, stored: Tensors, config: Config) -> Entry:
     )
 
 
-def _entry_of_clt(checkpoint: Checkpoint, stored: Tensors, layer: int) -> Entry:
+def _entry_of_view(checkpoint: Checkpoint, stored: Tensors, view: _View) -> Entry:
     names = ("w_enc", "w_dec", "b_enc", "b_dec", "threshold")
     W_enc, W_dec, b_enc, b_dec, threshold = take(checkpoint, stored, *names, optional=(_AFFINE,))
-    to = int(checkpoint.options.get("to", layer))
-    notes: tuple[str, ...] = (cross_layer_note(layer, to),)
+    layer, to = view.layers[view.place], view.target(checkpoint)
+    notes: tuple[str, ...] = (cross_layer_note(layer, to, _KINDS[view.kind]),)
     if _AFFINE in stored:
         notes += ("its affine connection is left out",)
     weights = StoredWeights(W_enc, b_enc, W_dec, b_dec, "jumprelu", threshold, notes=notes)
-    site = Site(f"model.layers.{layer}.{_READS}", f"model.layers.{to}.{_WRITES}", model="gemma-3")
-    return Entry(canonical(checkpoint, weights, site), site.reads, layer)
+    reads, writes = (_IN_HOOK.sub(str(at), hook) for hook, at in zip(view.hooks, (layer, to), strict=True))
+    return Entry(canonical(checkpoint, weights, Site(reads, writes, model="gemma-3")), reads, layer)
 
 
 def _inferred_config(checkpoint: Checkpoint) -> Config:
@@ -120,4 +171,5 @@ GEMMA_SCOPE_2 = Family(
     config=("config.json",),
     sources=_sources,
     option="to",
+    layers=_layers,
 )

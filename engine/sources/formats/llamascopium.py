@@ -21,7 +21,7 @@ from saematch.sources.formats.canonical import StoredWeights, canonical, in_floa
 from saematch.sources.formats.crosscoder import head_of, note_on_head
 from saematch.sources.formats.llama_scope import NORMS, hook_points, stored_scales
 
-_LOG_THRESHOLD = "activation_function.log_jumprelu_threshold"
+LOG_THRESHOLD = "activation_function.log_jumprelu_threshold"
 
 
 def _heads(stored: Tensors) -> int | None:
@@ -62,7 +62,7 @@ def _entry(checkpoint: Checkpoint, stored: Tensors, config: Config) -> Entry:
         raise checkpoint.error(f"act_fn {function!r} is not supported; supported are relu, jumprelu and topk")
     # The tensors: b_D and a threshold only if the configuration says so.
     bias = ("b_D",) if config.get("use_decoder_bias", True) else ()
-    limits = (_LOG_THRESHOLD,) if function == "jumprelu" else ()
+    limits = (LOG_THRESHOLD,) if function == "jumprelu" else ()
     norms = tuple(name for name in stored if name.startswith(NORMS))
     W_enc, W_dec, b_enc, *rest = take(checkpoint, stored, "W_E", "W_D", "b_E", *bias, *limits, optional=norms)
     b_dec = rest.pop(0) if bias else W_enc.new_zeros(len(W_enc))
@@ -91,7 +91,7 @@ def _has(stored: Tensors) -> bool:
 LLAMASCOPIUM = Family(
     name="llamascopium",
     title="llamascopium: sae_weights.safetensors, config.json",
-    suffixes=(".safetensors",),
+    suffixes=(".safetensors", ".pt"),
     weights=r"sae_weights\.safetensors",
     has=_has,
     entry=_entry,

@@ -19,16 +19,20 @@ _KNOWN: tuple[tuple[Callable[[set[str]], bool], str], ...] = (
         f"so that no encoder row says when a feature fires; {_BY_DECODER}",
     ),
     (
-        lambda names: "W_E" in names and any(name.startswith("W_D.") for name in names),
-        "a cross-layer transcoder of llamascopium: one file holds the encoders of all layers, and their decoders by "
-        "the layer that they write. Save the encoder of a layer, and its decoder to one layer, as a transcoder: "
-        "saematch.SAE(W_enc, b_enc, W_dec, b_dec, …, reads=…, writes=…).save(folder)",
+        lambda names: {"W_Q", "W_K", "W_V", "W_O"} <= names,
+        "a Lorsa of llamascopium (low-rank sparse attention): each feature is a head of attention, whose code is a sum "
+        f"over earlier tokens, so that no encoder row says when a feature fires; {_BY_DECODER}",
     ),
     (
-        lambda names: "dictionary._weights" in names,
+        lambda names: "W_E" in names and any(name.startswith("U_matrices.") for name in names),
+        "a MOLT of llamascopium (mixture of linear transforms): each feature writes by a matrix of its own, and has no "
+        "decoder row; compare it by its encoder alone: saematch.assign(W_E_a.T, W_E_b.T)",
+    ),
+    (
+        lambda names: "dictionary.multiplier" in names,
         "a dictionary of overcomplete: neither the activation of its encoder nor the normalisation of its dictionary "
-        "is in the file. Load it with overcomplete, and save its weights as the SAE that they are: "
-        "saematch.SAE(W_enc, b_enc, W_dec, b_dec, …).save(folder)",
+        "is in the file. Load it with overcomplete; if its activation is ReLU, TopK or JumpReLU, save its weights as "
+        "an SAE: saematch.SAE(W_enc, b_enc, W_dec, b_dec, …).save(folder)",
     ),
 )
 
