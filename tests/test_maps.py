@@ -133,7 +133,8 @@ def test_a_map_that_does_not_fit_is_refused():
         ({"matrix": np.array([["a"]])}, "holds <U1; expected numbers"),
         ({"matrix": torch.full((2, 2), torch.nan)}, "4 values that are NaN or infinite"),
         ({"matrix": normal(3, 1) @ normal(1, 3)}, r"\(3, 3\) has rank 1, and full rank would be 3"),
-        ({"matrix": torch.zeros(2, 3)}, "has rank 0, and full rank would be 2"),
+        ({"matrix": torch.zeros(2, 3)}, "the largest entry of the matrix of a map is 0"),
+        ({"matrix": 1e200 * normal(2, 2)}, "would leave float32"),
         ({"matrix": normal(3, 2), "mean_a": normal(2)}, r"mean_a of a map is \(2,\), expected \(3,\)"),
         ({"matrix": normal(3, 2), "mean_b": torch.tensor([0.0, torch.inf])}, "mean_b of a map holds 1 values"),
     ],
@@ -486,7 +487,7 @@ def test_maps_of_layers_and_names(two_sets):
     saes = sm.load_layers({"early": "a/layer_3", "late": "a/layer_4"})
     for name, map in (("early", orthogonal(8)), ("late", 2 * orthogonal(8))):
         sm.Map(map).save(f"{name}.safetensors")
-    mapped = saes.mapped("{layer}.safetensors")
+    mapped = saes.mapped(Path("{layer}.safetensors"))
     assert mapped.names == ("early", "late")
     assert list(mapped.source) == ["early", "late"]
     assert torch.equal(sm.load_layers(mapped.source)["late"].W_dec, mapped["late"].W_dec)
@@ -494,7 +495,7 @@ def test_maps_of_layers_and_names(two_sets):
     in_memory = saes.mapped({"late": 2 * orthogonal(8)})
     assert (in_memory.names, in_memory.source) == (("late",), "in memory")
     assert torch.equal(in_memory["late"].W_dec, mapped["late"].W_dec)
-    with pytest.raises(MatchError, match="maps are given for middle, and the SAEs are early, late"):
+    with pytest.raises(MatchError, match="maps are given for 'middle', and the SAEs are 'early', 'late'"):
         saes.mapped({"middle": orthogonal(8)})
     targets = sm.load_layers({"early": "b/layer_3", "late": "b/layer_4"})
     chain = sm.match_layers(saes, "run", against=targets, map="{layer}.safetensors")
@@ -509,6 +510,8 @@ def test_a_run_refuses_a_map_without_a_second_set_or_that_is_not_fitted(two_sets
         ({"map": "procrustes", "against": b}, "a run takes maps that were fitted before"),
         ({"map": "missing.npy", "against": b}, "missing.npy: no such file"),
         ({"map": {5: "map.safetensors"}, "against": b}, "maps are given for 5, and the SAEs are 3, 4"),
+        ({"map": {"3": "map.safetensors"}, "against": b}, "maps are given for '3', and the SAEs are 3, 4"),
+        ({"map": {3.5: "map.safetensors"}, "against": b}, "maps are given for 3.5, and the SAEs are 3, 4"),
         ({"map": {}, "against": b}, "maps are given for no SAE"),
         ({"map": orthogonal(5), "against": b}, r"activations have width 8, and the map is \(5, 5\)"),
         ({"map": orthogonal(8, 11), "against": b}, "mapped has d = 11 and .* has d = 8"),

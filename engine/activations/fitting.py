@@ -112,7 +112,7 @@ def _states(given: Any, what: str) -> Any:
     else:
         array = dense_array(given, what, "(tokens, d)")
     if array.ndim != 2 or not array.shape[1] or array.dtype.kind not in "fiu":
-        raise MatchError(f"{what} are {array.dtype} {array.shape}; expected numbers (tokens, d)")
+        raise MatchError(f"{what} are {array.dtype} {array.shape}; expected hidden states (tokens, d)")
     return array
 
 

@@ -265,7 +265,7 @@ def check_widths(width: int, source: str, other: int, target: str, letter: str) 
     if width != other:
         raise MatchError(
             f"{source} has {letter} = {width} and {target} has {letter} = {other}: they do not live in one space and "
-            "cannot be compared"
+            f"cannot be compared{' without a map from one to the other, see SAE.mapped' if letter == 'd' else ''}"
         )
 
 

@@ -26,6 +26,7 @@ SCHEMA = 1  # of the files of maps
 PROCRUSTES = "procrustes"  # what calls for a map that is fitted to activations, in place of a map
 _ORTHOGONAL = 1e-5  # largest entry of M M^T - 1 of a matrix that is called orthogonal: float32 numbers reach 1e-6
 _TRANSPOSED = 1e-10  # the same for a matrix whose transpose is taken for its inverse
+_LARGEST = 1e15  # of the entries of a matrix, and the inverse of the smallest that the largest may be
 _VECTORS = ("mean_a", "mean_b")
 _DAMAGED = (OSError, SafetensorError, KeyError, TypeError, ValueError, AttributeError, EOFError, RecursionError)
 
@@ -97,6 +98,12 @@ class Map:
         matrix = _numbers(self.matrix, "the matrix of a map", "(d_A, d_B)")
         if matrix.ndim != 2 or not matrix.numel():
             raise MatchError(f"the matrix of a map is {tuple(matrix.shape)}; expected (d_A, d_B)")
+        largest = float(matrix.abs().max())
+        if not 1 / _LARGEST <= largest <= _LARGEST:
+            raise MatchError(
+                f"the largest entry of the matrix of a map is {largest:g}, and mapped weights would leave float32: "
+                "give the activations of both models in units in which their norms are less far apart"
+            )
         object.__setattr__(self, "matrix", matrix)
         for name, width in zip(_VECTORS, matrix.shape, strict=True):
             given = getattr(self, name)

@@ -120,14 +120,14 @@ class Layers(Mapping[int, SAE]):
         """Return layer or name -> the map of `mapped`. Raises `MatchError` for SAEs that are not there."""
         keys: list[int | str] = [self.names[at] if self.names else at for at in self.handles]
         if not isinstance(map, Mapping):
-            is_pattern = isinstance(map, str) and "{layer}" in map
+            is_pattern = isinstance(map, str | os.PathLike) and "{layer}" in str(map)
             return {key: str(map).replace("{layer}", str(key)) if is_pattern else map for key in keys}
-        given = {key if isinstance(key, str) else whole_number(key): one for key, one in map.items()}
-        missing = [key for key in given if key not in keys]
-        if missing or not given:
-            shown = listing(str(key) for key in missing) or "no SAE"
-            raise MatchError(f"maps are given for {shown}, and the SAEs are {listing(str(key) for key in keys)}")
-        return {key: given[key] for key in keys if key in given}
+        known = {key if isinstance(key, str) else whole_number(key): one for key, one in map.items()}
+        missing = [repr(key) for key, number in zip(map, known, strict=True) if number not in keys]
+        if missing or not known:
+            given, there = listing(missing) or "no SAE", listing(repr(key) for key in keys)
+            raise MatchError(f"maps are given for {given}, and the SAEs are {there}")
+        return {key: known[key] for key in keys if key in known}
 
     def __getitem__(self, layer: int | str) -> SAE:
         if isinstance(layer, str) and layer in self.names:
