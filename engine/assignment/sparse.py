@@ -1,7 +1,7 @@
 """The sparse assignment problem: its optimum, and prices that prove the optimum.
 
-A problem is solved by lapx. If edges are added to it, the few rows that they concern are assigned again, along shortest
-augmenting paths.
+Most rows are assigned by prices, and the others along shortest augmenting paths: by loops of this module if paths are
+short, as they are after an auction and for a few new edges, and else by lapx.
 
 Source: Jonker and Volgenant, *A shortest augmenting path algorithm for dense and sparse linear assignment problems*
 (1987).
@@ -40,8 +40,10 @@ def solve_sparse(starts: Indices, columns: Columns, costs: Floats, prices: Float
     """
     n = len(starts) - 1
     permutation, owner, paid, feasible = np.full(n, -1), np.full(n, -1), np.zeros(n), prices.copy()
-    _reduce_prices(starts, columns, costs, permutation, owner, paid, feasible, _LONGEST_CHAIN)
-    if (permutation < 0).any():
+    given = starts, columns, costs, permutation, owner, paid, feasible
+    _reduce_prices(*given, _LONGEST_CHAIN)
+    # After good prices, few rows are left, with short paths. If paths are long, lapmod finishes sooner.
+    if not _augment(*given, n):
         rows = np.repeat(np.arange(n), np.diff(starts))
         permutation = _by_lapmod(starts, rows, columns, costs, feasible)
         pairs = np.nonzero(columns == permutation[rows])[0]
