@@ -16,7 +16,7 @@ _IN_MEMORY = 50  # resamples whose sums over features are in memory at a time
 
 INTERVAL_COLUMNS = {
     "documents": f"number of documents, which are resampled {RESAMPLES} times for the interval, in {UNITS} groups if "
-    "there are more",
+    "there are more. With fewer than about ten, intervals are too narrow",
     "low": f"lower end of the {LEVEL:.0%} bootstrap interval, its mean shifted to the value",
     "high": f"upper end of the {LEVEL:.0%} bootstrap interval, its mean shifted to the value",
 }

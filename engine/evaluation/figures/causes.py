@@ -43,7 +43,7 @@ def draw_substitution(tables: Tables) -> Figure:
     panels[0].set_xticks(sizes, [f"{size:,}" for size in sizes])
     panels[0].minorticks_off()
     for panel in panels:
-        panel.set_ylim(*_SHARES)  # a share whose denominator is nearly 0 may be any number
+        panel.set_ylim(*_SHARES)  # a share may be far below 0: a bad replacement is worse than none
     label_axes(panels[0], "pairs replaced at once, the cheapest", "recovered share of the loss, 95 % interval")
     label_axes(panels[1], "pair of layers", "area under the curve (AUSQC), 95 % interval")
     panels[0].set_title("mean over pairs of layers", loc="left", fontsize=8)
