@@ -2,7 +2,7 @@
 
     python bench/causes.py --saes FOLDER --model DIR --texts FILE --pairs 8-9,8-10,8-13
 
-The SAEs of each pair of layers are matched by weights and by every baseline. Runs and finished measurements are kept in
+The SAEs of each pair of layers are matched by weights and by every baseline. Runs and measurements are kept in
 `--work`, so that the same command resumes; tables are written to `bench/results/causes/<pair>/`, and the tokens and the
 time of each measurement to `record.json`.
 """
@@ -45,11 +45,12 @@ def main() -> None:
         causes = Causes(TokenSelection.of(model, pair), pair, layers[source], layers[target], chains)
         print(f"layers {name}: at most {causes.passes} passes over half of {model!r}", flush=True)
         permutations = permutations_of(chains, pair, layers[target].F)
+        inputs, ledger = {"tokens": model.record(), "order": causes.record()}, Ledger(LocalFolder(options.work / name))
+        unfinished = ledger.unfinished("substitution", inputs)
         measurements = {
-            "substitution": partial(causes.substitution, CAUSAL_PAIRS),
+            "substitution": partial(causes.substitution, CAUSAL_PAIRS, unfinished),
             "ablation": partial(causes.ablation, permutations),
         }
-        inputs, ledger = {"tokens": model.record(), "order": causes.record()}, Ledger(LocalFolder(options.work / name))
         for what, measure in measurements.items():
             publish(name, ledger.measured(what, inputs, partial(timed, name, what, model, measure)))
 

@@ -273,6 +273,37 @@ def test_it_resumes_after_the_substitution_with_equal_tables(world, found, tmp_p
     assert {row["pairs"] for row in fewer.rows} == {1, 2, 5, 10, 20}
 
 
+class Stopped(LanguageModel):
+    """A language model that is stopped when it begins a batch of losses after some others."""
+
+    batches_left = 0
+
+    def losses(self, *given):
+        for batch in super().losses(*given):
+            self.batches_left -= 1
+            if self.batches_left < 0:
+                raise KeyboardInterrupt
+            yield batch
+
+
+def test_losses_resume_in_the_midst_of_a_measurement_with_equal_tables(world, found, tmp_path):
+    """The loss of stand-ins has 4 batches of 2 documents, and substitution 2 batches: 6 in all."""
+    saes, _, folder, texts = world
+    model = Stopped(str(folder), Texts(texts, "mark"), batch=2)
+    chain, unfinished = sm.match_layers(saes, fold="decoder_norm"), []
+    for left in (3, 2):  # after 3 of the first 4 batches, and then after the first of the other 2
+        model.batches_left = left
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(chain, tmp_path, activations=model, outliers=None)
+        unfinished += [path.name for path in (tmp_path / "parts").glob("*.unfinished.json")]
+    assert unfinished == ["loss-1-2.unfinished.json", "substitution-1-2.unfinished.json"]
+    model.batches_left = 1
+    again = evaluate(chain, tmp_path, activations=model, outliers=None).tables
+    assert not list((tmp_path / "parts").glob("*.unfinished.json"))
+    for name, table in found[1].tables.items():
+        assert again[name].rows == table.rows, name
+
+
 def test_features_that_are_never_active_say_nothing(world, tmp_path):
     saes, _, folder, texts = world
     dead = {layer: sm.SAE(sae.W_enc, sae.b_enc - 1e6, sae.W_dec, sae.b_dec, "relu") for layer, sae in saes.items()}

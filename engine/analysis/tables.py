@@ -178,18 +178,55 @@ class Ledger:
         Raises:
             MatchError: if the file of the measurement holds something else, or cannot be written.
         """
+        part, unfinished = self._part(name, inputs), self.unfinished(name, inputs)
+        stored = part.read()
+        if stored is None:
+            stored = dict(measure())
+            part.write(stored)
+            unfinished.remove()
+        return {table: list(rows) for table, rows in stored.items()}
+
+    def unfinished(self, name: str, inputs: Any) -> Part:
+        """Return the file for what a measurement has done so far, for measurements that resume in their midst."""
+        return self._part(f"{name}.unfinished", inputs)
+
+    def _part(self, name: str, inputs: Any) -> Part:
         fingerprint = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
-        file = f"parts/{name}.json"
-        if f"{name}.json" in self._folder.names("parts"):
-            try:
-                stored = json.loads(self._folder.read(file))
-                if stored["of"] == fingerprint:
-                    return {table: list(rows) for table, rows in stored["rows"].items()}
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise MatchError(f"{self._folder}/{file}: not a measurement; remove it") from error
-        rows = dict(measure())
-        self._folder.write(file, json.dumps({"of": fingerprint, "rows": rows}, allow_nan=False).encode())
-        return rows
+        return Part(self._folder, f"{name}.json", fingerprint)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A file of a ledger.
+
+    Attributes:
+        folder: the folder of the ledger.
+        name: the name of the file.
+        inputs: the fingerprint of everything that the content depends on.
+    """
+
+    folder: LocalFolder
+    name: str
+    inputs: str
+
+    def read(self) -> dict[str, Any] | None:
+        """Return the content; None if there is none for these inputs. Raises `MatchError` if the file is no part."""
+        if self.name not in self.folder.names("parts"):
+            return None
+        try:
+            stored = json.loads(self.folder.read(f"parts/{self.name}"))
+            return dict(stored["rows"]) if stored["of"] == self.inputs else None
+        except (ValueError, KeyError, TypeError) as error:
+            raise MatchError(f"{self.folder}/parts/{self.name}: not a measurement; remove it") from error
+
+    def write(self, rows: Mapping[str, Any]) -> None:
+        """Write the content. Raises `MatchError` if the file cannot be written."""
+        content = json.dumps({"of": self.inputs, "rows": rows}, allow_nan=False)
+        self.folder.write(f"parts/{self.name}", content.encode())
+
+    def remove(self) -> None:
+        """Remove the file, if there is one."""
+        self.folder.remove(f"parts/{self.name}")
 
 
 def quantiles(values: Floats) -> dict[str, float]:

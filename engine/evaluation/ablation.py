@@ -135,7 +135,7 @@ def measure_ablation(
     model = measured.source
     assert isinstance(model, LanguageModel)
     pair, perm = CodedPair(a, b, model.device), permutations[0].perm
-    active = _times_active(pair, fitted, layers)
+    active = pair.times_active(fitted, layers)
     eligible = np.nonzero((perm >= 0) & (active[0] > 0))[0]
     r = np.random.default_rng([0, *layers])
     features = np.sort(r.choice(eligible, min(most, len(eligible)), replace=False))
@@ -154,17 +154,6 @@ def measure_ablation(
     ]
     features_rows = [ABLATED_FEATURES.row(**names, **row) for row in _each(effects, a, b, targets[0][2], strongest)]
     return {ABLATED_FEATURES.name: features_rows, ABLATION.name: summary}
-
-
-def _times_active(pair: CodedPair, selection: TokenSelection, layers: Pair) -> list[Floats]:
-    """Return the number of tokens on which each feature is active, `(F,)`, in both layers."""
-    device = pair.a.W_dec.device
-    times = [torch.zeros(sae.F, dtype=torch.float64, device=device) for sae in (pair.a, pair.b)]
-    for _, (x, y) in selection.batches(layers, device):
-        codes = pair.codes(x, y)
-        times[0] += (codes.f > 0).sum(dim=0)
-        times[1] += (codes.g > 0).sum(dim=0)
-    return [counts.cpu().numpy() for counts in times]
 
 
 def _ablate(pair: CodedPair, batches: Iterator[StatesBatch], features: Indices) -> Effects:

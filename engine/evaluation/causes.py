@@ -7,7 +7,7 @@ from functools import cached_property
 
 from saematch.activations.selection import TokenSelection
 from saematch.activations.stored import ActivationSource
-from saematch.analysis.tables import Row, fingerprint
+from saematch.analysis.tables import Part, Row, fingerprint
 from saematch.evaluation import ablation, substitution
 from saematch.evaluation.methods import MethodPermutation
 from saematch.evaluation.model import LanguageModel
@@ -72,11 +72,11 @@ class Causes:
         """Return what identifies the order of the pairs, as JSON."""
         return {ranking.method: fingerprint([ranking.sources, ranking.targets]) for ranking in self._rankings}
 
-    def substitution(self, most: int) -> dict[str, list[Row]]:
+    def substitution(self, most: int, unfinished: Part | None = None) -> dict[str, list[Row]]:
         """Measure substitution, see `measure_substitution`."""
         rankings = [*self._rankings, *ranked_pairs(self._by_half)]
         return substitution.measure_substitution(
-            self._fitted, self._measured, self._layers, self._a, self._b, rankings, most
+            self._fitted, self._measured, self._layers, self._a, self._b, rankings, most, unfinished
         )
 
     def ablation(self, permutations: Sequence[MethodPermutation]) -> dict[str, list[Row]]:

@@ -106,6 +106,16 @@ class CodedPair:
         """Encode the activations of each layer by its own SAE."""
         return Codes(x, y, self.a.encode(x), self.b.encode(y))
 
+    def times_active(self, selection: TokenSelection, layers: Pair) -> list[Floats]:
+        """Return the number of tokens on which each feature is active, `(F,)`, in both layers."""
+        device = self.a.W_dec.device
+        times = [torch.zeros(sae.F, dtype=torch.float64, device=device) for sae in (self.a, self.b)]
+        for _, (x, y) in selection.batches(layers, device):
+            codes = self.codes(x, y)
+            times[0] += (codes.f > 0).sum(dim=0)
+            times[1] += (codes.g > 0).sum(dim=0)
+        return [counts.cpu().numpy() for counts in times]
+
     def without_permutation(self) -> list[StandIn]:
         """Return the stand-ins that need no matching."""
         return [

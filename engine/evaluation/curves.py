@@ -61,8 +61,8 @@ class Curve(NamedTuple):
         counts, (_, lost) = bootstrap_counts(len(self.loss)), self._sums()
         return np.array([interval(_sum, of_size, counts=counts).low > 0 for of_size in lost.T])
 
-    def points(self, sizes: Sequence[int], active: Floats) -> Iterator[Row]:
-        """Yield one row for each number of pairs."""
+    def points(self, sizes: Sequence[int], active: NDArray[np.bool_]) -> Iterator[Row]:
+        """Yield one row for each number of pairs; `active (F,)` says which targets are ever active."""
         counts, tokens = bootstrap_counts(len(self.loss)), float(self.sums.tokens.sum())
         is_known = self.is_known()
         for place, size in enumerate(sizes):

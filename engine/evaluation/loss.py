@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from saematch.activations.selection import SIZE_COLUMNS, TokenSelection
-from saematch.analysis.tables import PAIR, Row, Schema
+from saematch.analysis.tables import PAIR, Part, Row, Schema
 from saematch.evaluation.codes import STAND_IN_COLUMNS, CodedPair, StandIn, stand_ins
 from saematch.evaluation.methods import EVALUATED, MethodPermutation
 from saematch.evaluation.model import LanguageModel, Replacements
@@ -50,17 +50,30 @@ class LossSums(NamedTuple):
 
 
 def sum_losses(
-    model: LanguageModel, selection: TokenSelection, layers: Pair, replacements: Replacements, count: int
+    model: LanguageModel,
+    selection: TokenSelection,
+    layers: Pair,
+    replacements: Replacements,
+    count: int,
+    unfinished: Part | None,
 ) -> LossSums:
-    """Sum the losses of the model, clean and with each of `count` replacements, see `LanguageModel.losses`."""
+    """Sum the losses of the model, clean and with each of `count` replacements, see `LanguageModel.losses`.
+
+    The sums are kept in `unfinished` after each batch, and an earlier call that was stopped is resumed.
+    """
     units = selection.units_count
-    sums = LossSums(np.zeros(units), np.zeros(units), np.zeros((count, units)))
-    for batch in model.losses(layers, selection.selected, replacements):
+    sums, done = LossSums(np.zeros(units), np.zeros(units), np.zeros((count, units))), 0
+    kept = None if unfinished is None else unfinished.read()
+    if kept is not None:
+        sums, done = LossSums(*map(np.array, kept["sums"])), kept["batches"]
+    for number, batch in enumerate(model.losses(layers, selection.selected, replacements, done), done + 1):
         unit = batch.documents % units
         np.add.at(sums.tokens, unit, batch.counted.sum(axis=1))
         np.add.at(sums.clean, unit, (batch.clean * batch.counted).sum(axis=1))
         for loss, replaced in zip(sums.replaced, batch.replaced, strict=True):
             np.add.at(loss, unit, (replaced * batch.counted).sum(axis=1))
+        if unfinished is not None:
+            unfinished.write({"batches": number, "sums": [values.tolist() for values in sums]})
     return sums
 
 
@@ -72,6 +85,7 @@ def measure_loss(
     b: SAE,
     permutations: Sequence[MethodPermutation],
     costs: Floats,
+    unfinished: Part | None = None,
 ) -> dict[str, list[Row]]:
     """Measure the loss of the model with every stand-in for the hidden states after the second layer.
 
@@ -89,7 +103,7 @@ def measure_loss(
         codes = pair.codes(x, y)
         return (stand_in.make(codes) for stand_in in compared)
 
-    sums = sum_losses(model, selection, layers, replacements, len(compared))
+    sums = sum_losses(model, selection, layers, replacements, len(compared), unfinished)
     # One row for each stand-in.
     counts, total = bootstrap_counts(selection.units_count), float(sums.tokens.sum())
     size = {**selection.size, "tokens": int(total)}

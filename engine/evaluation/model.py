@@ -6,6 +6,7 @@ import copy
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
 import numpy as np
@@ -177,15 +178,18 @@ class LanguageModel(ActivationSource):
                     raise MatchError(f"{self.name}: hidden states after layer {layer} are NaN or infinite")
             yield [x[inside] for x in states]
 
-    def losses(self, layers: Pair, selected: NDArray[np.bool_], replacements: Replacements) -> Iterator[BatchLosses]:
+    def losses(
+        self, layers: Pair, selected: NDArray[np.bool_], replacements: Replacements, skip: int = 0
+    ) -> Iterator[BatchLosses]:
         """Yield the next-token losses of every batch: clean, and with hidden states after the second layer replaced.
 
         Args:
             layers: the pair of layers whose hidden states are given to `replacements`, those of selected tokens only.
             selected: bool `(tokens,)`, in the order of `batches`. All other tokens keep their hidden states.
             replacements: a function that yields replacements for the hidden states of the second layer, `(n, d)` each.
+            skip: the number of batches at the beginning that are left out.
         """
-        for contexts, chosen in self._chosen(selected):
+        for contexts, chosen in islice(self._chosen(selected), skip, None):
             x, y = self._hidden_states(contexts, layers)
             has_next = np.arange(chosen.shape[1]) < contexts.lengths[:, None] - 1
             clean = self._loss(contexts, layers[1], y)

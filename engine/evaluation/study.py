@@ -167,8 +167,10 @@ class Study:
                     self._measure(f"rare-{layer}", {"inputs": self._chain.hashes(layer), **tokens}, measure)
             if isinstance(source, LanguageModel):
                 self._begin("loss", f"loss with hidden states after layer {pair[1]} replaced")
-                measure = partial(loss.measure_loss, source, selection, pair, a, b, permutations, costs)
-                self._measure(f"loss-{pair_name(pair)}", inputs, measure)
+                name = f"loss-{pair_name(pair)}"
+                unfinished = self._ledger.unfinished(name, inputs)
+                measure = partial(loss.measure_loss, source, selection, pair, a, b, permutations, costs, unfinished)
+                self._measure(name, inputs, measure)
                 if causes_left_out(source, causal_pairs) is None:
                     self._measure_causes(selection, pair, inputs, causal_pairs)
         if not isinstance(source, LanguageModel):
@@ -186,7 +188,9 @@ class Study:
         self._begin("substitution", f"substitution, {layers}: at most {passes} passes over half of the texts")
         if causes.has_pairs:
             with_order = {**inputs, "order": causes.record(), "most": causal_pairs}
-            self._measure(f"substitution-{pair_name(pair)}", with_order, partial(causes.substitution, causal_pairs))
+            name = f"substitution-{pair_name(pair)}"
+            unfinished = self._ledger.unfinished(name, with_order)
+            self._measure(name, with_order, partial(causes.substitution, causal_pairs, unfinished))
         else:
             self.not_measured[f"substitution, {layers}"] = "a method has matched no features"
         blocks = f"{causes.blocks} {'block' if causes.blocks == 1 else 'blocks'}"

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from saematch.activations.selection import SIZE_COLUMNS, TokenSelection
-from saematch.analysis.tables import PAIR, Row, Schema
+from saematch.analysis.tables import PAIR, Part, Row, Schema
 from saematch.evaluation.codes import CodedPair, Codes
 from saematch.evaluation.curves import SHARES, Curve, Pairing, curve_of, first_known
 from saematch.evaluation.loss import LossSums, sum_losses
@@ -101,11 +101,13 @@ def measure_substitution(
     b: SAE,
     rankings: Sequence[RankedPairs],
     most: int,
+    unfinished: Part | None = None,
 ) -> dict[str, list[Row]]:
     """Measure the loss of the model with the activations of target features computed from their partners.
 
     The slopes are fitted on the tokens of one part of a language model, and the loss is measured on those of another.
-    The curve of every method has the same numbers of pairs: at most `most`, and no more than any method has.
+    The curve of every method has the same numbers of pairs: at most `most`, and no more than any method has. See
+    `sum_losses` for `unfinished`.
     """
     model = measured.source
     assert isinstance(model, LanguageModel)
@@ -119,19 +121,17 @@ def measure_substitution(
         [_add_pass(passes, pairing, scale, size) for size in sizes]
         for pairing, scale in zip(pairings, scales, strict=True)
     ]
-    is_active = torch.zeros(b.F, dtype=torch.bool, device=model.device)
 
     def replacements(x: Tensor, y: Tensor) -> Iterator[Tensor]:
         codes = pair.codes(x, y)
-        is_active.logical_or_((codes.g > 0).any(dim=0))
         return (replaced.states(codes, pair.b.W_dec) for replaced in passes.values())
 
-    sums = sum_losses(model, measured, layers, replacements, len(passes))
+    sums = sum_losses(model, measured, layers, replacements, len(passes), unfinished)
     places = {key: place for place, key in enumerate(passes)}
     losses = [sums.replaced[[places[key] for key in of_pairing]] for of_pairing in keys]  # (sizes, units) each
     names = {"source": layers[0], "target": layers[1]}
     size = {**measured.size, "tokens": int(sums.tokens.sum())}
-    curves, active = _curves(pairings, losses, sums), is_active.cpu().numpy()
+    curves, active = _curves(pairings, losses, sums), pair.times_active(measured, layers)[1] > 0
     first = first_known(curves)
     return {
         SUBSTITUTION.name: [
