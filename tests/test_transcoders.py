@@ -1,5 +1,6 @@
 """Transcoders: what they read and write is named, and they are compared by the side whose basis all layers share."""
 
+import re
 import shutil
 from functools import partial
 
@@ -9,6 +10,7 @@ import torch
 import yaml
 
 import saematch as sm
+from saematch.cli.main import main
 from saematch.evaluation.codes import CodedPair
 from saematch.sources.search import search
 from saes import (
@@ -119,9 +121,18 @@ def test_encoders_that_read_layer_norms_of_two_layers_are_not_compared(tmp_path,
     for compare in (sm.match, partial(sm.certify, perm=np.arange(16))):
         with pytest.raises(sm.MatchError, match=message):
             compare(a, b, parts=parts, fold="decoder_norm")
+    advice = 'with parts="decoder" and metric="cosine"; to compare them nevertheless, write ?allow=layer_norm after'
     if parts is None:
-        with pytest.raises(sm.MatchError, match=message):
+        with pytest.raises(sm.MatchError, match=f"saematch.match and .* the decoders alone, {re.escape(advice)}"):
             sm.consistency({"a": a, "b": b})
+        assert sm.match(a, b, parts="decoder", metric="cosine").certified
+
+
+def test_the_command_consistency_advises_no_option_that_it_lacks(tmp_path, capsys):
+    source = two_layers(tmp_path, **AFTER_NORM)
+    assert main(["consistency", f"{source}/layer_5.safetensors", f"{source}/layer_6.safetensors"]) == 2
+    advice = 'the command match compare the decoders alone, with --parts "decoder" and --metric "cosine"; to compare'
+    assert advice in capsys.readouterr().err
 
 
 def test_a_run_is_refused_before_weights_are_read(tmp_path, monkeypatch):

@@ -98,7 +98,7 @@ def compare_heads(heads: Mapping[str, SAE]) -> HeadComparison:
         if (a.F, a.d) != (b.F, b.d):
             shapes = f"{a.source} has {(a.F, a.d)} and {b.source} {(b.F, b.d)}"
             raise MatchError(f"the heads of one crosscoder have one number of features and one width; {shapes}")
-        check_spaces(a, b, ["decoder"])
+        check_spaces(a, b, ["decoder"], advice="")
     rows = [sae.W_dec.detach().cpu().double().numpy() for sae in saes]
     norms = np.stack([np.linalg.norm(each, axis=1) for each in rows], axis=1)
     with np.errstate(invalid="ignore"):

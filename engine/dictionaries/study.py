@@ -31,6 +31,11 @@ from saematch.sae.features import PARTS
 from saematch.sae.spaces import check_spaces
 from saematch.sources import SAEHandle
 
+_NEEDS_BOTH = (
+    "their consistency is measured by encoders and decoders; saematch.match and the command match compare the {part}s "
+    'alone, with parts="{part}" and metric="cosine"; '
+)
+
 
 @dataclass(frozen=True)
 class ConsistencyProgress:
@@ -130,7 +135,7 @@ class Study:
             check_widths(first.d, first.source, other.d, other.source, "d")
         for a, b in self.pairs:
             if a in known and b in known:
-                check_spaces(known[a], known[b], PARTS)
+                check_spaces(known[a], known[b], PARTS, _NEEDS_BOTH)
 
     def _measured(self, a: str, b: str, opened: _Opened, schedule: Schedule) -> dict[str, list[dict[str, Any]]]:
         if self.ledger is None:

@@ -53,20 +53,27 @@ class Space(NamedTuple):
         return self == other and bool(re.search(r"\d", self.place or ""))
 
 
+_ALONE = 'compare the {part}s alone, with parts="{part}"; '
 UNKNOWN = Space()  # of an SAE whose files do not say what it reads
 
 
-def check_spaces(a: SAE, b: SAE, parts: Collection[Part]) -> None:
+def check_spaces(a: SAE, b: SAE, parts: Collection[Part], advice: str = _ALONE) -> None:
     """Raise `MatchError` unless the given parts of two SAEs live in comparable spaces.
 
     Encoder and bias live in the space that an SAE reads, and the decoder in the one that it writes.
+
+    Args:
+        a: an SAE.
+        b: another SAE.
+        parts: the parts that are compared.
+        advice: what to do if only one part can be compared, with `{part}` for it.
     """
     reads, writes = a.reads.is_comparable(b.reads), a.writes.is_comparable(b.writes)
     if not reads and {"encoder", "bias"} & set(parts):
-        remedy = 'compare the decoders alone, with parts="decoder"; ' if writes else ""
+        remedy = advice.format(part="decoder") if writes else ""
         raise _refusal((a.source, b.source), (a.reads, b.reads), "reads", "encoders and biases", remedy)
     if not writes and "decoder" in parts:
-        remedy = 'compare the encoders alone, with parts="encoder"; ' if reads else ""
+        remedy = advice.format(part="encoder") if reads else ""
         raise _refusal((a.source, b.source), (a.writes, b.writes), "writes", "decoders", remedy)
 
 

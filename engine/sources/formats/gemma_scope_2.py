@@ -96,7 +96,7 @@ def _sources(checkpoint: Checkpoint, stored: Tensors) -> Mapping[str, Source] | 
         return None
     # The bias of what is written to a layer is in the file of that layer.
     to = view.target(checkpoint)
-    place = list(view.layers).index(to)
+    place = view.layers.index(to)
     file = _PLACE.sub(f"params_layer_{place}.safetensors", checkpoint.name)
     if not checkpoint.location.has(file) or "b_dec" not in checkpoint.named(file).headers:
         raise checkpoint.error(f"{file} is not there, which holds the b_dec of layer {to}")

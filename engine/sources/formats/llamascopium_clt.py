@@ -47,13 +47,13 @@ def _place(checkpoint: Checkpoint, layers: Sequence[int]) -> int:
             f"a cross-layer transcoder of {len(layers)} layers in one file; write ?layer=… after the path of the file, "
             "in a folder that is not named after a layer"
         )
-    return list(layers).index(int(asked))
+    return layers.index(int(asked))
 
 
 def _sources(checkpoint: Checkpoint, stored: Tensors) -> Mapping[str, Source]:
     layers = _layers(checkpoint, stored)
     place = _place(checkpoint, layers)
-    to = list(layers).index(target_layer(checkpoint, layers[place:]))
+    to = layers.index(target_layer(checkpoint, layers[place:]))
 
     def decoder(target: int) -> Source:
         return Source(Piece(f"W_D.{target}", (place,)), checkpoint.name)
@@ -102,7 +102,7 @@ def _entry(checkpoint: Checkpoint, stored: Tensors, config: Config) -> Entry:
     layers = _layers(checkpoint, checkpoint.headers)
     place = _place(checkpoint, layers)
     layer, to = layers[place], target_layer(checkpoint, layers[place:])
-    hooks = {"in": config["hook_points_in"][place], "out": config["hook_points_out"][list(layers).index(to)]}
+    hooks = {"in": config["hook_points_in"][place], "out": config["hook_points_out"][layers.index(to)]}
     config = {**config, **{f"hook_point_{side}": hook for side, hook in hooks.items()}}
     site, _ = hook_points(config)
     weights = StoredWeights(
