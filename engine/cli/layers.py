@@ -224,11 +224,12 @@ def _dry_run(options: argparse.Namespace) -> int:
     layers, against = _layers(options), None if options.against is None else load_layers(options.against)
     names = Names.of(layers, against, options.axis)
     layers, against = layers.numbered_by(names.names), against and against.numbered_by(names.names)
+    maps: dict[str, Any] = {}
     if options.map is not None:
-        layers, _ = in_other_basis(layers, options.map, against is not None, options.metric)
+        layers, maps = in_other_basis(layers, options.map, against is not None, options.metric)
     with status_line(options.json) as show:
         show("reading headers, and matching random rows to estimate the time")
-        pairs, needed, seconds = _plan(options, layers, against, names)
+        pairs, needed, seconds = _plan(options, layers, against, names, maps)
     sets = [(saes.source, *_described(saes, names)) for saes in (layers, against) if saes is not None]
     unreadable = [error for _, _, errors in sets for error in errors]
     if options.json:
@@ -266,7 +267,7 @@ def _described(saes: Layers, names: Names) -> tuple[list[dict[str, Any]], list[s
 
 
 def _plan(
-    options: argparse.Namespace, layers: Layers, against: Layers | None, names: Names
+    options: argparse.Namespace, layers: Layers, against: Layers | None, names: Names, maps: dict[str, Any]
 ) -> tuple[list[Pair], int, float | None]:
     """Return the pairs that a run would match, the most memory that it would take, and an estimate of its seconds."""
     from saematch.matching.solver import Solver
@@ -281,11 +282,10 @@ def _plan(
     workers = len(devices) if isinstance(devices, list) else 1
     limits = solver_of(options) | {"device": devices[0] if isinstance(devices, list) else devices}
     solver = Solver(method=options.method, **limits).checked()
-    compared = {
-        name: value for name, value in _comparison_of(options).items() if name != "map"
-    }  # of the layers already
+    compared = _comparison_of(options)
+    compared.pop("map", None)  # the layers are mapped already
     comparison = comparison_of_run(pairs, against is not None, bool(names.names), is_flow(options.pairs), **compared)
-    work = Work(layers, against, comparison, solver)
+    work = Work(layers, against, comparison, solver, names, maps)
     check_headers(work, pairs)
     memory = memory_needed(work, pairs, pairs_at_once(work, pairs, workers)) * workers
     return pairs, memory, seconds_needed(work, pairs, workers)

@@ -118,8 +118,8 @@ def memory_needed(work: Work, pairs: Sequence[Pair], number: int) -> int:
 
     Counted are the weights of the SAEs of as many successive pairs as are in work at the same time, of float16 and
     bfloat16 as float32, and for each of these pairs a file that is being read, the float32 and int8 rows, lists and
-    edges, and one block of products. An SAE whose header cannot be read counts as nothing. With a GPU, a part of this
-    memory is on the GPU.
+    edges, and one block of products. An SAE that is mapped is in memory twice while it is read. An SAE whose header
+    cannot be read counts as nothing. With a GPU, a part of this memory is on the GPU.
 
     Args:
         work: the work of the run.
@@ -136,4 +136,5 @@ def memory_needed(work: Work, pairs: Sequence[Pair], number: int) -> int:
     features = sorted(map(compare.bytes_of_features, known.values()))[-saes_at_once(work, pairs, number) :]
     both = [keys for keys in map(work.keys, pairs) if known.keys() >= set(keys)]
     searches = sorted(compare.search_bytes(known[source], known[target]) for source, target in both)[-number:]
-    return _FIXED_BYTES + sum(features) + number * max(files, default=0) + sum(searches)
+    reading = (2 if work.maps else 1) * number * max(files, default=0)
+    return _FIXED_BYTES + sum(features) + reading + sum(searches)
