@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 import torch
 from huggingface_hub import constants
+from sae_lens_registry import BEGIN, BY_DECODER, END, LOADERS, READ, named, survey
+from sae_lens_registry import publish as publish_registered
 
 import saematch as sm
 from hub_server import Hub, Repository
@@ -485,6 +487,73 @@ def sae_lens(gemma, tmp_path, monkeypatch):
     yield
     registry._table.cache_clear()
     registry.release.cache_clear()
+
+
+ATTENTION = "refused: `attention`"
+LAYER_5 = "layer_5_width_16k_l0_small"
+GEMMA_2, GEMMA_3 = "google/gemma-scope-2b-pt", "google/gemma-scope-2-4b-pt"
+# An SAE of each loader of sae-lens and of each place that its SAEs read, and what becomes of it.
+REGISTERED = [
+    ("gemma_2", f"{GEMMA_2}-res", "layer_5/width_16k/average_l0_71", None, READ),
+    ("gemma_2", f"{GEMMA_2}-res", "embedding/width_4k/average_l0_6", None, READ),
+    ("gemma_2", f"{GEMMA_2}-mlp", "layer_5/width_16k/average_l0_71", None, READ),
+    ("gemma_2", f"{GEMMA_2}-att", "layer_5/width_16k/average_l0_71", None, ATTENTION),
+    ("gemma_2_transcoder", f"{GEMMA_2}-transcoders", "layer_5/width_16k/average_l0_71", None, BY_DECODER),
+    *(
+        ("gemma_3", GEMMA_3, f"{LAYER_5}{affine}", f"{place}{every}/{LAYER_5}{affine}", outcome)
+        for place, affine, outcome in (
+            ("resid_post", "", READ),
+            ("mlp_out", "", READ),
+            ("attn_out", "", ATTENTION),
+            ("transcoder", "", BY_DECODER),
+            ("transcoder", "_affine", BY_DECODER),
+        )
+        for every in ("", "_all")
+    ),
+    *(("llama_scope", f"fnlp/LX{s}", f"l5{s.lower()}_8x", f"Llama3_1-8B-Base-L5{s}-8x", READ) for s in "RAM"),
+    ("llama_scope_r1_distill", "fnlp/R1", "l5r_800m", "800M-Slimpajama-0-OpenR1-Math-220k/L5R", READ),
+    *(
+        ("dictionary_learning_1", "a/lm_sae", f"blocks.5.hook_resid_post__{kind}", f"{kind}/resid_post_layer_5/x", READ)
+        for kind in ("topk", "vanilla", "gated", "matryoshka", "andyrdt")
+    ),
+    ("deepseek_r1", "qresearch/R1", "blocks.5.hook_resid_post", "DeepSeek-R1-Distill-Llama-8B-SAE-l5.pt", READ),
+    ("goodfire", "Goodfire/Llama", "layer_5", "Llama-3.1-8B-Instruct-SAE-l5.pth", READ),
+    ("qwen_scope", "Qwen/SAE-Res-Qwen3-8B-Base-W64K-L0_100", "layer5", "layer5.sae.pt", READ),
+    ("connor_rob_hook_z", "ckkissane/attn", "blocks.5.hook_z", "gpt2-small_L5_Hcat_z_v9.pt", ATTENTION),
+    ("mwhanna_transcoder", "mwhanna/qwen3-4b-transcoders", "layer_5", "layer_5.safetensors", BY_DECODER),
+    ("mwhanna_transcoder", "mwhanna/qwen3-14b-transcoders", "layer_5", "layer_5.safetensors", BY_DECODER),
+    ("mntss_clt_layer_transcoder", "mntss/clt-gemma-2-2b-2.5M", "layer_5", "5", READ),
+    ("temporal", "canrager/t", "blocks.5.hook_resid_post", "gemma-2-2B/layer_5/temporal", "refused: a temporal SAE"),
+    ("sae_lens", "jbloom/a", "blocks.5.hook_resid_pre_768", None, READ),
+    ("sae_lens", "ctigges/b", "blocks.5.hook_attn_out", "5-att-sm", READ),
+    ("sae_lens", "ctigges/c", "blocks.5.hook_mlp_out", "5-mlp-sm", READ),
+    ("sae_lens", "jbloom/OAI-v5-32k", "blocks.5.hook_resid_mid", "v5_32k_layer_5.pt", "refused: `layer_norm`"),
+    ("sae_lens", "chanind/matryoshka", "blocks.5.hook_resid_post", "standard/blocks.5.hook_resid_post", READ),
+]  # fmt: skip
+
+
+def test_an_sae_of_each_loader_of_sae_lens_is_read_or_refused_as_the_documentation_counts(hub, tmp_path, monkeypatch):
+    assert {loader for loader, *_ in REGISTERED} == set(LOADERS)
+    table = {}
+    for number, (loader, repo, id, path, _) in enumerate(REGISTERED):
+        entry = {"repo_id": repo, "saes": [{"id": id, "path": path or id}]}
+        table[f"{repo.split('/')[1]}-{number}"] = entry | ({} if loader == "sae_lens" else {"conversion_func": loader})
+    monkeypatch.setattr(registry, "_table", lambda: table)
+    registry.release.cache_clear()
+    for place, sae in enumerate(REGISTERED):
+        by_loader = named(dict([[*table.items()][place]]))
+        publish_registered(hub, by_loader)
+        outcomes, wrong = survey(by_loader)
+        assert (wrong, outcomes) == ([], {sae[0]: {sae[-1]: 1}}), sae
+    registry.release.cache_clear()
+    # The table of the documentation has these loaders and outcomes.
+    written = (Path(__file__).parents[1] / "docs" / "formats.md").read_text(encoding="utf-8")
+    lines = written.split(BEGIN)[1].split(END)[0].strip().splitlines()
+    header, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)
+    counts = {row[0].strip("`"): dict(zip(header, row, strict=True)) for row in rows}
+    assert set(counts) == {*LOADERS, "all"}
+    for loader, *_, outcome in REGISTERED:
+        assert counts[loader][outcome] != "0", (loader, outcome)
 
 
 def test_a_release_is_resolved(sae_lens, gemma):

@@ -9,11 +9,13 @@ import json
 import sys
 from importlib.util import find_spec
 from itertools import chain
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from sae_lens_registry import named
 
 import saematch as sm
 from saes import made_up
@@ -341,6 +343,17 @@ def write_dictionary(folder, trainer, weights="ae.pt"):
 def test_dictionary_learning(tmp_path, modules, name, threshold, weights, F, d):
     theirs = write_dictionary(tmp_path / "trainer_0", trained(modules, name, F, d, threshold), weights)
     assert_same_pass(only_sae(tmp_path), theirs)
+
+
+@needs_sae_lens
+def test_the_documentation_counts_the_saes_that_sae_lens_knows():
+    """`bench/sae_lens_registry.py` resolves them all, which takes more than a minute, and writes the table."""
+    from saematch.sources import registry
+
+    table = (Path(__file__).parents[1] / "docs" / "formats.md").read_text(encoding="utf-8")
+    for loader, listed in named(registry._table()).items():
+        releases = len({sae.release for sae in listed})
+        assert f"| `{loader}` | {releases:,} | {len(listed):,} |" in table
 
 
 @needs_sae_lens

@@ -113,7 +113,7 @@ class Checkpoint:
         return next((name for name in candidates if self.location.has(name)), None)
 
     def config(self, name: str | None) -> dict[str, Any]:
-        """Read the object in the JSON or YAML file `name` of the location, with the corrections of a registry.
+        """Read the object in the JSON or YAML file `name` of the location, with what a registry adds and corrects.
 
         Without a name, the object is empty. Raises `MatchError`.
         """
@@ -124,7 +124,8 @@ class Checkpoint:
         config = read(self.location.fetch(name), shown)
         if not isinstance(config, dict):
             raise MatchError(f"{shown}: expected a {kind}, got {type(config).__name__}")
-        return {**config, **(self.registered.overrides if self.registered else {})}
+        known = self.registered
+        return {**known.defaults, **config, **known.overrides} if known else config
 
     def error(self, wrong: str) -> MatchError:
         """Return the `MatchError` that names this file and says what is wrong with it."""

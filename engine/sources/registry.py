@@ -16,6 +16,8 @@ import yaml
 from saematch.errors import MatchError, refusals
 
 _FILE = "pretrained_saes.yaml"
+# The places that loaders of sae-lens state themselves, because some repositories have no configuration that does.
+_PLACES = {"mwhanna_transcoder": {"feature_input_hook": "mlp.hook_in", "feature_output_hook": "hook_mlp_out"}}
 
 
 class Registered(NamedTuple):
@@ -29,6 +31,7 @@ class Registered(NamedTuple):
         scale: the scale of the activations that the weights are for, if the files need a scale and do not say it.
         neuronpedia: the name of the SAE on Neuronpedia.
         overrides: values that replace those of the SAE's configuration.
+        defaults: values of a configuration that its repository may lack.
     """
 
     release: str
@@ -38,6 +41,7 @@ class Registered(NamedTuple):
     scale: float | None
     neuronpedia: str | None
     overrides: Mapping[str, Any]
+    defaults: Mapping[str, Any] = {}
 
 
 @functools.cache
@@ -57,8 +61,9 @@ def release(name: str) -> tuple[str, tuple[Registered, ...]]:
     kinds = (KeyError, TypeError, ValueError, AttributeError)
     remedy = "it may be newer than the versions that are understood here"
     with refusals("what sae-lens says of it is not understood", f"saelens://{name}", *kinds, remedy=remedy):
-        # Layers of a cross-layer transcoder have their number for a path.
+        # Layers of a cross-layer transcoder have their number for a path. Loaders know places that files do not say.
         path_of = "W_enc_{}.safetensors" if entry.get("conversion_func") == "mntss_clt_layer_transcoder" else "{}"
+        defaults = _PLACES.get(str(entry.get("conversion_func")), {})
         return str(entry["repo_id"]), tuple(
             Registered(
                 release=name,
@@ -68,6 +73,7 @@ def release(name: str) -> tuple[str, tuple[Registered, ...]]:
                 scale=_number(sae.get("norm_scaling_factor")),
                 neuronpedia=sae.get("neuronpedia"),
                 overrides=dict(entry.get("config_overrides") or {}),
+                defaults=defaults,
             )
             for sae in entry["saes"]
         )

@@ -18,7 +18,7 @@ from saematch.sources.hub import HubRepository
 from saematch.sources.lists import AddressLike, SourceLike, entries, is_list, read_list
 from saematch.sources.locations import LocalLocation, Location
 from saematch.sources.registry import Registered, release
-from saematch.sources.stored import StoredSAE
+from saematch.sources.stored import StoredSAE, layer_in
 from saematch.storage.reading import Unusable
 from saematch.text import listing, natural_key
 
@@ -158,7 +158,7 @@ def _in_registry(address: Address, open_repository: OpenRepository) -> tuple[lis
     files = _files_by_path(repository)
     saes = []
     for entry, match in matches:
-        values = placeholder_values(match)[0] | _l0_of(entry)
+        values = _layer_of(entry) | placeholder_values(match)[0] | _l0_of(entry)
         saes += [StoredSAE(Checkpoint(repository, file, address.reading, entry), values) for file in files[entry.path]]
     if not saes:
         paths = listing(entry.path for entry, _ in matches)
@@ -169,13 +169,25 @@ def _in_registry(address: Address, open_repository: OpenRepository) -> tuple[lis
 
 
 def _files_by_path(repository: HubRepository) -> Mapping[str, list[str]]:
-    """Return the files at each path: every file by its name, and files with weights by every folder above them too."""
-    files = defaultdict(list)
+    """Return the files at each path: every file by its name, and files with weights by every folder above them too.
+
+    A file with weights under an unusual name is only at its own folder, if there is no other: reading it then reports
+    what it is.
+    """
+    files, others = defaultdict(list), defaultdict(list)
     for name in repository.names():
         files[name].append(name)
         for folder in PurePosixPath(name).parents if published(name) else ():
             files[str(folder)].append(name)
-    return files
+        if name.endswith(SUFFIXES):
+            others[str(PurePosixPath(name).parent)].append(name)
+    return defaultdict(list, others | files)
+
+
+def _layer_of(entry: Registered) -> dict[str, str]:
+    """Return the layer that an id like "blocks.19.hook_resid_post" names; the path of the file may not."""
+    layer = layer_in(entry.id)
+    return {} if layer is None else {"layer": str(layer)}
 
 
 def _l0_of(entry: Registered) -> dict[str, str]:
