@@ -12,6 +12,7 @@ import time
 
 import pytest
 import torch
+from safetensors import safe_open
 
 import saematch as sm
 from saematch.cli.main import main
@@ -278,17 +279,41 @@ def test_a_store_that_cannot_be_reached_is_named(tmp_path):
         sm.Chain.load("memory://nothing/here")
 
 
-def test_an_answer_that_is_gone_or_cut_short_is_made_again(model, tmp_path):
+def test_an_answer_that_is_gone_cut_short_or_damaged_is_made_again(model, tmp_path):
     layers = sm.load_layers(model)
     sm.match_layers(layers, tmp_path / "run", pairs="0-1,1-2,2-3")
     before = answers(tmp_path / "run")
     (tmp_path / "run" / "pairs" / "0-1.safetensors").unlink()
     cut = tmp_path / "run" / "pairs" / "1-2.safetensors"
     cut.write_bytes(cut.read_bytes()[:-5])
+    damaged = tmp_path / "run" / "pairs" / "2-3.safetensors"
+    content = damaged.read_bytes()
+    damaged.write_bytes(content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])  # another price, as good as any
+    chain = sm.Chain.load(tmp_path / "run")
+    with pytest.raises(sm.MatchError, match=r"2-3.safetensors: damaged: .*; the same `saematch layers` command"):
+        chain.arrays((2, 3))
     news = []
     assert sm.match_layers(layers, tmp_path / "run", pairs="0-1,1-2,2-3", progress=news.append).complete
-    assert sorted(one.pair for one in news if one.stage == "done") == [(0, 1), (1, 2)]  # two are in work at once
+    assert sorted(one.pair for one in news if one.stage == "done") == [
+        (0, 1),
+        (1, 2),
+        (2, 3),
+    ]  # two are in work at once
     assert answers(tmp_path / "run") == before
+
+
+def test_a_partner_that_cannot_be_is_no_step_of_a_path(tmp_path):
+    layers = sm.load_layers(write_model(tmp_path / "saes", layers=(1, 2)))
+    sm.match_layers(layers, tmp_path / "run")
+    file = tmp_path / "run" / "pairs" / "1-2.safetensors"
+    content = bytearray(file.read_bytes())
+    with safe_open(file, "np") as held:
+        perm = held.get_tensor("perm")
+    at = content.index(perm.tobytes())
+    content[at : at + 8] = (2**40).to_bytes(8, "little")
+    file.write_bytes(content)
+    with pytest.raises(sm.MatchError, match="damaged: feature 0 has the partner 1099511627776; the same"):
+        sm.Chain.load(tmp_path / "run").path(1, 0)
 
 
 def test_a_forked_child_does_not_hold_the_lock_of_a_parent_that_is_gone(tmp_path):

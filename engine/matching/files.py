@@ -77,7 +77,10 @@ def read_matching(path: str | os.PathLike[str]) -> dict[str, Any]:
 def _checked_fields(path: Path, record: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> dict[str, Any]:
     # The tensors, whose sizes must fit.
     targets, status = record["target_features"], str(record["status"])
-    perm = check_indices(tensors["perm"], len(tensors["perm"]), targets, many_to_one=status == "many_to_one")
+    try:
+        perm = check_indices(tensors["perm"], len(tensors["perm"]), targets, many_to_one=status == "many_to_one")
+    except MatchError as error:
+        raise MatchError(f"{path}: {_NOT_OURS} ({error})") from error
     pair_cost, prices = (tensors[name].astype(np.float64, copy=False) for name in ("pair_cost", "prices"))
     cosine = tensors["cosine"].astype(np.float64, copy=False) if "cosine" in tensors else None
     if {values.shape for values in (perm, pair_cost, cosine) if values is not None} != {perm.shape}:

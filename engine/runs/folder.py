@@ -2,13 +2,15 @@
 
 run.json                    the record of the run (`RunRecord`): what is matched and how; written once, at the start
 pairs/{a}-{b}.safetensors   the matching of a pair: perm, pair_cost, prices, cosine
-pairs/{a}-{b}.json          the record of a pair (`PairRecord`): inputs, numbers, seconds, or why the pair has failed
+pairs/{a}-{b}.json          the record of a pair (`PairRecord`): inputs, numbers, seconds, the hash of the file of the
+                            matching, or why the pair has failed
 
 The record of a pair is written after its matching, so that a pair with a record is complete.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import secrets
@@ -39,6 +41,7 @@ from saematch.runs.records import (
 from saematch.runs.results import PairArrays, Results
 from saematch.storage.folders import Folder, LocalFolder, folder_at
 from saematch.storage.jsonfile import as_json, read_json
+from saematch.storage.reading import sha256
 from saematch.text import shorten
 
 if TYPE_CHECKING:
@@ -111,7 +114,7 @@ class RunFolder(Results):
                 self.records[pair] = read_pair_record(_json(self.folder, name), pair, f"{self.folder}/{name}")
 
     def forget_damaged(self) -> None:
-        """Drop the records of pairs whose matching is missing or truncated, so that these pairs are matched again."""
+        """Drop the records of pairs whose matching is missing or damaged, so that these pairs are matched again."""
         present = {f"pairs/{name}" for name in self.folder.names("pairs")}
         for pair in self.pairs:
             if _matching_name(pair) not in present or not self._is_whole(pair):
@@ -121,16 +124,28 @@ class RunFolder(Results):
         if not isinstance(self.folder, LocalFolder):
             return True  # a file in a store would have to be downloaded to check it
         try:
-            check_matching(self.folder.path / _matching_name(pair))
+            self._check(pair, self.folder.path / _matching_name(pair))
         except MatchError:
             return False
         return True
 
+    def _check(self, pair: Pair, path: Path) -> None:
+        """Raise `MatchError` unless the file of a matching is the one that its record describes."""
+        check_matching(path)
+        written = self.records[pair].get("matching_sha256")  # which records of earlier versions lack
+        if written is not None and sha256(path) != written:
+            raise MatchError(f"{path}: damaged: it is not what was written for {self.names.titles(pair)}")
+
     @contextmanager
-    def _matching_file(self, pair: Pair) -> Iterator[Path]:
-        """Yield the path of the file of a matching on this machine. If it is missing or truncated, say what helps."""
+    def _matching_file(self, pair: Pair, whole: bool = True) -> Iterator[Path]:
+        """Yield the path of the file of a matching on this machine. If it is missing or damaged, say what helps.
+
+        Unless the whole file is needed, it is not compared with its hash.
+        """
         try:
             with self.folder.local(_matching_name(pair)) as path:
+                if whole:
+                    self._check(pair, path)
                 yield path
         except MatchError as error:
             if self._is_whole(pair):
@@ -174,8 +189,11 @@ class RunFolder(Results):
     @override
     def follow(self, pair: Pair, feature: int) -> FeaturePair:
         # Of a file on this machine, only the few bytes of this feature are read.
-        with self._matching_file(pair) as path:
-            return read_pair(path, feature)
+        with self._matching_file(pair, whole=False) as path:
+            found = read_pair(path, feature)
+            if not -1 <= found.target < self.shape(pair)[1]:
+                raise MatchError(f"{path}: damaged: feature {feature} has the partner {found.target}")
+            return found
 
     @override
     def shape(self, pair: Pair) -> tuple[int, int]:
@@ -212,12 +230,15 @@ class RunFolder(Results):
 
         An outcome with neither a matching nor a failure was written by a worker already.
         """
+        record = outcome.record
         if outcome.matching is not None:
-            self.folder.write(_matching_name(outcome.pair), matching_bytes(outcome.matching))
+            content = matching_bytes(outcome.matching)
+            record = cast(PairRecord, {**record, "matching_sha256": hashlib.sha256(content).hexdigest()})
+            self.folder.write(_matching_name(outcome.pair), content)
             self._cache[outcome.pair] = outcome.matching
-        if outcome.matching is not None or "failure" in outcome.record:
-            self.folder.write(_record_name(outcome.pair), as_json(outcome.record))
-        self.records[outcome.pair] = outcome.record
+        if outcome.matching is not None or "failure" in record:
+            self.folder.write(_record_name(outcome.pair), as_json(record))
+        self.records[outcome.pair] = record
 
     def _refuse_difference(self, record: RunRecord) -> None:
         """Raise `MatchError`, with every difference, unless this run is the run of the record."""

@@ -55,6 +55,7 @@ class PairRecord(Scalars, total=False):
         inputs: the records of the source SAE and of the target SAE.
         seconds: the time from reading the SAEs of the pair to the proof.
         stats: see `Matching.stats`.
+        matching_sha256: the hash of the file of the matching; missing in memory and in records of earlier versions.
     """
 
     source: int
@@ -63,6 +64,7 @@ class PairRecord(Scalars, total=False):
     inputs: list[InputRecord]
     seconds: float
     stats: dict[str, Any]
+    matching_sha256: str
 
 
 class RunOptions(TypedDict):
@@ -191,7 +193,7 @@ _INPUT: _Kinds = {
     "sha256": (dict,), "F": (int,), "d": (int,), "activation": (str,), "notes": (list,),
 }  # fmt: skip
 _NUMBERS: _Kinds = {**dict.fromkeys(SCALARS, _NUMBER_OR_NONE), "certified": (bool,), "status": (str,)}
-_FINISHED: _Kinds = {"inputs": (list,), **_NUMBERS, "seconds": _NUMBER, "stats": (dict,)}
+_FINISHED: _Kinds = {"inputs": (list,), **_NUMBERS, "seconds": _NUMBER, "stats": (dict,), "matching_sha256": (str,)}
 
 
 def read_run_record(content: Any, shown: str) -> RunRecord:
@@ -263,7 +265,7 @@ def read_pair_record(content: Any, pair: Pair, shown: str) -> PairRecord:
     if "failure" in content:
         _check(content, {"failure": (str,)}, what)
         return cast(PairRecord, content)
-    _check(content, _FINISHED, what)
+    _check({"matching_sha256": "", **content}, _FINISHED, what)
     if len(content["inputs"]) != len(pair):
         raise MatchError(f"{what}: it has {len(content['inputs'])} inputs")
     for record in content["inputs"]:
