@@ -6,11 +6,11 @@ import numpy as np
 
 from saematch.cost import Cost, Scan
 from saematch.numeric.gather import take_or
-from saematch.numeric.loops import choose_tied
 from saematch.numeric.rounding import Floats, Indices
 
 _TIED = 16  # partners that are added for a row, if more pairs than its list holds cost the same
-_SAME = 2.0**-18  # float32 values cannot be told apart within this share of the numbers involved
+# Values cannot be told apart within this share of the numbers involved, by the number type of the passes.
+_SAME = {np.float32: 2.0**-18, np.float64: 2.0**-40}
 
 
 def in_order(permutation: Indices, row_group: Indices, column_group: Indices) -> Indices:
@@ -70,21 +70,17 @@ def spread_ties(cost: Cost, scan: Scan, prices: Floats) -> tuple[Indices, Indice
     Candidate lists break ties by index, so rows with many cheapest partners would all name the same few. Here each row
     names partners from everywhere, starting at a place of its own.
     """
-    # Rows whose lists are full, and whose first and last entry are the same within the rounding of float32.
-    full = np.isfinite(scan.floors[:, -1])
-    first, last = scan.floors[full, 0], scan.floors[full, -1]
-    tied = scan.rows[full][last - first <= _SAME * (np.abs(first) + np.abs(last))]
+    # Rows whose lists are full, and whose first and last entry are the same within rounding.
+    first, last = scan.floors[:, 0], scan.floors[:, -1]
+    with np.errstate(invalid="ignore"):  # inf - inf
+        is_tied = last - first <= _SAME[cost.passes.number] * (np.abs(first) + np.abs(last))
     # Of identical rows, one is enough: `spread` gives the others different partners.
-    tied = tied[cost.identical_rows[0][tied] == tied]
+    is_tied &= np.isfinite(last) & (cost.identical_rows[0][scan.rows] == scan.rows)
+    tied = scan.rows[is_tied]
     # A few such rows find partners without help.
     if len(tied) < len(scan.rows) / 8 or cost.shape[1] <= _TIED:
         return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
-    # Choose partners among all columns, by blocks of rows.
-    partners, columns = np.full((len(tied), _TIED), -1), np.arange(cost.shape[1])
-    step = max(1, cost.tile[0] * cost.tile[1] // len(columns))
-    for start in range(0, len(tied), step):
-        rows = tied[start : start + step]
-        choose_tied(cost.block(rows, columns) - prices, rows, partners[start : start + step])
+    partners = cost.tied_partners(tied, scan.row_partners[is_tied, 0], prices, _TIED)
     row, place = np.nonzero(partners >= 0)
     return tied[row], partners[row, place]
 

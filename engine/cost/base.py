@@ -16,6 +16,7 @@ from saematch.cost.scan import Scan
 from saematch.cost.statistics import typical_difference
 from saematch.cost.unmatched import Unmatched
 from saematch.numeric.gather import take_or
+from saematch.numeric.loops import choose_tied
 from saematch.numeric.rounding import UNIT_32, UNIT_64, Floats, Indices, rounded_down
 
 
@@ -317,6 +318,27 @@ class Cost(ABC):
             part = slice(start, start + step)
             places[part], lower[part] = self._minima_of_rows(different[part], prices, price_error)
         return places[inverse], lower[inverse]
+
+    def tied_partners(self, rows: Indices, cheapest: Indices, prices: Floats, count: int) -> Indices:  # noqa: ARG002
+        """Return columns with the least M_ij - v_j of each listed row, for rows with many such columns.
+
+        They are spread over all of these columns, by a start of its own for every row.
+
+        Args:
+            rows: the rows, `(R,)`.
+            cheapest: a column of each row with the least M_ij - v_j, within the rounding of a pass.
+            prices: v `(F_B,)`.
+            count: the most columns of a row.
+
+        Returns:
+            `(R, count)`, -1 for fewer columns.
+        """
+        partners, columns = np.full((len(rows), count), -1), np.arange(self.shape[1])
+        step = max(1, self.tile[0] * self.tile[1] // len(columns))
+        for start in range(0, len(rows), step):
+            part = slice(start, start + step)
+            choose_tied(self.block(rows[part], columns) - prices, rows[part], partners[part])
+        return partners
 
     def _minima_of_rows(self, rows: Indices, prices: Floats, price_error: Floats) -> tuple[Indices, Floats]:
         least, lower = np.full(len(rows), np.inf), np.full(len(rows), np.inf)

@@ -138,8 +138,41 @@ class CodesCost(Cost):
         return np.zeros(self.shape[1]), np.zeros(self.shape[0])
 
     @override
+    def tied_partners(self, rows: Indices, cheapest: Indices, prices: Floats, count: int) -> Indices:
+        """Return columns that tie with the cheapest one by their background and their price, without a block.
+
+        Where a row has an entry with such a column, the pair costs something else. It is a candidate like any other.
+        """
+        factor, partners = self._similarities.column_factor, np.full((len(rows), count), -1)
+        no_background = self._similarities.row_factor[rows] == 0  # for all columns
+        for own, shares in ((no_background, np.zeros_like(factor)), (~no_background, factor)):
+            partners[own] = _of_same_group(rows[own], cheapest[own], (shares, prices), count)
+        return partners
+
+    @override
     def _pads(self) -> tuple[Floats, Floats]:
         return self._row_error + 16 * _ROUNDING * _LARGEST, self._column_error
+
+
+def _of_same_group(rows: Indices, columns: Indices, keys: tuple[Floats, Floats], count: int) -> Indices:
+    """Return for each row `count` columns whose keys are those of its column, from a place of its own on; -1 if fewer.
+
+    Args:
+        rows: the numbers of the rows, `(R,)`.
+        columns: the column of each row.
+        keys: two numbers of every column `(F_B,)`.
+        count: the number of columns of each row.
+    """
+    order = np.lexsort(keys)
+    new = np.ones(len(order), dtype=bool)
+    new[1:] = (np.diff(keys[0][order]) != 0) | (np.diff(keys[1][order]) != 0)
+    starts = np.nonzero(new)[0]
+    sizes, group = np.diff(np.append(starts, len(order))), np.empty(len(order), dtype=np.int64)
+    group[order] = np.cumsum(new) - 1
+    start, size = starts[group[columns]][:, None], sizes[group[columns]][:, None]
+    steps = np.arange(count)
+    places = start + (rows[:, None] + np.maximum(1, size // count) * steps) % size
+    return np.where(steps < size, order[places], -1)
 
 
 def pair_costs(similarities: Similarities, rows: Indices, columns: Indices) -> Floats:

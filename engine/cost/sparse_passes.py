@@ -142,6 +142,10 @@ def _scan_entries(
 ) -> None:
     """Update the lists of rows and of columns with the entries of some rows, whose places begin with `first`."""
     last_row, last_column = row_values.shape[1] - 1, column_values.shape[1] - 1
+    # The last value of every list of a column, side by side: one of them is looked at for every entry.
+    limits = np.empty(len(column_values), column_values.dtype)
+    if last_column >= 0:
+        limits[:] = column_values[:, last_column]
     for r in range(len(rows)):
         limit = row_values[r, last_row]
         for e in range(starts[rows[r]], starts[rows[r] + 1]):
@@ -154,5 +158,6 @@ def _scan_entries(
                 limit = row_values[r, last_row]
             if last_column >= 0:
                 value = entries[e] - offset[r]
-                if value < column_values[c, last_column]:
+                if value < limits[c]:
                     keep(column_values[c], column_partners[c], value, first + r)
+                    limits[c] = column_values[c, last_column]
