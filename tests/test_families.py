@@ -502,6 +502,15 @@ def test_two_linear_layers_in_safetensors_are_read_as_their_refusal_says(tmp_pat
     assert_own_pass(sm.load(f"{tmp_path}/layer_5.safetensors{option}"), own, w)
 
 
+def test_linear_layers_with_the_biases_of_openai_are_of_no_family_in_safetensors(tmp_path):
+    """There, no activation is stored next to them."""
+    w = drawn(16, 8)
+    turned = {name: tensor.contiguous() for name, tensor in w.turned.items()}
+    save_file({**turned, "pre_bias": w.b_dec, "latent_bias": w.b_enc}, tmp_path / "mine.safetensors")
+    with pytest.raises(sm.MatchError, match=r"are those of no known format; save it with its activation"):
+        sm.load(tmp_path)
+
+
 @pytest.mark.parametrize("name", ["layer5.sae.pt", "my-sae-l0_3/layer5.sae.pt", "8.pt", "ae.pt", "x-SAE-l19.pth"])
 @pytest.mark.parametrize("F", [8, 16])
 def test_no_name_makes_a_plain_file_one_of_a_family(tmp_path, name, F):

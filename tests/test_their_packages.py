@@ -136,6 +136,32 @@ def test_sae_lens_reads_a_transcoder_that_is_saved_for_it(tmp_path, function):
     assert theirs.cfg.metadata.hook_name_out == TRANSCODED
 
 
+@needs_sae_lens
+@pytest.mark.parametrize(
+    ("architecture", "config", "message"),
+    [
+        ("abstopk", {"k": 3}, r"abstopk: it chooses the k largest in size and keeps their sign.*\?allow=signed"),
+        ("matching_pursuit", {}, "matching pursuit: its codes come from a search .* and it has no encoder"),
+        ("temporal", {"bottleneck_factor": 2, "n_heads": 2, "kval_topk": 3}, r"a temporal SAE .*saematch\.assign"),
+        ("temporal", {"bottleneck_factor": 2, "n_heads": 2, "tied_weights": False}, "a temporal SAE"),
+    ],
+)
+def test_what_sae_lens_has_besides_is_refused_by_its_name(tmp_path, architecture, config, message):
+    lens(architecture, 12, 8, **config).save_model(tmp_path)
+    for source in (tmp_path, tmp_path / "sae_weights.safetensors"):
+        with pytest.raises(sm.MatchError, match=message):
+            sm.load(source)
+
+
+@needs_sparsify
+def test_groupmax_of_sparsify_is_refused_by_its_name(tmp_path):
+    from sparsify import SparseCoder, SparseCoderConfig
+
+    SparseCoder(8, SparseCoderConfig(k=3, num_latents=12, activation="groupmax")).save_to_disk(tmp_path / "layers.3")
+    with pytest.raises(sm.MatchError, match="groupmax: in each of k groups of features, the largest one is active"):
+        sm.load(tmp_path)
+
+
 @needs_circuit_tracer
 @pytest.mark.parametrize("skip", [True, False])
 @pytest.mark.parametrize("function", ["relu", "jumprelu"])

@@ -108,7 +108,8 @@ def stored_scales(checkpoint: Checkpoint, config: Config, stored: Tensors, b_dec
 
 
 def _has(stored: Tensors) -> bool:
-    return {"encoder.weight", "decoder.weight"} <= stored.keys() and "log_jumprelu_threshold" not in stored
+    of_others = {"log_jumprelu_threshold", "pre_bias"}
+    return {"encoder.weight", "decoder.weight"} <= stored.keys() and of_others.isdisjoint(stored)
 
 
 def _has_r1(stored: Tensors) -> bool:
