@@ -29,6 +29,7 @@ from saes import (
     circuit_tracer_clt,
     drawn,
     llama_scope,
+    llamascopium_clt,
     made_up,
     saelens,
     sparsify,
@@ -578,6 +579,23 @@ def test_the_registrys_scale_is_used_where_files_need_one(sae_lens, hub, tmp_pat
         sm.load("hf://my/scaled")
     np.testing.assert_allclose(sm.load("saelens://my-scaled").W_enc, sae.W_enc.double() * 0.25, rtol=1e-15)
     np.testing.assert_allclose(sm.load("saelens://my-scaled?scale=2").W_enc, sae.W_enc.double() * 2, rtol=1e-15)
+
+
+def test_the_layers_of_one_file_are_told_by_its_headers_which_are_read_once(hub, tmp_path):
+    w = drawn(2048, 64)
+    llamascopium_clt(tmp_path / "saes" / "mine", w, "jumprelu")
+    publish(hub, tmp_path / "saes", "my/clt")
+    layers = sm.load_layers("hf://my/clt?to=7")
+    assert list(layers) == [4, 5, 6, 7]
+    assert {handle.describe().sae.F for handle in layers.handles.values()} == {2048}
+    assert not in_cache("*.safetensors")
+    (commit,) = hub.repositories["my/clt"].commits
+    address = f"hf://my/clt@{commit}/mine/sae_weights.safetensors?to=7&layer=5"
+    assert str(layers.handles[LAYER].checkpoint.address) == address
+    header = 8 + len((tmp_path / "saes/mine/sae_weights.safetensors").read_bytes()[8:].partition(b"}}")[0])
+    assert header < hub.sent("sae_weights.safetensors") < 4 * 2**16
+    found = sm.load(address)
+    assert_own_pass(found, llamascopium_clt(tmp_path / "own", w, "jumprelu", to=7), w)
 
 
 @pytest.mark.parametrize("address", ["saelens://my-clt/layer_5", "hf://my/clt/W_enc_{layer}.safetensors"])

@@ -114,6 +114,20 @@ def test_a_layer_of_a_file_with_all_layers_writes_no_layer_before_it(tmp_path, t
         sm.load(f"{tmp_path}?layer=5&to={to}")
 
 
+def test_a_checkpoint_of_training_with_all_layers_is_read_as_its_refusal_says(tmp_path):
+    """llamascopium writes its `.pt` files with the tensors in a dictionary of their own."""
+    w = drawn(16, 8)
+    own = llamascopium_clt(tmp_path, w, "jumprelu", to=6)
+    (tmp_path / "sae_weights.safetensors").rename(tmp_path / "moved")
+    tensors = load_file(tmp_path / "moved")
+    torch.save({"sae": tensors, "version": "2.0.0"}, tmp_path / "sae_weights.pt")
+    for source in (tmp_path, f"{tmp_path}/sae_weights.pt{own.options}"):
+        with pytest.raises(sm.MatchError, match=r"are in a dictionary 'sae'; save that alone"):
+            sm.load(source)
+    torch.save(tensors, tmp_path / "sae_weights.pt")
+    assert_own_pass(sm.load(f"{tmp_path}{own.options}"), own, w)
+
+
 def test_the_layers_of_one_file_are_numbered_by_their_places_if_their_hooks_do_not_tell(tmp_path):
     w = drawn(16, 8)
     hooks = {f"hook_points_{side}": [f"{side} {name}" for name in "abcd"] for side in ("in", "out")}

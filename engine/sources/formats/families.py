@@ -200,5 +200,7 @@ def _keys_of_inner_dictionary(stored: Tensors) -> list[str]:
 
 def _seem_of_an_sae(names: Iterable[Any]) -> bool:
     """Whether some names seem to be those of an encoder and a decoder."""
-    letters = " ".join(map(str, names)).lower()
-    return "enc" in letters and "dec" in letters
+    given = [*map(str, names)]
+    letters = " ".join(given).lower()
+    of_llamascopium = "W_E" in given and any(name.startswith("W_D") for name in given)
+    return ("enc" in letters and "dec" in letters) or of_llamascopium

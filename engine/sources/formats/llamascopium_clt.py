@@ -58,11 +58,10 @@ def _sources(checkpoint: Checkpoint, stored: Tensors) -> Mapping[str, Source]:
     def decoder(target: int) -> Source:
         return Source(Piece(f"W_D.{target}", (place,)), checkpoint.name)
 
-    sources = {name: Source(Piece(name, (place,)), checkpoint.name) for name in ("W_E", "b_E", LOG_THRESHOLD)}
+    of_layer = [name for name in ("W_E", "b_E", LOG_THRESHOLD) if name in stored]
+    sources = {name: Source(Piece(name, (place,)), checkpoint.name) for name in of_layer}
     sources |= {"W_D": decoder(to), "b_D": Source(Piece(f"b_D.{to}"), checkpoint.name)}
     sources |= {name: Source(Piece(name), checkpoint.name) for name in stored if name.startswith(NORMS)}
-    if LOG_THRESHOLD not in stored:
-        del sources[LOG_THRESHOLD]
     config = checkpoint.config(LLAMASCOPIUM_CLT.config_name(checkpoint))
     if _gate_sees_norms(config):
         sources |= {f"{_OTHER}{target}": decoder(target) for target in range(place, len(layers)) if target != to}
