@@ -54,6 +54,8 @@ def test_everything_at_once_and_again(run, capsys):
     assert {"0 -> 1", "1 -> 2"} <= {line[:6] for line in shown.splitlines()}
     assert "not there, since no evaluation of SAEs with another L0 was given (--compare): figure l0" in shown
     assert shown.index("Written to") < shown.index("not there")
+    assert "was not measured" not in shown  # the table is named already
+    assert re.search(r"^0 -> 1( +[0-9.e-]+)+ +[0-9.]+% ", shown, re.MULTILINE)
     for name in shown.splitlines()[0].split("  ")[1:]:  # every column is explained below the table
         assert f"{name.strip()}: " in " ".join(shown.split())
     out = run / "run" / "evaluation"

@@ -204,7 +204,7 @@ def test_exports_have_the_names(run, tmp_path):
 def test_commands_speak_of_names(home, run):
     shown = saematch("show", run)
     assert shown.returncode == 0
-    assert "2 of 2 pairs of SAEs of a list of SAEs" in shown.stdout
+    assert "2 of 2 pairs of SAEs of a list (" in shown.stdout
     assert re.search(r"^SAEs +matched", shown.stdout, re.MULTILINE)
     assert re.search(r"^step_1000 -> step_200 +40 ", shown.stdout, re.MULTILINE)
     assert "layer" not in shown.stdout

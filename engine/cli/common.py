@@ -15,7 +15,10 @@ from saematch.storage.folders import regular_file
 from saematch.text import printable
 
 DONE, DEFECT, BAD_INPUT, UNFINISHED, INTERRUPTED = 0, 1, 2, 3, 130
-INCOMPLETE = "The run is not complete: it was stopped, it is still running, or some of its pairs have failed."
+INCOMPLETE = (
+    "The run is not complete: it was stopped, it is still running, or some of its pairs have failed. The same\n"
+    "`saematch layers` command finishes it."
+)
 
 # Python arguments that messages of the library name. Most have the name of their flag, with underscores.
 _ARGUMENTS = (

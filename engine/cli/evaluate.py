@@ -18,7 +18,7 @@ from saematch.cli.activations import activations_of, add_activations
 from saematch.cli.common import DONE, INCOMPLETE, UNFINISHED, for_terminal, in_flags, print_json
 from saematch.cli.groups import add_inputs, add_json, add_quiet, add_run, chain_of
 from saematch.cli.parser import as_path
-from saematch.cli.terminal import Status, decimal, print_legend, print_remarks, status_line, table
+from saematch.cli.terminal import Status, cell, percent, print_legend, print_remarks, status_line, table
 from saematch.errors import MatchError
 from saematch.text import duration
 
@@ -34,6 +34,8 @@ DESCRIPTION = """Measure how good the matchings of a run are, and match the same
 with. Write one table per measurement and one figure per question. Weights and labels are always used; activations, a
 language model and explanations are used if the options name them. Rerun the same command to resume an evaluation."""
 # The columns of the summary. A is the source layer, B the target layer.
+_NOT_MEASURED = " was not measured"  # with the name of a table: why a figure is missing
+_SHARES = (">= 0.7", "falls", "falls random")  # columns of the summary
 _LEGEND = {
     "mse": "mean squared error of matched features of A and B, folded",
     "mse random": "the same for random pairs",
@@ -243,15 +245,24 @@ def _print_summary(evaluation: Evaluation, chain: Chain, missing: dict[str, str]
     if not chain.complete:
         print(f"{INCOMPLETE}\n")
     rows = _summary(evaluation)
-    print(table(tuple(rows[0]), [[decimal(value) for value in row.values()] for row in rows]))
+    print(table(tuple(rows[0]), [[_shown(*item) for item in row.items()] for row in rows]))
     print_legend({name: _LEGEND[name] for name in rows[0] if name in _LEGEND})
     print(f"\nWritten to {evaluation.folder}/: tables {', '.join(sorted(evaluation.tables))}; and figures/")
     print("'saematch evaluate --explain' says what all tables and columns mean.")
-    # What could be measured besides, by the reason that it was not.
+    # What could be measured besides, by the reason that it was not, without the figures of missing tables.
+    tables = ", ".join(missing).split(", ")
+    missing = {name: reason for name, reason in missing.items() if reason.removesuffix(_NOT_MEASURED) not in tables}
     for reason in dict.fromkeys(missing.values()):
         print(f"not there, since {in_flags(reason)}: {', '.join(name for name in missing if missing[name] == reason)}")
     if evaluation.unfinished:
         print(f"Unfinished: {for_terminal(evaluation.unfinished)}. The same command resumes the evaluation.")
+
+
+def _shown(name: str, value: Any) -> str:
+    """Return a value of the summary as the table shows it."""
+    if not isinstance(value, float):
+        return cell(value)
+    return percent(value) if name in _SHARES else f"{value:.4g}" if name.startswith("mse") else f"{value:.3f}"
 
 
 def _summary(evaluation: Evaluation) -> list[Row]:

@@ -20,7 +20,7 @@ from saematch.cli.terminal import (
     table,
 )
 from saematch.errors import MatchError
-from saematch.text import printable
+from saematch.text import listing, printable
 
 if TYPE_CHECKING:
     from saematch.runs.chain import Chain
@@ -97,7 +97,8 @@ def describe_run(chain: Chain) -> str:
     """Describe a run in two lines: what was matched, and how."""
     record = chain.record
     source, against = (
-        name if isinstance(name, str) else "a list of SAEs" for name in (record["source"], record["against"] or "")
+        name if isinstance(name, str) else f"a list ({listing(name)})"
+        for name in (record["source"], record["against"] or "")
     )
     options = record["options"]
     limit = options["max_cost"]

@@ -40,7 +40,12 @@ def row(cells: Sequence[str], widths: Sequence[int], text_last: bool = False) ->
 
 
 def table(head: Sequence[str], lines: Sequence[Sequence[str]], text_last: bool = False) -> str:
-    """Return a table with a head, whose columns are as wide as their content. For `text_last` see `row`."""
+    """Return a table with a head, whose columns are as wide as their content.
+
+    For `text_last` see `row`. A last column of texts is left out if all of them are empty.
+    """
+    if text_last and lines and not any(line[-1] for line in lines):
+        return table(head[:-1], [line[:-1] for line in lines])
     widths = [max(map(len, column)) for column in zip(head, *lines, strict=True)]
     rule = ["-" * width for width in widths]
     return "\n".join(row(line, widths, text_last) for line in (head, rule, *lines))
@@ -58,9 +63,9 @@ def cell(value: str | float | None) -> str:
     return "-" if value is None else value if isinstance(value, str) else f"{value:,}"
 
 
-def decimal(value: str | float | None) -> str:
-    """Return a measured value as tables show it: a float with four significant digits."""
-    return f"{value:.4g}" if isinstance(value, float) else cell(value)
+def percent(share: float | None) -> str:
+    """Return a share as tables show it."""
+    return "-" if share is None else f"{share:.1%}"
 
 
 # ---- Matchings
@@ -97,14 +102,10 @@ def pair_cells(numbers: PairSummary, baseline: bool) -> list[str]:
 def _match_cells(numbers: PairSummary) -> list[str]:
     return [
         "-" if numbers.cost is None else f"{numbers.cost:,.2f}",
-        _share(numbers.of_random),
+        percent(numbers.of_random),
         "-" if numbers.cosine is None else f"{numbers.cosine:.3f}",
-        _share(numbers.persistent),
+        percent(numbers.persistent),
     ]
-
-
-def _share(share: float | None) -> str:
-    return "-" if share is None else f"{share:.1%}"
 
 
 def _verdict(numbers: PairSummary, baseline: bool) -> str:

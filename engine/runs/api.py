@@ -333,8 +333,8 @@ def _start_or_resume(
             if key.layer not in work.layers(key.side) or not is_unchanged(work.handle(key), record, verify):
                 raise MatchError(
                     f"{out}: the SAE of {work.names.title(key.layer)} ({record['path'] or 'in memory'}) has changed "
-                    f"since pair {work.names.pair_name(pair)} was matched; choose another folder, or overwrite it "
-                    "(overwrite=True)"
+                    f"since pair {work.names.pair_name(pair)} was matched, or another SAE was given; choose another "
+                    "folder, or overwrite it (overwrite=True)"
                 )
     return run
 

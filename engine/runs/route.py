@@ -82,7 +82,8 @@ class Route:
     def _check(self, layer: int) -> None:
         if self._two_sets:
             raise MatchError(
-                "the pairs of this run lead from one set of SAEs to another, so that no path leads through its layers"
+                "the pairs of this run lead from one set of SAEs to another, so that no path leads through its layers; "
+                "`saematch export` and `saematch report` list the partner of each feature, and chain[pair].perm has it"
             )
         if layer not in self.layers:
             listed = ", ".join(str(self._names.key(layer)) for layer in self.layers)

@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from saematch.errors import refusals
+from saematch.errors import MatchError, refusals
 from saematch.storage.jsonfile import read_json
 
 _MOST_BYTES = 64 * 2**20
@@ -50,6 +50,8 @@ def read_all_labels(path: Path, shown: str) -> tuple[dict[int, str], Any]:
     """
     with refusals(_EXPECTED, shown, TypeError, KeyError, ValueError, OverflowError):
         content = read_json(path, shown, _MOST_BYTES)
+        if not isinstance(content, dict) or not isinstance(content.get("features"), list):
+            raise MatchError(f'{shown}: {_EXPECTED}, and there is no list "features" in it')
         tokens = {int(row["feature"]): row["tokens"] for row in content["features"]}
         if not all(isinstance(listed, list) for listed in tokens.values()):
             raise TypeError("tokens is not a list")

@@ -322,7 +322,8 @@ def _by_layer(source: SourceLike, saes: list[StoredSAE]) -> dict[int, StoredSAE]
             raise MatchError(
                 f"{sae.shown}: no layer number in its path or configuration; name its folder layer_<number>, or "
                 f"say where the number is by a pattern with {{layer}}{how_to_number(sae, saes)}, or which layer it is "
-                "by a mapping of layers to files (in Python, or a list in YAML), or leave it out with ?layer=…"
+                "by a mapping of layers to files (in Python, or a list in YAML), or leave it out with ?layer=…; SAEs "
+                "that are not layers have names instead: `--axis step` of `saematch layers`, or a mapping of names"
             )
         if sae.layer in by_layer:
             rivals = [other for other in saes if other.layer == sae.layer]
