@@ -314,7 +314,9 @@ def test_every_bad_input_is_tried(damaged):
     assert set(damaged) == set(NAMES.replace("\n", " ").split(", "))
 
 
-@pytest.mark.parametrize("content", ["[]", '{"17": "May"}', '{"features": [{"feature": "x", "tokens": []}]}', '{"features": 3}', "{"])
+@pytest.mark.parametrize(
+    "content", ["[]", '{"17": "May"}', '{"features": [{"feature": "x", "tokens": []}]}', '{"features": 3}', "{"]
+)
 def test_bad_labels_get_a_message(tmp_path, content):
     write_model(tmp_path)
     (tmp_path / "layer_03" / "labels.json").write_text(content)
