@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from sae_lens_registry import named
+from safetensors.torch import save_file
 
 import saematch as sm
 from saes import made_up
@@ -205,6 +206,32 @@ def test_cross_layer_transcoders_of_circuit_tracer(tmp_path, function, to, F, d)
     found = sm.load(f"{tmp_path}?layer={LAYER}&to={to}")
     assert_same_pass(found, SimpleNamespace(encode=lambda x: theirs.encode_layer(x, LAYER), decode=decode))
     assert found.writes.place == f"blocks.{to}.hook_mlp_out"
+
+
+@needs_circuit_tracer
+@pytest.mark.parametrize("to", [3, 4])
+@pytest.mark.parametrize(("F", "d"), SIZES)
+def test_cross_layer_transcoders_of_gemma_scope_2(tmp_path, to, F, d):
+    """The files are made up; circuit-tracer reads their layout too, all but the last of the files that it is given."""
+    from circuit_tracer.transcoder.cross_layer_transcoder import load_gemma_scope_2_clt
+
+    home, layers = tmp_path / "clt" / "width_262k_l0_medium", LAYER + 2
+    home.mkdir(parents=True)
+    r = torch.Generator().manual_seed(0)
+    shapes = {"w_enc": (d, F), "b_enc": (F,), "w_dec": (F, layers, d), "b_dec": (d,), "threshold": (F,)}
+    for layer in range(layers):
+        drawn = {name: torch.randn(shape, generator=r, dtype=torch.float64) for name, shape in shapes.items()}
+        save_file(drawn | {"threshold": drawn["threshold"].exp()}, home / f"params_layer_{layer}.safetensors")
+    paths = {layer: str(home / f"params_layer_{layer}.safetensors") for layer in range(layers)} | {layers: ""}
+    theirs = load_gemma_scope_2_clt(paths, device=torch.device("cpu"), dtype=torch.float64)
+
+    def decode(codes):
+        every = codes.new_zeros(layers, *codes.shape)
+        every[LAYER] = codes
+        return theirs.decode(every)[to]
+
+    found = sm.load(f"{tmp_path}?layer={LAYER}&to={to}")
+    assert_same_pass(found, SimpleNamespace(encode=lambda x: theirs.encode_layer(x, LAYER), decode=decode))
 
 
 @needs_sae_lens

@@ -1,5 +1,6 @@
 """Layers of cross-layer transcoders and heads of crosscoders, which are read one at a time as if each was an SAE."""
 
+import json
 from functools import partial
 
 import numpy as np
@@ -199,6 +200,26 @@ def test_the_layers_of_a_crosscoder_of_gemma_scope_2_are_in_its_configuration_or
         sm.load(tmp_path / "b/crosscoder/layer_7_17_width_65k/params_layer_0.safetensors")
     with pytest.raises(sm.MatchError, match=r"\?to=9: layer 17 writes the layers 17, 22"):
         sm.load(f"{tmp_path}/a?layer=17&to=9")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"hf_hook_point_in": 5}, "not as gemma_scope_2 writes it"),
+        ({"hf_hook_point_out": ["x"]}, "not as gemma_scope_2 writes it"),
+        ({"type": ["crosscoder"]}, "a cross-layer transcoder or a crosscoder: a feature reads or writes several"),
+        ({"type": "sae"}, "a cross-layer transcoder or a crosscoder: a feature reads or writes several"),
+        ({"hf_hook_point_in": "model.layers.{7,7,13,17}.output"}, "its w_dec has 4 layers, and neither config"),
+        ({"hf_hook_point_in": "model.layers.{22,17,13,7}.output"}, "its w_dec has 4 layers, and neither config"),
+        ({"hf_hook_point_in": "model.layers.{7,13,17}.output"}, "its w_dec has 4 layers, and neither config"),
+    ],
+)
+def test_a_crosscoder_of_gemma_scope_2_whose_configuration_does_not_fit_is_refused(tmp_path, changes, message):
+    gemma_scope_2_crosscoder(tmp_path, drawn(16, 8))
+    (file,) = tmp_path.rglob("config.json")
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    with pytest.raises(sm.MatchError, match=message):
+        sm.load(tmp_path)
 
 
 def test_an_affine_connection_of_a_cross_layer_transcoder_is_left_out(tmp_path):

@@ -183,7 +183,7 @@ class StoredSAE(SAEHandle):
     def _entry(self, content: Mapping[str, Any]) -> Entry:
         """Convert the content of the file, or its headers, to canonical form, with notes on how the file was read."""
         entry = self.family.read(self.checkpoint, content)
-        notes = [f"read with {name}={value}" for name, value in self.options.items()]
+        notes = [f"read with {name}={value}" for name, value in self.options.items() if name != "layer"]
         if "layer" in self.captured and entry.layer not in (None, int(self.captured["layer"])):
             layer = int(self.captured["layer"])
             notes.append(f"used as layer {layer}, as its source says; its files say layer {entry.layer}")
