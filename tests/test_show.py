@@ -10,6 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 import saematch as sm
+from saematch.analysis.persistence import lifetimes
 from saematch.analysis.ranking import alike, cost_limits, lasting, uncertain
 from saes import write_model
 from test_cli import assert_refused, parsed, saematch
@@ -70,6 +71,15 @@ def test_the_features_that_persist_longest_are_those_of_the_paths(planted):
     expected = [(one.layers, one.cosine, one.layer, one.feature, one.last) for one in lasting(planted, 12, least)]
     assert expected == found[:12]
     assert expected[0][0] > 2
+
+
+def test_features_of_a_layer_that_two_layers_lead_to_are_counted_once(planted):
+    steps = planted[0, 1], planted[1, 3], planted[3, 4]
+    branched = sm.Chain({(0, 2): steps[0], (1, 2): steps[1], (2, 3): steps[2]})
+    alone = sm.Chain({(1, 2): steps[1], (2, 3): steps[2]})
+    assert lasting(branched, 50, 0.5) == lasting(alone, 50, 0.5)
+    cosines = [{pair: m.cosine.numpy() for pair, m in chain.items()} for chain in (branched, alone)]
+    assert lifetimes(branched, cosines[0]) == lifetimes(alone, cosines[1])
 
 
 def test_a_suggested_limit_misplaces_the_fewest_pairs(planted):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -61,7 +61,7 @@ def lifetimes(chain: Chain, cosines: Mapping[Pair, Floats]) -> list[Lifetime]:
     for least in LEAST_COSINES:
         # By number of layers: features that live for this many layers, those in the first layer, those in the last.
         counts: dict[int, Indices] = {}
-        for pairs in _connected(sorted(cosines)):
+        for pairs in _connected(nearest_steps(cosines)):
             ages = np.ones(len(cosines[pairs[0]]), dtype=np.int64)
             from_first = np.ones(len(ages), dtype=bool)
             for pair in pairs:
@@ -76,6 +76,17 @@ def lifetimes(chain: Chain, cosines: Mapping[Pair, Floats]) -> list[Lifetime]:
             _count(counts, ages, from_first, at_the_last=True)
         lived += [Lifetime(least, layers, *map(int, numbers)) for layers, numbers in sorted(counts.items())]
     return lived
+
+
+def nearest_steps(pairs: Iterable[Pair]) -> list[Pair]:
+    """Return the pairs in order; of several that lead to one layer, only that from the nearest layer.
+
+    Otherwise the features of that layer would be counted once for each of them.
+
+    >>> nearest_steps([(0, 2), (1, 2), (2, 3)])
+    [(1, 2), (2, 3)]
+    """
+    return sorted({pair[1]: pair for pair in sorted(pairs)}.values())
 
 
 def quantities(sae: SAE) -> dict[str, dict[str, float]]:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from saematch.analysis.persistence import nearest_steps
 from saematch.errors import MatchError
 from saematch.numeric.rounding import Floats, Indices
 from saematch.runs.chain import Chain
@@ -117,7 +118,7 @@ def lasting(chain: Chain, count: int, cosine: float) -> list[Lasting]:
         raise MatchError("features persist along the layers of one set of SAEs, and this run has no such steps")
     ended: list[Lasting] = []
     running: dict[int, _Columns] = {}
-    for pair in sorted(chain.steps()):
+    for pair in nearest_steps(chain.steps()):
         arrays = chain.arrays(pair)
         known = _known(chain, arrays, pair)
         layers, first, length, lowest = running.pop(pair[0], _fresh(pair[0], len(arrays.perm)))
