@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from saematch.analysis.tables import quantiles
 from saematch.numeric.rounding import Floats, Indices
 from saematch.runs.chain import Chain
-from saematch.runs.plan import Pair
+from saematch.runs.plan import Pair, nearest_steps
 from saematch.sae.autoencoder import SAE
 
 LEAST_COSINES = (0.5, 0.7, 0.9)  # decoder cosines from which on a partner counts as the same feature
@@ -76,17 +76,6 @@ def lifetimes(chain: Chain, cosines: Mapping[Pair, Floats]) -> list[Lifetime]:
             _count(counts, ages, from_first, at_the_last=True)
         lived += [Lifetime(least, layers, *map(int, numbers)) for layers, numbers in sorted(counts.items())]
     return lived
-
-
-def nearest_steps(pairs: Iterable[Pair]) -> list[Pair]:
-    """Return the pairs in order; of several that lead to one layer, only that from the nearest layer.
-
-    Otherwise the features of that layer would be counted once for each of them.
-
-    >>> nearest_steps([(0, 2), (1, 2), (2, 3)])
-    [(1, 2), (2, 3)]
-    """
-    return sorted({pair[1]: pair for pair in sorted(pairs)}.values())
 
 
 def quantities(sae: SAE) -> dict[str, dict[str, float]]:

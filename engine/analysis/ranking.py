@@ -8,11 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from saematch.analysis.persistence import nearest_steps
 from saematch.errors import MatchError
 from saematch.numeric.rounding import Floats, Indices
 from saematch.runs.chain import Chain
-from saematch.runs.plan import Pair
+from saematch.runs.plan import Pair, nearest_steps
 from saematch.runs.results import PairArrays
 
 _Columns = tuple[Indices, Indices, Indices, Floats]  # of features: first layer, number there, layers, least cosine

@@ -90,6 +90,17 @@ def pair_name(pair: Pair) -> str:
     return f"{pair[0]}-{pair[1]}"
 
 
+def nearest_steps(pairs: Iterable[Pair]) -> list[Pair]:
+    """Return the pairs in order; of several that lead to one layer, only that from the nearest layer.
+
+    Otherwise the features of that layer would be counted once for each of them.
+
+    >>> nearest_steps([(0, 2), (1, 2), (2, 3)])
+    [(1, 2), (2, 3)]
+    """
+    return sorted({pair[1]: pair for pair in sorted(pairs)}.values())
+
+
 def share_of(planned: list[Pair], number: int, total: int) -> list[Pair]:
     """Return part `number`, from 1, of a plan that is divided into `total` parts of successive pairs.
 
