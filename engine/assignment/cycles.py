@@ -15,6 +15,8 @@ from saematch.numeric.gather import are_missing, merged_by_key
 from saematch.numeric.rounding import Floats, Indices
 from saematch.numeric.threads import ThreadPool
 
+_STEP = 8  # nanoseconds of a node in a search
+
 
 class Cycles:
     """The alternating cycles of an optimal `permutation`, whose lengths are sums of lower bounds of reduced costs.
@@ -139,7 +141,7 @@ class Cycles:
         begins = np.where(own >= 0, own, self._hub + 1 + np.searchsorted(self._free, rows))
         best, rest = np.empty(len(rows)), np.empty(len(rows))
         given = *self._graph, self._node_floors, self._into, self._unlisted
-        with ThreadPool(len(rows) * nodes) as pool:
+        with ThreadPool(_STEP * len(rows) * nodes) as pool:
             parts = pool.split(len(rows))
             needed = [np.zeros((2, nodes)) for _ in parts]
             pool.run(

@@ -18,6 +18,7 @@ from saematch.numeric.threads import ThreadPool
 from saematch.resources import BLOCK_BYTES
 
 TILE = (1024, BLOCK_BYTES // 4 // 1024)
+_PAIR = 8  # nanoseconds that a pair takes
 _LISTS_BYTES = 2**28  # of the lists of columns, of which each thread has its own
 T = TypeVar("T")
 
@@ -118,7 +119,7 @@ class TilePasses(Passes):
             return by_column
 
         # Each thread has rows of its own, so that threads wait for each other only at the end of the pass.
-        with ThreadPool(len(rows) * len(columns)) as pool:
+        with ThreadPool(_PAIR * len(rows) * len(columns)) as pool:
             most = max(1, _LISTS_BYTES // max(1, 8 * len(columns) * k_of_columns))
             parts = pool.split(len(rows), most)
             found = pool.run((partial(search, part) for part in parts), torch_threads=pool.size // len(parts))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -21,6 +20,7 @@ from saematch.matching.solver import Solver
 from saematch.numeric.threads import ThreadPool, threads
 from saematch.options import ActivityMetric, Metric, names
 
+_PROBLEM = 2**20  # nanoseconds that a problem takes at least
 Matrices = Sequence[Tensor] | Sequence[NDArray[Any]] | Sequence[Sequence[Sequence[float]]]
 
 
@@ -91,8 +91,7 @@ def solve_all(problems: Sequence[Problem], solver: Solver) -> list[Matching]:
     largest = max(problem.search_bytes for problem in problems)
     device = choose_backend(solver.backend, solver.device, solver.precision).device
     most = searches_at_once(min(threads(), len(problems)), lambda number: number * largest, device)
-    pairs = sum(math.prod(problem.shape) for problem in problems)
-    with ThreadPool(pairs, most) as pool:
+    with ThreadPool(_PROBLEM * len(problems), most) as pool:
         jobs = (partial(solve, number, problem) for number, problem in enumerate(problems))
         return pool.run(jobs, torch_threads=threads() // pool.size)
 

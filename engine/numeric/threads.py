@@ -15,7 +15,7 @@ import torch
 import saematch
 from saematch.resources import processors
 
-_SMALL = 2**18  # entries; with fewer, starting threads takes longer than the work
+_SMALL = 2**20  # nanoseconds; with fewer, starting threads takes longer than the work
 T = TypeVar("T")
 
 
@@ -57,7 +57,9 @@ def torch_threads() -> Iterator[None]:
 
 
 class ThreadPool:
-    """A pool of `threads()` threads, or only the calling thread if there is little `work` (a number of entries).
+    """A pool of `threads()` threads, or only the calling thread if there is little `work`, in nanoseconds on one thread.
+
+    Reading an entry of an array takes about one of them.
 
     With `most`, the pool has no more threads than that.
 
