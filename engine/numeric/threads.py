@@ -57,9 +57,9 @@ def torch_threads() -> Iterator[None]:
 
 
 class ThreadPool:
-    """A pool of `threads()` threads, or only the calling thread if there is little `work`, in nanoseconds on one thread.
+    """A pool of `threads()` threads, or only the calling thread if there is little `work`.
 
-    Reading an entry of an array takes about one of them.
+    Work is in nanoseconds of one thread, which reads about one entry of an array in each of them.
 
     With `most`, the pool has no more threads than that.
 
