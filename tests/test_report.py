@@ -92,11 +92,11 @@ def test_a_feature_is_found_followed_and_found_again_by_its_link(opened, report)
         page.fill("[name=text]", "girlfriend")
         until(page, "document.getElementById('found').innerText.startsWith('1 of')")
         (row,) = rows_of(page, "#table")
-        layer, feature = map(int, row[0].replace(",", "").split(" / "))
+        layer, feature = map(int, row[0].split(" / "))
         assert "girlfriend" in row[1] + row[3]
         page.click("#table tbody button >> nth=0")
         page.wait_for_selector("#feature:not([hidden])")
-        shown = [(int(cells[0]), int(cells[1].replace(",", ""))) for cells in rows_of(page, "#feature")]
+        shown = [(int(cells[0]), int(cells[1])) for cells in rows_of(page, "#feature")]
         assert shown == [(step.layer, step.feature) for step in chain.path(layer, feature)]
         costs = [float(cells[3]) for cells in rows_of(page, "#feature")[1:]]
         np.testing.assert_allclose(costs, [step.cost for step in chain.path(layer, feature)][1:], rtol=1e-3)
@@ -106,7 +106,33 @@ def test_a_feature_is_found_followed_and_found_again_by_its_link(opened, report)
     with page_at(opened, link) as page:
         page.wait_for_selector("#flow svg")
         assert rows_of(page, "#table") == [[*row[:-1], "\N{MINUS SIGN}"]]
-        assert page.inner_text("#feature-title") == f"Layer {layer}, feature {feature:,}"
+        assert page.inner_text("#feature-title") == f"Layer {layer}, feature {feature}"
+
+
+@needs_browser
+def test_numbers_of_features_can_be_copied_and_bins_have_round_edges(opened, report):
+    partner = sm.Chain.load(report.parent)[8, 9].perm.tolist()
+    large = next(feature for feature, target in enumerate(partner) if target >= 1000)
+    with page_at(opened, f"{report.as_uri()}#view=explorer&pair=8-9&index={large}") as page:
+        page.wait_for_selector("#table td button")
+        assert rows_of(page, "#table")[0][2] == f"9 / {partner[large]}"
+        page.click("#figure-spread-of-cosine >> text=Numbers")
+        edges = [row[0] for row in rows_of(page, "#figure-spread-of-cosine")]
+        assert 15 < len(edges) < 45
+        assert all(float(edge) * 1000 % 5 == pytest.approx(0, abs=1e-9) for edge in edges)
+
+
+@needs_browser
+def test_what_no_feature_has_takes_no_room(opened, tmp_path):
+    write_model(tmp_path / "saes", layers=(1, 2))  # of random directions, without labels
+    sm.match_layers(sm.load_layers(tmp_path / "saes"), tmp_path / "run")
+    assert main(["report", str(tmp_path / "run")]) == 0
+    with page_at(opened, f"{(tmp_path / 'run' / 'report.html').as_uri()}#view=explorer&layer=1&feature=0") as page:
+        page.wait_for_selector("#feature:not([hidden])")
+        heads = page.locator("th:visible").all_inner_texts()
+        assert {"feature", "partner", "cosine"} <= set(heads)
+        assert not {"label", "its label", "Neuronpedia"} & set(heads)
+        assert "It is the same feature" not in page.inner_text("#feature")
 
 
 @needs_browser
@@ -289,7 +315,7 @@ def test_the_cheapest_other_target_is_shown_with_the_feature_that_has_it(opened,
     assert int(columns["partner"][holder]) == other
     with page_at(opened, f"{report.as_uri()}#view=explorer&pair=8-9&index={feature}&layer=8&feature={feature}") as page:
         page.wait_for_selector("#feature:not([hidden])")
-        said = f"9 / {other:,} costs {columns['runner_up_cost'][feature]:.4g}, taken by 8 / {holder:,}"
+        said = f"9 / {other} costs {columns['runner_up_cost'][feature]:.4g}, taken by 8 / {holder}"
         assert said in rows_of(page, "#table")[0]
         assert said in rows_of(page, "#feature")[1]
 

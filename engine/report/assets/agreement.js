@@ -30,10 +30,11 @@ function similarityPicture(kind) {
     const all = sums.reduce((sum, count) => sum + count, 0);
     return [[title, sums.map((count) => count / all)]];
   });
-  const first = Math.min(...series.map(([, shares]) => shares.findIndex((share) => share > 0)));
-  const middles = total.map((_, bin) => ((study.edges[bin] + study.edges[bin + 1]) / 2).toFixed(4)).slice(first);
+  const nonzero = Math.min(...series.map(([, shares]) => shares.findIndex((share) => share > 0)));
+  const first = nonzero - (nonzero % 4); // four bins are a tenth
+  const from = total.map((_, bin) => shown(study.edges[bin])).slice(first);
   const title = `Similarity of matched features by ${KIND_TITLES[kind]}, over all pairs`;
-  return lineChart(`similarity-${kind}`, title, "similarity", middles, "share of features",
+  return lineChart(`similarity-${kind}`, title, "similarity from", from, "share of features",
     series.map(([name, shares]) => [name, shares.slice(first)]));
 }
 

@@ -116,7 +116,8 @@ const numbersOf = (xName, xValues, series) => () => ({
   rows: xValues.map((x, number) => [x, ...series.map(([, values]) => values[number])]),
 });
 
-function histogram(values, bins = 40) {
+// Count values in about 40 bins, whose edges are round numbers.
+function histogram(values) {
   let low = Infinity, high = -Infinity;
   for (const value of values) {
     if (!Number.isFinite(value)) continue;
@@ -124,10 +125,11 @@ function histogram(values, bins = 40) {
     if (value > high) high = value;
   }
   if (!(high > low)) { low = Number.isFinite(low) ? low - 0.5 : 0; high = low + 1; }
-  const counts = new Array(bins).fill(0);
-  for (const value of values) {
-    if (Number.isFinite(value)) counts[Math.min(bins - 1, Math.floor(((value - low) / (high - low)) * bins))]++;
-  }
-  const edge = (number) => low + ((high - low) * number) / bins;
+  const least = (high - low) / 40, power = 10 ** Math.floor(Math.log10(least));
+  const step = [1, 2, 2.5, 5, 10].map((factor) => factor * power).find((size) => size >= least);
+  const first = Math.floor(low / step);
+  const counts = new Array(Math.floor(high / step) - first + 1).fill(0);
+  for (const value of values) if (Number.isFinite(value)) counts[Math.floor(value / step) - first]++;
+  const edge = (number) => Number(((first + number) * step).toPrecision(12));
   return counts.map((count, number) => ({ low: edge(number), high: edge(number + 1), count }));
 }

@@ -63,15 +63,17 @@ function statisticCell(pair, name) {
 
 function pairColumns() {
   const nulls = study.nulls.filter((name) => study.pairs[0][name]);
+  const statistic = (name) => ({ name, title: STATISTIC_TITLES[name], about: about(name), value: (pair) => pair[name],
+    cell: (pair) => statisticCell(pair, name) });
   return [
     { name: "pair", title: "SAEs", about: "names of SAE A and of SAE B", text: true, value: (pair) => pair.a * 1e4 + pair.b,
       cell: (pair) => element("a", { href: `#view=features&sae=${pair.a}&other=${pair.b}` }, pairName(pair)) },
     ...[["features_a", "features of A"], ["features_b", "features of B"]].map(([name, title]) =>
       ({ name, title, about: about(name), value: (pair) => pair[name] })),
-    ...study.statistics.map((name) => ({ name, title: STATISTIC_TITLES[name], about: about(name), value: (pair) => pair[name],
-      cell: (pair) => statisticCell(pair, name) })),
-    ...nulls.map((name) => ({ name, title: `MCC, ${NULL_TITLES[name]}`, about: `MCC of decoders under: ${about(name)}`,
+    statistic("mcc_decoder"),
+    ...nulls.map((name) => ({ name, title: NULL_TITLES[name], about: `MCC of decoders under: ${about(name)}`,
       value: (pair) => pair[name].mean.mcc_decoder })),
+    ...study.statistics.filter((name) => name !== "mcc_decoder").map(statistic),
     { name: "certified", title: "certified", about: about("certified"), value: (pair) => Number(pair.certified),
       cell: (pair) => element("span", { class: pair.certified ? "yes" : "no" }, pair.certified ? "yes" : "no") },
   ];
@@ -83,14 +85,14 @@ function saeColumns() {
     { name: "sae", title: study.axis, about: "name of the SAE", text: true, value: (sae) => study.saes.indexOf(sae), cell: (sae) => sae.name },
     { name: "F", title: "features", about: "number of features of the SAE", value: (sae) => sae.F },
     { name: "d", title: "d", about: "width of the activations", value: (sae) => sae.d },
-    { name: "activation", title: "activation", about: "activation function of the encoder", value: (sae) => sae.activation },
+    { name: "activation", title: "activation", about: "activation function of the encoder", text: true, value: (sae) => sae.activation },
     { name: "compared_with", title: "compared with", about: about("compared_with"), value: (sae) => sae.compared_with },
     share("shared_with_all", "shared with all"), share("shared_with_some", "with some"), share("shared_with_none", "with none"),
     share("unique", "unique"),
-    { name: "format", title: "format", about: "format of the files", value: (sae) => sae.format },
+    { name: "format", title: "format", about: "format of the files", text: true, value: (sae) => sae.format },
     { name: "path", title: "path", about: "where the SAE was read", text: true, value: (sae) => sae.path },
     { name: "notes", title: "changes", about: "what was changed to bring the SAE into the form that is compared", text: true,
-      value: (sae) => sae.notes.join("; ") },
+      optional: true, value: (sae) => sae.notes.join("; ") },
   ];
 }
 

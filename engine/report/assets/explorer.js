@@ -1,9 +1,8 @@
 "use strict";
 // The explorer: search features, and follow one of them through the layers.
-const NUMBERS = ["cost", "encoder", "bias", "decoder", "cosine", "margin"];
+const NUMBERS = ["cost", "cosine", "margin", "encoder", "bias", "decoder"];
 const OTHER_TARGET = ["runner_up", "runner_up_cost", "runner_up_taken_by"];
 const RANGES = ["cost", "cosine", "margin"];
-const DIGITS = { cosine: 3 };
 const TITLES = {
   partner: "partner", cost: "cost", encoder: "encoder", bias: "bias", decoder: "decoder", cosine: "cosine", margin: "margin",
   tied: "tied", runner_up: "cheapest other target",
@@ -17,10 +16,10 @@ const number = (value) => value.toLocaleString("en");
 
 // A number as text. A margin that is only known to be no less is marked as such.
 const shownNumber = (name, value, exact) =>
-  (name === "margin" && exact === 0 && Number.isFinite(value) ? "≥ " : "") + shown(value, DIGITS[name]);
+  (name === "margin" && exact === 0 && Number.isFinite(value) ? "≥ " : "") + (name === "cosine" ? fixed : shown)(value);
 
 const layerName = ({ set, layer }) => `${titleOf(layer)}${run.two_sets ? ` of the ${SETS[set]} set` : ""}`;
-const featureLink = (node, title = `${keyOf(node.layer)} / ${number(node.feature)}`) =>
+const featureLink = (node, title = `${keyOf(node.layer)} / ${node.feature}`) =>
   button(title, () => follow(node), { title: `follow feature ${node.feature} of ${layerName(node)}` });
 
 // The cheapest target feature other than the partner, its cost, and the source feature that it is the partner of.
@@ -123,7 +122,7 @@ async function showResults() {
 function resultColumns() {
   const value = (name) => ({ pair, feature }) => pair.columns[name]?.[feature];
   const labelColumn = (name, title, label) =>
-    ({ name, title, about: "what the feature fires on", text: true, value: label, cell: (row) => short(label(row) ?? "") });
+    ({ name, title, about: "what the feature fires on", text: true, optional: true, value: label, cell: (row) => short(label(row) ?? "") });
   const source = ({ pair, feature }) => sourceOf(pair, feature), target = (row) => targetOf(row.pair, value("partner")(row));
   const other = (row) => Object.fromEntries(OTHER_TARGET.map((name) => [name, value(name)(row)]));
   return [
@@ -161,7 +160,7 @@ function showHistograms(values) {
     const options = () => ({
       grid: { left: 56, right: 12, top: 12, bottom: 34 }, tooltip: { trigger: "axis" }, toolbox: { show: false },
       brush: { xAxisIndex: 0, brushMode: "single", brushStyle: { borderColor: COLOURS[1] } },
-      xAxis: { type: "category", data: bins.map((bin) => shown((bin.low + bin.high) / 2, 3)), name: TITLES[name], nameGap: 20 },
+      xAxis: { type: "category", data: bins.map((bin) => shown(bin.low, 6)), name: `${TITLES[name]} from`, nameGap: 20 },
       yAxis: { type: "value", name: "" },
       series: [{ type: "bar", barCategoryGap: "5%", data: bins.map((bin) => bin.count) }],
     });
@@ -205,7 +204,7 @@ async function follow(node, focus = true) {
     referrerpolicy: "no-referrer",
   }));
   place.replaceChildren(
-    element("h3", { id: "feature-title", tabindex: "-1" }, `${start(layerName(node))}, feature ${number(node.feature)}`),
+    element("h3", { id: "feature-title", tabindex: "-1" }, `${start(layerName(node))}, feature ${node.feature}`),
     element("p", { class: "whole", dir: "auto" }, label ?? "This feature has no label."),
     element("p", {}, run.two_sets ? describePartners(path) : describePath(path, node.layer)),
     element("p", {}, run.two_sets ? "The numbers in a row belong to the pair of this feature and the feature in the row."
@@ -248,6 +247,7 @@ function describeSame(path, layer) {
   let from = here, to = here;
   while (from > 0 && alike(path[from])) from--;
   while (to + 1 < path.length && alike(path[to + 1])) to++;
+  if (from === to) return ` No step that begins or ends here has a decoder cosine of at least ${SAME}.`;
   return ` It is the same feature (each step has a decoder cosine of at least ${SAME}) from ${titleOf(path[from].layer)} ` +
     `to ${titleOf(path[to].layer)}.`;
 }
@@ -263,14 +263,14 @@ function pathColumns() {
     ...(run.two_sets ? [{ name: "set", title: "set", about: "set of SAEs", text: true, value: (step) => SETS[step.set] }] : []),
     layerColumn(),
     { name: "feature", title: "feature", about: "number of the feature in its SAE", value: (step) => step.feature,
-      cell: (step) => featureLink(step, number(step.feature)) },
-    { name: "label", title: "label", about: "what the feature fires on", text: true, value: (step) => step.label,
+      cell: (step) => featureLink(step, String(step.feature)) },
+    { name: "label", title: "label", about: "what the feature fires on", text: true, optional: true, value: (step) => step.label,
       cell: (step) => short(step.label ?? "") },
     ...NUMBERS.filter(known).map((name) => ({ name, title: TITLES[name], about: about(name), value: (step) => step.step?.[name],
       cell: (step) => shownNumber(name, step.step?.[name], step.step?.margin_exact) })),
     ...(known("runner_up") ? [{ name: "runner_up", title: TITLES.runner_up, about: about("runner_up"),
       value: (step) => step.step?.runner_up_cost, cell: ({ pair, step }) => (pair ? otherTarget(pair, step) : "–") }] : []),
-    { name: "neuronpedia", title: "Neuronpedia", about: "the page of the feature on Neuronpedia", value: () => 0,
+    { name: "neuronpedia", title: "Neuronpedia", about: "the page of the feature on Neuronpedia", optional: true, value: (step) => data.neuronpedia(step),
       cell: (step) => { const link = data.neuronpedia(step); return link ? outsideLink(link, "open") : "–"; } },
   ];
 }

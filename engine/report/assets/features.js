@@ -13,10 +13,10 @@ const chosenOther = () => {
 const hasFeature = (text) => /^\d+$/.test(text) && Number(text) < featuresOf(chosenSAE());
 
 // A button that shows a feature of an SAE.
-const featureButton = (sae, feature, text = number(feature)) =>
+const featureButton = (sae, feature, text = String(feature)) =>
   (feature < 0 ? "none" : button(text, () => show(sae, feature), { title: `show feature ${feature} of ${titleOf(sae)}` }));
 const start = (sae) => (titleOf(sae) === nameOf(sae) ? nameOf(sae) : capitalized(titleOf(sae))); // at the start of a sentence
-const similarity = (value) => shown(value, 3);
+const similarity = fixed;
 const marginText = (columns, feature) => {
   const margin = columns.margin[feature];
   return (columns.margin_exact[feature] === 0 && Number.isFinite(margin) ? "≥ " : "") + shown(margin, 3);
@@ -140,7 +140,7 @@ async function showFeature() {
   const table = element("div", { class: "scroll", role: "region", tabindex: "0", "aria-label": "The feature in other SAEs" });
   const rate = rates ? ` Its firing rate is ${shown(rates[feature], 3)}.` : "";
   place.replaceChildren(
-    element("h3", { id: "feature-title", tabindex: "-1", dir: "auto" }, `${start(sae)}, feature ${number(feature)}`),
+    element("h3", { id: "feature-title", tabindex: "-1", dir: "auto" }, `${start(sae)}, feature ${feature}`),
     element("p", {}, `${capitalized(study.decisions[decision[feature]])}: found in ${sharedWith[feature]} of the ${others.length} SAEs ` +
       `that this one was compared with.${rate}`),
     table);

@@ -79,7 +79,8 @@ function pairColumns() {
     { name: "gap", title: "proof gap", about: about("gap"), value: (pair) => pair.gap },
     { name: "certified", title: "certified", about: "whether the matching is proved optimal", value: (pair) => Number(pair.certified),
       cell: (pair) => element("span", { class: pair.certified ? "yes" : "no" }, pair.certified ? "yes" : `no: ${pair.status}`) },
-    { name: "mean_cosine", title: "mean cosine", about: "mean cosine of matched decoder rows", value: (pair) => pair.mean_cosine },
+    { name: "mean_cosine", title: "mean cosine", about: "mean cosine of matched decoder rows", value: (pair) => pair.mean_cosine,
+      cell: (pair) => fixed(pair.mean_cosine) },
     { name: "persistent", title: "persistent", about: about("persistent"), value: (pair) => pair.persistent?.[1],
       cell: (pair) => percent(pair.persistent?.[1]) },
     { name: "vanished", title: "vanished", about: about("vanished"), value: vanished, cell: (pair) => percent(vanished(pair)) },
@@ -98,12 +99,12 @@ function layerColumns() {
     layerColumn(),
     { name: "F", title: "features", about: "F, the number of features of the SAE", value: (layer) => layer.F },
     { name: "d", title: "d", about: "width of the activations", value: (layer) => layer.d },
-    { name: "activation", title: "activation", about: "activation function of the encoder", value: (layer) => layer.activation },
-    { name: "l0", title: "L0", about: about("l0"), value: (layer) => layer.l0 },
-    { name: "format", title: "format", about: "format of the files", value: (layer) => layer.format },
+    { name: "activation", title: "activation", about: "activation function of the encoder", text: true, value: (layer) => layer.activation },
+    { name: "l0", title: "L0", about: about("l0"), optional: true, value: (layer) => layer.l0 },
+    { name: "format", title: "format", about: "format of the files", text: true, value: (layer) => layer.format },
     { name: "path", title: "path", about: "where the run read the SAE", text: true, value: (layer) => layer.path },
     { name: "notes", title: "changes", about: "what was changed to bring the SAE into the form that is compared", text: true,
-      value: (layer) => (layer.notes || []).join("; ") },
+      optional: true, value: (layer) => (layer.notes || []).join("; ") },
   ];
 }
 

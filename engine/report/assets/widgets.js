@@ -26,6 +26,7 @@ function shown(value, digits = 4) {
   const size = Math.abs(value);
   return size >= 1e-3 && size < 1e6 ? value.toLocaleString("en", { maximumSignificantDigits: digits }) : value.toExponential(1);
 }
+const fixed = (value) => (missing(value) ? "–" : value.toFixed(3)); // a cosine: its column is aligned at the point
 const percent = (value) => (value === null || value === undefined ? "–" : `${(100 * value).toFixed(1)} %`);
 const SHORT = 300; // letters of a label in a table; the view of a feature shows the whole label
 const short = (text) => (text.length > SHORT ? `${text.slice(0, SHORT)}…` : text);
@@ -42,7 +43,8 @@ const csvCell = (value) => {
 const csv = (head, rows) => [head, ...rows].map((row) => row.map(csvCell).join(",")).join("\n") + "\n";
 
 // A table that is sorted by a click on a column's head. Of many rows, only those in sight are elements.
-// columns: [{name, title, about, value(row), cell(row) -> text or element, text}]
+// columns: [{name, title, about, value(row), cell(row) -> text or element, text, optional}]
+// A column that is optional is hidden while no row has a value in it.
 const ROW_HEIGHT = 28; // pixels, as in style.css
 const ROWS_PER_STEP = 20; // rows are drawn in steps, so that a little scrolling draws nothing
 const MOST_ROWS = 200; // a table with more rows draws only those in sight
@@ -69,7 +71,16 @@ class SortedTable {
 
   show(rows) {
     this.rows = rows;
+    if (rows.length) this.hideEmpty();
     this.order();
+  }
+
+  hideEmpty() {
+    this.columns.forEach((column, number) => {
+      if (!column.optional) return;
+      column.empty = !this.rows.some((row) => !missing(column.value(row)) && column.value(row) !== "");
+      this.head.children[number].hidden = column.empty;
+    });
   }
 
   order() {
@@ -114,8 +125,8 @@ class SortedTable {
   }
 
   row(row, index) {
-    const cells = this.columns.map(({ cell, value, text }) =>
-      element("td", { class: text ? "text" : null, dir: text ? "auto" : null }, cell ? cell(row) : shown(value(row))));
+    const cells = this.columns.map(({ cell, value, text, empty }) =>
+      element("td", { class: text ? "text" : null, dir: text ? "auto" : null, hidden: empty }, cell ? cell(row) : shown(value(row))));
     return element("tr", { class: this.chosen(row) ? "chosen" : null, "aria-rowindex": index }, ...cells);
   }
 
