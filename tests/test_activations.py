@@ -256,6 +256,12 @@ def test_margins_and_grades_are_those_of_the_costs_as_a_matrix():
         assert baseline.perm.tolist() == sm.assign(cost=costs, method=method).perm.tolist()
 
 
+@pytest.mark.parametrize("metric", ["correlation", "activation_cosine"])
+def test_a_matching_that_costs_the_same_but_for_rounding_is_not_called_suboptimal(metric):
+    codes = Codes.of(np.arange(7)[:, None] * [1.0, 3.0, 0.1])  # all pairs have a similarity of 1
+    assert sm.certify(codes, codes, np.array([1, 0, 2]), metric=metric).status == "unproved"
+
+
 def test_codes_hidden_states_and_files_give_one_answer(tmp_path):
     a, b = sm.load("sample?layer=8"), sm.load("sample?layer=9")
     states = 9 * torch.randn(1500, a.d, generator=torch.Generator().manual_seed(0))

@@ -113,8 +113,9 @@ class Grader:
             return "optimal"
         if self.solution.stopped_by is not None:
             return self.solution.stopped_by
+        # Rounding alone may put one of two equal matchings above the other.
         worse = certificate.gap - certificate.rounding_error > best.gap + best.rounding_error
-        return "suboptimal" if best.certified or worse else "unproved"
+        return "suboptimal" if worse else "unproved"
 
     def _cosine(self, permutation: Indices) -> torch.Tensor | None:
         cosine = self.problem.cosine(permutation)
