@@ -91,11 +91,13 @@ assert not {{"numba", "triton"}} & set(sys.modules) or {arguments[0] != "info"}
 def test_a_finished_run_is_looked_at_without_torch(tmp_path):
     """Importing torch takes seconds, which are most of the time that these commands would take."""
     sm.match_layers(sm.load_layers("sample?layer=8-9"), tmp_path / "run")
+    sm.match_layers({"residual": "sample?layer=8-9"}, tmp_path / "flow", pairs="flow")
     code = f"""
 import sys
 from saematch.cli.main import main
 run = {str(tmp_path / "run")!r}
-for command in (["show", run, "--limits"], ["top", run], ["top", run, "--alike", "3"]):
+for command in (["show", run, "--limits"], ["top", run], ["top", run, "--alike", "3"],
+                ["flow", {str(tmp_path / "flow")!r}, "--partners-only"]):
     assert main(command) == 0
 assert main(["path", run, "--layer", "8", "--feature", "384"]) == 0
 assert not {{"torch", "numba", "triton", "lap"}} & set(sys.modules)

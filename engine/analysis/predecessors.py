@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from saematch.errors import MatchError
-from saematch.matching.comparison import Comparison
-from saematch.matching.solver import Solver
 from saematch.numeric.numbers import checked_count
 from saematch.numeric.rounding import Floats, Indices
 from saematch.options import SiteName
 from saematch.runs.chain import Chain
 from saematch.runs.plan import Pair
-from saematch.sae.autoencoder import SAE
 from saematch.sources.names import SITES
 from saematch.storage.jsonfile import finite_or_none
 from saematch.text import listing
 
-_DECODERS = Comparison.checked(["decoder"], metric="cosine")
+if TYPE_CHECKING:
+    from saematch.matching.problem import Problem
+    from saematch.sae.autoencoder import SAE
 
 
 class Predecessors(NamedTuple):
@@ -79,7 +78,7 @@ def _predecessors(chain: Chain, pair: Pair, target: SAE, feature: int) -> Predec
     """Return the predecessors of a feature in the site of one pair."""
     partners, cosines = partners_of(chain, pair)
     partner = int(partners[feature])
-    problem = _DECODERS.problem(chain.sae(pair[0]), target)
+    problem = _by_decoders(chain.sae(pair[0]), target)
     of_all = problem.cosine(np.full(problem.shape[0], feature))
     assert of_all is not None
     nearest = int(np.nan_to_num(of_all, nan=-np.inf).argmax())
@@ -132,8 +131,17 @@ def partners_of(chain: Chain, pair: Pair) -> tuple[Indices, Floats]:
 
 def nearest_of(source: SAE, target: SAE) -> tuple[Indices, Floats]:
     """Return the source feature with the largest decoder cosine for each target feature, and that cosine."""
-    problem = _DECODERS.problem(target, source)
+    from saematch.matching.solver import Solver
+
+    problem = _by_decoders(target, source)
     nearest = Solver().nearest(problem)
     cosine = problem.cosine(nearest)
     assert cosine is not None
     return nearest, cosine
+
+
+def _by_decoders(source: SAE, target: SAE) -> Problem:
+    """Return the problem whose costs are 1 minus the cosine of decoder rows."""
+    from saematch.matching.comparison import Comparison  # which imports torch, and partners need none
+
+    return Comparison.checked(["decoder"], metric="cosine").problem(source, target)
