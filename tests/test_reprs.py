@@ -34,6 +34,7 @@ def objects(home):
         "Chain(3 of 3 pairs of 4 layers matched, certified=True, folder=": chain,
         "Chain(1 of 1 pairs of 2 layers matched, certified=True)": sm.Chain({(0, 1): chain[3, 4]}),
         f"Matching(12 -> 12 features, {chain[3, 4].matched} matched": chain[3, 4],
+        "Margins(12 features, 12 exact, 0 tied, lowest ": chain[3, 4].margins(),
         "Step(layer=": chain.path(3, 0)[0],
         "Progress(stage='done'": events[-1],
         "Evaluation(": evaluation,

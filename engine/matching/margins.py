@@ -47,6 +47,11 @@ class Margins:
     tied: Tensor
     _search: MarginSearch = field(repr=False)
 
+    def __repr__(self) -> str:
+        lowest = f", lowest {self.bound.min():.4g}" if len(self.bound) else ""
+        exact, tied = int(self.is_exact.sum()), int(self.tied.sum())
+        return f"Margins({len(self.bound)} features, {exact} exact, {tied} tied{lowest})"
+
     def lowest(self, count: int) -> Tensor:
         """Return the source features with the lowest margins, the lowest first.
 
