@@ -188,3 +188,4 @@ def test_the_trial_of_a_large_run_makes_passes(monkeypatch, values):
     assert estimate.seconds_needed(large, plan_pairs(large.sources)) > 0
     assert len(found) == 2
     assert all("passes" in one.stats["stages"] for one in found)
+    assert len(found[0].perm) == 2400  # narrow rows: as many as there are, or else what each row takes is scaled too

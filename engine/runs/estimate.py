@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,7 +17,8 @@ from saematch.numeric.rows import Rows
 from saematch.runs.plan import Pair
 from saematch.runs.work import Key, Work
 
-_ROWS = 2304  # features of the trial: so many that it makes passes, see `DENSE`
+_ROWS = 2304  # features of the trial, at least: so many that it makes passes, see `DENSE`
+_PRODUCTS = 2**34  # of numbers in a pass of the trial: of narrow rows, few tell what a row takes
 _VALUES = 2**24  # numbers in the rows of the trial, at most, on each side
 _OF_ALL_PAIRS = ("candidates", "passes", "dense optimum")  # stages that look at all pairs of features
 
@@ -55,8 +57,10 @@ def seconds_of(shapes: Sequence[Shape], solver: Solver) -> float:
     half or twice as long. Reading the SAEs is not included.
     """
     # Match random rows twice: the first time, loops are compiled or loaded.
-    rows = max(16, min(_ROWS, max(max(shape.sources, shape.targets) for shape in shapes)))
-    width = max(1, min(max(shape.width for shape in shapes), _VALUES // rows))
+    widest = max(1, *(shape.width for shape in shapes))
+    rows = max(_ROWS, math.isqrt(_PRODUCTS // widest))
+    rows = max(16, min(rows, max(max(shape.sources, shape.targets) for shape in shapes)))
+    width = min(widest, max(1, _VALUES // rows))
     rng = np.random.default_rng(0)
     x, noise = rng.standard_normal((2, rows, width), dtype=np.float32)
     problem = RowProblem(Rows.of(x), Rows.of(x[::-1] + noise))
