@@ -10,7 +10,7 @@ import saematch as sm
 from language_models import WIDTH, documents, write_idle_block, write_language_model, written_by
 from saematch.activations.selection import TokenSelection
 from saematch.evaluation import LanguageModel, Texts, evaluate
-from saematch.evaluation.ablation import CONTROLS
+from saematch.evaluation.ablation import CONTROLS, Effects, _controls
 from saematch.evaluation.curves import Curve, Pairing, first_known
 from saematch.evaluation.loss import LossSums
 from saematch.evaluation.rankings import RankedPairs, halves, nearest_sources, ranked_pairs
@@ -185,6 +185,19 @@ def test_an_ablation_silences_the_partner_and_nothing_else(world, found):
     for seed in range(5):
         drawn = np.random.default_rng([seed, 1, IDLE]).permutation(FEATURES)
         assert value["random", seed, "falls"] == value["random", seed, "strongest"] == np.mean(drawn == world[1])
+
+
+def test_targets_to_compare_with_are_about_as_often_active_as_the_partner():
+    r = np.random.default_rng(3)
+    active, fires = r.poisson(3, 200).astype(float), r.poisson(1, (50, 200)).astype(float)
+    partners = r.integers(0, 200, 50)
+    effects = Effects(np.arange(50), np.full(50, 9.0), fires, 2 * fires, fires)
+    for name, drawn in _controls(r, effects, partners, active):
+        times = fires if name == "as_often_together" else np.tile(active, (50, 1))
+        distance = np.abs(times - times[np.arange(50), partners][:, None])
+        distance[np.arange(50), partners] = np.inf
+        assert np.all(distance[np.arange(50), drawn] <= np.sort(distance, axis=1)[:, 9])
+        assert len(set(drawn)) > 25
 
 
 def test_hidden_states_after_an_ablation_are_those_of_a_model_that_is_changed_by_hand(tmp_path):
