@@ -178,7 +178,10 @@ def test_a_file_of_anything_else_is_refused(tmp_path):
         (tensors, None),
         (tensors, {"saematch": "["}),
         (tensors, {"saematch": json.dumps({**record, "schema": 2})}),
-        (tensors, {"saematch": json.dumps({**record, "map": {"fit": fit}})}),
+        *(
+            (tensors, {"saematch": json.dumps({**record, "map": {"fit": {**fit, **changes}}})})
+            for changes in ({}, {"residual": np.nan}, {"residual": 0, "tokens": [1, np.inf]})
+        ),
         ({"matrix": tensors["matrix"]}, {"saematch": json.dumps(record)}),
         ({**tensors, "mean_a": normal(3)}, {"saematch": json.dumps(record)}),
     ):
@@ -188,8 +191,15 @@ def test_a_file_of_anything_else_is_refused(tmp_path):
     save_file(tensors, path, {"saematch": json.dumps(record)})
     assert sm.Map.load(path).matrix.shape == (2, 2)
     np.save(tmp_path / "pickled.npy", np.array([{}]), allow_pickle=True)
-    with pytest.raises(MatchError, match="not a map between activations"):
-        sm.Map.load(tmp_path / "pickled.npy")
+    with (tmp_path / "short.npy").open("wb") as file:  # a terabyte by its header
+        np.lib.format.write_array_header_1_0(file, {"descr": "<f8", "fortran_order": False, "shape": (2**20, 2**17)})
+    np.savez(tmp_path / "several", np.eye(2))
+    (tmp_path / "several.npz").rename(tmp_path / "several.npy")
+    for name in ("pickled", "short", "several"):
+        with pytest.raises(MatchError, match="not a map between activations"):
+            sm.Map.load(tmp_path / f"{name}.npy")
+    with pytest.raises(MatchError, match=r"several\.npy: not an array that can be read \(it is an archive of arrays"):
+        procrustes(tmp_path / "several.npy", normal(20, 2))
 
 
 # ---- Maps that are fitted to activations
@@ -267,11 +277,13 @@ def test_outliers_are_left_out():
     ("a", "b", "options", "message"),
     [
         (normal(20, 4), normal(21, 4), {}, "20 tokens of A and 21 of B"),
+        (normal(0, 4), normal(0, 4), {}, "0 tokens of A and 0 of B"),
         (normal(8, 4), normal(8, 4), {}, "4 tokens to fit a map by and 4 to measure it on"),
         (normal(8, 0), normal(8, 4), {}, r"activations of A are float64 \(8, 0\)"),
         (normal(40, 4), normal(40, 1).expand(40, 4), {}, "in fewer than 4 directions"),
         (normal(40), normal(40, 4), {}, r"activations of A are float64 \(40,\)"),
-        (torch.full((40, 4), torch.nan), normal(40, 4), {}, "activations of A are NaN or infinite, first at token 0"),
+        (torch.full((40, 4), torch.nan), normal(40, 4), {}, "activations of A are NaN, or .*first at token 0"),
+        (normal(40, 4), 1e200 * normal(40, 4), {}, "of B are NaN, or their norm exceeds 1e\\+100, first at token 0"),
         (normal(40, 4), normal(40, 4), {"documents": np.zeros(40, int)}, "0 tokens to fit a map by"),
         (normal(40, 4), normal(40, 4), {"documents": np.zeros(39, int)}, r"documents are int64 \(39,\)"),
         (normal(40, 4), normal(40, 4), {"outliers": 0}, "outliers is 0"),
@@ -534,6 +546,16 @@ def test_an_address_may_name_a_map(two_sets):
     assert sm.load_layers("a?map=wide.npy").handles[3].header().d == 11
     with pytest.raises(MatchError, match=r"missing\.npy: cannot be read \(No such file"):
         sm.load("a/layer_3?map=missing.npy")
+
+
+def test_an_sae_that_is_mapped_already_is_mapped_again(two_sets):
+    once, more = sm.load_layers("a?map=map.safetensors"), sm.Map(2 * orthogonal(8, seed=3))
+    more.save("more.safetensors")
+    twice = sm.load("a/layer_3").mapped("map.safetensors").mapped(more)
+    assert torch.equal(once.mapped("more.safetensors")[3].W_dec, twice.W_dec)
+    chain = sm.match_layers(once, against=sm.load_layers("b"), map="more.safetensors")
+    single = sm.match(twice, sm.load("b/layer_3"))
+    assert torch.equal(chain[3, 3].pair_cost, single.pair_cost)
 
 
 def test_a_mapped_sae_has_the_same_bits_with_any_number_of_threads():

@@ -21,6 +21,7 @@ from saematch.storage.folders import local_path
 from saematch.storage.reading import mapped_array
 
 Mask = NDArray[np.bool_]
+_LARGEST = 1e100  # of the norms of activations: sums of their squares stay in the range of float64
 
 
 @torch_threads()
@@ -61,7 +62,7 @@ def procrustes(
         (True, 0.0)
     """
     pair = _Pair(_states(a, "activations of A"), _states(b, "activations of B"))
-    if len(pair.a) != len(pair.b):
+    if not len(pair.a) or len(pair.a) != len(pair.b):
         raise MatchError(f"{len(pair.a):,} tokens of A and {len(pair.b):,} of B; give activations of the same tokens")
     kept = _without_outliers(pair, checked_outliers(outliers))
     first = _first_half(len(kept), documents)
@@ -117,13 +118,15 @@ def _states(given: Any, what: str) -> Any:
 
 
 def _without_outliers(pair: _Pair, outliers: float | None) -> Mask:
-    """Return which tokens are no outliers. Raises `MatchError` for activations that are not finite."""
+    """Return which tokens are no outliers. Raises `MatchError` for activations that are not finite, or too large."""
     kept = np.ones(len(pair.a), np.bool_)
     norms = [torch.stack([side.norm(dim=1) for side in block]) for block in pair.blocks(kept)]
     for name, lengths in zip("AB", torch.cat(norms, dim=1).numpy(), strict=True):
-        finite = np.isfinite(lengths)
+        finite = lengths < _LARGEST  # NaN fails this too
         if not finite.all():
-            raise MatchError(f"activations of {name} are NaN or infinite, first at token {finite.argmin():,}")
+            raise MatchError(
+                f"activations of {name} are NaN, or their norm exceeds {_LARGEST:g}, first at token {finite.argmin():,}"
+            )
         if outliers is not None:
             kept &= lengths <= outliers * np.median(lengths)
     return kept

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -20,7 +21,7 @@ from saematch.errors import MatchError, refusals
 from saematch.numeric.arrays import ArrayLike, checked_last, dense_array
 from saematch.numeric.threads import ThreadPool, torch_threads
 from saematch.storage.folders import local_path, replacing
-from saematch.storage.reading import refuse_pointer_at
+from saematch.storage.reading import refuse_pointer_at, stored_array
 
 SCHEMA = 1  # of the files of maps
 PROCRUSTES = "procrustes"  # what calls for a map that is fitted to activations, in place of a map
@@ -28,7 +29,10 @@ _ORTHOGONAL = 1e-5  # largest entry of M M^T - 1 of a matrix that is called orth
 _TRANSPOSED = 1e-10  # the same for a matrix whose transpose is taken for its inverse
 _LARGEST = 1e15  # of the entries of a matrix, and the inverse of the smallest that the largest may be
 _VECTORS = ("mean_a", "mean_b")
-_DAMAGED = (OSError, SafetensorError, KeyError, TypeError, ValueError, AttributeError, EOFError, RecursionError)
+_DAMAGED = (
+    *(OSError, SafetensorError, EOFError, RecursionError),
+    *(KeyError, TypeError, ValueError, AttributeError, ArithmeticError),
+)
 
 
 @dataclass(frozen=True)
@@ -54,9 +58,14 @@ class Fit:
 
     @classmethod
     def of(cls, record: dict[str, Any]) -> Fit:
-        """Return the fit that a record describes. Raises `ValueError`, `TypeError` or `KeyError` for anything else."""
+        """Return the fit that a record describes.
+
+        Raises `ArithmeticError`, `ValueError`, `TypeError` or `KeyError` for anything else.
+        """
         fitted, others = map(int, record["tokens"])
         residual, held_out, scale = (float(record[name]) for name in ("residual", "held_out", "scale"))
+        if not math.isfinite(residual + held_out + scale):
+            raise ValueError(f"residuals and scale are {residual}, {held_out} and {scale}")
         return cls((fitted, others), residual, held_out, scale, int(record["left_out"]))
 
     def record(self) -> dict[str, Any]:
@@ -261,7 +270,7 @@ def _inverse(matrix: Tensor) -> Tensor:
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the arrays of a file, by the names of the arguments of `Map`, and what the file says of them."""
     if path.suffix == ".npy":
-        return {"matrix": np.load(path, allow_pickle=False)}, {}
+        return {"matrix": stored_array(path)}, {}
     with safe_open(path, framework="pt") as file:
         record = json.loads((file.metadata() or {})["saematch"])
         if record["schema"] != SCHEMA:

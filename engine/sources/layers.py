@@ -88,7 +88,8 @@ class Layers(Mapping[int, SAE]):
     def mapped(self, map: MapLike | Mapping[int, MapLike] | Mapping[str, MapLike]) -> Layers:
         """Return the SAEs in the basis of another model, see `SAE.mapped`.
 
-        If all SAEs and maps are in files, the result has a permanent `source`, as these SAEs have.
+        If all SAEs and maps are in files, and no SAE is mapped yet, the result has a permanent `source`, as these SAEs
+        have. SAEs that are mapped already are mapped again, by one map after the other.
 
         Args:
             map: one map for all, such as the path of a file, in which `{layer}` stands for the number or the name of
@@ -109,7 +110,8 @@ class Layers(Mapping[int, SAE]):
         stored = {
             key: handle.mapped(path)
             for key, handle in handles.items()
-            if isinstance(handle, StoredSAE) and isinstance(path := maps[key], str | os.PathLike)
+            # An address names one map: an SAE with two is made in memory.
+            if isinstance(handle, StoredSAE) and not handle.map and isinstance(path := maps[key], str | os.PathLike)
         }
         if len(stored) < len(handles):
             return as_layers(_MappedSAEs(self, {key: Map.of(one) for key, one in maps.items()}))

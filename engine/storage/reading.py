@@ -55,6 +55,17 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def stored_array(path: Path) -> NDArray[Any]:
+    """Return the memory-mapped array of a `.npy` file, which is never unpickled, and takes no memory for a false size.
+
+    Raises `OSError`, `ValueError` or `EOFError` if the file holds anything else.
+    """
+    array = np.load(path, mmap_mode="r", allow_pickle=False)
+    if not isinstance(array, np.ndarray):
+        raise ValueError("it is an archive of arrays, as .npz files are")
+    return array
+
+
 def mapped_array(path: Path, axes: int, kinds: str) -> NDArray[Any]:
     """Return a memory-mapped array of a `.npy` file, which is never unpickled.
 
@@ -64,7 +75,7 @@ def mapped_array(path: Path, axes: int, kinds: str) -> NDArray[Any]:
     if not path.exists():
         raise MatchError(f"{path}: no such file")
     with refusals("not an array that can be read", path, OSError, ValueError, EOFError):
-        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+        array = stored_array(path)
     if array.ndim != axes or array.dtype.kind not in kinds:
         expected = {2: "(tokens, d) of floating-point numbers", 1: "(tokens,) of integers"}[axes]
         raise MatchError(f"{path}: {array.dtype} {array.shape}; expected {expected}")
