@@ -225,6 +225,16 @@ def test_a_comparison_is_read_back(tmp_path, nulls):
     assert draw_figures(read, tmp_path) == {}
 
 
+def test_a_damaged_part_is_measured_again(tmp_path):
+    compared = {"a": ONE, "b": WIDE}
+    before = sm.consistency(compared, nulls=0, out=tmp_path).pairs
+    (part,) = (tmp_path / "parts").iterdir()
+    whole = part.read_bytes()
+    part.write_bytes(whole[:300])
+    assert sm.consistency(compared, nulls=0, out=tmp_path).pairs == before
+    assert part.read_bytes() == whole
+
+
 def test_damaged_comparisons_are_refused(tmp_path):
     with pytest.raises(sm.MatchError, match="no such file"):
         sm.Consistency.load(tmp_path)

@@ -138,6 +138,10 @@ def test_a_table_with_every_text_is_read_again(tmp_path):
         ["text", "number"],
         *([f"x{text}", str(at)] for at, text in enumerate(CLEAN)),
     ]
+    for damaged in (written[: written.rindex(",")], written + "x,1,2\n"):
+        folder.write("texts.csv", damaged.encode())
+        with pytest.raises(sm.MatchError, match="damaged: a line is cut off"):
+            Table.read(folder, schema)
 
 
 def test_documents_of_every_text(tmp_path):

@@ -85,6 +85,8 @@ class Table:
             raise MatchError(
                 f"{folder}/{schema.name}.csv: its columns are not those of this version; evaluate the run again"
             )
+        if any(None in row or None in row.values() for row in rows):  # too many cells, or too few
+            raise MatchError(f"{folder}/{schema.name}.csv: damaged: a line is cut off; evaluate the run again")
         return cls(schema, [{column: _parsed(value) for column, value in row.items()} for row in rows])
 
     def write(self, folder: LocalFolder) -> None:
@@ -210,14 +212,14 @@ class Part:
     inputs: str
 
     def read(self) -> dict[str, Any] | None:
-        """Return the content; None if there is none for these inputs. Raises `MatchError` if the file is no part."""
+        """Return the content; None if there is none for these inputs, or the file is damaged, to be measured again."""
         if self.name not in self.folder.names("parts"):
             return None
         try:
             stored = json.loads(self.folder.read(f"parts/{self.name}"))
             return dict(stored["rows"]) if stored["of"] == self.inputs else None
-        except (ValueError, KeyError, TypeError) as error:
-            raise MatchError(f"{self.folder}/parts/{self.name}: not a measurement; remove it") from error
+        except (ValueError, KeyError, TypeError):
+            return None
 
     def write(self, rows: Mapping[str, Any]) -> None:
         """Write the content. Raises `MatchError` if the file cannot be written."""
