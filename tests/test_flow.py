@@ -383,6 +383,22 @@ def test_one_feature_has_the_predecessors_of_the_table(run):
         predecessors_of(chain, 8, 20)
 
 
+def test_a_row_of_zeros_is_nearest_to_none():
+    """All other cosines are below 0, so that the row of zeros is the cheapest under the cosine."""
+    residual, mlp = {0: made_up(3, d=2), 1: made_up(3, d=2, seed=1)}, made_up(3, d=2, seed=2)
+    residual[1].W_dec[:] = torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 0.0]])
+    mlp.W_dec[:] = torch.tensor([[0.0, 0.0], [-1.0, 0.0], [-1.0, -1.0]])
+    residual[0].W_dec[:] = 0
+    flow = find_predecessors(sm.match_layers({"residual": residual, "mlp": {1: mlp}}, pairs="flow"), -1)
+    (one,) = flow.layers
+    assert one.nearest["mlp"][:2].tolist() == [2, 2]
+    assert one.nearest_cosine["mlp"][0] == pytest.approx(-(0.5**0.5))
+    assert np.isnan(one.nearest_cosine["mlp"][2])
+    assert np.isnan(one.nearest_cosine["residual"]).all()
+    for feature in range(2):
+        assert predecessors_of(flow.chain, 1, feature)[1].nearest == one.nearest["mlp"][feature]
+
+
 def test_more_features_than_partners_and_rows_without_a_direction():
     residual = {0: made_up(5), 1: made_up(9, seed=1)}  # F differs, and d is 8
     residual[1].W_dec[2] = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -130,14 +131,26 @@ def partners_of(chain: Chain, pair: Pair) -> tuple[Indices, Floats]:
 
 
 def nearest_of(source: SAE, target: SAE) -> tuple[Indices, Floats]:
-    """Return the source feature with the largest decoder cosine for each target feature, and that cosine."""
+    """Return the source feature with the largest decoder cosine for each target feature, and that cosine.
+
+    It is NaN for a target feature whose decoder row is zero, and for all if the rows of all source features are.
+    """
     from saematch.matching.solver import Solver
 
-    problem = _by_decoders(target, source)
+    numbers = np.nonzero(source.W_dec.any(dim=1).numpy())[0]
+    if not len(numbers):
+        return np.zeros(target.F, dtype=np.int64), np.full(target.F, np.nan)
+    problem = _by_decoders(target, source if len(numbers) == source.F else _of_decoder_rows(source, numbers))
     nearest = Solver().nearest(problem)
     cosine = problem.cosine(nearest)
     assert cosine is not None
-    return nearest, cosine
+    return numbers[nearest], cosine
+
+
+def _of_decoder_rows(sae: SAE, numbers: Indices) -> SAE:
+    """Return an SAE of some decoder rows. A row of zeros costs as much as a cosine of 0, and less than one below 0."""
+    rows = sae.W_dec[numbers]
+    return replace(sae, W_enc=rows.T, b_enc=sae.b_enc[numbers], W_dec=rows, activation="relu", threshold=None, k=None)
 
 
 def _by_decoders(source: SAE, target: SAE) -> Problem:
