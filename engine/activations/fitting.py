@@ -73,11 +73,11 @@ def procrustes(
             f"{fitted.sum():,} tokens to fit a map by and {others.sum():,} to measure it on, after {(~kept).sum():,} "
             f"outliers: a map in {needed:,} dimensions is determined by more than {needed:,} tokens in the first half"
         )
-    mean_a, mean_b = (torch.zeros(side.shape[1]).double() for side in pair)
+    mean_a, mean_b = (torch.zeros(side.shape[1], dtype=torch.float64, device="cpu") for side in pair)
     for x, y in pair.blocks(fitted):
         mean_a += x.sum(dim=0) / fitted.sum()
         mean_b += y.sum(dim=0) / fitted.sum()
-    cross = torch.zeros(len(mean_a), len(mean_b)).double()
+    cross = torch.zeros((len(mean_a), len(mean_b)), dtype=torch.float64, device="cpu")
     for x, y in pair.blocks(fitted):
         cross += (x - mean_a).T @ (y - mean_b)
     u, sizes, v = torch.linalg.svd(cross, full_matrices=False)

@@ -116,7 +116,10 @@ class Map:
         object.__setattr__(self, "matrix", matrix)
         for name, width in zip(_VECTORS, matrix.shape, strict=True):
             given = getattr(self, name)
-            mean = torch.zeros(width).double() if given is None else _numbers(given, f"{name} of a map", f"({width},)")
+            if given is None:
+                mean = torch.zeros(width, dtype=torch.float64, device="cpu")
+            else:
+                mean = _numbers(given, f"{name} of a map", f"({width},)")
             if mean.shape != (width,):
                 raise MatchError(f"{name} of a map is {tuple(mean.shape)}, expected ({width},) from its matrix")
             object.__setattr__(self, name, mean)
