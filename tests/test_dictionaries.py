@@ -246,6 +246,18 @@ def test_damaged_comparisons_are_refused(tmp_path):
         ("consistency.json", lambda text: text.replace('"schema": 2', '"schema": 1'), "schema 1, this version reads 2"),
         ("consistency.json", lambda text: text.replace('"mcc_joint"', '"mcc"', 1), "not a comparison"),
         ("consistency.json", lambda text: text.replace('"axis"', '"axes"', 1), "not a comparison"),
+        (
+            "consistency.json",
+            lambda text: text.replace('"mmcs_ab": ', '"mmcs_ab": 1e999, "was": ', 1),
+            "not JSON compliant",
+        ),
+        (
+            "consistency.json",
+            lambda text: text.replace('"mmcs_ab": ', '"mmcs_ab": "x", "was": ', 1),
+            "not a comparison",
+        ),
+        ("consistency.json", lambda text: text.replace('"name": "a"', '"name": "c"', 1), "not a comparison"),
+        ("consistency.json", lambda text: text.replace('"firing_rates": []', '"firing_rates": [{"sae": 1}]'), "not a"),
         ("partners.csv", lambda text: text[: len(text) // 2], "not a comparison"),
         ("partners.csv", lambda text: text[: text.rindex("b,a,59")], "number of features is not that of the SAE"),
         ("partners.csv", lambda text: text.replace("a,b,3,", "a,b,4,"), "features are missing"),
@@ -253,6 +265,7 @@ def test_damaged_comparisons_are_refused(tmp_path):
         ("partners.csv", lambda text: text.replace("margin_exact,", ""), "its columns are not those of this version"),
         ("similarities.csv", lambda text: text.replace("\na,b,", "\na,c,"), "not a comparison"),
         ("similarities.csv", lambda text: text.replace(",null_random,", ",null,"), "not a comparison"),
+        ("similarities.csv", lambda text: text[: text.rindex("\n", 0, -1) + 1], "bins of similarities are missing"),
         ("similarities.csv", lambda _: "", "its columns are not those of this version"),
     ]
     for name, damage, words in cases:

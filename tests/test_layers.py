@@ -40,6 +40,14 @@ def test_every_pair_is_matched_written_and_read_again(model, tmp_path):
     }
 
 
+def test_saes_of_one_feature_are_hashed_whatever_the_strides_of_their_tensors():
+    """An axis of length 1 has any stride, also in a tensor that is contiguous."""
+    tensors = torch.randn(5, 8)
+    cut = sm.SAE(tensors[:, :1], tensors[::5, 0], tensors.T[:1], tensors[:, 1])
+    copy = sm.SAE(*(tensor.clone(memory_format=torch.contiguous_format) for tensor in cut.tensors().values()))
+    assert (cut.F, as_layers({0: cut}).handles[0].sha256()) == (1, as_layers({0: copy}).handles[0].sha256())
+
+
 def test_the_records_say_what_was_done(model, tmp_path):
     sm.match_layers(model, tmp_path / "run", parts=["decoder"], fold="none")
     record = json.loads((tmp_path / "run" / "run.json").read_text())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import itertools
+import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -11,8 +13,16 @@ import numpy as np
 
 from saematch.analysis.tables import Schema
 from saematch.dictionaries.decisions import DECISIONS, PLACES, Columns, as_arrays
-from saematch.dictionaries.definitions import FEATURES_TABLE, HISTOGRAM_TABLE, NULLS, PARTNERS_TABLE, SCHEMA
+from saematch.dictionaries.definitions import (
+    FEATURES_TABLE,
+    HISTOGRAM_TABLE,
+    NULLS,
+    PARTNERS_TABLE,
+    RATES_TABLE,
+    SCHEMA,
+)
 from saematch.dictionaries.files import RESULT
+from saematch.dictionaries.measures import EDGES, MCC, STATISTICS
 from saematch.dictionaries.similarity import KINDS, Kind
 from saematch.errors import MatchError, refusals
 from saematch.numeric.rounding import Floats
@@ -24,7 +34,7 @@ T = TypeVar("T")
 Cells = Mapping[str, Sequence[str]]  # the columns of some rows, as they are written
 _MOST_BYTES = 2**28  # of the numbers of all pairs
 NOT_OURS = "not a comparison that saematch wrote"
-_DAMAGED = (OSError, ValueError, KeyError, TypeError, AttributeError, csv.Error)
+_DAMAGED = (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError, csv.Error)
 
 
 def read_all(folder: LocalFolder) -> dict[str, Any]:
@@ -48,7 +58,34 @@ def read_all(folder: LocalFolder) -> dict[str, Any]:
                 partners[one, other] = _checked(found[one, other], features, others)
         rates = _by_key(folder, FEATURES_TABLE, 1, _rates) if record["firing_rates"] else {}
         known = {name: values for (name,), values in rates.items() if values is not None}
+        _check(record, known)
         return record | {"partners": partners, "rates": known}
+
+
+def _check(record: Mapping[str, Any], rates: Mapping[str, Floats]) -> None:
+    """Raise one of `_DAMAGED` unless a record has all that tables and the page show, for the SAEs that it names."""
+    json.dumps(record, allow_nan=False)  # refuses NaN and infinite numbers
+    sizes = {sae["name"]: sae["F"] for sae in record["saes"]}
+    compared = {pair[side] for pair in record["pairs"] for side in "ab"}
+    if not compared or any(len(values) != sizes[name] for name, values in rates.items()):
+        raise ValueError("there is no pair, or the firing rates are not those of the features")
+    numbers = [record["threshold"], *(record[f"pw_{name}"] for name in MCC), *(sizes[name] for name in compared)]
+    for pair in record["pairs"]:
+        numbers += [values[name] for values in (pair, *_means(pair)) for name in STATISTICS]
+    for name in compared:
+        numbers += [record[f"shared_with_{by}"][name] for by in ("all", "some", "none")]
+        numbers += [record["decisions"][name][decision] for decision in DECISIONS]
+    math.fsum(numbers)  # refuses anything but numbers
+    for row in record["firing_rates"]:
+        if row.keys() != RATES_TABLE.columns.keys() or not {row["sae"], row["other"]} <= compared:
+            raise ValueError("a firing rate is not of these SAEs")
+    for sae in record["saes"]:
+        if not isinstance(sae["name"], str) or not isinstance(sae["path"], str | None):
+            raise TypeError("an SAE has no name, or its path is not a text")
+
+
+def _means(pair: Mapping[str, Any]) -> list[Mapping[str, float]]:
+    return [pair[name]["mean"] for name in NULLS if pair[name] is not None]
 
 
 def _by_key(folder: LocalFolder, schema: Schema, keys: int, of: Callable[[Cells], T]) -> dict[tuple[str, ...], T]:
@@ -70,7 +107,10 @@ def _of_what(pair: Mapping[str, Any]) -> list[str]:
 
 def _histogram(counts: Mapping[tuple[str, ...], Sequence[str]], pair: Mapping[str, Any], of: str) -> dict[Kind, Any]:
     number: Callable[[str], float] = int if of == "matched" else float
-    return {kind: [number(cell) for cell in counts[pair["a"], pair["b"], kind, of]] for kind in KINDS}
+    found = {kind: [number(cell) for cell in counts[pair["a"], pair["b"], kind, of]] for kind in KINDS}
+    if any(len(bins) != len(EDGES) - 1 or not math.isfinite(math.fsum(bins)) for bins in found.values()):
+        raise ValueError("bins of similarities are missing")
+    return found
 
 
 def _columns(cells: Cells) -> Columns:

@@ -196,7 +196,9 @@ class SAEInMemory(SAEHandle):
 
 
 def _tensor_hashes(sae: SAE) -> dict[str, str]:
-    return {
-        name: hashlib.sha256(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data).hexdigest()
-        for name, tensor in sae.tensors().items()
-    }
+    return {name: hashlib.sha256(_bytes(tensor).numpy().data).hexdigest() for name, tensor in sae.tensors().items()}
+
+
+def _bytes(tensor: torch.Tensor) -> torch.Tensor:
+    # An axis of length 1 may have any stride in a contiguous tensor, and `view` refuses all but 1.
+    return tensor.detach().cpu().contiguous().as_strided((tensor.numel(),), (1,)).view(torch.uint8)
