@@ -571,6 +571,12 @@ def test_the_page_shows_the_groups_of_every_layer(opened, world, kind, tmp_path)
         whole = sum(heights[0] for heights in drawn)
         for heights, expected in zip(drawn, shares.values(), strict=True):
             assert [height / whole for height in heights] == pytest.approx(expected, abs=1e-3)
+        # Points of different sites are not joined by lines.
+        widths = page.eval_on_selector_all(
+            "#figure-cost svg path[fill=none][stroke='#0072B2']",
+            "paths => paths.map(path => path.getAttribute('stroke-width'))",
+        )
+        assert set(widths) <= {"0"}
         page.click(f"#figure-{name} >> text=Numbers")
         heads = page.eval_on_selector_all(f"#figure-{name} th", "heads => heads.map(head => head.innerText)")
         assert {head.split(", cosine ≥ ")[1] for head in heads[1:]} == {"0.5", "0.7", "0.9"}

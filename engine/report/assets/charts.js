@@ -101,9 +101,11 @@ const charts = (() => {
 })();
 
 // Lines over the same values of x. series: [[name, values]]
-function lineChart(name, title, xName, xValues, yName, series, yOptions = {}) {
+// Unless the values of x are in an order, points are not joined.
+function lineChart(name, title, xName, xValues, yName, series, yOptions = {}, joined = true) {
   const lines = series.map(([line, values], number) => ({
     name: line, type: "line", symbol: ["circle", "rect", "triangle", "diamond"][number % 4], data: values,
+    ...(joined ? {} : { lineStyle: { width: 0 }, symbolSize: 9 }),
   }));
   const options = () => ({
     legend: {}, tooltip: { trigger: "axis" }, xAxis: { type: "category", data: xValues, name: xName },

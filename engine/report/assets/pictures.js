@@ -1,6 +1,15 @@
 "use strict";
 // The pictures: charts of the whole run, and of its evaluation if there is one.
 
+// The pairs and the SAEs of a flow are of several sites, and lines would join one site with another.
+const IS_JOINED = !run.flow;
+// An axis that shows differences, but not those of rounding: it spans at least a hundredth of its values.
+const DIFFERENCES = {
+  scale: true,
+  min: ({ min, max }) => (max - min < 0.01 * Math.abs(max) ? min - 0.01 * Math.abs(max) : null),
+  max: ({ min, max }) => (max - min < 0.01 * Math.abs(max) ? max + 0.01 * Math.abs(max) : null),
+};
+
 function costPicture(names) {
   const series = [
     ["matched", run.pairs.map((pair) => pair.cost)],
@@ -8,7 +17,7 @@ function costPicture(names) {
     ["same number", run.pairs.map((pair) => pair.identity_cost)],
   ].filter(([, values]) => values.some((value) => value !== null));
   const title = `Cost of each pair of ${run.several}, compared with pairing at random and by number`;
-  return lineChart("cost", title, run.several, names, "cost", series);
+  return lineChart("cost", title, run.several, names, "cost", series, {}, IS_JOINED);
 }
 
 // The mean squared error of each method, if an evaluation measured it.
@@ -21,7 +30,7 @@ function methodsPicture(names) {
   }
   if (!methods.size) return null;
   const series = [...methods].map(([name, errors]) => [name, run.pairs.map((pair) => errors.get(pairKey(pair)) ?? null)]);
-  return lineChart("methods", "Mean squared error of matched folded weights, by method", run.several, names, "error", series);
+  return lineChart("methods", "Mean squared error of matched folded weights, by method", run.several, names, "error", series, {}, IS_JOINED);
 }
 
 function persistentPicture(names) {
@@ -29,7 +38,7 @@ function persistentPicture(names) {
   const series = run.same.map((least, number) =>
     [`cosine ≥ ${least}`, run.pairs.map((pair) => (pair.persistent ? pair.persistent[number] : null))]);
   const title = "Share of features that persist: their partner has at least this decoder cosine";
-  return lineChart("persistent", title, run.several, names, "share", series, { min: 0, max: 1, nameGap: 28 });
+  return lineChart("persistent", title, run.several, names, "share", series, { min: 0, max: 1, nameGap: 28 }, IS_JOINED);
 }
 
 function lifetimesPicture() {
@@ -95,7 +104,7 @@ function quantityPicture(quantity) {
     layers.map((layer) => rows.find((row) => row.set === set && row.layer === layer)?.[key] ?? null),
   ]));
   const title = `${quantity === "threshold" ? "Threshold θ" : capitalized(quantity)} of features by ${run.axis}, unfolded`;
-  return lineChart(quantity.replace(" ", "-"), title, run.axis, layers.map(keyOf), quantity, series, { scale: true });
+  return lineChart(quantity.replace(" ", "-"), title, run.axis, layers.map(keyOf), quantity, series, DIFFERENCES, IS_JOINED);
 }
 
 function showPictures() {
