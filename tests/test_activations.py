@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from decimal import Decimal, getcontext
@@ -235,6 +236,13 @@ def test_the_same_answer_bit_for_bit_from_memory_and_from_a_file(metric):
         assert m.certified
         answers.append((m.perm.tolist(), m.pair_cost.tolist(), m.prices.tolist(), m.gap, m.random_cost))
     assert answers[0] == answers[1]
+
+
+def test_a_temporary_file_needs_no_function_that_macos_lacks(monkeypatch):
+    monkeypatch.delattr(os, "posix_fallocate")
+    columns, values = scratch_arrays(1000, [np.int32, np.float64], most=0)
+    columns[:], values[:] = 3, 0.5
+    assert (columns.sum(), values.sum(), columns.dtype) == (3000, 500, np.int32)
 
 
 def test_no_room_for_a_temporary_file_is_said_before_it_is_used():

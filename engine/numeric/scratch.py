@@ -47,7 +47,10 @@ def scratch_arrays(size: int, numbers: Sequence[DTypeLike], most: int | None = N
     for number, length in zip(numbers, lengths, strict=True):
         try:
             with tempfile.TemporaryFile(dir=folder) as file:
-                os.posix_fallocate(file.fileno(), 0, length)  # or a full disk would end the process later
+                if hasattr(os, "posix_fallocate"):  # or a full disk would end the process later; macOS has none
+                    os.posix_fallocate(file.fileno(), 0, length)
+                else:
+                    file.truncate(length)
                 arrays.append(np.frombuffer(mmap.mmap(file.fileno(), length), dtype=number))
         except OSError as error:
             raise NotEnoughMemory(
