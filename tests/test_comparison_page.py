@@ -172,6 +172,8 @@ def test_the_command_refuses_what_is_for_runs_and_keeps_a_page_that_exists(study
     assert "is a comparison of SAEs, not a run; --margins is for runs" in capsys.readouterr().err
     assert main(["report", str(study)]) == 2
     assert "--overwrite" in capsys.readouterr().err
+    assert main(["report", str(study / "nowhere")]) == 2
+    assert "neither a run nor a comparison of SAEs: there is no such folder" in capsys.readouterr().err
     for command in (["serve"], ["export", "-o", "x.csv"], ["path", "--layer", "0", "--feature", "0"]):
         assert main([command[0], str(study), *command[1:]]) == 2
         assert "saematch report show it" in capsys.readouterr().err

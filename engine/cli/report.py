@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import webbrowser
 from pathlib import Path
 
@@ -47,6 +48,8 @@ def run(options: argparse.Namespace) -> int:
     """Write the page of a run, or of a comparison of SAEs."""
     if options.output is None and "://" in options.run_folder:
         raise MatchError("the page of a run in a store is written to this machine; give -o FILE")
+    if options.output is None and not os.path.isdir(options.run_folder):
+        raise MatchError(f"{options.run_folder}: neither a run nor a comparison of SAEs: there is no such folder")
     output = Path(options.run_folder) / "report.html" if options.output is None else Path(options.output)
     _check_page(output, options)
     is_done = _write_comparison(options, output) if is_comparison(options.run_folder) else _write_run(options, output)
