@@ -69,7 +69,7 @@ def test_a_feature_is_found_in_other_saes_and_followed_there(opened, study):
             assert float(row[6].removeprefix("≥ ")) == pytest.approx(forth["margin"][feature], rel=6e-3)
         page.click("#table tbody tr:nth-child(8) td:nth-child(5) button")
         partner = int(forth["partner"][7])
-        until(page, f"document.getElementById('feature-title').innerText === 'seed_1, feature {partner}'")
+        until(page, f"document.getElementById('feature-title')?.innerText === 'seed_1, feature {partner}'")
         rows = rows_of(page, "#feature")
         assert [row[0] for row in rows] == ["seed_0", HOSTILE]
         for row in rows:
@@ -156,7 +156,7 @@ def test_a_comparison_with_a_reference_and_without_nulls(opened, tmp_path):
         page.wait_for_selector("#table tbody tr")
         assert "margin" not in page.inner_text("#table thead")
         page.click("#table tbody tr:nth-child(3) td:first-child button")
-        until(page, "document.getElementById('feature-title').innerText === 'Step 0, feature 2'")
+        until(page, "document.getElementById('feature-title')?.innerText === 'Step 0, feature 2'")
         assert [row[0] for row in rows_of(page, "#feature")] == ["1", "2"]
 
 

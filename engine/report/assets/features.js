@@ -127,7 +127,7 @@ async function show(sae, feature) {
   }
   set({ feature });
   await showResults();
-  $("feature-title").focus();
+  $("feature-title")?.focus(); // null if another search has started
 }
 
 async function showFeature() {
