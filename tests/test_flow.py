@@ -612,7 +612,7 @@ def test_the_page_lists_the_partners_of_a_feature_in_every_site(opened, run, ser
             assert "The path follows the residual stream from residual.7 to residual.9." in page.inner_text("#feature")
             assert findings_of_axe(page) == []
             page.click("#feature [aria-label='Predecessors by site'] tbody tr:nth-child(2) button")
-            until(page, "document.getElementById('feature-title').innerText === 'mlp.8, feature 3'")
+            until(page, "document.getElementById('feature-title')?.innerText === 'mlp.8, feature 3'")
             path, before = (rows_of(page, f"#feature [aria-label='{name}']") for name in LISTS)
             assert [row[0] for row in path] == ["mlp.8", "residual.8", "residual.9"]
             assert before == []

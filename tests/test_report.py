@@ -282,7 +282,8 @@ def test_a_partner_of_a_second_set_of_saes_is_found_in_that_set(opened, two, ser
             page.click("#feature tbody tr:nth-child(2) button")
             until(
                 page,
-                f"document.getElementById('feature-title').innerText === 'Layer 1 of the first set, feature {feature}'",
+                "document.getElementById('feature-title')?.innerText === "
+                f"'Layer 1 of the first set, feature {feature}'",
             )
             assert [row[:4] for row in rows_of(page, "#feature")] == expected[::-1]
             page.click("text=Overview")
