@@ -86,10 +86,11 @@ class Rows:
         """The attributes, as compiled loops take them; see `unfold`."""
         return self.values, self.ends, self.multiplied, self.scales, self.factors
 
-    def float64(self, rows: Indices | None = None) -> Floats:
-        """Return the listed rows, or all rows, as a matrix of float64 numbers."""
+    def float64(self, rows: Indices | None = None, out: Floats | None = None) -> Floats:
+        """Return the listed rows, or all rows, as a matrix of float64 numbers, in `out` if it is given."""
         rows = np.arange(len(self)) if rows is None else rows
-        out = np.empty((len(rows), self.width))
+        if out is None:
+            out = np.empty((len(rows), self.width))
         with ThreadPool(out.size) as pool:
             pool.run(partial(_unfold_rows, self.arrays, rows[part], out[part]) for part in pool.split(len(rows)))
         return out
