@@ -15,7 +15,7 @@ from saematch.assignment import margins as margins_search
 from saematch.dictionaries import draw_figures
 from saematch.dictionaries.measures import STATISTICS
 from saematch.dictionaries.nulls import Nulls
-from saematch.dictionaries.similarity import directions
+from saematch.dictionaries.similarity import directions, nearest
 from saes import made_up, write_npz
 from test_cli import assert_refused, parsed, saematch
 
@@ -431,3 +431,21 @@ def test_what_is_not_certified_says_so():
     command = ("consistency", "sample?layer=8-9", "--null-seeds", "0", "--max-rounds", "1", "--json")
     content = parsed(saematch(*command), code=3)
     assert (content["certified"], content["pairs"][0]["certified"]) == (False, False)
+
+
+def test_equal_directions_count_once_whatever_a_product_rounds():
+    """Features of B are copies of a few directions, up to the sign: rounding must not decide which one is nearest."""
+    for seed in range(40):
+        r = np.random.default_rng(seed)
+        F, d, kinds = (int(r.integers(low, high)) for low, high in ((2, 40), (2, 50), (1, 4)))
+        W, base = r.standard_normal((F, d)), r.standard_normal((kinds, d))
+        kind, sign = r.integers(0, kinds, F), r.choice([-1.0, 1.0], F)
+        a, b = (
+            made_up(F, d, W_enc=torch.from_numpy(rows.T.copy()), W_dec=torch.from_numpy(rows))
+            for rows in (W, base[kind] * sign[:, None])
+        )
+        found = nearest(a, b, "decoder", torch.device("cpu"))
+        cosines = W @ (base / np.linalg.norm(base, axis=1)[:, None]).T
+        largest = np.where(np.isin(np.arange(kinds), kind), np.abs(cosines), -1).argmax(axis=1)
+        assert found.distinct[0] == len(np.unique(largest))
+        assert all((b.W_dec[n] != b.W_dec[i]).any() for n in found.partner for i in range(n))

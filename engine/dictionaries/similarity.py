@@ -10,7 +10,8 @@ import torch
 from saematch.matching.api import match
 from saematch.matching.result import Matching
 from saematch.numeric.cosines import unit_rows
-from saematch.numeric.rounding import Floats, Indices
+from saematch.numeric.rounding import Floats, Indices, first_alike
+from saematch.numeric.rows import Rows
 from saematch.numeric.threads import torch_threads
 from saematch.options import Metric, Part
 from saematch.sae.autoencoder import SAE
@@ -71,7 +72,7 @@ class Nearest(NamedTuple):
 def nearest(a: SAE, b: SAE, part: Part, device: torch.device) -> Nearest:
     """Return the most similar features of two SAEs, many to one, by a pass over all pairs in float64.
 
-    Among equal cosines, the feature with the lowest number is taken.
+    Of several features with the same direction, that with the lowest number is taken.
 
     Args:
         a: one SAE.
@@ -79,7 +80,8 @@ def nearest(a: SAE, b: SAE, part: Part, device: torch.device) -> Nearest:
         part: "decoder" or "encoder".
         device: the device that multiplies, which needs float64.
     """
-    x, y = (torch.from_numpy(directions(sae, part)).to(device) for sae in (a, b))
+    sides = [directions(sae, part) for sae in (a, b)]
+    x, y = (torch.from_numpy(side).to(device) for side in sides)
     signed, up_to_sign = (_Best(len(x), len(y), device) for _ in range(2))
     for top in range(0, len(x), _BLOCK):
         for left in range(0, len(y), _BLOCK):
@@ -88,7 +90,24 @@ def nearest(a: SAE, b: SAE, part: Part, device: torch.device) -> Nearest:
             up_to_sign.update(cosines.abs_(), top, left)
     (partner, cosine), (back, back_cosine) = signed.arrays()
     (absolute, _), (absolute_back, _) = up_to_sign.arrays()
-    return Nearest(partner, cosine, back, back_cosine, (len(np.unique(absolute)), len(np.unique(absolute_back))))
+    # The cosines with equal directions may be rounded differently by the library that multiplies.
+    of_a, of_b = (_first_alike(side) for side in sides)
+    alike_a, alike_b = (_first_alike(side, up_to_sign=True) for side in sides)
+    distinct = len(np.unique(alike_b[absolute])), len(np.unique(alike_a[absolute_back]))
+    return Nearest(of_b[partner], cosine, of_a[back], back_cosine, distinct)
+
+
+def _first_alike(rows: Floats, up_to_sign: bool = False) -> Indices:
+    """Return for each direction the first one that is the same, or that is the same up to its sign."""
+
+    def content(listed: Indices) -> Floats:
+        part = rows[listed]
+        if up_to_sign:
+            leading = np.take_along_axis(part, (part != 0).argmax(axis=1)[:, None], axis=1)
+            part = np.where(leading < 0, -part, part)
+        return part + 0.0  # 0 and -0 have different bits
+
+    return first_alike(Rows.of(rows).square, content)
 
 
 class _Best:
