@@ -380,7 +380,7 @@ def test_options_that_do_not_go_together_are_refused():
         ({"map": map, "activations": activations}, 'activations= are for map="procrustes"'),
         ({"map": map, "weights_share": 0.5}, "weights_share is for a metric of activations"),
         ({"map": normal(5, 8)}, r"expected \(8, d_B\)"),
-        ({"map": normal(8, 5)}, "a, mapped has d = 5 and b has d = 8"),
+        ({"map": normal(8, 5)}, "map leads to activations of width 5, and b has d = 8"),
         ({"map": "missing.npy"}, "missing.npy: no such file"),
     ):
         with pytest.raises(MatchError, match=message):

@@ -104,7 +104,7 @@ def test_letters_that_an_encoding_lacks_are_escaped(environment):
 def test_arguments_cannot_steer_the_terminal(capsys):
     with pytest.raises(SystemExit):
         main(["info", "a", "\x1b[2J", "\u202e"])
-    assert capsys.readouterr().err.endswith("unrecognized arguments: ·[2J ·; see saematch --help\n")
+    assert capsys.readouterr().err.endswith("unrecognized arguments: ·[2J ·; see saematch info --help\n")
 
 
 def test_a_terminal_that_knows_only_ascii_shows_progress(run, tmp_path):

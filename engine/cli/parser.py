@@ -23,6 +23,14 @@ class Parser(argparse.ArgumentParser):
         self.exit(BAD_INPUT, f"{self.prog}: {printable(message)}; see {self.prog} --help\n")
 
     @override
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        # By default, the program and not the command would refuse what is unknown, and name its own help.
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return found, unknown
+
+    @override
     def _print_message(self, message: str, file: Any = None) -> None:
         # argparse ignores an OSError when it writes help. On stdout, the caller must learn of the error.
         if file is sys.stdout:

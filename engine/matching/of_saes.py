@@ -37,6 +37,8 @@ def problem_of_saes(
     """
     if map is not None:
         used, a, activations = _in_other_basis(a, metric, activations, weights_share, map)
+        if a.d != b.d:
+            raise MatchError(f"map leads to activations of width {a.d}, and {b.source} has d = {b.d}: give another map")
         problem = problem_of_saes(a, b, metric, activations, weights_share, parts, weights, fold, max_cost, None)
         return replace(problem, options={**problem.options, "map": used.record()})
     if activations is not None or metric in names(ActivityMetric):

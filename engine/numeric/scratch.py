@@ -62,6 +62,4 @@ def scratch_arrays(size: int, numbers: Sequence[DTypeLike], most: int | None = N
 
 def _folder() -> str:
     usual = Path("/var/tmp")
-    if not os.environ.get("TMPDIR") and os.access(usual, os.W_OK):
-        return str(usual)
-    return tempfile.gettempdir()
+    return os.environ.get("TMPDIR") or (str(usual) if os.access(usual, os.W_OK) else tempfile.gettempdir())
