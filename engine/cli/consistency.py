@@ -178,9 +178,11 @@ def _print_written(output: str | None, skipped: dict[str, str]) -> None:
     if output is None:
         print("Nothing was written; -o DIR keeps every feature, tables and figures.")
         return
-    print(f"Written to {output}: consistency.json, tables and figures")
     if find_spec("matplotlib") is None:
+        print(f"Written to {output}: consistency.json and tables")
         print("  missing: figures (matplotlib is not installed: pip install 'saematch[evaluate]')")
+    else:
+        print(f"Written to {output}: consistency.json, tables and figures")
     for name, reason in skipped.items():
         print(f"  missing: figure {name} ({for_terminal(reason)})")
 
