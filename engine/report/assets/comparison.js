@@ -113,8 +113,7 @@ function showFacts() {
     ["Machine", machine && `${machine.cores} cores, ${machine.system} ${machine.processor}${device === "cpu" ? "" : `, ${device}`}`],
     ["Versions", versions && Object.entries(versions).map(([name, version]) => `${name} ${version}`).join(", ")],
   ];
-  $("facts").replaceChildren(...facts.filter(([, value]) => !missing(value)).map(([name, value, title]) =>
-    element("div", { title }, element("dt", {}, name), element("dd", { dir: "auto" }, String(value)))));
+  listFacts(facts);
 }
 
 function showOverview() {

@@ -8,7 +8,7 @@ shell.start({
     sae: isCompared,
     other: (text) => isCompared(text) && isCompared(get("sae", "0")) && study.saes[chosenSAE()].compared.includes(Number(text)),
     feature: (text) => isCompared(get("sae", String(compared[0]))) && hasFeature(text),
-    sort: (text) => columnNames().includes(text),
+    sort: (text) => resultColumns().some((column) => column.name === text),
     decision: (text) => text in study.decisions,
     index: isNumber,
     ...Object.fromEntries(LIMITS.map((name) => [name, isNumber])),

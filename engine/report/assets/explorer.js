@@ -55,14 +55,7 @@ function searchForm() {
     element("button", { type: "reset" }, "Clear"));
   for (const input of form.elements) if (input.name) input.value = get(input.name, input.name === "pair" ? first : "");
   if (!form.elements.pair.value) form.elements.pair.value = first;
-  let waiting;
-  form.addEventListener("input", () => { clearTimeout(waiting); waiting = setTimeout(search, 150); });
-  form.addEventListener("submit", (event) => { event.preventDefault(); search(); });
-  form.addEventListener("reset", (event) => {
-    event.preventDefault();
-    for (const input of form.elements) if (input.name && input.name !== "pair") input.value = "";
-    search();
-  });
+  searchBy(form, search, [...form.elements].map((input) => input.name).filter((name) => name && name !== "pair"));
 }
 
 // Store the search in the address, and show its results.
@@ -290,12 +283,9 @@ function showExplorer() {
   searchForm();
   results = new SortedTable($("table"), resultColumns(), {
     caption: "Features that match the search",
-    sort: get("sort") ? { name: get("sort"), down: get("down") === "1" } : null,
-    changed: ({ name, down }) => set({ sort: name, down: down ? "1" : "" }),
+    sort: sortOfAddress(), changed: storeSort,
     chosen: (row) => [sourceOf(row.pair, row.feature), targetOf(row.pair, row.pair.columns.partner[row.feature])]
       .slice(0, 1 + TARGETS).some((node) => followed() && isSame(node, followed())),
   });
-  $("tools").append(
-    button("These features as CSV", saveResults),
-    element("span", { class: "soft" }, "The address of this page contains the search. A copy of the address reopens this view."));
+  $("tools").append(...resultTools(saveResults));
 }

@@ -2,6 +2,7 @@
 // The features of one SAE: where each of them is found, and one of them in all SAEs that its SAE was compared with.
 const number = (value) => value.toLocaleString("en");
 const LIMITS = ["similarity-from", "similarity-to"];
+const SEARCHED = ["index", "decision", ...LIMITS];
 let results; // the table of features
 let searches = 0; // number of the latest search
 
@@ -37,7 +38,7 @@ function partnerColumns(at) {
   ];
 }
 
-function resultColumns(withRates) {
+function resultColumns() {
   return [
     { name: "number", title: "feature", about: "number of the feature", value: (row) => row.feature,
       cell: (row) => featureButton(row.sae, row.feature) },
@@ -45,12 +46,11 @@ function resultColumns(withRates) {
       cell: (row) => study.decisions[row.overall.decision[row.feature]] },
     { name: "shared_with", title: "shared with", about: about("shared_with_all"), value: (row) => row.overall.sharedWith[row.feature],
       cell: (row) => `${row.overall.sharedWith[row.feature]} of ${study.saes[row.sae].compared.length}` },
-    ...(withRates ? [{ name: "rate", title: "firing rate", about: "firing rate of the feature, as it was given",
-      value: (row) => row.rates?.[row.feature], cell: (row) => shown(row.rates?.[row.feature], 3) }] : []),
+    { name: "rate", title: "firing rate", about: "firing rate of the feature, as it was given", optional: true,
+      value: (row) => row.rates?.[row.feature], cell: (row) => shown(row.rates?.[row.feature], 3) },
     ...partnerColumns((row) => row),
   ];
 }
-const columnNames = () => resultColumns(true).map((column) => column.name);
 
 function searchForm() {
   const form = $("search");
@@ -65,14 +65,7 @@ function searchForm() {
       field("Similarity from", element("input", { name: LIMITS[0], type: "number", step: "any", title: about("similarity") })),
       field("to", element("input", { name: LIMITS[1], type: "number", step: "any", "aria-label": "Similarity to" }))),
     element("button", { type: "reset" }, "Clear"));
-  let waiting;
-  form.addEventListener("input", () => { clearTimeout(waiting); waiting = setTimeout(search, 150); });
-  form.addEventListener("submit", (event) => { event.preventDefault(); search(); });
-  form.addEventListener("reset", (event) => {
-    event.preventDefault();
-    for (const name of ["index", "decision", ...LIMITS]) form.elements[name].value = "";
-    search();
-  });
+  searchBy(form, search, SEARCHED);
   fillForm();
 }
 
@@ -82,7 +75,7 @@ function fillForm() {
   elements.sae.value = chosenSAE();
   elements.other.replaceChildren(...study.saes[chosenSAE()].compared.map((sae) => element("option", { value: sae }, nameOf(sae))));
   elements.other.value = chosenOther();
-  for (const name of ["index", "decision", ...LIMITS]) elements[name].value = get(name);
+  for (const name of SEARCHED) elements[name].value = get(name);
 }
 
 // Store the search in the address, and show its results.
@@ -98,7 +91,7 @@ async function showResults() {
   const current = ++searches, sae = chosenSAE(), other = chosenOther();
   const [columns, overall, rates] = await Promise.all([known.partners(sae, other), known.overall(sae), known.rates(sae)]);
   if (current !== searches) return; // another search has started
-  const [index, decision, low, high] = ["index", "decision", ...LIMITS].map((name) => (get(name) === "" ? null : Number(get(name))));
+  const [index, decision, low, high] = SEARCHED.map((name) => (get(name) === "" ? null : Number(get(name))));
   const rows = [];
   for (let feature = 0; feature < featuresOf(sae); feature++) {
     const value = columns.similarity[feature];
@@ -107,14 +100,8 @@ async function showResults() {
     if (fits) rows.push({ sae, other, feature, columns, overall, rates });
   }
   $("found").textContent = `${number(rows.length)} of ${number(featuresOf(sae))} features of ${titleOf(sae)}, with their partners in ${titleOf(other)}`;
-  const table = new SortedTable($("table"), resultColumns(rates !== undefined), {
-    caption: "Features that match the search",
-    sort: get("sort") ? { name: get("sort"), down: get("down") === "1" } : null,
-    changed: ({ name, down }) => set({ sort: name, down: down ? "1" : "" }),
-    chosen: (row) => get("feature") !== "" && row.feature === Number(get("feature")),
-  });
-  table.show(rows);
-  results = table;
+  results.sort = sortOfAddress();
+  results.show(rows);
   await showFeature();
 }
 
@@ -163,7 +150,9 @@ function saveResults() {
 
 function showFeatures() {
   searchForm();
-  $("tools").append(
-    button("These features as CSV", saveResults),
-    element("span", { class: "soft" }, "The address of this page contains the search. A copy of the address reopens this view."));
+  results = new SortedTable($("table"), resultColumns(), {
+    caption: "Features that match the search", changed: storeSort,
+    chosen: (row) => get("feature") !== "" && row.feature === Number(get("feature")),
+  });
+  $("tools").append(...resultTools(saveResults));
 }

@@ -52,9 +52,7 @@ function showFacts() {
     ["Machine", machine ? `${machine.cores} cores, ${machine.system} ${machine.processor}${gpus}` : null],
     ["Versions", versions ? Object.entries(versions).map(([name, version]) => `${name} ${version}`).join(", ") : null],
   ];
-  const known = facts.filter(([, value]) => !missing(value) && value !== "");
-  $("facts").replaceChildren(...known.map(([name, value, title]) =>
-    element("div", { title }, element("dt", {}, name), element("dd", { dir: "auto" }, String(value)))));
+  listFacts(facts);
 }
 
 function compared(options) {

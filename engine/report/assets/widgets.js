@@ -42,6 +42,35 @@ const csvCell = (value) => {
 };
 const csv = (head, rows) => [head, ...rows].map((row) => row.map(csvCell).join(",")).join("\n") + "\n";
 
+// Show facts [[name, value, title]] in the list of facts, without those whose value is not known.
+function listFacts(facts) {
+  const known = facts.filter(([, value]) => !missing(value) && value !== "");
+  $("facts").replaceChildren(...known.map(([name, value, title]) =>
+    element("div", { title }, element("dt", {}, name), element("dd", { dir: "auto" }, String(value)))));
+}
+
+// Search while a form is filled in, and after its inputs of the given names are cleared.
+function searchBy(form, search, cleared) {
+  let waiting;
+  form.addEventListener("input", () => { clearTimeout(waiting); waiting = setTimeout(search, 150); });
+  form.addEventListener("submit", (event) => { event.preventDefault(); search(); });
+  form.addEventListener("reset", (event) => {
+    event.preventDefault();
+    for (const name of cleared) form.elements[name].value = "";
+    search();
+  });
+}
+
+// What is done with the features that a search has found; `save` writes them to a file.
+const resultTools = (save) => [
+  button("These features as CSV", save),
+  element("span", { class: "soft" }, "The address of this page contains the search. A copy of the address reopens this view."),
+];
+
+// By which column the address says that a table is sorted, and how it says so.
+const sortOfAddress = () => (get("sort") ? { name: get("sort"), down: get("down") === "1" } : null);
+const storeSort = ({ name, down }) => set({ sort: name, down: down ? "1" : "" });
+
 // A table that is sorted by a click on a column's head. Of many rows, only those in sight are elements.
 // columns: [{name, title, about, value(row), cell(row) -> text or element, text, optional}]
 // A column that is optional is hidden while no row has a value in it.
