@@ -11,20 +11,19 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from importlib.util import find_spec
 from typing import Any, Literal
 
 import numpy as np
 
 from saematch.analysis.predecessors import flow_pairs, nearest_of, partners_of
-from saematch.analysis.tables import Chunk, Row, Schema, Table, write_csv, write_parquet
+from saematch.analysis.tables import Chunk, Row, Schema, Table, write_columns
 from saematch.numeric.numbers import checked_number
 from saematch.numeric.rounding import Floats, Indices
 from saematch.options import SiteName
 from saematch.runs.chain import Chain
 from saematch.runs.plan import Pair
 from saematch.sources.names import SITES
-from saematch.storage.folders import LocalFolder, local_path, replacing
+from saematch.storage.folders import LocalFolder
 from saematch.storage.jsonfile import finite_or_none
 
 By = Literal["nearest", "partner"]
@@ -149,16 +148,10 @@ class Flow:
         Raises:
             MatchError: if the folder cannot be written.
         """
-        path = local_path(folder)
-        self.groups.write(LocalFolder(path))
-        with replacing(path / "flow.csv") as aside:
-            write_csv(aside, FLOW.columns, self._chunks())
-        if find_spec("pyarrow") is None:
-            return
+        where = LocalFolder(folder)
+        self.groups.write(where)
         whole = {"layer", "feature", *(f"{site}_{name}" for site in SITES for name in ("partner", "nearest"))}
-        text = {"partner_group", "nearest_group", "label"}
-        with replacing(path / "flow.parquet") as aside:
-            write_parquet(aside, FLOW.columns, self._chunks(), whole=whole, text=text, metadata={"about": FLOW.about})
+        write_columns(where, FLOW, self._chunks, whole=whole, text={"partner_group", "nearest_group", "label"})
 
     def _chunks(self) -> Iterator[Chunk]:
         """Yield the columns of `FLOW` for one layer after the other."""

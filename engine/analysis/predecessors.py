@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from saematch.analysis.ranking import known_cosine
 from saematch.errors import MatchError
 from saematch.numeric.numbers import checked_count
 from saematch.numeric.rounding import Floats, Indices
@@ -117,12 +118,8 @@ def partners_of(chain: Chain, pair: Pair) -> tuple[Indices, Floats]:
 
     Of several source features, which a baseline may match with one, it is the one with the largest cosine.
     """
-    perm, _, cosine = chain.arrays(pair)
-    if cosine is None:
-        raise MatchError(
-            f"the decoder cosines of {chain.names.titles(pair)} are not known: the run has none, and its SAEs cannot "
-            "be read; say where they are (inputs=)"
-        )
+    arrays = chain.arrays(pair)
+    perm, cosine = arrays.perm, known_cosine(chain, arrays, pair)
     matched = np.nonzero(perm >= 0)[0]
     matched = matched[np.argsort(np.nan_to_num(cosine[matched], nan=-2.0), kind="stable")]  # the last one stays
     partner, cosines = np.full(chain.shape(pair)[1], -1), np.full(chain.shape(pair)[1], np.nan)

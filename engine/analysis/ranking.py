@@ -68,7 +68,7 @@ def alike(chain: Chain, count: int, *, least: bool = False) -> list[RankedPair]:
     def pairs() -> Iterable[RankedPair]:
         for pair in chain:
             arrays = chain.arrays(pair)
-            cosine = _known(chain, arrays, pair)
+            cosine = known_cosine(chain, arrays, pair)
             ranked = np.where(np.isfinite(cosine), sign * cosine, -np.inf)
             for feature in largest(ranked, count):
                 yield ranked_pair(chain, pair, arrays, int(feature))
@@ -119,7 +119,7 @@ def lasting(chain: Chain, count: int, cosine: float) -> list[Lasting]:
     running: dict[int, _Columns] = {}
     for pair in nearest_steps(chain.steps()):
         arrays = chain.arrays(pair)
-        known = _known(chain, arrays, pair)
+        known = known_cosine(chain, arrays, pair)
         layers, first, length, lowest = running.pop(pair[0], _fresh(pair[0], len(arrays.perm)))
         goes_on = np.nan_to_num(known, nan=-np.inf) >= cosine
         ended += _best(chain, pair[0], (layers, first, length, np.where(goes_on, -np.inf, lowest)), count)
@@ -191,7 +191,8 @@ def largest(values: Floats, count: int) -> Indices:
     return places[values[places] > -np.inf]
 
 
-def _known(chain: Chain, arrays: PairArrays, pair: Pair) -> Floats:
+def known_cosine(chain: Chain, arrays: PairArrays, pair: Pair) -> Floats:
+    """Return the cosine of each matched pair of a pair of layers. Raises `MatchError` if it is not known."""
     if arrays.cosine is None:
         raise MatchError(
             f"the decoder cosines of {chain.names.titles(pair)} are not known: the run has none, and its SAEs cannot "

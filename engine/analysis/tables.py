@@ -18,7 +18,7 @@ import numpy as np
 from saematch.errors import MatchError
 from saematch.numeric.rounding import Floats
 from saematch.storage.csvfile import csv_rows
-from saematch.storage.folders import LocalFolder
+from saematch.storage.folders import LocalFolder, replacing
 from saematch.storage.jsonfile import finite_or_none
 from saematch.storage.reading import refuse_pointer
 from saematch.text import html_table
@@ -110,6 +110,31 @@ class Table:
         buffer = io.BytesIO()
         pyarrow.parquet.write_table(pyarrow.table(columns).replace_schema_metadata(about), buffer)
         folder.write(f"{self.schema.name}.parquet", buffer.getvalue())
+
+
+def write_columns(
+    folder: LocalFolder,
+    schema: Schema,
+    chunks: Callable[[], Iterable[Chunk]],
+    *,
+    whole: Collection[str],
+    text: Collection[str],
+) -> None:
+    """Write a table with a row for each feature, some rows at a time, as CSV and, if it is installed, by pyarrow.
+
+    Args:
+        folder: the folder of the files.
+        schema: the table, whose name is that of the files.
+        chunks: a function that makes the rows again, once for each file.
+        whole: see `write_parquet`.
+        text: see `write_parquet`.
+    """
+    with replacing(folder.path / f"{schema.name}.csv") as aside:
+        write_csv(aside, schema.columns, chunks())
+    if find_spec("pyarrow") is not None:
+        about = {"about": schema.about}
+        with replacing(folder.path / f"{schema.name}.parquet") as aside:
+            write_parquet(aside, schema.columns, chunks(), whole=whole, text=text, metadata=about)
 
 
 def write_csv(path: Path, columns: Iterable[str], chunks: Iterable[Chunk]) -> int:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from importlib.util import find_spec
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from saematch.analysis.tables import Chunk, Row, Schema, Table, write_csv, write_parquet
+from saematch.analysis.tables import Chunk, Row, Table, write_columns
 from saematch.dictionaries.decisions import DECISIONS, PLACES, found_columns, others_of
 from saematch.dictionaries.definitions import (
     FEATURES_TABLE,
@@ -20,7 +19,7 @@ from saematch.dictionaries.definitions import (
     SAES_TABLE,
 )
 from saematch.dictionaries.measures import EDGES, STATISTICS
-from saematch.storage.folders import LocalFolder, replacing
+from saematch.storage.folders import LocalFolder
 from saematch.storage.jsonfile import as_json, finite_or_none
 
 if TYPE_CHECKING:
@@ -35,8 +34,8 @@ def write_all(result: Consistency, folder: LocalFolder) -> None:
     """Write all files. Raises `MatchError` if the folder cannot be written."""
     for table in tables_of(result):
         table.write(folder)
-    _write_columns(folder, PARTNERS_TABLE, lambda: _partner_chunks(result))
-    _write_columns(folder, FEATURES_TABLE, lambda: _feature_chunks(result))
+    write_columns(folder, PARTNERS_TABLE, lambda: _partner_chunks(result), whole=_WHOLE, text=_TEXT)
+    write_columns(folder, FEATURES_TABLE, lambda: _feature_chunks(result), whole=_WHOLE, text=_TEXT)
     folder.write(RESULT, as_json(result.as_dict()))  # at last: where it is, the tables are
 
 
@@ -107,13 +106,3 @@ def _feature_chunks(result: Consistency) -> Iterator[Chunk]:
 def listed(values: np.ndarray) -> list[Any]:
     """Return an array as a list, with None for values that are not finite."""
     return [finite_or_none(value) for value in values.tolist()]
-
-
-def _write_columns(folder: LocalFolder, schema: Schema, chunks: Callable[[], Iterable[Chunk]]) -> None:
-    """Write a table with a row for each feature, some rows at a time, as CSV and, if it is installed, by pyarrow."""
-    with replacing(folder.path / f"{schema.name}.csv") as aside:
-        write_csv(aside, schema.columns, chunks())
-    if find_spec("pyarrow") is not None:
-        about = {"about": schema.about}
-        with replacing(folder.path / f"{schema.name}.parquet") as aside:
-            write_parquet(aside, schema.columns, chunks(), whole=_WHOLE, text=_TEXT, metadata=about)
