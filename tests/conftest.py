@@ -1,4 +1,4 @@
-"""Fixtures: the packaged sample, the real data if it is available, poisoned memory, and the choice of candidates."""
+"""Fixtures: the packaged sample, the real data if it is available, a browser, poisoned memory, and candidates."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import pytest
 from hypothesis import settings
 
 import saematch as sm
+from browser import browser
 from saematch.resources import available_memory, processors
 
 # The same examples in every run, so that a check's verdict depends on the code alone.
@@ -32,6 +33,13 @@ SHARED = Path(__file__).parent.parent.parent / "shared"
 def pytest_xdist_auto_num_workers():
     """Return the number of processes of `--numprocesses auto`: one for each processor, if memory allows."""
     return max(1, min(processors(), available_memory() // PROCESS_BYTES))
+
+
+@pytest.fixture(scope="module")
+def opened():
+    """Open the browser in which the tests of a file open pages."""
+    with browser() as chromium:
+        yield chromium
 
 
 @pytest.fixture(autouse=True)

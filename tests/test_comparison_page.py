@@ -7,18 +7,12 @@ import numpy as np
 import pytest
 
 import saematch as sm
-from browser import browser, findings_of_axe, needs_browser, page_at, rows_of, until
+from browser import findings_of_axe, needs_browser, page_at, rows_of, until
 from saematch.cli.main import main
 from saematch.report import write_comparison
 from saes import made_up, write_npz
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
-
-
-@pytest.fixture(scope="module")
-def opened():
-    with browser() as chromium:
-        yield chromium
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import saematch as sm
-from browser import browser, findings_of_axe, needs_browser, page_at, rows_of, until
+from browser import findings_of_axe, needs_browser, page_at, rows_of, until
 from saematch.analysis.flow import FLOW, GROUPS, find_predecessors
 from saematch.analysis.predecessors import predecessors_of
 from saematch.analysis.ranking import lasting
@@ -532,12 +532,6 @@ def test_the_command_says_where_features_come_from(run, home, tmp_path):
 
 
 LISTS = ("Path through the SAEs", "Predecessors by site")
-
-
-@pytest.fixture(scope="module")
-def opened():
-    with browser() as chromium:
-        yield chromium
 
 
 def bars(page, name):

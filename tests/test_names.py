@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import saematch as sm
-from browser import browser, findings_of_axe, needs_browser, page_at, rows_of
+from browser import findings_of_axe, needs_browser, page_at, rows_of
 from saematch.analysis.export import export
 from saematch.analysis.ranking import alike, lasting
 from saematch.cli.main import main
@@ -317,12 +317,6 @@ def test_hostile_names_are_text_everywhere(hostile, tmp_path):
     nodes = ElementTree.parse(tmp_path / "x.graphml").getroot().findall(".//g:node", space)
     assert {node.findtext("g:data[@key='layer']", None, space) for node in nodes} == set(HOSTILE)
     assert saematch("path", hostile, "--sae", HOSTILE[0], "--feature", 0).returncode == 0
-
-
-@pytest.fixture(scope="module")
-def opened():
-    with browser() as chromium:
-        yield chromium
 
 
 @needs_browser

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import saematch as sm
-from browser import browser, findings_of_axe, needs_browser, page_at, rows_of, until
+from browser import findings_of_axe, needs_browser, page_at, rows_of, until
 from saematch.cli.main import main
 from saematch.options import Side
 from saematch.report import Contents, Server, write_report
@@ -23,12 +23,6 @@ from saes import made_up, write_model, write_npz
 
 HOSTILE = ["<script>document.title='taken'</script>", "<img src=x onerror=alert(1)>\"'", "</script><b>bold</b>",
            "\u202eright to left", "null \x00 byte", "🐈 cats", "long " * 2000, "=1+1"]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def opened():
-    with browser() as chromium:
-        yield chromium
 
 
 @pytest.fixture(scope="module")
