@@ -41,7 +41,7 @@ from saematch.numeric.compiled import compiled
 from saematch.numeric.rounding import Floats, Indices, first_alike, first_of_each
 from saematch.options import ActivityMetric, names
 
-_PART = 2**20
+_PART = 2**20  # entries that are added up at a time
 
 
 @dataclass(frozen=True, eq=False)

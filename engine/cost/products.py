@@ -22,11 +22,10 @@ from saematch.cost.sides import Side
 from saematch.numeric.loops import centred_products, scale_sums
 from saematch.numeric.rounding import UNIT_32, Floats, Indices, gamma
 from saematch.numeric.rows import over_pairs
-from saematch.numeric.threads import ThreadPool
+from saematch.numeric.threads import MULTIPLIED, ThreadPool
 
 MOST_INT32 = 133_120  # entries of int8 rows whose product an int32 sum holds: 127^2 times as much is below 2^31
 _COPIED = 128  # rows in float64
-_PRODUCTS = 16  # of float64 numbers that one thread adds up in a nanosecond
 _FACTORS = (-2.0, 1.0)  # of the rows of each side in a product, which is then M itself
 _FPMATH = ("ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE")  # how oneDNN may round float32, by its two names
 
@@ -103,7 +102,7 @@ class TileProducts(Products, TilePasses):
         # Memory that is new to a process is slow: the rows of the left side are copied a few at a time. The bits of a
         # product depend on the threads that share it: each of these products has one.
         parts = [slice(top, top + _COPIED) for top in range(0, len(rows), _COPIED)]
-        with ThreadPool(right.numel() * len(rows) // _PRODUCTS) as pool:
+        with ThreadPool(right.numel() * len(rows) // MULTIPLIED) as pool:
             pool.run((partial(multiply, part) for part in parts), torch_threads=1)
         return out.numpy()
 

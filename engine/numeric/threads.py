@@ -15,6 +15,7 @@ import torch
 import saematch
 from saematch.resources import processors
 
+MULTIPLIED = 16  # pairs of float64 numbers that one thread multiplies and adds up in a nanosecond
 _SMALL = 2**20  # nanoseconds; with fewer, starting threads takes longer than the work
 T = TypeVar("T")
 

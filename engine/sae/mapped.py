@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from saematch.errors import MatchError
-from saematch.numeric.threads import ThreadPool
+from saematch.numeric.threads import MULTIPLIED, ThreadPool
 from saematch.sae.maps import Map
 from saematch.sae.spaces import UNKNOWN
 
@@ -57,7 +57,7 @@ def mapped_sae(sae: SAE, map: Map) -> SAE:
 
     parts = [slice(start, start + _TOGETHER) for start in range(0, sae.F, _TOGETHER)]
     jobs: list[Callable[[], None]] = [map_bias, *(partial(map_features, part) for part in parts)]
-    with ThreadPool(W_dec.numel()) as pool:
+    with ThreadPool(W_dec.numel() * sae.d // MULTIPLIED) as pool:
         pool.run(jobs, torch_threads=1)
     return replace(
         sae,
