@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saematch.assignment.edges import edges_of_pairs, least_of_rows, merge, missing_pairs, row_minima, starts_with
+from saematch.assignment.edges import edges_of_pairs, least_of_rows, merge, missing_pairs, row_minima
 from saematch.numeric.rounding import at_least
 
 
@@ -27,14 +27,13 @@ def test_missing_pairs_are_merged_in_order(drawn):
     shape, edges, pairs = drawn
     rows, columns = arrays(edges)
     starts = np.searchsorted(rows, np.arange(shape[0] + 1))
-    new_rows, new = missing_pairs(starts, columns.astype(np.int32), *arrays(pairs))
+    new_rows, new = missing_pairs(starts, columns.astype(np.int32), *arrays(pairs), shape[1])
     expected = sorted(set(pairs) - set(edges))
     assert list(zip(new_rows.tolist(), new.tolist(), strict=True)) == expected
 
-    after = starts_with(starts, new_rows)
     every = sorted({*edges, *expected})
     all_rows, all_columns = arrays(every)
-    np.testing.assert_array_equal(after, np.searchsorted(all_rows, np.arange(shape[0] + 1)))
+    after = np.searchsorted(all_rows, np.arange(shape[0] + 1))
     value = {pair: float(n) for n, pair in enumerate([*edges, *expected])}
     old = columns.astype(np.int32), np.arange(len(edges), dtype=float), -np.arange(len(edges), dtype=float)
     added = np.arange(len(edges), len(every), dtype=float)
@@ -43,7 +42,9 @@ def test_missing_pairs_are_merged_in_order(drawn):
     np.testing.assert_array_equal(merged[0], all_columns)
     np.testing.assert_array_equal(merged[1], [value[pair] for pair in every])
     np.testing.assert_array_equal(merged[2], [-value[pair] for pair in every])
-    np.testing.assert_array_equal(edges_of_pairs(after, merged[0], all_rows, all_columns), np.arange(len(every)))
+    found = np.full(len(every), -1)
+    edges_of_pairs(after, merged[0], all_rows, all_columns, found)
+    np.testing.assert_array_equal(found, np.arange(len(every)))
 
 
 @pytest.mark.parametrize("seed", range(40))

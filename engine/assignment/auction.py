@@ -47,7 +47,9 @@ def auction(starts: Indices, columns: Columns, costs: Floats, prices: Floats, pr
     standard = ((costs - costs.mean()) / deviation).astype(np.float32)
     epsilon /= deviation
     while epsilon >= LAST_EPSILON:
-        if not _bid(starts, columns, standard, asked, np.float32(epsilon), _MOST_BIDS * len(prices)):
+        owner, queue = np.full(len(prices), -1), np.arange(len(prices))
+        most_bids = _MOST_BIDS * len(prices)
+        if not _bid(starts, columns, standard, asked, np.float32(epsilon), most_bids, owner, queue):
             break
         epsilon /= DIVISOR
     # Bids only raise prices. A constant that all prices share means nothing, so the median change is taken off again.
@@ -56,16 +58,16 @@ def auction(starts: Indices, columns: Columns, costs: Floats, prices: Floats, pr
 
 
 @compiled
-def _bid(starts: Any, columns: Any, costs: Any, asked: Any, epsilon: Any, most_bids: int) -> bool:
+def _bid(
+    starts: Any, columns: Any, costs: Any, asked: Any, epsilon: Any, most_bids: int, owner: Any, queue: Any
+) -> bool:
     """Let rows bid until each has a column; return False if that takes more than `most_bids` bids.
 
     A row bids for its cheapest column. It raises the price by so much that its second cheapest column is as good, plus
-    epsilon. The row that had the column before is without a column again.
+    epsilon. The row that had the column before is without a column again. `owner` is the row of each column, at first
+    -1, and `queue` is a ring of the rows without a column, at first all of them.
     """
-    n = len(asked)
-    owner = np.full(n, -1)
-    queue = np.arange(n)  # a ring of the rows without a column
-    head, length = 0, n
+    n, head, length = len(asked), 0, len(asked)
     for _ in range(most_bids):
         if length == 0:
             return True

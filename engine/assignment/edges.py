@@ -8,59 +8,49 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saematch.numeric.compiled import compiled
+from saematch.numeric.rounding import Indices
 
 Columns = NDArray[np.int32]  # of the edges
 
 
 @compiled
-def edges_of_pairs(starts: Any, columns: Any, rows: Any, others: Any) -> Any:
-    """Return the edge of each listed pair, all of which must be edges of the graph."""
-    edges = np.empty(len(rows), dtype=np.int64)
+def edges_of_pairs(starts: Any, columns: Any, rows: Any, others: Any, edges: Any) -> None:
+    """Fill `edges` with the edge of each listed pair, all of which must be edges of the graph."""
     for n in range(len(rows)):
-        start, stop = starts[rows[n]], starts[rows[n] + 1]
-        edges[n] = start + np.searchsorted(columns[start:stop], others[n])
-    return edges
+        for e in range(starts[rows[n]], starts[rows[n] + 1]):
+            if columns[e] == others[n]:
+                edges[n] = e
+                break
+
+
+def missing_pairs(
+    starts: Indices, columns: Columns, rows: Indices, others: Indices, width: int
+) -> tuple[Indices, Indices]:
+    """Return those of the listed pairs that are no edges yet, each once, by ascending row and column.
+
+    `width` is the number of columns of the graph.
+    """
+    places = rows * width
+    places += others
+    places.sort()
+    rows = places // width
+    others = places - rows * width
+    missing = np.empty(len(rows), dtype=np.bool_)
+    _find_missing(starts, columns, rows, others, missing)
+    return rows[missing], others[missing]
 
 
 @compiled
-def missing_pairs(starts: Any, columns: Any, rows: Any, others: Any) -> Any:
-    """Return those of the listed pairs that are no edges yet, each once, by ascending row and column."""
-    # Sort the pairs by row, by counting them; then each row by column.
-    ends = np.zeros(len(starts), dtype=np.int64)
-    for i in rows:
-        ends[i + 1] += 1
-    for i in range(len(starts) - 1):
-        ends[i + 1] += ends[i]
-    fills, sorted_others = ends.copy(), np.empty(len(rows), dtype=columns.dtype)
+def _find_missing(starts: Any, columns: Any, rows: Any, others: Any, missing: Any) -> None:
+    """Fill `missing`: whether a pair, of a list in order, is neither an edge nor a repetition of the one before."""
+    row, last, e = -1, -1, 0
     for n in range(len(rows)):
-        i = rows[n]
-        sorted_others[fills[i]] = others[n]
-        fills[i] += 1
-    # Walk along the pairs and the edges of each row at once.
-    count, missing = 0, np.empty((2, len(rows)), dtype=np.int64)
-    for i in range(len(starts) - 1):
-        listed = sorted_others[ends[i] : ends[i + 1]]
-        listed.sort()
-        e, stop, last = starts[i], starts[i + 1], -1
-        for j in listed:
-            while e < stop and columns[e] < j:
-                e += 1
-            if j != last and (e == stop or columns[e] != j):
-                missing[0, count], missing[1, count] = i, j
-                count += 1
-            last = j
-    return missing[0, :count], missing[1, :count]
-
-
-@compiled
-def starts_with(starts: Any, rows: Any) -> Any:
-    """Return `starts` after an edge is added to each of the listed rows, as often as it is listed."""
-    after = np.zeros_like(starts)
-    for i in rows:
-        after[i + 1] += 1
-    for i in range(len(starts) - 1):
-        after[i + 1] += after[i]
-    return after + starts
+        if rows[n] != row:
+            row, last, e = rows[n], -1, starts[rows[n]]
+        while e < starts[row + 1] and columns[e] < others[n]:
+            e += 1
+        missing[n] = others[n] != last and (e == starts[row + 1] or columns[e] != others[n])
+        last = others[n]
 
 
 @compiled

@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from saematch.assignment.edges import Columns
 from saematch.numeric.compiled import compiled
+from saematch.numeric.rounding import Floats, Indices
 
 # Prices are feasible if no edge is below the potential of its row. Within this share of the numbers involved, an edge
 # that is below is accepted: equal costs make cycles of cost 0, around which rounding would lower prices for ever.
@@ -19,8 +21,9 @@ def is_below(cost: Any, potential: Any, price: Any) -> Any:
     return cost - potential < price - FEASIBILITY * (abs(cost) + abs(potential) + abs(price))
 
 
-@compiled
-def make_feasible(starts: Any, columns: Any, costs: Any, permutation: Any, owner: Any, paid: Any, prices: Any) -> None:
+def make_feasible(
+    starts: Indices, columns: Columns, costs: Floats, permutation: Indices, owner: Indices, paid: Floats, prices: Floats
+) -> None:
     """Lower prices in place until each row prefers its own column: shortest paths by Bellman, Ford and Moore.
 
     Rounding leaves some edges slightly below the potential u_i = paid[i] - v_perm(i) of their row, and if costs differ
@@ -30,24 +33,48 @@ def make_feasible(starts: Any, columns: Any, costs: Any, permutation: Any, owner
 
     If the permutation is not optimal, prices would fall for ever around a cycle of exchanges that lowers the cost. A
     row that is visited more than n times has such a cycle behind it: `_exchange` makes the exchanges, in `permutation`,
-    `owner` and `paid` (the cost of each row's pair), and the search resumes.
+    `owner` and `paid` (the cost of each row's pair), and the search begins anew. If they gain nothing, only rounding is
+    left, and the prices stay as they are.
     """
     n = len(permutation)
-    # The row that lowered the price of a column last, and the edge by which it did.
-    bidder, bid = np.full(n, -1), np.zeros(n, dtype=np.int64)
-    # A ring of rows to visit: at first all of them.
-    queue, waiting, visits = np.arange(n), np.ones(n, dtype=np.bool_), np.zeros(n, dtype=np.int64)
-    head, length = 0, n
+    while True:
+        # Loops get their memory from here, because every function of numpy takes long to compile.
+        bidder, bid, visits = np.full(n, -1), np.full(n, -1), np.zeros(n, dtype=np.int64)
+        queue, waiting = np.arange(n), np.ones(n, dtype=np.bool_)
+        given = starts, columns, costs, permutation, owner, paid, prices
+        row = _lower_prices(*given, bidder, bid, visits, queue, waiting)
+        if row < 0 or not _exchange(row, costs, paid, permutation, owner, bidder, bid):
+            break
+
+
+@compiled
+def _lower_prices(
+    starts: Any,
+    columns: Any,
+    costs: Any,
+    permutation: Any,
+    owner: Any,
+    paid: Any,
+    prices: Any,
+    bidder: Any,
+    bid: Any,
+    visits: Any,
+    queue: Any,
+    waiting: Any,
+) -> Any:
+    """Lower prices until each row prefers its own column, and return -1, or a row with a cycle behind it.
+
+    `bidder` is the row that lowered the price of a column last, and `bid` the edge by which it did. `queue` is a ring
+    of rows to visit, at first all of them; `waiting` are those in it, and `visits` counts the visits of each row.
+    """
+    n, head, length = len(permutation), 0, len(permutation)
     while length > 0:
         i = queue[head]
         head, length = (head + 1) % n, length - 1
         waiting[i] = False
         visits[i] += 1
-        # Around a cycle: exchange. If that gains nothing, only rounding is left, and the prices stay as they are.
         if visits[i] > n:
-            if not _exchange(i, costs, paid, permutation, owner, bidder, bid):
-                return
-            visits[:] = 0
+            return i
         # Lower the price of each column that row i would prefer to its own.
         potential = paid[i] - prices[permutation[i]]
         for e in range(starts[i], starts[i + 1]):
@@ -59,6 +86,7 @@ def make_feasible(starts: Any, columns: Any, costs: Any, permutation: Any, owner
                     queue[(head + length) % n] = owner[j]
                     waiting[owner[j]] = True
                     length += 1
+    return -1
 
 
 @compiled

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from saematch.assignment.auction import auction
-from saematch.assignment.edges import edges_of_pairs, least_of_rows, merge, missing_pairs, row_minima, starts_with
+from saematch.assignment.edges import edges_of_pairs, least_of_rows, merge, missing_pairs, row_minima
 from saematch.assignment.feasible import FEASIBILITY
 from saematch.assignment.sparse import repaired, solve_sparse
 from saematch.cost import Cost, Unmatched
@@ -70,7 +70,7 @@ class CandidateGraph:
 
     def _missing(self, rows: Indices, columns: Indices) -> tuple[Indices, Indices, Floats]:
         """Return those pairs that may become edges and are none yet, in order, and their costs."""
-        rows, columns = missing_pairs(self.starts, self._columns, rows, columns)
+        rows, columns = missing_pairs(self.starts, self._columns, rows, columns, self.shape[1])
         self._cost.exact_pairs += len(rows)
         costs = self._cost.below_ceiling(self._cost.exact(rows, columns))
         allowed = np.isfinite(costs)
@@ -81,7 +81,8 @@ class CandidateGraph:
         if not len(rows):
             return
         new = columns.astype(np.int32), costs, self._cost.exact_error(rows, columns, self._no_error)
-        after, count = starts_with(self.starts, rows), len(self) + len(rows)
+        after = self.starts + np.searchsorted(rows, np.arange(len(self.starts)))
+        count = len(self) + len(rows)
         merged = np.empty(count, dtype=np.int32), np.empty(count), np.empty(count)
         merge(self.starts, (self._columns, self.costs, self._errors), rows, new, after, merged)
         self.starts, (self._columns, self.costs, self._errors) = after, merged
@@ -93,7 +94,8 @@ class CandidateGraph:
         """
         rows = np.nonzero(permutation >= 0)[0]
         columns = permutation[rows]
-        edges = edges_of_pairs(self.starts, self._columns, rows, columns)
+        edges = np.empty(len(rows), dtype=np.int64)
+        edges_of_pairs(self.starts, self._columns, rows, columns, edges)
         potentials, rounding = self._unmatched.rows.copy(), self._unmatched.row_error.copy()
         potentials[rows] = self.costs[edges] - prices[columns]
         rounding[rows] = self._errors[edges] + self._unmatched.bound_price_error(prices)[columns]

@@ -14,6 +14,7 @@ from typing import Any
 
 import lap
 import numpy as np
+from numpy.typing import NDArray
 
 from saematch.assignment.edges import Columns, least_of_rows
 from saematch.assignment.feasible import is_below, make_feasible
@@ -43,7 +44,7 @@ def solve_sparse(starts: Indices, columns: Columns, costs: Floats, prices: Float
     given = starts, columns, costs, permutation, owner, paid, feasible
     _reduce_prices(*given, _LONGEST_CHAIN)
     # After good prices, few rows are left, with short paths. If paths are long, lapmod finishes sooner.
-    if not _augment(*given, n):
+    if not _augment(*given, n, *_search_memory(n)):
         rows = np.repeat(np.arange(n), np.diff(starts))
         permutation = _by_lapmod(starts, rows, columns, costs, feasible)
         pairs = np.nonzero(columns == permutation[rows])[0]
@@ -91,10 +92,16 @@ def repaired(
     n = len(permutation)
     permutation, owner, paid, feasible = permutation.copy(), np.full(n, -1), np.zeros(n), prices.copy()
     given = starts, columns, costs, permutation, owner, paid, feasible
-    if _release(*given) > _MOST_REPAIRED or not _augment(*given, n):
+    if _release(*given) > _MOST_REPAIRED or not _augment(*given, n, *_search_memory(n)):
         return None
     make_feasible(*given)
     return permutation, feasible
+
+
+def _search_memory(n: int) -> tuple[NDArray[Any], ...]:
+    """Return `distance`, `final`, `bidder`, `bid` and `reached` of `_shortest_path`, before the first search."""
+    # Loops get their memory from here, because every function of numpy takes long to compile.
+    return np.full(n, np.inf), np.zeros(n, dtype=np.bool_), *np.full((3, n), -1)
 
 
 @compiled
@@ -154,22 +161,32 @@ def _reduce_prices(
 
 @compiled
 def _augment(
-    starts: Any, columns: Any, costs: Any, permutation: Any, owner: Any, paid: Any, prices: Any, most: int
+    starts: Any,
+    columns: Any,
+    costs: Any,
+    permutation: Any,
+    owner: Any,
+    paid: Any,
+    prices: Any,
+    most: int,
+    distance: Any,
+    final: Any,
+    bidder: Any,
+    bid: Any,
+    reached: Any,
 ) -> bool:
     """Assign all unassigned rows along shortest paths; return False if paths lead through more than `most` rows.
 
     A path alternates between edges that become pairs and pairs that are given up, from an unassigned row to a free
-    column. Its length is the sum of the reduced costs of its edges, none of which is negative.
+    column. Its length is the sum of the reduced costs of its edges, none of which is negative. The last arguments are
+    the memory that `_search_memory` returns.
     """
-    n = len(permutation)
-    distance, final = np.full(n, np.inf), np.zeros(n, dtype=np.bool_)
-    bidder, bid = np.full(n, -1), np.zeros(n, dtype=np.int64)  # the last row on the path to a column, and its edge
-    reached = np.empty(n, dtype=np.int64)
-    given = starts, columns, costs, owner, paid, prices
-    for first in range(n):
+    for first in range(len(permutation)):
         if permutation[first] >= 0:
             continue
-        end, count, rows = _shortest_path(*given, first, distance, final, bidder, bid, reached)
+        end, count, rows = _shortest_path(
+            starts, columns, costs, owner, paid, prices, first, distance, final, bidder, bid, reached
+        )
         most -= rows
         if end < 0 or most < 0:
             return False
@@ -207,7 +224,8 @@ def _shortest_path(
     """Find the shortest path from an unassigned row to a free column, by Dijkstra's algorithm over the columns.
 
     Return the free column, -1 if there is none, the number of columns that were reached, and the number of rows that
-    paths lead through. Fill the `distance` of the reached columns, `final` where no path is shorter, and `reached`.
+    paths lead through. Fill the `distance` of the reached columns, `final` where no path is shorter, and `reached`; and
+    the last row on the path to a column, its `bidder`, and its edge, the `bid`.
     """
     potential = np.inf
     for e in range(starts[row], starts[row + 1]):
