@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from saematch.cost import Cost, Unmatched
-from saematch.numeric.rounding import UNIT_64, Floats, Indices, at_least, at_most
+from saematch.numeric.rounding import UNIT_64, Floats, Indices, at_least, at_most, correct_sum
 from saematch.options import Limit
 
 SMALLEST = 2.0**-1074  # the smallest float64 above 0
@@ -147,7 +147,7 @@ class Solution:
 
     def bound(self, unmatched: Unmatched) -> float:
         """Return sum(u) + sum(v) in the units of M: a lower bound for the cost of every matching less all p and q."""
-        return math.fsum(np.minimum(self.proved, unmatched.rows)) + math.fsum(self.prices)
+        return correct_sum(np.minimum(self.proved, unmatched.rows)) + correct_sum(self.prices)
 
     def grade(self, cost: Cost, unmatched: Unmatched, permutation: Indices) -> Certificate:
         """Return the certificate of a matching that the problem allows.
@@ -179,24 +179,25 @@ class Solution:
         """
         # Sum up the terms of the gap, and an upper bound for each of them: these sums give the gap and its error.
         reduced = Reduced.in_float64(cost, unmatched, self.prices) if self.reduced is None else self.reduced
-        rows = np.nonzero(permutation >= 0)[0]
-        values, value_error = reduced.pairs(rows, permutation[rows])
-        excess, most = self._excess(reduced, permutation, values, value_error)
-        gap = math.fsum(excess) / reduced.scale
-        error = max(math.fsum(most) / reduced.scale * (1 + 2.0**-50) - gap, 0.0)
+        pairs = _Pairs.of(permutation, cost.shape[1])
+        values, value_error = reduced.pairs(pairs.rows, pairs.columns)
+        excess, most = self._excess(reduced, permutation, pairs, values, value_error)
+        gap = correct_sum(excess) / reduced.scale
+        error = max(correct_sum(most) / reduced.scale * (1 + 2.0**-50) - gap, 0.0)
         error += SMALLEST * bool(gap or error)  # the quotients may underflow
         if _is_constant(cost, unmatched):
             return Certificate(gap, error, 0.0, True)
         # The numbers that gap and error are compared with.
         if self.reduced is None:
-            matched = math.fsum([*values, *self.prices[permutation[rows]]])
+            matched, matched_error = correct_sum(values, self.prices[pairs.columns]), value_error
         else:
-            matched = math.fsum(cost.exact(rows, permutation[rows]))
-        gain = self._gain(cost, unmatched, permutation, matched, gap, error)
+            matched = correct_sum(cost.exact(pairs.rows, pairs.columns))
+            matched_error = cost.exact_error(pairs.rows, pairs.columns, unmatched.bound_price_error(self.prices))
+        gain = _gain(cost, unmatched, pairs, matched, matched_error, gap, error)
         # If gap and error are both 0, the proof is exact. Otherwise rounding must explain the gap.
         if gap + error == 0:
             return Certificate(gap, error, gain, True)
-        trivial = _trivial_proof(cost, unmatched, permutation, gap + error)
+        trivial = _trivial_proof(cost, unmatched, permutation, pairs, gap + error)
         in_m = cost.scale / reduced.scale
         explained = self.finished and self._is_rounding(cost, excess * in_m, (most - excess) * in_m)
         explained = explained and not self._is_hidden(cost, gap + error, gain, trivial.paid)
@@ -213,38 +214,29 @@ class Solution:
         return np.where(permutation == self.permutation, self.others, self.proved)
 
     def _excess(
-        self, reduced: Reduced, permutation: Indices, values: Floats, value_error: Floats
+        self, reduced: Reduced, permutation: Indices, pairs: _Pairs, values: Floats, value_error: Floats
     ) -> tuple[Floats, Floats]:
         """Return the terms of the gap, see `grade`, and an upper bound for each term that no rounding can break.
 
         `values` are the reduced costs of the pairs of the permutation, and `value_error` bounds their errors.
         """
-        rows, unpaired_rows = np.nonzero(permutation >= 0)[0], np.nonzero(permutation < 0)[0]
-        columns = permutation[rows]
-        unpaired = np.ones(len(self.prices), dtype=bool)
-        unpaired[columns] = False
-        unpaired_columns = np.nonzero(unpaired)[0]
-        # The upper bounds compare the highest that a value can be with the lowest that its competitors can be. A pair
-        # does not compete with itself: this is why a row whose other pairs are well above its own has no error.
-        lowest = np.minimum(self._others(permutation), at_least(reduced.rows, reduced.row_error))
+        # What each row pays, and the least that it could pay instead. A pair does not compete with itself: this is why
+        # a row whose other pairs are well above its own has no error.
+        paid, paid_error, lowest = reduced.rows.copy(), reduced.row_error.copy(), self.proved.copy()
+        paid[pairs.rows], paid_error[pairs.rows] = values, value_error
+        others = np.minimum(self._others(permutation), at_least(reduced.rows, reduced.row_error))
+        lowest[pairs.rows] = others[pairs.rows]
+        # The upper bounds compare the highest that a value can be with the lowest that its competitors can be.
+        left = reduced.columns[pairs.free_columns]
         most = np.concatenate(
             [
-                np.maximum(at_most(values, value_error) - lowest[rows], 0.0),
-                np.maximum(
-                    at_most(reduced.rows[unpaired_rows], reduced.row_error[unpaired_rows]) - self.proved[unpaired_rows],
-                    0.0,
-                ),
-                at_most(reduced.columns[unpaired_columns], reduced.column_error[unpaired_columns]),
+                np.maximum(at_most(paid, paid_error) - lowest, 0.0),
+                at_most(left, reduced.column_error[pairs.free_columns]),
             ]
         )
         # The terms themselves, in float64, never outside the bounds.
-        potentials = np.minimum(self.minima, reduced.rows)
-        terms = [
-            values - potentials[rows],
-            reduced.rows[unpaired_rows] - potentials[unpaired_rows],
-            reduced.columns[unpaired_columns],
-        ]
-        return np.clip(np.concatenate(terms), 0.0, most), most
+        terms = np.concatenate([paid - np.minimum(self.minima, reduced.rows), left])
+        return np.clip(terms, 0.0, most), most
 
     def _is_rounding(self, cost: Cost, excess: Floats, errors: Floats) -> bool:
         """Whether rounding explains each term of the gap, and no term is rounded too much; in the units of M."""
@@ -267,23 +259,41 @@ class Solution:
         size = cost.typical_difference * min(cost.shape) or float(np.abs(self.prices).max(initial=0.0))
         return gain == 0 and proof_gap > TOLERANCE * size / cost.scale
 
-    def _gain(
-        self, cost: Cost, unmatched: Unmatched, permutation: Indices, matched: float, gap: float, error: float
-    ) -> float:
-        """Return `Certificate.gain`, 0.0 if it is no more than rounding. `matched` is the sum of M of the matching."""
-        rows = np.nonzero(permutation >= 0)[0]
-        columns = permutation[rows]
-        # Objectives in units of M, without sum(p) + sum(q), which they all have in common: of the matching, of a random
-        # pairing of the whole smaller side, and of no pairs at all. A random pairing may be forbidden.
-        unpaired = math.fsum(unmatched.rows[permutation < 0]) + math.fsum(np.delete(unmatched.columns, columns))
-        no_pairs = math.fsum(unmatched.rows) + math.fsum(unmatched.columns)
-        random_pairs = cost.random_total + _left_over(unmatched)
-        reference = no_pairs if cost.forbids and math.isfinite(no_pairs) else min(random_pairs, no_pairs)
-        # The reference minus the objective, plus the gap, is the reference minus the lower bound.
-        gain = (reference - matched - unpaired) / cost.scale
-        rounding = cost.exact_error(rows, columns, unmatched.bound_price_error(self.prices))
-        gain_error = math.fsum([cost.random_error, *rounding, *unmatched.row_error, *unmatched.column_error])
-        return gain + gap + error if gain + gap > gain_error / cost.scale + error else 0.0
+
+class _Pairs(NamedTuple):
+    """The pairs of a permutation as rows and columns, and the rows and columns that are unmatched."""
+
+    rows: Indices
+    columns: Indices
+    free_rows: Indices
+    free_columns: Indices
+
+    @classmethod
+    def of(cls, permutation: Indices, columns: int) -> _Pairs:
+        """Return the pairs of a permutation into a number of columns."""
+        matched, free = permutation >= 0, np.ones(columns, dtype=np.bool_)
+        partners = permutation[matched]
+        free[partners] = False
+        return cls(np.nonzero(matched)[0], partners, np.nonzero(~matched)[0], np.nonzero(free)[0])
+
+
+def _gain(
+    cost: Cost, unmatched: Unmatched, pairs: _Pairs, matched: float, matched_error: Floats, gap: float, error: float
+) -> float:
+    """Return `Certificate.gain`, 0.0 if it is no more than rounding.
+
+    `matched` is the sum of M over the pairs, and `matched_error` bounds the error of each of them.
+    """
+    # Objectives in units of M, without sum(p) + sum(q), which they all have in common: of the matching, of a random
+    # pairing of the whole smaller side, and of no pairs at all. A random pairing may be forbidden.
+    unpaired = correct_sum(unmatched.rows[pairs.free_rows]) + correct_sum(unmatched.columns[pairs.free_columns])
+    no_pairs = correct_sum(unmatched.rows) + correct_sum(unmatched.columns)
+    random_pairs = cost.random_total + _left_over(unmatched)
+    reference = no_pairs if cost.forbids and math.isfinite(no_pairs) else min(random_pairs, no_pairs)
+    # The reference minus the objective, plus the gap, is the reference minus the lower bound.
+    gain = (reference - matched - unpaired) / cost.scale
+    gain_error = cost.random_error + correct_sum(matched_error, unmatched.row_error, unmatched.column_error)
+    return gain + gap + error if gain + gap > gain_error / cost.scale + error else 0.0
 
 
 class _TrivialProof(NamedTuple):
@@ -297,33 +307,32 @@ class _TrivialProof(NamedTuple):
     error: float
 
 
-def _trivial_proof(cost: Cost, unmatched: Unmatched, permutation: Indices, proof_gap: float) -> _TrivialProof:
+def _trivial_proof(
+    cost: Cost, unmatched: Unmatched, permutation: Indices, pairs: _Pairs, proof_gap: float
+) -> _TrivialProof:
     """Compare a matching with `Cost.trivial_bound`: 0 for distances, the sum of the least costs of rows for a matrix.
 
     Gap and error are inf if the trivial bound proves clearly less than the prices, which prove `proof_gap`.
     """
-    rows = np.nonzero(permutation >= 0)[0]
-    columns = permutation[rows]
-    unpaired = len(permutation) - len(rows), cost.shape[1] - len(rows)
-    unpaired_costs = [price for count, price in zip(unpaired, unmatched.costs, strict=True) for _ in range(count)]
-    bound = cost.trivial_bound(complete=not all(np.isfinite(unmatched.costs)))
-    costs = cost.pair_cost(rows, columns)
-    paid = math.fsum([*np.abs(costs), *unpaired_costs])
-    if math.fsum([*costs, *unpaired_costs, *-bound]) > 2 * proof_gap:
+    free = zip((pairs.free_rows, pairs.free_columns), unmatched.costs, strict=True)
+    unpaired = [np.full(len(features), price) for features, price in free]
+    bound = cost.trivial_bound(complete=not all(map(math.isfinite, unmatched.costs)))
+    costs = cost.costs_of(permutation)
+    paid = correct_sum(np.abs(costs), *unpaired)
+    if correct_sum(costs, *unpaired, -bound) > 2 * proof_gap:
         return _TrivialProof(paid, math.inf, math.inf)
     # The bound is within reach: compute the costs again, in twice the precision of float64.
-    costs, error = cost.less(rows, columns, *cost.no_duals)
-    gap = math.fsum([*costs, *unpaired_costs, *-bound])
-    return _TrivialProof(paid, max(gap, 0.0), math.fsum(error) + 2 * UNIT_64 * abs(gap))
+    costs, error = cost.less(pairs.rows, pairs.columns, *cost.no_duals)
+    gap = correct_sum(costs, *unpaired, -bound)
+    return _TrivialProof(paid, max(gap, 0.0), correct_sum(error) + 2 * UNIT_64 * abs(gap))
 
 
 def _is_constant(cost: Cost, unmatched: Unmatched) -> bool:
     """Whether all rows of the larger side are identical: then every complete matching costs the same."""
-    partial = np.isfinite(unmatched.rows).any() and np.isfinite(unmatched.columns).any()
-    rows, columns = (bool((first == 0).all()) for first in cost.identical_rows)
     more_rows = len(unmatched.rows) - len(unmatched.columns)
+    rows, columns = (not first.any() for first in cost.identical_rows)
     larger_alike = (rows and more_rows >= 0) or (columns and more_rows <= 0)
-    return larger_alike and not partial
+    return larger_alike and not (np.isfinite(unmatched.rows).any() and np.isfinite(unmatched.columns).any())
 
 
 def _left_over(unmatched: Unmatched) -> float:

@@ -62,6 +62,7 @@ class Cost(ABC):
     def __init__(self, shape: tuple[int, int], tile: tuple[int, int]) -> None:
         self.shape, self.tile = shape, tile
         self.looked_at, self.exact_pairs = 0, 0
+        self._priced: tuple[Indices, Floats] | None = None
 
     # How the passes run.
 
@@ -131,6 +132,17 @@ class Cost(ABC):
     @abstractmethod
     def pair_cost(self, rows: Indices, columns: Indices) -> Floats:
         """Return C of the listed pairs, in float64 and in units of the cost."""
+
+    def costs_of(self, permutation: Indices) -> Floats:
+        """Return C of the pair of each row in float64, `(F_A,)`; 0.0 for an unmatched row.
+
+        The last answer is kept: the certificate of a matching and the matching itself need the same costs.
+        """
+        if self._priced is None or not np.array_equal(self._priced[0], permutation):
+            rows, costs = np.nonzero(permutation >= 0)[0], np.zeros(len(permutation))
+            costs[rows] = self.pair_cost(rows, permutation[rows])
+            self._priced = permutation, costs
+        return self._priced[1]
 
     @abstractmethod
     def less(self, rows: Indices, columns: Indices, potentials: Floats, prices: Floats) -> tuple[Floats, Floats]:

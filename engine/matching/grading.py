@@ -58,7 +58,7 @@ class Grader:
         prices = self.cost.column_constant + self.unmatched.price_shift + solution.prices / self.cost.scale
         return Matching(
             torch.from_numpy(permutation),
-            torch.from_numpy(self.problem.pair_cost(permutation)),
+            torch.from_numpy(self.cost.costs_of(permutation)),
             target_features=self.problem.shape[1],
             cosine=self._cosine(permutation),
             prices=torch.from_numpy(prices),
@@ -83,7 +83,7 @@ class Grader:
         best = self.grade(self.solution.permutation)
         answer = Matching(
             torch.from_numpy(permutation),
-            torch.from_numpy(self.problem.pair_cost(permutation)),
+            torch.from_numpy(self.cost.costs_of(permutation)),
             target_features=self.problem.shape[1],
             cosine=self._cosine(permutation),
             options=self.problem.options,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -62,6 +64,15 @@ def exact_sum(first: Floats, *others: Floats) -> tuple[Floats, Floats]:
     total, low = two_sum(total, rest)
     error: Floats = (np.abs(low) + lost) * (1 + 2.0**-48)
     return total, error
+
+
+def correct_sum(*parts: Floats) -> float:
+    """Return the sum of all numbers of some arrays, correctly rounded.
+
+    >>> correct_sum(np.array([1e16, 1.0]), np.array([-1e16]))
+    1.0
+    """
+    return math.fsum(chain.from_iterable(part.tolist() for part in parts))
 
 
 def at_most(values: Floats, error: Floats) -> Floats:
