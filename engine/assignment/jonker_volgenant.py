@@ -13,7 +13,7 @@ import numpy as np
 from saematch.numeric.compiled import compiled, compiled_minima
 from saematch.numeric.rounding import Floats, Indices
 
-_BLOCK = 64  # columns whose least value is found at a time, in a loop that vectorises
+_BLOCK = 16  # columns whose least value is found at a time, in a loop that vectorises
 _BIDS = 8  # of a row in the row reduction, on average: more rows would bid against each other for long
 
 

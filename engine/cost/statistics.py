@@ -11,7 +11,7 @@ from saematch.numeric.rounding import UNIT_64, lower_quantile
 if TYPE_CHECKING:
     from saematch.cost.base import Cost
 
-_SAMPLE = 128  # rows and columns
+_SAMPLE = 64  # rows and columns: the median of so many pairs is known within a few percent
 
 
 def typical_difference(cost: Cost) -> float:
@@ -25,21 +25,22 @@ def typical_difference(cost: Cost) -> float:
     Values that are no larger than rounding are left out of both: equal costs need not be equal to the last bit.
     """
     # The sample: M, p and q, and bounds for the errors of M and of C * scale.
-    rows, columns = (np.linspace(0, size - 1, min(size, _SAMPLE)).astype(np.int64) for size in cost.shape)
+    rows, columns = (np.arange(n) * size // n for size, n in ((size, min(size, _SAMPLE)) for size in cost.shape))
     M, error = cost.block_with_error(rows, columns, np.zeros(cost.shape[1]))
     p, q = cost.row_constant[rows][:, None] * cost.scale, cost.column_constant[columns] * cost.scale
-    costs, rounding = M + p + q, error + 4 * UNIT_64 * (np.abs(M) + np.abs(p) + np.abs(q))
+    sizes, costs = np.abs(M), M + p + q
+    rounding = error + 4 * UNIT_64 * (sizes + np.abs(p) + np.abs(q))
 
     # Forbidden pairs do not count.
     allowed = np.isfinite(costs)
     if not allowed.any():
         return 0.0
-    M, error, costs, rounding = (
-        values.ravel() if allowed.all() else values[allowed] for values in (M, error, costs, rounding)
+    sizes, error, costs, rounding = (
+        values.ravel() if allowed.all() else values[allowed] for values in (sizes, error, costs, rounding)
     )
 
     # The two medians.
-    sizes, distances = np.abs(M), np.abs(costs - lower_quantile(costs, 0.5))
+    distances = np.abs(costs - lower_quantile(costs, 0.5))
     sizes = sizes[sizes > 2 * error]
     distances = distances[distances > 2 * (rounding + lower_quantile(rounding, 0.5))]
     return min((lower_quantile(values, 0.5) for values in (sizes, distances) if len(values)), default=0.0)

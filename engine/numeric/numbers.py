@@ -77,7 +77,7 @@ def hides_values(given: Any) -> bool:
     True
     """
     mask = getattr(given, "mask", None)  # a table has a method of that name
-    return not callable(mask) and bool(np.any(mask))
+    return mask is not None and not callable(mask) and bool(np.any(mask))
 
 
 def _kind(given: Any) -> str:
