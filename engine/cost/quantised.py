@@ -81,9 +81,9 @@ def quantised(side: Side, factor: float) -> Quantised:
     residual = (np.sqrt(square) * (1 + summed) + _ERROR) * np.abs(in_units)
     # Rows that are so small that their scale would underflow are left out as a whole.
     scale_64 = scale * in_units
-    is_lost = np.abs(scale_64) < _LEAST_SCALE
-    values[torch.from_numpy(is_lost).to(values.device)] = 0
-    scale_64[is_lost], residual[is_lost] = _LEAST_SCALE, norm[is_lost]
+    lost = np.nonzero(np.abs(scale_64) < _LEAST_SCALE)[0]
+    values[torch.from_numpy(lost).to(values.device)] = 0
+    scale_64[lost], residual[lost] = _LEAST_SCALE, norm[lost]
     return Quantised(values, scale_64.astype(np.float32), residual, norm, side.distance == 0)
 
 

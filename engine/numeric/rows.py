@@ -102,21 +102,28 @@ class Rows:
 
     def column_sums(self, included: NDArray[np.bool_]) -> Floats:
         """Return the sum of the rows that are `included (F,)`, `(K,)`."""
-        return self._square_and_sums[1] if included.all() else self._summed(included)[1]
+        parts, sums = chunks(len(self)), self._square_and_sums[1]
+        some = [n for n, part in enumerate(parts) if not included[part].all()]
+        if some:
+            sums = sums.copy()
+            sums[some] = self._summed([parts[n] for n in some], included, np.empty(len(self)))
+        return sums.sum(axis=0)
 
     @cached_property
     def _square_and_sums(self) -> tuple[Floats, Floats]:
-        return self._summed(np.ones(len(self), dtype=np.bool_))
+        """|x_i|^2 of every row, and the sum of the rows of every chunk."""
+        square = np.empty(len(self))
+        return square, self._summed(chunks(len(self)), np.ones(len(self), dtype=np.bool_), square)
 
-    def _summed(self, included: NDArray[np.bool_]) -> tuple[Floats, Floats]:
-        square, parts = np.empty(len(self)), chunks(len(self))
+    def _summed(self, parts: list[slice], included: NDArray[np.bool_], square: Floats) -> Floats:
+        """Fill `square` for the rows of some chunks, and return the sum of the included rows of each chunk."""
         sums = np.zeros((len(parts), self.width))
-        with ThreadPool(self.size) as pool:
+        with ThreadPool(self.width * sum(part.stop - part.start for part in parts)) as pool:
             pool.run(
                 partial(_square_and_sum, self.arrays, part.start, part.stop, included, square, sums[n])
                 for n, part in enumerate(parts)
             )
-        return square, sums.sum(axis=0)
+        return sums
 
     def largest_entry(self) -> float:
         """Return the largest absolute value of an entry, 0.0 without entries; NaN or inf if an entry is."""
