@@ -163,16 +163,19 @@ def test_a_gpu_makes_the_whole_numbers_that_the_processor_makes(name, monkeypatc
     x, y = (Rows.of(rows) for rows in (adversarial()[name], adversarial()["ordinary"] + 0.3))
     host = HostWalks(x), HostWalks(y)
     device = tuple(DeviceWalks(walks.rows, stored_rows(walks, CPU)) for walks in host)
-    for ours, theirs in zip(make_sides(host), make_sides(device), strict=True):
+    for ours, theirs, later in zip(
+        make_sides(host, whole=True), make_sides(device, whole=True), make_sides(host), strict=True
+    ):
         far = ours.largest_distance + np.sqrt(ours.from_other.max())
         for field, size in (("distance", far), ("toward_other", far**2), ("from_other", far**2), ("sum_", 24 * far)):
             np.testing.assert_allclose(getattr(theirs, field), getattr(ours, field), rtol=0, atol=1e-14 * size)
         assert theirs.scale == ours.scale
-        unit = np.ldexp(1.0 / BLOCK, -np.frexp(ours.distance)[1])
-        of_device, of_host = (side.walks.quantised(ours.centre, unit, Transform.of(70)) for side in (theirs, ours))
-        np.testing.assert_array_equal(of_device.values.numpy(), of_host.values.numpy())
-        np.testing.assert_array_equal(of_device.scale, of_host.scale)
-        np.testing.assert_allclose(of_device.square, of_host.square, rtol=1e-5)
+        of_host = ours.whole()
+        for other, rtol in ((theirs.whole(), 1e-5), (theirs.whole(), 1e-5), (later.whole(), 0)):
+            np.testing.assert_array_equal(other.values.numpy(), of_host.values.numpy())
+            np.testing.assert_array_equal(other.unit, of_host.unit)
+            np.testing.assert_array_equal(other.scale, of_host.scale)
+            np.testing.assert_allclose(other.square, of_host.square, rtol=rtol)
         np.testing.assert_array_equal(
             theirs.walks.float32(ours.centre, ours.scale).numpy(), ours.working_copy(1.0).numpy()
         )

@@ -24,7 +24,7 @@ from saematch.assignment.duals import PassBounds
 from saematch.assignment.graph import CandidateGraph
 from saematch.assignment.refinement import refined
 from saematch.assignment.ties import in_order, once_for_identical_rows, spread, spread_ties
-from saematch.cost import Cost, Scan, Unmatched
+from saematch.cost import DENSE, Cost, Scan, Unmatched
 from saematch.numeric.rounding import UNIT_64, Floats, Indices, at_least
 
 # The number of cheapest partners of each row and column that a pass adds to the graph, and that a pass over the columns
@@ -35,9 +35,7 @@ _OF_IDENTICAL = 16  # identical rows whose pairs with a column become edges
 _SETTLING = 3  # the round by which the lists of most rows have what matters
 WORTH = 0.7  # of all pairs: a pass that would look at more of them looks at all of them
 _QUANTILES = (*np.linspace(0, 0.9, 10), 0.95, 0.98, 0.99, 0.995, 0.999, 1.0)  # of the rises of prices, tried as t
-# A problem of no more pairs than this is first solved on all pairs, whose costs are stored. If it has even fewer, a
-# search for other prices has all pairs as candidates, too, and needs no pass.
-DENSE, FEW = 2**22, 2**14
+FEW = 2**14  # pairs: with no more, a search for other prices than those of all pairs needs no pass either
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ and all columns the sum of p and q is constant, so optimality is a statement abo
 one row of very large norm from hiding the differences of all other rows.
 """
 
-from saematch.cost.base import Cost
+from saematch.cost.base import DENSE, Cost
 from saematch.cost.codes import CodesCost, pair_costs
 from saematch.cost.distances import DistanceCost, squared_distances
 from saematch.cost.matrix import MatrixCost
@@ -19,6 +19,6 @@ from saematch.cost.scan import Scan
 from saematch.cost.unmatched import Unmatched, UnmatchedCost, checked_max_cost
 
 __all__ = [
-    "CodesCost", "Cost", "DistanceCost", "MatrixCost", "MixedCost", "Scan", "Unmatched", "UnmatchedCost",
+    "DENSE", "CodesCost", "Cost", "DistanceCost", "MatrixCost", "MixedCost", "Scan", "Unmatched", "UnmatchedCost",
     "checked_max_cost", "mixed_costs", "pair_costs", "squared_distances",
 ]  # fmt: skip

@@ -19,6 +19,8 @@ from saematch.numeric.gather import take_or
 from saematch.numeric.loops import choose_tied
 from saematch.numeric.rounding import UNIT_32, UNIT_64, Floats, Indices, rounded_down
 
+DENSE = 2**22  # pairs: a problem of no more is first solved on all pairs, whose costs are stored, without a pass
+
 
 class BlockErrors(NamedTuple):
     """Bounds rows_i * columns_j + constant_j + share * |M_ij| for the errors of float64 values M_ij - v_j."""

@@ -11,6 +11,7 @@ Rows may also be compared up to their sign, by the smaller of |x_i - y_j|^2 and 
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 from typing import Any
 
@@ -19,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from typing_extensions import override
 
-from saematch.cost.base import BlockErrors, Cost
+from saematch.cost.base import DENSE, BlockErrors, Cost
 from saematch.cost.gpu import KernelProducts, walks_on
 from saematch.cost.passes import TILE
 from saematch.cost.products import Float32Products, Int8Products, Products
@@ -56,7 +57,8 @@ class DistanceCost(Cost):
         self._up_to_sign = up_to_sign
         rows = Rows.of(x), Rows.of(y)
         walks = walks_on(device, *rows) if backend == "triton" else (HostWalks(rows[0]), HostWalks(rows[1]))
-        self._x, self._y = sides = make_sides(walks, centred=not up_to_sign)
+        by_passes = precision == "int8" and math.prod(self.shape) > DENSE
+        self._x, self._y = sides = make_sides(walks, centred=not up_to_sign, whole=by_passes)
         if backend == "triton":
             self.passes = KernelProducts(sides, device, precision, up_to_sign)
         elif precision == "int8":

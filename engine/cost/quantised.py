@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from saematch.cost.sides import Side
-from saematch.cost.transform import BLOCK, Transform
+from saematch.cost.transform import BLOCK
 from saematch.numeric.rounding import UNIT_32, Floats, gamma, robust_scale
 
 _LEAST_SCALE = np.float32(2.0**-120)  # the product of a scale and a whole number does not underflow
@@ -69,15 +69,13 @@ def quantised(side: Side, factor: float) -> Quantised:
        two. Signs, permutations and scaling by a power of two are exact. The difference from the whole numbers times the
        scale is rounded twice more, once relative to the row and once to the residual. Eight more cover what underflows,
        and the higher orders.
-    2. A square of the residual is rounded, and so is the sum of every 64th square, in float32 and in any order; the 64
-       sums are added up in float64.
+    2. A square of the residual is rounded, and so is the sum of 64 successive squares, in float32 and in any order;
+       these sums are added up in float64.
     """
-    transform = Transform.of(side.rows.width)
-    unit = np.ldexp(1.0, -np.frexp(side.distance)[1])  # a power of two that brings the distance of a row below 1
-    values, scale, square = side.walks.quantised(side.centre, unit / BLOCK, transform)  # see `quantise_rows`
+    values, unit, scale, square = side.whole()
     norm = side.norm * abs(factor)
-    in_units = side.scale * factor / unit
-    summed = gamma(transform.width // BLOCK + 2, UNIT_32) + 1e-9
+    in_units = side.scale * factor / (unit * BLOCK)
+    summed = gamma(BLOCK + 2, UNIT_32) + 1e-9
     residual = (np.sqrt(square) * (1 + summed) + _ERROR) * np.abs(in_units)
     # Rows that are so small that their scale would underflow are left out as a whole.
     scale_64 = scale * in_units

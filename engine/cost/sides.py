@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from functools import partial
+from typing import cast
 
 import numpy as np
 import torch
 
-from saematch.cost.walks import Walks
+from saematch.cost.walks import Walks, Whole
 from saematch.numeric.loops import centre_listed
 from saematch.numeric.rounding import Floats, Indices, lower_quantile, robust_scale
 from saematch.numeric.rows import Rows
@@ -30,9 +31,9 @@ class Side:
         norm: upper bounds for |x_i - centre| * scale `(F,)`.
     """
 
-    def __init__(self, walks: Walks, centre: Floats, other: Floats) -> None:
+    def __init__(self, walks: Walks, centre: Floats, other: Floats, whole: bool = False) -> None:
         self.walks, self.rows, self.centre = walks, walks.rows, centre
-        square, self.toward_other, self.from_other, self.sum_ = walks.measured(centre, other)
+        square, self.toward_other, self.from_other, self.sum_, self._whole = walks.prepared(centre, other, whole)
         self.distance = np.sqrt(square)
 
     @property
@@ -50,6 +51,11 @@ class Side:
         self.scale = scale
         lost = math.sqrt(self.rows.width + 1) * 2.0**-536  # by squares that underflow
         self.norm = (self.distance + lost) * scale * (1 + 1e-9)
+
+    def whole(self) -> Whole:
+        """Return the centred rows as whole numbers, which are not kept; they are made again by another walk."""
+        whole, self._whole = self._whole, None
+        return whole or cast(Whole, self.walks.prepared(self.centre, self.centre, whole=True).whole)
 
     def working_copy(self, factor: float) -> torch.Tensor:
         """Return the centred and scaled rows times `factor`, rounded once to float32, on the device of the walks."""
@@ -78,11 +84,17 @@ def _centre(rows: Rows) -> Floats:
     return rows.column_sums(included) / max(1, int(included.sum()))
 
 
-def make_sides(walks: tuple[Walks, Walks], centred: bool = True) -> tuple[Side, Side]:
-    """Return both sides with a common scale; the centres are 0 unless rows are to be `centred`."""
+def make_sides(walks: tuple[Walks, Walks], centred: bool = True, whole: bool = False) -> tuple[Side, Side]:
+    """Return both sides with a common scale.
+
+    Args:
+        walks: the walks over the rows of both sides.
+        centred: whether rows are centred; the centres are 0 otherwise.
+        whole: whether rows are rounded to whole numbers at once, because passes will multiply these.
+    """
     x, y = walks
     a, b = (_centre(one.rows) if centred else np.zeros(one.rows.width) for one in walks)
-    sides = Side(x, a, b), Side(y, b, a)
+    sides = Side(x, a, b, whole), Side(y, b, a, whole)
     largest = max(side.largest_distance for side in sides)
     scale = float(2.0 ** min(-np.ceil(np.log2(largest)), 500.0)) if largest > 0 else 1.0
     for side in sides:

@@ -1,11 +1,12 @@
-"""The orthogonal transform of rows before they are rounded to whole numbers, and the rounding: loops and torch.
+"""A walk over rows that measures them and rounds them to whole numbers, as a compiled loop; the rounding in torch, too.
 
-The transform consists of signs, a permutation and Hadamard matrices of 64 entries, twice. It makes the entries of a row
-similar in size, and changes no product of two rows.
+Rows are transformed before they are rounded. The transform consists of signs, a permutation and Hadamard matrices of 64
+entries, twice. It makes the entries of a row similar in size, and changes no product of two rows.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from saematch.numeric.compiled import compiled
+from saematch.numeric.compiled import compiled, compiled_sums
 from saematch.numeric.rows import unfold
 
 BLOCK = 64  # entries that one Hadamard matrix mixes: the width of quantised rows is a multiple of it
@@ -41,72 +42,138 @@ class Transform(NamedTuple):
 
 
 @compiled
-def quantise_rows(
-    x: Any, first: Any, last: Any, centre: Any, unit: Any, order: Any, signs: Any, values: Any, scale: Any, square: Any
-) -> None:
-    """Round the rows from `first` to `last`, centred and multiplied by their `unit`, to whole numbers.
+def measure_rows(x: Any, first: Any, last: Any, points: Any, measures: Any, row: Any) -> None:
+    """Measure the rows from `first` to `last` from two points.
 
-    `scale` is in the same units, and `square` is the square of the residual, see `quantised`. All operations are those
-    of IEEE arithmetic, in the order in which they are written, so that `quantised_tensor` makes the same numbers.
+    Args:
+        x: the arrays of `Rows`.
+        first: the first row.
+        last: the row after the last one.
+        points: the centre of the rows, another point, and their difference other - centre, `(K,)`.
+        measures: three arrays `(F,)` and one `(K,)`. Filled are |x_i - centre|^2, <x_i - centre, other - centre> and
+            |x_i - other|^2; the sum of x_i - centre is added to the last one.
+        row: memory `(K,)`.
     """
-    width, padded = len(centre), values.shape[1]
-    row, lanes = np.empty(width), np.empty(BLOCK, dtype=np.float32)
-    z, w = np.zeros(padded, dtype=np.float32), np.empty(padded, dtype=np.float32)
+    square, toward, from_other, sums = measures
     for i in range(first, last):
-        # The centred row. Two Hadamard matrices divided by 8 are orthogonal: `unit` holds the division by 64.
         unfold(x, i, row)
-        power = unit[i]
-        for k in range(width):
-            z[k] = np.float32((row[k] - centre[k]) * power)
-        z[width:] = np.float32(0)
-        for turn in range(len(order)):
-            places, sign = order[turn], signs[turn]
-            for k in range(padded):
-                w[k] = z[places[k]] * sign[k]
-            # Three steps of the Hadamard matrices at a time, on eight rows of entries. The same entry of all blocks
-            # lies side by side, so that the innermost loop is long, and vectorises.
-            step = padded // BLOCK
-            while step < padded:
-                for start in range(0, padded, 8 * step):
-                    rows = w[start : start + 8 * step].reshape(8, step)
-                    a, b, c, d, e, f, g, h = rows[0], rows[1], rows[2], rows[3], rows[4], rows[5], rows[6], rows[7]
-                    for k in range(step):
-                        p, q, r, s = a[k] + b[k], a[k] - b[k], c[k] + d[k], c[k] - d[k]
-                        t, u, v, y = e[k] + f[k], e[k] - f[k], g[k] + h[k], g[k] - h[k]
-                        p, q, r, s = p + r, q + s, p - r, q - s
-                        t, u, v, y = t + v, u + y, t - v, u - y
-                        a[k], b[k], c[k], d[k] = p + t, q + u, r + v, s + y
-                        e[k], f[k], g[k], h[k] = p - t, q - u, r - v, s - y
-                step *= 8
-            z, w = w, z
-        # The whole numbers, and what they leave.
-        lanes[:] = np.float32(0)
-        for start in range(0, padded, BLOCK):
-            block = z[start : start + BLOCK]
-            for n in range(BLOCK):
-                size = abs(block[n])
-                lanes[n] = size if size > lanes[n] else lanes[n]
-        largest = lanes.max()
-        step_size = largest / np.float32(127)
-        inverse = np.float32(127) / largest if largest > 0 else np.float32(0)
-        lanes[:] = np.float32(0)
-        for start in range(0, padded, BLOCK):
-            block, filled = z[start : start + BLOCK], values[i, start : start + BLOCK]
-            for n in range(BLOCK):
-                whole = np.rint(block[n] * inverse)
-                filled[n] = np.int8(whole)
-                left = block[n] - step_size * whole
-                lanes[n] += left * left
-        total = 0.0
+        square[i], toward[i], from_other[i] = _measure(row, points, sums)
+
+
+@compiled
+def measure_and_round_rows(
+    x: Any, first: Any, last: Any, points: Any, measures: Any, row: Any, transform: Any, rounded: Any, mixed: Any
+) -> None:
+    """Measure the rows from `first` to `last`, and round them to whole numbers in the same walk.
+
+    Args:
+        x: see `measure_rows`, like the next five.
+        first: the first row.
+        last: the row after the last one.
+        points: the centre of the rows, another point, and their difference.
+        measures: the arrays of the measures.
+        row: memory `(K,)`.
+        transform: the permutations and the signs of the `Transform`.
+        rounded: filled are the whole numbers `(F, width)`; a power of two for each row that brings |x_i - centre| times
+            64 times this `unit` below 1, `(F,)`; what one whole number stands for, in the same units, `(F,)`; and the
+            square of the residual, in the same units, `(F,)`, see `quantised`.
+        mixed: memory `(2, width)`.
+    """
+    square, toward, from_other, sums = measures
+    order, signs = transform
+    values, unit, scale, residual = rounded
+    z = mixed[0]
+    for i in range(first, last):
+        unfold(x, i, row)
+        square[i], toward[i], from_other[i] = _measure(row, points, sums)
+        # Two Hadamard matrices divided by 8 are orthogonal: the unit holds the division by 64.
+        power = math.ldexp(1.0 / BLOCK, -math.frexp(math.sqrt(square[i]))[1])
+        for k in range(len(row)):
+            z[k] = np.float32(row[k] * power)
+        z[len(row) :] = np.float32(0)
+        _mix(mixed, order, signs)
+        largest = _largest(z)
+        step, inverse = largest / np.float32(127), np.float32(127) / largest if largest > 0 else np.float32(0)
+        residual[i] = _round(z, step, inverse, values[i])
+        unit[i], scale[i] = power, step
+
+
+@compiled_sums
+def _measure(row: Any, points: Any, sums: Any) -> Any:
+    """Subtract the centre from a row, add what is left to `sums`, and return the measures of the row."""
+    centre, other, direction = points
+    total, product, far = 0.0, 0.0, 0.0
+    for k in range(len(row)):
+        difference = row[k] - centre[k]
+        far += (row[k] - other[k]) ** 2
+        total += difference**2
+        product += difference * direction[k]
+        sums[k] += difference
+        row[k] = difference
+    return total, product, far
+
+
+@compiled
+def _mix(mixed: Any, order: Any, signs: Any) -> None:
+    """Transform the vector `mixed[0]`, but for a factor of 64; `mixed[1]` is memory.
+
+    All operations are those of IEEE arithmetic, in the order in which they are written, so that `quantised_tensor`
+    makes the same numbers.
+    """
+    z, w, padded = mixed[0], mixed[1], mixed.shape[1]
+    for turn in range(len(order)):
+        places, sign = order[turn], signs[turn]
+        for k in range(padded):
+            w[k] = z[places[k]] * sign[k]
+        # Three steps of the Hadamard matrices at a time, on eight entries. The same entry of all blocks lies side by
+        # side, so that the innermost loop is long, and vectorises.
+        step = padded // BLOCK
+        while step < padded:
+            v = w.reshape(padded // (8 * step), 8, step)
+            for i in range(len(v)):
+                for k in range(step):
+                    a, b, c, d = v[i, 0, k], v[i, 1, k], v[i, 2, k], v[i, 3, k]
+                    e, f, g, h = v[i, 4, k], v[i, 5, k], v[i, 6, k], v[i, 7, k]
+                    a, b, c, d, e, f, g, h = a + b, a - b, c + d, c - d, e + f, e - f, g + h, g - h
+                    a, b, c, d, e, f, g, h = a + c, b + d, a - c, b - d, e + g, f + h, e - g, f - h
+                    v[i, 0, k], v[i, 1, k], v[i, 2, k], v[i, 3, k] = a + e, b + f, c + g, d + h
+                    v[i, 4, k], v[i, 5, k], v[i, 6, k], v[i, 7, k] = a - e, b - f, c - g, d - h
+            step *= 8
+        z, w = w, z
+
+
+@compiled
+def _largest(z: Any) -> Any:
+    """Return the largest absolute value of an entry, of which none is NaN.
+
+    Without their sign bits, floats are in the order of their bits as whole numbers, of which a maximum vectorises.
+    """
+    bits, largest = z.view(np.int32), np.int32(0)
+    for k in range(len(bits)):
+        size = bits[k] & np.int32(0x7FFFFFFF)
+        largest = size if size > largest else largest
+    return np.int32(largest).view(np.float32)
+
+
+@compiled_sums
+def _round(z: Any, step: Any, inverse: Any, values: Any) -> Any:
+    """Fill `values` with z * inverse, rounded to whole numbers; return the square of z - step * values."""
+    total = 0.0
+    for start in range(0, len(z), BLOCK):
+        block, filled, square = z[start : start + BLOCK], values[start : start + BLOCK], np.float32(0)
         for n in range(BLOCK):
-            total += np.float64(lanes[n])
-        scale[i], square[i] = step_size, total
+            whole = np.rint(block[n] * inverse)
+            filled[n] = np.int8(whole)
+            left = block[n] - step * whole
+            square += left * left
+        total += np.float64(square)
+    return total
 
 
 def quantised_tensor(rows: Tensor, order: Tensor, signs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the whole numbers, the scale and the square of the residual of `rows`, which `quantise_rows` would fill.
+    """Return the whole numbers, the scale and the square of the residual of `rows`, as `measure_and_round_rows` does.
 
-    `rows` are centred and multiplied by their unit, in float32, and padded. The squares are added up in another order.
+    `rows` are centred and multiplied by their unit, in float32, and padded. The squares are rounded in another order.
     """
     for places, sign in zip(order, signs, strict=True):
         rows = _mixed(rows[:, places] * sign)
@@ -114,7 +181,7 @@ def quantised_tensor(rows: Tensor, order: Tensor, signs: Tensor) -> tuple[Tensor
     scale, inverse = largest / 127, torch.where(largest > 0, 127 / largest, 0.0)
     whole = (rows * inverse[:, None]).round_()
     left = rows - scale[:, None] * whole
-    square = left.square_().view(len(rows), -1, BLOCK).sum(dim=1).double().sum(dim=1)
+    square = left.square_().view(len(rows), -1, BLOCK).sum(dim=2).double().sum(dim=1)
     return whole.to(torch.int8), scale, square
 
 

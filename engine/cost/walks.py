@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from typing_extensions import override
 
-from saematch.cost.transform import Transform, quantise_rows, quantised_tensor
-from saematch.numeric.loops import centre_rows, measure_rows
+from saematch.cost.transform import BLOCK, Transform, measure_and_round_rows, measure_rows, quantised_tensor
+from saematch.numeric.loops import centre_rows
 from saematch.numeric.rounding import Floats
 from saematch.numeric.rows import Rows, chunks
 from saematch.numeric.threads import ThreadPool
@@ -22,30 +23,41 @@ if TYPE_CHECKING:
     from saematch.kernels import StoredRows
 
 _ENTRIES = 2**26  # of the rows that a GPU computes in float64 at a time
+_ROUNDED = 4  # nanoseconds that an entry takes if it is rounded to a whole number
 
 
-class Measured(NamedTuple):
-    """Measures of all rows, from their centre and from another point.
+class Whole(NamedTuple):
+    """Rows, less their centre, transformed and rounded to whole numbers: `values * scale / (unit * 64)`.
+
+    Attributes:
+        values: int8, `(F, 64 n)`, on the device of the walks.
+        unit: a power of two for each row, `(F,)`.
+        scale: float32, `(F,)`.
+        square: the square of the residual of (x_i - centre) * unit_i * 64, `(F,)`; see `quantised`.
+    """
+
+    values: Tensor
+    unit: Floats
+    scale: NDArray[np.float32]
+    square: Floats
+
+
+class Prepared(NamedTuple):
+    """The measures of rows from their centre and from another point, and the rows as whole numbers.
 
     Attributes:
         square: |x_i - centre|^2, `(F,)`.
         toward: <x_i - centre, other - centre>, `(F,)`.
         from_other: |x_i - other|^2, `(F,)`.
         sums: the sum of x_i - centre, `(K,)`.
+        whole: the rows as whole numbers, if these were wanted.
     """
 
     square: Floats
     toward: Floats
     from_other: Floats
     sums: Floats
-
-
-class Whole(NamedTuple):
-    """Rows as whole numbers, see `quantise_rows`."""
-
-    values: Tensor
-    scale: NDArray[np.float32]
-    square: Floats
+    whole: Whole | None
 
 
 class Walks(ABC):
@@ -55,53 +67,54 @@ class Walks(ABC):
         self.rows = rows
 
     @abstractmethod
-    def measured(self, centre: Floats, other: Floats) -> Measured:
-        """Measure the rows."""
+    def prepared(self, centre: Floats, other: Floats, whole: bool) -> Prepared:
+        """Measure the rows, and round them to `whole` numbers if these are wanted."""
 
     @abstractmethod
     def float32(self, centre: Floats, scale: float) -> Tensor:
         """Return (x_i - centre) * scale for all rows, rounded once to float32."""
-
-    @abstractmethod
-    def quantised(self, centre: Floats, unit: Floats, transform: Transform) -> Whole:
-        """Return (x_i - centre) * unit_i for all rows, transformed and rounded to whole numbers."""
 
 
 class HostWalks(Walks):
     """Walks on the CPU. No result depends on the number of threads."""
 
     @override
-    def measured(self, centre: Floats, other: Floats) -> Measured:
-        parts, rows = chunks(len(self.rows)), self.rows
+    def prepared(self, centre: Floats, other: Floats, whole: bool) -> Prepared:
+        rows, parts, points = self.rows, chunks(len(self.rows)), (centre, other, other - centre)
         square, toward, from_other = (np.empty(len(rows)) for _ in range(3))
         sums = np.zeros((len(parts), rows.width))
-        points, filled = (centre, other), (square, toward, from_other)
-        with ThreadPool(rows.size) as pool:
-            pool.run(
-                partial(measure_rows, rows.arrays, part.start, part.stop, *points, *filled, sums[n])
-                for n, part in enumerate(parts)
-            )
-        return Measured(*filled, sums.sum(axis=0))
+
+        def given(n: int) -> tuple[Any, int, int, Any, Any, Floats]:
+            measures, memory = (square, toward, from_other, sums[n]), np.empty(rows.width)
+            return rows.arrays, parts[n].start, parts[n].stop, points, measures, memory
+
+        if not whole:
+            with ThreadPool(rows.size) as pool:
+                pool.run(partial(measure_rows, *given(n)) for n in range(len(parts)))
+            return Prepared(square, toward, from_other, sums.sum(axis=0), None)
+
+        transform = Transform.of(rows.width)
+        values = np.empty((len(rows), transform.width), dtype=np.int8)
+        unit, scale, residual = np.empty(len(rows)), np.empty(len(rows), dtype=np.float32), np.empty(len(rows))
+
+        def run(n: int) -> None:
+            mixed = np.empty((2, transform.width), dtype=np.float32)
+            measure_and_round_rows(*given(n), tuple(transform), (values, unit, scale, residual), mixed)
+
+        with ThreadPool(_ROUNDED * rows.size) as pool:
+            pool.run(partial(run, n) for n in range(len(parts)))
+        numbers = Whole(torch.from_numpy(values), unit, scale, residual)
+        return Prepared(square, toward, from_other, sums.sum(axis=0), numbers)
 
     @override
     def float32(self, centre: Floats, scale: float) -> Tensor:
         copy = np.empty((len(self.rows), self.rows.width), dtype=np.float32)
-        self._run(centre_rows, centre, scale, copy)
-        return torch.from_numpy(copy)
-
-    @override
-    def quantised(self, centre: Floats, unit: Floats, transform: Transform) -> Whole:
-        values = np.empty((len(self.rows), transform.width), dtype=np.int8)
-        scale, square = np.empty(len(self.rows), dtype=np.float32), np.empty(len(self.rows))
-        self._run(quantise_rows, centre, unit, *transform, values, scale, square)
-        return Whole(torch.from_numpy(values), scale, square)
-
-    def _run(self, loop: Any, *given: Any) -> None:
-        """Run a compiled loop over all rows, on all threads."""
         with ThreadPool(self.rows.size) as pool:
             pool.run(
-                partial(loop, self.rows.arrays, part.start, part.stop, *given) for part in pool.split(len(self.rows))
+                partial(centre_rows, self.rows.arrays, part.start, part.stop, centre, scale, copy)
+                for part in pool.split(len(self.rows))
             )
+        return torch.from_numpy(copy)
 
 
 class DeviceWalks(Walks):
@@ -115,43 +128,44 @@ class DeviceWalks(Walks):
         self.stored, self._device = stored, stored.values.device
 
     @override
-    def measured(self, centre: Floats, other: Floats) -> Measured:
+    def prepared(self, centre: Floats, other: Floats, whole: bool) -> Prepared:
         a, b = to_device(centre, self._device), to_device(other, self._device)
-        square, toward, from_other, sums = [], [], [], torch.zeros_like(a)
-        for part in self._parts():
-            rows = self.stored.float64(part)
-            from_other.append((rows - b).square_().sum(dim=1))
-            rows -= a
-            toward.append(rows @ (b - a))
-            sums += rows.sum(dim=0)
-            square.append(rows.square_().sum(dim=1))
-        of_rows = [torch.cat(parts).cpu().numpy() for parts in (square, toward, from_other)]
-        return Measured(of_rows[0], of_rows[1], of_rows[2], sums.cpu().numpy())
+        transform = Transform.of(self.rows.width)
+        order, signs = (to_device(one, self._device) for one in (transform.order.astype(np.int64), transform.signs))
+        square, toward, from_other, unit, residual = np.empty((5, len(self.rows)))
+        scale, sums = np.empty(len(self.rows), dtype=np.float32), torch.zeros_like(a)
+        shape = len(self.rows) if whole else 0, transform.width
+        values = torch.empty(shape, dtype=torch.int8, device=self._device)
+        for part, rows in self._parts():
+            from_other[part] = (rows - b).square_().sum(dim=1).cpu()
+            centred = rows.sub_(a)
+            square[part] = centred.square().sum(dim=1).cpu()
+            toward[part] = (centred @ (b - a)).cpu()
+            sums += centred.sum(dim=0)
+            if whole:
+                # The same power of two as in `measure_and_round_rows`.
+                unit[part] = np.ldexp(1.0 / BLOCK, -np.frexp(np.sqrt(square[part]))[1])
+                padded = torch.zeros((len(centred), transform.width), dtype=torch.float32, device=self._device)
+                padded[:, : self.rows.width] = centred * to_device(unit[part], self._device)[:, None]
+                values[part], of_rows, left = quantised_tensor(padded, order, signs)
+                scale[part], residual[part] = of_rows.cpu(), left.cpu()
+        numbers = Whole(values, unit, scale, residual) if whole else None
+        return Prepared(square, toward, from_other, sums.cpu().numpy(), numbers)
 
     @override
     def float32(self, centre: Floats, scale: float) -> Tensor:
         a = to_device(centre, self._device)
-        return torch.cat([((self.stored.float64(part) - a) * scale).float() for part in self._parts()])
+        copy = torch.empty((len(self.rows), self.rows.width), dtype=torch.float32, device=self._device)
+        for part, rows in self._parts():
+            copy[part] = (rows - a) * scale
+        return copy
 
-    @override
-    def quantised(self, centre: Floats, unit: Floats, transform: Transform) -> Whole:
-        a, power = to_device(centre, self._device), to_device(unit, self._device)
-        order, signs = (
-            to_device(transform.order.astype(np.int64), self._device),
-            to_device(transform.signs, self._device),
-        )
-        found = []
-        for part in self._parts():
-            rows = torch.zeros((len(part), transform.width), dtype=torch.float32, device=self._device)
-            rows[:, : self.rows.width] = (self.stored.float64(part) - a) * power[part, None]
-            found.append(quantised_tensor(rows, order, signs))
-        values, scale, square = (torch.cat(parts) for parts in zip(*found, strict=True))
-        return Whole(values, scale.cpu().numpy(), square.cpu().numpy())
-
-    def _parts(self) -> list[Tensor]:
-        """Split the indices of all rows; at least one part."""
-        indices = torch.arange(len(self.rows), device=self._device)
-        return list(torch.split(indices, max(1, _ENTRIES // max(1, self.rows.width))))
+    def _parts(self) -> Iterator[tuple[slice, Tensor]]:
+        """Yield the rows in float64, some successive rows at a time."""
+        step = max(1, _ENTRIES // max(1, self.rows.width))
+        for start in range(0, len(self.rows), step):
+            part = slice(start, min(start + step, len(self.rows)))
+            yield part, self.stored.float64(torch.arange(part.start, part.stop, device=self._device))
 
 
 def to_device(values: NDArray[Any], device: torch.device) -> Tensor:

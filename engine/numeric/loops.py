@@ -115,29 +115,6 @@ def squared_distances_less(
         error[e] = (abs(low) + lost) * (1 + 2.0**-30)  # `lost` is itself a rounded sum
 
 
-@compiled_sums
-def measure_rows(
-    x: Any, first: Any, last: Any, centre: Any, other: Any, square: Any, toward: Any, from_other: Any, sums: Any
-) -> None:
-    """Measure the rows from `first` to `last` from their centre, and from another point.
-
-    Fill square = |x_i - centre|^2, toward = <x_i - centre, other - centre> and from_other = |x_i - other|^2, and add
-    x_i - centre to `sums`.
-    """
-    row, direction = np.empty(len(centre)), other - centre
-    for i in range(first, last):
-        unfold(x, i, row)
-        total, product, far = 0.0, 0.0, 0.0
-        for k in range(len(centre)):
-            difference = row[k] - centre[k]
-            total += difference**2
-            product += difference * direction[k]
-            far += (row[k] - other[k]) ** 2
-        square[i], toward[i], from_other[i] = total, product, far
-        for k in range(len(centre)):
-            sums[k] += row[k] - centre[k]
-
-
 @compiled
 def centre_rows(x: Any, first: Any, last: Any, centre: Any, scale: Any, out: Any) -> None:
     """Fill the rows of `out` from `first` to `last` with (x - centre) * scale, rounded once to float32."""

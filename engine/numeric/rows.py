@@ -107,7 +107,8 @@ class Rows:
         if some:
             sums = sums.copy()
             sums[some] = self._summed([parts[n] for n in some], included, np.empty(len(self)))
-        return sums.sum(axis=0)
+        total: Floats = sums.sum(axis=0)
+        return total
 
     @cached_property
     def _square_and_sums(self) -> tuple[Floats, Floats]:
