@@ -36,6 +36,7 @@ from record import append
 
 from saematch import kernels
 from saematch.cli.terminal import table
+from saematch.cost.upload import upload
 from saematch.kernels import TileShape
 from saematch.kernels.pairs_below.launch import pairs_below
 from saematch.kernels.tile_minima.launch import tile_minima
@@ -132,6 +133,7 @@ def ceilings(bench: Bench) -> dict[str, float]:
     pageable = torch.zeros(2**30, dtype=torch.int8)
     for name, host in (("pageable", pageable), ("pinned", pageable.pin_memory())):
         bench.rate(f"copy from {name} memory", partial(target.copy_, host), moved=2.0**30)
+    bench.rate("upload of weights", partial(upload, pageable.numpy(), DEVICE), moved=2.0**30)
     return rates
 
 

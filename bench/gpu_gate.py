@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from saematch import kernels
+from saematch.cost.upload import upload
 from saematch.kernels.candidates.reference import candidates as candidates_reference
 from saematch.kernels.exact_products.reference import exact_products as exact_products_reference
 from saematch.kernels.int8_products.reference import int8_products as int8_products_reference
@@ -23,6 +24,7 @@ def gate(device: torch.device) -> None:
     x, y = (torch.from_numpy(r.standard_normal((n, 1000))).float().to(device) for n in (200, 300))
     _check_float32(x, y)
     _check_exact_products(x, y)
+    _check_upload(device)
 
 
 def _check_int8(A: int, B: int, K: int, extreme: bool, device: torch.device) -> None:
@@ -69,6 +71,14 @@ def _check_exact_products(x: torch.Tensor, y: torch.Tensor) -> None:
         expected = exact_products_reference(left, right, pairs, pairs, a, b)
         size = (left.double() - a).norm(dim=1) * (right[: len(x)].double() - b).norm(dim=1)
         assert ((found - expected).abs() <= 2 * (width + 2) * 2.0**-53 * size).all()
+
+
+def _check_upload(device: torch.device) -> None:
+    """Check weights that go to the device through buffers, each of which is used many times."""
+    r = np.random.default_rng(0)
+    for entries in (2**23 + 1, 2**26 - 1):
+        values = r.standard_normal(entries, dtype=np.float32)
+        np.testing.assert_array_equal(upload(values, device).cpu().numpy(), values)
 
 
 def _equal(found: Any, expected: Any) -> None:

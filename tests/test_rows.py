@@ -8,6 +8,7 @@ import torch
 
 import saematch as sm
 from saematch.cost import DistanceCost
+from saematch.cost.upload import copy_in_parts
 from saematch.numeric.loops import dots_and_squares, squared_differences
 from saematch.numeric.rows import Rows, over_pairs
 from saematch.sae.features import as_targets, direction_rows, feature_rows, folded_rows
@@ -114,3 +115,12 @@ def test_a_matching_keeps_no_float64_copy_of_the_weights():
         assert sm.match(a, b).certified
     assert made, "arrays of rows are made by np.empty"
     assert max(made) < 8 * 3000 * 201
+
+
+@pytest.mark.parametrize("size", [1, 7, 20, 21, 1000])
+def test_weights_are_copied_in_parts(size):
+    """The copy through two buffers, which a GPU reads, takes place on the CPU here; `bench/gpu.py` checks it on one."""
+    source = torch.from_numpy(np.random.default_rng(0).standard_normal((6, 7), dtype=np.float32))
+    target = torch.zeros_like(source)
+    copy_in_parts(source, target, size)
+    assert torch.equal(source, target)

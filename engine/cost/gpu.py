@@ -17,6 +17,7 @@ from typing_extensions import override
 from saematch.cost.passes import ShortLists, T
 from saematch.cost.products import Operands, Products, float32_operands, int8_operands
 from saematch.cost.sides import Side
+from saematch.cost.upload import upload
 from saematch.cost.walks import DeviceWalks, HostWalks, Walks, to_device
 from saematch.errors import MatchError
 from saematch.numeric.rounding import Floats, Indices
@@ -172,5 +173,5 @@ def _upload(rows: Rows, device: torch.device) -> kernels.StoredRows:
     from saematch.kernels import StoredRows
 
     part = np.searchsorted(rows.ends, np.arange(rows.width), side="right")
-    given = rows.values, rows.scales, part, rows.multiplied[part], rows.factors[part]
-    return StoredRows(*(to_device(one, device) for one in given))
+    of_columns = part, rows.multiplied[part], rows.factors[part]
+    return StoredRows(upload(rows.values, device), *(to_device(one, device) for one in (rows.scales, *of_columns)))
