@@ -102,7 +102,7 @@ class TileProducts(Products, TilePasses):
         # Memory that is new to a process is slow: the rows of the left side are copied a few at a time. The bits of a
         # product depend on the threads that share it: each of these products has one.
         parts = [slice(top, top + _COPIED) for top in range(0, len(rows), _COPIED)]
-        with ThreadPool(right.numel() * len(rows) // MULTIPLIED, len(parts)) as pool:
+        with ThreadPool(right.numel() * len(rows) // MULTIPLIED) as pool:
             pool.run((partial(multiply, part) for part in parts), torch_threads=1)
         return out.numpy()
 

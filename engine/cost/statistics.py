@@ -35,9 +35,8 @@ def typical_difference(cost: Cost) -> float:
     allowed = np.isfinite(costs)
     if not allowed.any():
         return 0.0
-    sizes, error, costs, rounding = (
-        values.ravel() if allowed.all() else values[allowed] for values in (sizes, error, costs, rounding)
-    )
+    chosen = slice(None) if allowed.all() else allowed.ravel()
+    sizes, error, costs, rounding = (values.ravel()[chosen] for values in (sizes, error, costs, rounding))
 
     # The two medians.
     distances = np.abs(costs - lower_quantile(costs, 0.5))

@@ -50,9 +50,10 @@ class Grader:
         # Under a clamped max_cost, the certificate lacks a part of the gap. The status stays: a matching that leaves
         # more features unmatched than the optimum is above it by a wide margin under the clamped max_cost, too.
         more = self.policy.gap_of_clamp(self.unmatched, permutation, own if best.certified else None)
-        gap = certificate.gap + more
-        rounding_error = certificate.rounding_error + (4 * UNIT_64 * gap if more > 0 else 0.0)
-        certificate = replace(certificate, gap=gap, rounding_error=rounding_error)
+        if more != 0:
+            gap = certificate.gap + more
+            rounding_error = certificate.rounding_error + (4 * UNIT_64 * gap if more > 0 else 0.0)
+            certificate = replace(certificate, gap=gap, rounding_error=rounding_error)
 
         # Prices of C: those of M, in units of the cost, and what was left out of them.
         prices = self.cost.column_constant + self.unmatched.price_shift + solution.prices / self.cost.scale

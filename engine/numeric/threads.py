@@ -103,6 +103,9 @@ class ThreadPool:
         try:
             if self._executor is None:
                 return [run(job) for job in jobs]
+            jobs = list(jobs)
+            if len(jobs) == 1:  # for which no thread need be started
+                return [run(jobs[0])]
             futures = [self._executor.submit(run, job) for job in jobs]
             return [future.result() for future in futures]
         finally:
