@@ -10,23 +10,32 @@ from typing import Any
 import numpy as np
 
 from saematch.numeric.compiled import compiled, compiled_sums
-from saematch.numeric.rows import unfold
+from saematch.numeric.rows import product, quotient, unfold
 
 
 @compiled_sums
 def centred_products(x: Any, y: Any, rows: Any, columns: Any, a: Any, b: Any, out: Any) -> None:
     """Fill out_e = <x_i - a, y_j - b> for the pairs e = (i, j). Pairs of one row should follow each other."""
-    left, right, last = np.empty(len(a)), np.empty(len(a)), -1
+    values, ends, multiplied, scales, factors = y
+    left, last = np.empty(len(a)), -1
     for e in range(len(rows)):
         if rows[e] != last:
             last = rows[e]
             unfold(x, last, left)
             for k in range(len(a)):
                 left[k] -= a[k]
-        unfold(y, columns[e], right)
-        total = 0.0
-        for k in range(len(a)):
-            total += left[k] * (right[k] - b[k])
+        # The row of y is not unfolded first: to write and to read it takes as long as to multiply it.
+        j, start, total = columns[e], 0, 0.0
+        for p in range(len(ends)):
+            stored, scale, factor = values[j, start : ends[p]], scales[p, j], factors[p]
+            own, centre = left[start : ends[p]], b[start : ends[p]]
+            if multiplied[p]:
+                for k in range(len(stored)):
+                    total += own[k] * (product(stored[k], scale, factor) - centre[k])
+            else:
+                for k in range(len(stored)):
+                    total += own[k] * (quotient(stored[k], scale, factor) - centre[k])
+            start = ends[p]
         out[e] = total
 
 

@@ -159,6 +159,18 @@ def over_pairs(
 
 
 @compiled
+def product(value: Any, scale: Any, factor: Any) -> Any:
+    """Return an entry of a part that is multiplied. Loops that call it do not change its rounding."""
+    return np.float64(value) * scale * factor
+
+
+@compiled
+def quotient(value: Any, scale: Any, factor: Any) -> Any:
+    """Return an entry of a part that is divided, likewise."""
+    return np.float64(value) / scale * factor
+
+
+@compiled
 def unfold(x: Any, i: Any, out: Any) -> None:
     """Fill `out (K,)` with row `i` of `Rows`, of which `x` are the `arrays`."""
     values, ends, multiplied, scales, factors = x
@@ -168,10 +180,10 @@ def unfold(x: Any, i: Any, out: Any) -> None:
         stored, part, scale, factor = values[i, start : ends[p]], out[start : ends[p]], scales[p, i], factors[p]
         if multiplied[p]:
             for k in range(len(part)):
-                part[k] = np.float64(stored[k]) * scale * factor
+                part[k] = product(stored[k], scale, factor)
         else:
             for k in range(len(part)):
-                part[k] = np.float64(stored[k]) / scale * factor
+                part[k] = quotient(stored[k], scale, factor)
         start = ends[p]
 
 
