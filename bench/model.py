@@ -36,6 +36,8 @@ from saematch.runs import workers
 from saematch.runs.plan import plan_pairs
 from saematch.sae.features import feature_rows
 
+NUMBERS = (1, 2, 4)  # of pairs in work at the same time, next to what runs choose
+
 
 def write_model(folder: Path, layers: int, features: int, d: int) -> None:
     """Write layers that share 60 % of their features, with noise and in another order, with the layer before."""
@@ -68,8 +70,9 @@ def write_model(folder: Path, layers: int, features: int, d: int) -> None:
 
 
 @contextlib.contextmanager
-def one_at_a_time() -> Iterator[None]:
-    before, workers.pairs_at_once = workers.pairs_at_once, lambda *_: 1
+def at_a_time(number: int) -> Iterator[None]:
+    """Have so many pairs in work at the same time."""
+    before, workers.pairs_at_once = workers.pairs_at_once, lambda *_: number
     yield
     workers.pairs_at_once = before
 
@@ -99,8 +102,10 @@ def throughput(layers: sm.Layers, scratch: Path, name: str) -> None:
         return matchings
 
     answers, alone = timed(bare)
-    with one_at_a_time():
-        _, one_worker = timed(lambda: sm.match_layers(layers, scratch / "one"))
+    by_number = {}
+    for number in NUMBERS:
+        with at_a_time(number):
+            _, by_number[number] = timed(lambda number=number: sm.match_layers(layers, scratch / str(number)))
     events: list[sm.Progress] = []
     (chain, peak), seconds = timed(
         lambda: peak_bytes(lambda: sm.match_layers(layers, scratch / "run", progress=events.append))
@@ -108,15 +113,18 @@ def throughput(layers: sm.Layers, scratch: Path, name: str) -> None:
     assert chain.certified
     S = sum(matching.stats["stages"]["sparse optimum"] for matching in answers)
     P = alone - S
-    share, overhead, stated = (P + S / threads()) / seconds, one_worker / alone - 1, events[0].peak_bytes
+    share, overhead, stated = (P + S / threads()) / seconds, by_number[1] / alone - 1, events[0].peak_bytes
     parts = {"passes": round(P, 2), "sparse": round(S, 2)}
     append(f"{name}: pairs one after the other, nothing written", sizes, [alone], **parts)
-    append(f"{name}: streamed and written, one at a time", sizes, [one_worker], overhead=round(overhead, 3))
+    append(f"{name}: streamed and written, 1 at a time", sizes, [by_number[1]], overhead=round(overhead, 3))
+    for number in NUMBERS[1:]:
+        append(f"{name}: streamed and written, {number} at a time", sizes, [by_number[number]])
     more = {"stated_bytes": stated, "share_of_ideal_gain": round(share, 3)}
     append(f"{name}: streamed and written", sizes, [seconds], peak_bytes=peak, **more)
     print(f"one after the other {alone:.2f} s: passes P {P:.2f}, sparse problems S {S:.2f}")
-    print(f"streamed and written, one pair at a time {one_worker:.2f} s: overhead {overhead:+.1%}")
-    print(f"streamed and written, {threads()} at a time {seconds:.2f} s: {share:.0%} of the ideal gain")
+    times = ", ".join(f"{number} at a time {by_number[number]:.2f} s" for number in NUMBERS)
+    print(f"streamed and written, {times}: overhead of one at a time {overhead:+.1%}")
+    print(f"streamed and written, as many as runs choose {seconds:.2f} s: {share:.0%} of the ideal gain")
     print(f"memory: {peak / 1e6:,.0f} MB at the peak, {stated / 1e6:,.0f} MB stated")
 
 

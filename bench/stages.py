@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import statistics
 import tempfile
 import time
 from collections import defaultdict
@@ -28,11 +29,11 @@ from record import append
 from synthetic import layer_pair
 
 import saematch as sm
-from saematch.cost import products
+from saematch.cost import distances, products
+from saematch.matching import comparison
 from saematch.numeric.threads import threads
-from saematch.sae.features import feature_rows
 
-SIZES = [(16_384, 2_304), (131_072, 576)]  # features, and the width of activations
+SIZES = [(16_384, 2_304, 3), (131_072, 576, 1)]  # features, the width of activations, and how often pairs are matched
 # Assumed for one H200: int8 operations of a product at three quarters of cuBLAS' rate, bytes of its memory, bytes from
 # pageable memory of the host, and float64 operations of listed pairs, all a second.
 RATES = {"int8": 1.1e15, "memory": 3.4e12, "upload": 7e9, "float64": 15e12}
@@ -74,50 +75,59 @@ def make_sae(rows: np.ndarray, d: int) -> dict[str, np.ndarray]:
     }
 
 
-def measure(features: int, d: int) -> None:
+def measure(features: int, d: int, runs: int) -> None:
     pair = layer_pair(features, d, survive=0.1, noise=1.0)
     sizes = {"F_A": features, "F_B": features, "K": 2 * d + 1}
-    seconds: dict[str, float] = defaultdict(float)
     sm.assign(*(rows[:2_304].copy() for rows in pair))  # compile the loops
     with tempfile.TemporaryDirectory(prefix="saematch-bench-") as folder:
         paths = [Path(folder) / f"layer_{n}.npz" for n in range(2)]
         for path, rows in zip(paths, pair, strict=True):
             np.savez(path, **make_sae(rows, d))
         del pair, rows
-        saes = []
-        for path in paths:
-            sae, seconds["reading"] = timed(lambda path=path: sm.load(path))
-            saes.append(sae)
-        # Rows of the second SAE, so that loops are compiled.
-        feature_rows(saes[0])
-        _, seconds["folding"] = timed(lambda: feature_rows(saes[1]))
-    kind, make = products.Int8Products, "int8_operands"
-    if products.int8_obstacle():
-        kind, make = products.Float32Products, "float32_operands"
-    with timed_parts(kind, ["cheapest", "exact", "block"], seconds), timed_parts(products, [make], seconds):
-        answer, whole = timed(lambda: sm.match(*saes))
-    assert answer.certified
+        reading = []
+        for _ in range(runs):
+            saes, seconds = timed(lambda: [sm.load(path) for path in paths])
+            reading.append(seconds / len(paths))
+    found = [stages_of(*saes) for _ in range(runs)]
     print(f"{features:,} features, K = {2 * d + 1:,}, {threads()} threads")
-    stages = answer.stats["stages"]
-    solving = sum(stages.values())
-    assignment = solving - sum(seconds[part] for part in ("cheapest", "exact", "block", make))
-    rows = {
-        "an SAE: reading": seconds["reading"],
-        "an SAE: folding": seconds["folding"],
-        "an SAE: preparing for passes": (whole - solving + seconds[make]) / 2 - seconds["folding"],
-        "a pair: passes": seconds["cheapest"],
-        "a pair: float64 values": seconds["exact"] + seconds["block"],
-        "a pair: sparse optimum": stages["sparse optimum"],
-        "a pair: assignment": assignment,
-        "a pair: everything but reading": whole,
-    }
-    for name, value in rows.items():
-        append(f"stages: {name}", sizes, [value])
-        print(f"  {name:32} {value:8.2f} s")
-    stats = answer.stats
+    rows = {"an SAE: reading": reading}
+    rows |= {name: [seconds[name] for seconds, _ in found] for name in found[0][0]}
+    for name, values in rows.items():
+        append(f"stages: {name}", sizes, values)
+        print(f"  {name:32} {statistics.median(values):8.2f} s")
+    stats = found[0][1]
     on_a_gpu = predicted(features, 2 * d + 1, stats["products"], stats["exact_pairs"])
     for name, value in on_a_gpu.items():
         print(f"  one H200, predicted: {name:32} {value:8.3f} s")
+
+
+def stages_of(a: sm.SAE, b: sm.SAE) -> tuple[dict[str, float], dict[str, Any]]:
+    """Match two SAEs; return the seconds of each stage, and the statistics of the matching."""
+    seconds: dict[str, float] = defaultdict(float)
+    kind, make = products.Int8Products, "int8_operands"
+    if products.int8_obstacle():
+        kind, make = products.Float32Products, "float32_operands"
+    with (
+        timed_parts(comparison, ["folded_rows"], seconds),
+        timed_parts(distances, ["make_sides"], seconds),
+        timed_parts(products, [make], seconds),
+        timed_parts(kind, ["cheapest", "exact", "block"], seconds),
+    ):
+        answer, whole = timed(lambda: sm.match(a, b))
+    assert answer.certified
+    stages = answer.stats["stages"]
+    rows = {
+        "an SAE: folding": seconds["folded_rows"] / 2,
+        "an SAE: preparing for passes": (seconds["make_sides"] + seconds[make]) / 2,
+        "a pair: passes": seconds["cheapest"],
+        "a pair: float64 values": seconds["exact"] + seconds["block"],
+        "a pair: sparse optimum": stages["sparse optimum"],
+        "a pair: assignment": sum(stages.values())
+        - sum(seconds[part] for part in ("cheapest", "exact", "block", make)),
+    }
+    known = sum(value for name, value in rows.items() if name != "a pair: sparse optimum")
+    known += rows["an SAE: folding"] + rows["an SAE: preparing for passes"]
+    return rows | {"a pair: the rest": whole - known, "a pair: everything but reading": whole}, answer.stats
 
 
 def predicted(features: int, width: int, products: float, pairs: int) -> dict[str, float]:
@@ -137,8 +147,8 @@ def predicted(features: int, width: int, products: float, pairs: int) -> dict[st
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--small", action="store_true")
-    for features, d in SIZES[:1] if parser.parse_args().small else SIZES:
-        measure(features, d)
+    for size in SIZES[:1] if parser.parse_args().small else SIZES:
+        measure(*size)
 
 
 if __name__ == "__main__":
