@@ -1,4 +1,4 @@
-"""The one error class of the package, and the exceptions that mean that memory is too small."""
+"""The error class of the package, its kind for mappings, and the exceptions that mean that memory is too small."""
 
 from __future__ import annotations
 
@@ -37,6 +37,13 @@ class MatchError(ValueError):
 
     def __init__(self, message: str) -> None:
         super().__init__(message if len(message) <= _LONGEST else f"{message[: _LONGEST - 500]} … {message[-500:]}")
+
+
+class NoSuchKey(MatchError, KeyError):
+    """A key that a mapping does not have; the message says which keys there are."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])  # a KeyError would show the message in quotation marks
 
 
 class NotEnoughMemory(MemoryError):

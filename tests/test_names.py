@@ -59,7 +59,9 @@ def test_names_keep_the_order_in_which_they_are_given(saes):
         assert torch.equal(chain[a, b].perm, sm.match(saes[a], saes[b]).perm)
     assert ("step_1000", "final") not in chain
     assert ("step_1000", "other") not in chain
-    with pytest.raises(KeyError):
+    with pytest.raises(
+        KeyError, match=r"no matching of \('step_1000', 'final'\); the pairs are \('step_1000', 'step_200"
+    ):
         _ = chain["step_1000", "final"]
 
 

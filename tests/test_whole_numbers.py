@@ -119,8 +119,9 @@ def test_layers_of_a_source(kind, model):
     assert three in model
     assert kind(9) not in model
     assert model[three].F == 12
-    with pytest.raises(KeyError):
+    with pytest.raises(KeyError, match=r"no layer .*9.*; the layers are 3, 4"):
         _ = model[kind(9)]
+    assert model.get(kind(9)) is None
     paths = [model.handles[layer].shown for layer in (3, 4)]
     if can_be_a_key(kind):
         assert list(sm.load_layers({kind(8): paths[0], kind(9): paths[1]})) == [8, 9]

@@ -13,7 +13,7 @@ from functools import cached_property, partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from saematch.errors import MatchError
+from saematch.errors import MatchError, NoSuchKey
 from saematch.matching.files import FeaturePair
 from saematch.matching.frames import columns_of, import_pandas
 from saematch.matching.scalars import Scalars
@@ -28,7 +28,7 @@ from saematch.runs.results import PairArrays, Results, RunInMemory
 from saematch.runs.route import Route
 from saematch.runs.summary import PairSummary, summary_of
 from saematch.sources.names import Names
-from saematch.text import html_table, well_formed
+from saematch.text import html_table, listing, well_formed
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -166,11 +166,16 @@ class Chain(Mapping[Pair, "Matching"]):
         return html_table(repr(self), columns, cells)
 
     def __getitem__(self, pair: Pair | tuple[str, str]) -> Matching:
-        pair = self._pair(pair)
+        given, pair = pair, self._pair(pair)
         matching = self._cache.get(pair)
         if matching is None:
             if pair in self.failures:
                 raise MatchError(f"{self.names.titles(pair)} have no matching: {self.failures[pair]}")
+            if pair not in self:
+                there = listing(str(self.names.keys(one)) for one in self)
+                raise NoSuchKey(
+                    f"there is no matching of {given!r:.60}; the pairs are {there or 'none'}, and `compose` joins pairs"
+                )
             matching = self._cache[pair] = self._with_margins(pair, self._results.matching(pair))
         return matching
 

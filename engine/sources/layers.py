@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from saematch.errors import MatchError
+from saematch.errors import MatchError, NoSuchKey
 from saematch.numeric.numbers import whole_number
 from saematch.sae.autoencoder import SAE
 from saematch.sae.maps import Map, MapLike
@@ -135,7 +135,12 @@ class Layers(Mapping[int, SAE]):
         if isinstance(layer, str) and layer in self.names:
             return self.handles[self.names.index(layer)].read()
         number = whole_number(layer)
-        return self.handles[layer if number is None else number].read()  # type: ignore[index] # for a KeyError
+        if number is None or number not in self.handles:
+            one, several = ("SAE", "names") if self.names else ("layer", "layers")
+            raise NoSuchKey(
+                f"there is no {one} {layer!r:.60}; the {several} are {listing(map(repr, self.names or self))}"
+            )
+        return self.handles[number].read()
 
     def __iter__(self) -> Iterator[int]:
         return iter(self.handles)
