@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from saematch.assignment.certificate import Solution
-from saematch.assignment.jonker_volgenant import solve_dense
+from saematch.assignment.jonker_volgenant import LANES, fill_lanes, solve_dense
 from saematch.cost import Cost, Unmatched
-from saematch.numeric.compiled import compiled_minima
+from saematch.numeric.compiled import compiled
 from saematch.numeric.rounding import Floats
 
 
@@ -24,7 +24,8 @@ def solve_all_pairs(cost: Cost, unmatched: Unmatched) -> Solution:
     permutation, prices = solve_dense(cost.all_values, unmatched.rows, unmatched.columns)
     errors = cost.block_errors(unmatched.bound_price_error(prices))
     minima, apart, own = np.empty((3, cost.shape[0]))
-    _bound_rows(cost.all_values, prices, permutation, *errors, minima, apart, own)
+    memory = np.empty((2, cost.shape[1])), np.empty(LANES)
+    _bound_rows(cost.all_values, prices, permutation, *errors, minima, apart, own, *memory)
     apart = _rounded_down(apart)
     proved = np.minimum(apart, _rounded_down(own))
     return Solution(permutation, prices, minima, proved, apart, rounds=1, edges=math.prod(cost.shape))
@@ -34,7 +35,7 @@ def _rounded_down(values: Floats) -> Floats:
     return np.where(np.isinf(values), values, np.nextafter(values, -np.inf))
 
 
-@compiled_minima
+@compiled
 def _bound_rows(
     costs: Any,
     prices: Any,
@@ -46,26 +47,24 @@ def _bound_rows(
     minima: Any,
     apart: Any,
     own: Any,
+    of_row: Any,
+    least: Any,
 ) -> None:
     """Fill `minima` with min_j M_ij - v_j, and the others with lower bounds for M_ij - v_j, but for one rounding.
 
     `own` bounds the pair of each row, inf for an unmatched row; `apart` bounds all its other pairs. The errors are
-    those of `BlockErrors`.
+    those of `BlockErrors`. `of_row` is memory for two numbers of each column, and `least` for one of each lane.
     """
+    values, lower = of_row[0], of_row[1]
     for i in range(len(costs)):
-        least, lowest, lowest_own = np.inf, np.inf, np.inf
-        # The columns before the partner of the row, the partner, and the columns after it.
-        j = permutation[i]
-        for start, stop in ((0, max(j, 0)), (max(j, 0), j + 1), (j + 1, len(prices))):
-            part, low, of_row = slice(start, stop), np.inf, of_rows[i]
-            row, own_prices, factors, terms = costs[i, part], prices[part], of_columns[part], constant[part]
-            for k in range(len(row)):
-                value, size = row[k] - own_prices[k], abs(row[k])
-                lower = value - (of_row * factors[k] + terms[k] + share * (size if size < np.inf else 0.0))
-                least = value if value < least else least
-                low = lower if lower < low else low
-            if start == j:
-                lowest_own = low
-            else:
-                lowest = min(lowest, low)
-        minima[i], apart[i], own[i] = least, lowest, lowest_own
+        row, factor = costs[i], of_rows[i]
+        for j in range(len(values)):
+            values[j], size = row[j] - prices[j], abs(row[j])
+            error = factor * of_columns[j] + constant[j] + share * (size if size < np.inf else 0.0)
+            lower[j] = values[j] - error
+        minima[i] = least[fill_lanes(values, least)]
+        # The partner of the row, and all other columns.
+        own[i] = np.inf
+        if permutation[i] >= 0:
+            own[i], lower[permutation[i]] = lower[permutation[i]], np.inf
+        apart[i] = least[fill_lanes(lower, least)]

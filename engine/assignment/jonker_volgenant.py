@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from saematch.numeric.compiled import compiled, compiled_minima
+from saematch.numeric.compiled import compiled
 from saematch.numeric.rounding import Floats, Indices
 
-_BLOCK = 16  # columns whose least value is found at a time, in a loop that vectorises
+LANES = 32  # numbers that are compared at a time
 _BIDS = 8  # of a row in the row reduction, on average: more rows would bid against each other for long
 
 
@@ -38,16 +38,18 @@ def solve_dense(costs: Floats, row_costs: Floats, column_costs: Floats) -> tuple
     prices = np.where(np.isfinite(column_costs), column_costs, 0.0)
     permutation, owner = np.full(costs.shape[0], -1), np.full(costs.shape[1], -1)
     # Loops get their memory from here, because every function of numpy takes long to compile.
-    queue, least = np.arange(costs.shape[0]), np.empty(-(-costs.shape[1] // _BLOCK))
-    _reduce_rows(costs, row_costs, prices, permutation, owner, queue, least)
     of_columns, places = np.empty((3, costs.shape[1])), np.empty((2, costs.shape[1]), dtype=np.int64)
+    queue, least = np.arange(costs.shape[0]), np.empty(LANES)
+    _reduce_rows(costs, row_costs, prices, permutation, owner, queue, of_columns[0], least)
     left = np.nonzero(permutation < 0)[0]
     _augment(costs, row_costs, prices, permutation, owner, left, of_columns, places, least)
     return permutation, prices
 
 
 @compiled
-def _reduce_rows(costs: Any, row_costs: Any, prices: Any, permutation: Any, owner: Any, queue: Any, least: Any) -> None:
+def _reduce_rows(
+    costs: Any, row_costs: Any, prices: Any, permutation: Any, owner: Any, queue: Any, reduced: Any, least: Any
+) -> None:
     """Let rows take their cheapest columns; most rows have one then.
 
     The price of a column falls until the second cheapest column of its row costs the same. The row that had the column
@@ -60,7 +62,8 @@ def _reduce_rows(costs: Any, row_costs: Any, prices: Any, permutation: Any, owne
         permutation: the column of each row, -1 for none, which is updated.
         owner: the row of each column, -1 for none, which is updated.
         queue: all rows; the loop uses this memory as a ring.
-        least: memory for a number of each block of columns.
+        reduced: memory for a number of each column.
+        least: memory for a number of each lane, see `fill_lanes`.
     """
     n, head, length = len(costs), 0, len(costs)
     for _ in range(_BIDS * n):
@@ -69,13 +72,16 @@ def _reduce_rows(costs: Any, row_costs: Any, prices: Any, permutation: Any, owne
         i = queue[head]
         head, length = (head + 1) % n, length - 1
         # The cheapest and the second cheapest column, or being unmatched.
-        block = _block_minima(costs[i], prices, least)
+        values = costs[i]
+        for j in range(len(reduced)):
+            reduced[j] = values[j] - prices[j]
+        lane = fill_lanes(reduced, least)
         best, second, wanted = np.inf, row_costs[i], -1
-        for b in range(len(least)):
-            if b != block and least[b] < second:
-                second = least[b]
-        for j in range(block * _BLOCK, min((block + 1) * _BLOCK, len(prices))):
-            value = costs[i, j] - prices[j]
+        for other in range(LANES):
+            if other != lane and least[other] < second:
+                second = least[other]
+        for j in range(lane, len(reduced), LANES):
+            value = reduced[j]
             if value < best:
                 second = best if best < second else second
                 best, wanted = value, j
@@ -122,8 +128,8 @@ def _augment(
         # The shortest path that ends with a row that leaves its column and becomes unmatched.
         shortest_exit, last_row, last_column = row_costs[root], root, -1
         while True:
-            block = _extend(costs[i], open_prices, so_far, i, distance, before, least)
-            shortest = least[block]
+            _extend(costs[i], open_prices, so_far, i, distance, before)
+            shortest = least[fill_lanes(distance, least)]
             if shortest_exit <= shortest:
                 shortest, column = shortest_exit, last_column
                 permutation[last_row] = -1
@@ -154,9 +160,9 @@ def _augment(
 def _nearest(distance: Any, least: Any, shortest: Any, owner: Any) -> Any:
     """Return a column at the `shortest` distance; an unmatched one, if there is one."""
     nearest = -1
-    for b in range(len(least)):
-        if least[b] == shortest:
-            for j in range(b * _BLOCK, min((b + 1) * _BLOCK, len(distance))):
+    for lane in range(LANES):
+        if least[lane] == shortest:
+            for j in range(lane, len(distance), LANES):
                 if distance[j] == shortest:
                     if owner[j] < 0:
                         return j
@@ -164,36 +170,30 @@ def _nearest(distance: Any, least: Any, shortest: Any, owner: Any) -> Any:
     return nearest
 
 
-@compiled_minima
-def _block_minima(values: Any, prices: Any, least: Any) -> int:
-    """Fill `least` with the least `values[j] - prices[j]` of each block, and return the block of the least of all."""
-    first = 0
-    for b in range(len(least)):
-        own, own_prices = values[b * _BLOCK : (b + 1) * _BLOCK], prices[b * _BLOCK : (b + 1) * _BLOCK]
-        smallest = np.inf
-        for j in range(len(own)):
-            value = own[j] - own_prices[j]
-            smallest = value if value < smallest else smallest
-        least[b] = smallest
-        first = b if smallest < least[first] else first
-    return first
+@compiled
+def _extend(values: Any, prices: Any, so_far: Any, i: Any, distance: Any, before: Any) -> None:
+    """Extend the paths that have reached row `i` by one column."""
+    for j in range(len(distance)):
+        value = values[j] - prices[j] + so_far
+        shorter = value < distance[j]
+        before[j] = i if shorter else before[j]
+        distance[j] = value if shorter else distance[j]
 
 
-@compiled_minima
-def _extend(values: Any, prices: Any, so_far: Any, i: Any, distance: Any, before: Any, least: Any) -> int:
-    """Extend the paths that have reached row `i` by one column; fill `least`, and return, as `_block_minima` does."""
-    first = 0
-    for b in range(len(least)):
-        part = slice(b * _BLOCK, (b + 1) * _BLOCK)
-        own, own_prices, own_distance, own_before = values[part], prices[part], distance[part], before[part]
-        smallest = np.inf
-        for j in range(len(own)):
-            value = own[j] - own_prices[j] + so_far
-            shorter = value < own_distance[j]
-            own_before[j] = i if shorter else own_before[j]
-            value = value if shorter else own_distance[j]
-            own_distance[j] = value
-            smallest = value if value < smallest else smallest
-        least[b] = smallest
-        first = b if smallest < least[first] else first
-    return first
+@compiled
+def fill_lanes(values: Any, least: Any) -> int:
+    """Fill `least[k]` with the least of the numbers at k, k + LANES, and so on; return the k of the least of all.
+
+    The loop vectorises in IEEE arithmetic. A loop for the least of all numbers would compare one at a time.
+    """
+    for k in range(LANES):
+        least[k] = np.inf
+    for start in range(0, len(values), LANES):
+        part = values[start : start + LANES]
+        for k in range(len(part)):
+            least[k] = part[k] if part[k] < least[k] else least[k]
+    lane, smallest = 0, least[0]
+    for k in range(LANES):
+        if least[k] < smallest:
+            lane, smallest = k, least[k]
+    return lane
