@@ -143,7 +143,7 @@ class Cost(ABC):
         if self._priced is None or not np.array_equal(self._priced[0], permutation):
             rows, costs = np.nonzero(permutation >= 0)[0], np.zeros(len(permutation))
             costs[rows] = self.pair_cost(rows, permutation[rows])
-            self._priced = permutation, costs
+            self._priced = permutation.copy(), costs
         return self._priced[1]
 
     @abstractmethod
