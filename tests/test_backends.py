@@ -8,9 +8,11 @@ import saematch as sm
 from problems import R, nasty, noisy_copy
 from saematch import kernels
 from saematch.assignment import BASELINES
+from saematch.cost import DistanceCost
 from saematch.matching import backend
 from saematch.matching.backend import choose_backend
 from saematch.matching.problem import RowProblem
+from saematch.numeric.rows import Rows
 from saematch.options import Method, names
 
 pytestmark = pytest.mark.through_passes
@@ -166,3 +168,13 @@ def test_unknown_precisions_and_costs_of_your_own_are_refused():
 
 def test_options_name_every_method():
     assert names(Method) == ("optimal", *BASELINES)
+
+
+def test_pairs_in_work_share_the_weights_of_a_layer_on_a_device():
+    x, y = (Rows.of(rows) for rows in np.random.default_rng(0).standard_normal((2, 30, 20)).astype(np.float32))
+    made = [DistanceCost(a, b, torch.device("cpu"), backend="triton") for a, b in ((x, y), (y.times(2.0), x))]
+    first, second = (cost.passes._rows for cost in made)
+    assert first[1].values is second[0].values
+    assert first[0].values is second[1].values
+    del made, first, second
+    assert not x.copies, "nothing keeps the memory of the device"

@@ -170,8 +170,12 @@ def stored_rows(walks: Walks, device: torch.device) -> kernels.StoredRows:
 
 
 def _upload(rows: Rows, device: torch.device) -> kernels.StoredRows:
+    """Return rows on the device. Pairs that are in work at the same time share the weights of a layer."""
     from saematch.kernels import StoredRows
 
+    values = rows.copies.get(device)
+    if values is None:
+        values = rows.copies[device] = upload(rows.values, device)
     part = np.searchsorted(rows.ends, np.arange(rows.width), side="right")
     of_columns = part, rows.multiplied[part], rows.factors[part]
-    return StoredRows(upload(rows.values, device), *(to_device(one, device) for one in (rows.scales, *of_columns)))
+    return StoredRows(values, *(to_device(one, device) for one in (rows.scales, *of_columns)))

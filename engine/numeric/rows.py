@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import pairwise
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +33,7 @@ class Rows:
         multiplied: whether the scales multiply the values of a part, or divide them, `(P,)`.
         scales: `(P, F)`, positive; or 0 for a part that is multiplied.
         factors: `(P,)`, positive.
+        copies: device -> a copy of the stored numbers, for as long as something uses it.
 
     >>> values = np.array([[1.0, 2.0, 3.0]], dtype=np.float32)
     >>> rows = Rows(values, np.array([2, 3]), np.array([True, False]), np.array([[10.0], [4.0]]), np.array([1.0, 0.5]))
@@ -44,6 +46,7 @@ class Rows:
     multiplied: NDArray[np.bool_]
     scales: Floats
     factors: Floats
+    copies: WeakValueDictionary[Any, Any] = field(default_factory=WeakValueDictionary, repr=False)
 
     @classmethod
     def of(cls, matrix: Rows | NDArray[Any]) -> Rows:
@@ -66,7 +69,7 @@ class Rows:
 
     def times(self, factor: float) -> Rows:
         """Return the same rows, multiplied by a positive number."""
-        return Rows(self.values, self.ends, self.multiplied, self.scales, self.factors * factor)
+        return replace(self, factors=self.factors * factor)
 
     def __len__(self) -> int:
         return len(self.values)
