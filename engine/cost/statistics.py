@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +12,8 @@ from saematch.numeric.rounding import UNIT_64, lower_quantile
 if TYPE_CHECKING:
     from saematch.cost.base import Cost
 
-_SAMPLE = 64  # rows and columns: the median of so many pairs is known within a few percent
+_SAMPLE = 1024  # pairs, whose median is near that of all pairs
+_GOLDEN = (math.sqrt(5) - 1) / 2  # the fractional parts of its multiples spread evenly
 
 
 def typical_difference(cost: Cost) -> float:
@@ -24,19 +26,22 @@ def typical_difference(cost: Cost) -> float:
 
     Values that are no larger than rounding are left out of both: equal costs need not be equal to the last bit.
     """
-    # The sample: M, p and q, and bounds for the errors of M and of C * scale.
-    rows, columns = (np.arange(n) * size // n for size, n in ((size, min(size, _SAMPLE)) for size in cost.shape))
-    M, error = cost.block_with_error(rows, columns, np.zeros(cost.shape[1]))
-    p, q = cost.row_constant[rows][:, None] * cost.scale, cost.column_constant[columns] * cost.scale
-    sizes, costs = np.abs(M), M + p + q
-    rounding = error + 4 * UNIT_64 * (sizes + np.abs(p) + np.abs(q))
-
-    # Forbidden pairs do not count.
-    allowed = np.isfinite(costs)
+    # The sample: M, p and q. Forbidden pairs do not count.
+    count = math.prod(cost.shape)
+    places = np.arange(count) if count <= _SAMPLE else (np.arange(_SAMPLE) * _GOLDEN % 1 * count).astype(np.int64)
+    rows, columns = np.divmod(places, cost.shape[1])
+    M = cost.below_ceiling(cost.exact(rows, columns))
+    allowed = np.isfinite(M)
     if not allowed.any():
         return 0.0
-    chosen = slice(None) if allowed.all() else allowed.ravel()
-    sizes, error, costs, rounding = (values.ravel()[chosen] for values in (sizes, error, costs, rounding))
+    M, rows, columns = M[allowed], rows[allowed], columns[allowed]
+    p, q = cost.row_constant[rows] * cost.scale, cost.column_constant[columns] * cost.scale
+    sizes, costs = np.abs(M), M + p + q
+
+    # Bounds for the errors that M has in a `block`, and for those of C * scale.
+    bounds = cost.block_errors(np.zeros(cost.shape[1]))
+    error = bounds.rows[rows] * bounds.columns[columns] + bounds.constant[columns] + bounds.share * sizes
+    rounding = error + 4 * UNIT_64 * (sizes + np.abs(p) + np.abs(q))
 
     # The two medians.
     distances = np.abs(costs - lower_quantile(costs, 0.5))
