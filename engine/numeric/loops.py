@@ -165,19 +165,19 @@ def keep(values: Any, partners: Any, value: Any, partner: Any) -> None:
 @compiled
 def _any_below(values: Any, others: Any, limit: Any) -> Any:
     """Return whether any sum is below the limit. The loop has no branches, so that it vectorises."""
-    below = np.int32(0)
+    below = False
     for j in range(len(values)):
-        below |= np.int32(values[j] + others[j] < limit)
-    return below != 0
+        below |= values[j] + others[j] < limit
+    return below
 
 
 @compiled
 def _any_below_own(values: Any, limits: Any, offset: Any) -> Any:
     """Return whether any value less the offset is below its own limit. The loop has no branches."""
-    below = np.int32(0)
+    below = False
     for j in range(len(values)):
-        below |= np.int32(values[j] - offset < limits[j])
-    return below != 0
+        below |= values[j] - offset < limits[j]
+    return below
 
 
 # After the first tiles, almost no pair enters a list. A stretch of a row is therefore first tested as a whole.
