@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saematch.assignment.edges import edges_of_pairs, least_of_rows, merge, missing_pairs, row_minima
+from saematch.assignment.edges import edges_of_pairs, least_of_rows, merge, missing_pairs, row_minima, transposed
 from saematch.numeric.rounding import at_least
 
 
@@ -45,6 +45,19 @@ def test_missing_pairs_are_merged_in_order(drawn):
     found = np.full(len(every), -1)
     edges_of_pairs(after, merged[0], all_rows, all_columns, found)
     np.testing.assert_array_equal(found, np.arange(len(every)))
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_transposed_edges_against_sorting(seed):
+    r = np.random.default_rng(seed)
+    n = int(r.integers(1, 12))
+    rows, columns = np.nonzero(r.random((n, n)) < 0.4)
+    costs = r.random(len(rows))
+    first, of_columns, by_column = transposed(np.searchsorted(rows, np.arange(n + 1)), columns.astype(np.int32), costs)
+    order = np.lexsort((rows, columns))
+    np.testing.assert_array_equal(first, np.searchsorted(columns[order], np.arange(n + 1)))
+    np.testing.assert_array_equal(of_columns, rows[order])
+    np.testing.assert_array_equal(by_column, costs[order])
 
 
 @pytest.mark.parametrize("seed", range(40))

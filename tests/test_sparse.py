@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 
-from saematch.assignment.auction import auction
+from saematch.assignment.auction import EPSILON, auction, scaled_auction
 from saematch.assignment.feasible import make_feasible
 from saematch.assignment.sparse import repaired, solve_sparse
 
@@ -29,13 +29,50 @@ def test_optimum_and_prices_against_scipy(seed, size, start):
     dense, starts, columns, costs = sparse_problem(int(np.random.default_rng(seed).integers(1, 80)), seed, size=size)
     prices = np.zeros(len(dense))
     if start == "auction":
-        prices = auction(starts, columns, costs, prices)
+        prices = scaled_auction(starts, columns, costs, prices)
     permutation, prices = solve_sparse(starts, columns, costs, prices)
     rows, best = linear_sum_assignment(np.where(np.isfinite(dense), dense, 1e9))
     every = np.arange(len(dense))
     assert dense[every, permutation].sum() == pytest.approx(dense[rows, best].sum(), abs=1e-9 * np.abs(costs).sum())
     reduced = dense - prices
     assert (reduced[every, permutation] - reduced.min(axis=1) <= 1e-13 * np.abs(costs).max()).all()
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("start", ["nothing", "optimum of fewer edges"])
+def test_an_auction_comes_within_epsilon_of_the_optimum(seed, start):
+    n = 300
+    dense, *graph = sparse_problem(n, seed, degree=12)
+    permutation, prices = np.full(n, -1), np.random.default_rng(seed).standard_normal(n)
+    if start != "nothing":
+        permutation, prices = solve_sparse(*graph, prices)
+        r = np.random.default_rng(seed)
+        dense[r.integers(0, n, n), r.integers(0, n, n)] = -1 - r.random(n)
+    starts, columns, costs = csr(dense)
+    given = permutation.copy(), prices.copy()
+    answer = auction(starts, columns, costs, permutation, prices)
+    np.testing.assert_array_equal(given[0], permutation)
+    np.testing.assert_array_equal(given[1], prices)
+    assert answer is not None
+    found, prices = answer
+    assert sorted(found) == list(range(n))
+    epsilon = EPSILON * np.median(np.abs(costs - np.median(costs)))
+    reduced = dense - prices
+    excess = reduced[np.arange(n), found] - reduced.min(axis=1)
+    assert (excess <= epsilon + 1e-13 * np.abs(costs).max()).all()
+    optimum = linear_sum_assignment(np.where(np.isfinite(dense), dense, 1e9))[1]
+    assert dense[np.arange(n), found].sum() <= dense[np.arange(n), optimum].sum() + n * epsilon + 1e-12
+    np.testing.assert_array_equal(solve_sparse(starts, columns, costs, prices, found)[0], optimum)
+
+
+def test_an_auction_ends_without_an_answer_where_equal_features_outbid_each_other():
+    """Of two blocks of equal costs, one has a row too many, the other a column: neither side can give way."""
+    n = 50
+    dense = np.ones((n, n))
+    dense[: n // 2 + 1, : n // 2] = dense[n // 2 + 1 :, n // 2 :] = 0.0
+    assert auction(*csr(dense), np.full(n, -1), np.zeros(n)) is None
+    permutation, _ = solve_sparse(*csr(dense), scaled_auction(*csr(dense), np.zeros(n)))
+    assert dense[np.arange(n), permutation].sum() == 1
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -131,8 +168,10 @@ def test_repair_gives_up_where_many_long_paths_would_be_needed():
 def test_an_auction_returns_finite_prices_whatever_the_sizes(prices, size):
     _, starts, columns, costs = sparse_problem(40, 0)
     given = prices * np.random.default_rng(0).standard_normal(40)
-    found = auction(starts, columns, 1.0 + size * costs, given)
+    found = scaled_auction(starts, columns, 1.0 + size * costs, given)
     assert np.isfinite(found).all()
+    answer = auction(starts, columns, 1.0 + size * costs, np.full(40, -1), given)
+    assert answer is None or np.isfinite(answer[1]).all()
 
 
 def test_a_graph_without_a_complete_matching_is_refused():

@@ -21,6 +21,34 @@ def is_below(cost: Any, potential: Any, price: Any) -> Any:
     return cost - potential < price - FEASIBILITY * (abs(cost) + abs(potential) + abs(price))
 
 
+@compiled
+def release(
+    starts: Any, columns: Any, costs: Any, permutation: Any, owner: Any, paid: Any, prices: Any, potentials: Any
+) -> int:
+    """Release rows that prefer another column, and return their number: their entries of `permutation` become -1.
+
+    Fill `potentials` with the least reduced cost of each row, and `owner` and `paid` (the cost of each row's pair) for
+    the rows that keep their column. `owner` is -1 at first.
+    """
+    released = 0
+    for i in range(len(permutation)):
+        own, least, potential = permutation[i], np.inf, np.inf
+        for e in range(starts[i], starts[i + 1]):
+            reduced = costs[e] - prices[columns[e]]
+            least = min(least, reduced)
+            if columns[e] == own:
+                paid[i], potential = costs[e], reduced
+        potentials[i] = least
+        if own >= 0:
+            owner[own] = i
+            for e in range(starts[i], starts[i + 1]):
+                if is_below(costs[e], potential, prices[columns[e]]):
+                    permutation[i], owner[own] = -1, -1
+                    released += 1
+                    break
+    return released
+
+
 def make_feasible(
     starts: Indices, columns: Columns, costs: Floats, permutation: Indices, owner: Indices, paid: Floats, prices: Floats
 ) -> None:

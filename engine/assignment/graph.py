@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from saematch.assignment.auction import auction
+from saematch.assignment.auction import auction, scaled_auction
 from saematch.assignment.edges import edges_of_pairs, least_of_rows, merge, missing_pairs, row_minima
 from saematch.assignment.feasible import FEASIBILITY
 from saematch.assignment.sparse import repaired, solve_sparse
@@ -48,6 +48,7 @@ class CandidateGraph:
         self._columns = np.empty(0, dtype=np.int32)
         self.costs, self._errors = np.empty(0), np.empty(0)  # of the edges
         self._no_error = np.zeros(cost.shape[1])  # of prices
+        self._bids_settle = True  # in the auction of both sides; False from the first time that they do not
         matched = np.nonzero(permutation >= 0)[0]
         self.add(matched, permutation[matched])
 
@@ -174,15 +175,24 @@ class CandidateGraph:
         """Return the optimal matching of the graph, -1 for an unmatched row, and prices that prove it.
 
         The search starts at `prices`, whose estimated error is `price_error`, in the units of M. They prove that
-        `permutation`, if it is given, was optimal before edges were added.
+        `permutation`, if it is given, was optimal before edges were added: then only features bid whose pairs the new
+        edges break, and those that they displace.
         """
-        if self._unmatched.none_allowed:
-            if permutation is not None:
-                again = repaired(self.starts, self._columns, self.costs, permutation, prices)
-                if again is not None:
-                    return again
-            prices = auction(self.starts, self._columns, self.costs, prices, price_error)
-        return self.optimum_of(self.costs, self._unmatched.rows, self._unmatched.columns, prices=prices)
+        if not self._unmatched.none_allowed:
+            return self.optimum_of(self.costs, self._unmatched.rows, self._unmatched.columns, prices=prices)
+        graph = self.starts, self._columns, self.costs
+        if permutation is not None:
+            again = repaired(*graph, permutation, prices)
+            if again is not None:
+                return again
+        if self._bids_settle:
+            start = np.full(self.shape[0], -1) if permutation is None else permutation
+            answer = auction(*graph, start, prices)
+            if answer is not None:
+                near, found = answer
+                return solve_sparse(*graph, found, near)
+            self._bids_settle = False
+        return solve_sparse(*graph, scaled_auction(*graph, prices, price_error))
 
     def optimum_of(
         self, costs: Floats, row_costs: Floats, column_costs: Floats, *, prices: Floats

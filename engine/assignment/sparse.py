@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saematch.assignment.edges import Columns, least_of_rows
-from saematch.assignment.feasible import is_below, make_feasible
+from saematch.assignment.feasible import make_feasible, release
 from saematch.numeric.compiled import compiled
 from saematch.numeric.rounding import Floats, Indices
 
@@ -26,22 +26,27 @@ _MOST_REPAIRED = 64  # rows: paths are long where many rows compete
 _LAPMOD_LIMIT = 1e6  # lapmod takes this number for infinity, in costs and in sums of costs along a path
 
 
-def solve_sparse(starts: Indices, columns: Columns, costs: Floats, prices: Floats) -> tuple[Indices, Floats]:
+def solve_sparse(
+    starts: Indices, columns: Columns, costs: Floats, prices: Floats, permutation: Indices | None = None
+) -> tuple[Indices, Floats]:
     """Return the optimal permutation of a square problem in CSR form, and dual-feasible prices.
 
     Under feasible prices v, the pair of each row i has the least costs[e] - v[columns[e]] of all its edges e, which
-    proves that the permutation is optimal. Good `prices` to start with make the search fast; they do not change the
-    optimum.
+    proves that the permutation is optimal. Good `prices` to start with, and a matching, make the search fast; they do
+    not change the optimum. Rows that have no column, or prefer another one to theirs, are assigned again.
 
     Args:
         starts: `(n + 1,)`, the first edge of each row, and the number of edges.
         columns: the column of each edge. The edges must contain a complete matching.
         costs: the cost of each edge.
         prices: `(n,)`, prices to start with.
+        permutation: a matching of the graph to start with, -1 for a row without a column.
     """
     n = len(starts) - 1
-    permutation, owner, paid, feasible = np.full(n, -1), np.full(n, -1), np.zeros(n), prices.copy()
+    permutation = np.full(n, -1) if permutation is None else permutation.copy()
+    owner, paid, feasible = np.full(n, -1), np.zeros(n), prices.copy()
     given = starts, columns, costs, permutation, owner, paid, feasible
+    release(*given, np.empty(n))
     _reduce_prices(*given, _LONGEST_CHAIN)
     # After good prices, few rows are left, with short paths. If paths are long, lapmod finishes sooner.
     if not _augment(*given, n, *_search_memory(n)):
@@ -92,7 +97,7 @@ def repaired(
     n = len(permutation)
     permutation, owner, paid, feasible = permutation.copy(), np.full(n, -1), np.zeros(n), prices.copy()
     given = starts, columns, costs, permutation, owner, paid, feasible
-    if _release(*given) > _MOST_REPAIRED or not _augment(*given, n, *_search_memory(n)):
+    if release(*given, np.empty(n)) > _MOST_REPAIRED or not _augment(*given, n, *_search_memory(n)):
         return None
     make_feasible(*given)
     return permutation, feasible
@@ -102,24 +107,6 @@ def _search_memory(n: int) -> tuple[NDArray[Any], ...]:
     """Return `distance`, `final`, `bidder`, `bid` and `reached` of `_shortest_path`, before the first search."""
     # Loops get their memory from here, because every function of numpy takes long to compile.
     return np.full(n, np.inf), np.zeros(n, dtype=np.bool_), *np.full((3, n), -1)
-
-
-@compiled
-def _release(starts: Any, columns: Any, costs: Any, permutation: Any, owner: Any, paid: Any, prices: Any) -> int:
-    """Release rows that prefer another column, and return their number; fill `owner` and `paid` for the others."""
-    released = 0
-    for i in range(len(permutation)):
-        own, potential = permutation[i], np.inf
-        for e in range(starts[i], starts[i + 1]):
-            if columns[e] == own:
-                paid[i], potential = costs[e], costs[e] - prices[own]
-        owner[own] = i
-        for e in range(starts[i], starts[i + 1]):
-            if is_below(costs[e], potential, prices[columns[e]]):
-                permutation[i], owner[own] = -1, -1
-                released += 1
-                break
-    return released
 
 
 @compiled
