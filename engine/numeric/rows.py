@@ -16,7 +16,7 @@ from saematch.numeric.compiled import compiled, compiled_sums
 from saematch.numeric.rounding import Floats, Indices, first_alike
 from saematch.numeric.threads import ThreadPool
 
-_CHUNK, _CHUNKS = 1024, 64  # the fewest rows of a chunk, and the most chunks
+_CHUNK, _CHUNKS = 256, 64  # the fewest rows of a chunk, and the most chunks
 
 
 @dataclass(frozen=True, eq=False)
