@@ -33,14 +33,16 @@ class Scan:
 
     def row_pairs(self) -> tuple[Indices, Indices]:
         """Return the pairs that rows list, as rows and columns."""
-        row, place = np.nonzero(self.row_partners >= 0)
-        return self.rows[row], self.row_partners[row, place]
+        return _listed(self.rows, self.row_partners)
 
     def pairs(self) -> tuple[Indices, Indices]:
         """Return all listed pairs as rows and columns; some pairs are listed twice."""
         rows, columns = self.row_pairs()
-        column, place = np.nonzero(self.column_partners >= 0)
-        return (
-            np.concatenate([rows, self.column_partners[column, place]]),
-            np.concatenate([columns, self.columns[column]]),
-        )
+        of_columns, of_rows = _listed(self.columns, self.column_partners)
+        return np.concatenate([rows, of_rows]), np.concatenate([columns, of_columns])
+
+
+def _listed(features: Indices, partners: Indices) -> tuple[Indices, Indices]:
+    """Return the pairs of the lists of some features: each feature as often as it lists a partner, and the partners."""
+    full = partners >= 0
+    return np.repeat(features, np.count_nonzero(full, axis=1)), partners[full]
