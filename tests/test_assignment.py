@@ -225,3 +225,30 @@ def test_progress_tells_of_every_pass():
     rounds = sm.assign(x, y, progress=news.append).stats["rounds"]
     assert [one.number for one in news] == list(range(1, rounds + 1))
     assert news[-1].certificate.certified
+
+
+def half_zero(rows):
+    return np.where(np.arange(len(rows))[:, None] < len(rows) // 2, 0.0, rows)
+
+
+def lower_on_a_permutation(values):
+    cost = np.ones((800, 800))
+    cost[np.arange(800), np.random.default_rng(0).permutation(800)] = values
+    return {"cost": cost}
+
+
+@pytest.mark.through_passes
+@pytest.mark.parametrize(
+    "problem",
+    [
+        dict(zip("xy", map(half_zero, np.random.default_rng(0).standard_normal((2, 1000, 8))), strict=True)),
+        lower_on_a_permutation(0.0),
+        lower_on_a_permutation(0.25),
+        lower_on_a_permutation(np.random.default_rng(1).random(800)),
+    ],
+    ids=["half of both sides zero", "zeros among ones", "quarters among ones", "random values among ones"],
+)
+def test_ties_take_few_rounds(problem):
+    m = sm.assign(**problem)
+    assert m.certified
+    assert m.stats["rounds"] <= 5

@@ -34,10 +34,14 @@ _MOST_BIDS = 16  # bids of a row in one round, on average
 def auction(
     starts: Indices, columns: Columns, costs: Floats, permutation: Indices, prices: Floats
 ) -> tuple[Indices, Floats] | None:
-    """Return a complete matching near the optimum, and prices; None if features outbid each other for too long.
+    """Return a complete matching near the optimum, and prices; None if an auction of rows alone is better.
 
     Each row pays at most epsilon more, at these prices, than for its cheapest column. So the optimum is found from
     there in a fraction of the time that it takes without an auction.
+
+    An auction of rows is better where features outbid each other for too long; where most costs are equal; and where
+    the rows prefer other columns to most of those that they start with, after edges were added. In the last two cases,
+    bids settle at prices that leave many pairs open that are not in the graph yet.
 
     Args:
         starts: `(n + 1,)`, the first edge of each row, and the number of edges.
@@ -48,10 +52,13 @@ def auction(
     """
     n = len(prices)
     sample = costs[:: max(1, len(costs) // _SAMPLE)]
-    epsilon = EPSILON * float(np.median(np.abs(sample - np.median(sample))) or sample.std())
+    epsilon = EPSILON * float(np.median(np.abs(sample - np.median(sample))))
+    if epsilon == 0:
+        return None
     permutation, prices = permutation.copy(), prices.copy()
     owner, paid, potentials = np.full(n, -1), np.empty(n), np.empty(n)
-    release(starts, columns, costs, permutation, owner, paid, prices, potentials)
+    if release(starts, columns, costs, permutation, owner, paid, prices, potentials) > n / 2:
+        return None
     queue = np.empty(n, dtype=np.int64)
     rows = (starts, columns, costs), (potentials, prices, permutation, owner)
     bidders, others = rows, (transposed(starts, columns, costs), (prices, potentials, owner, permutation))

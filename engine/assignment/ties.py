@@ -74,8 +74,7 @@ def spread_ties(cost: Cost, scan: Scan, prices: Floats) -> tuple[Indices, Indice
     first, last = scan.floors[:, 0], scan.floors[:, -1]
     with np.errstate(invalid="ignore"):  # inf - inf
         is_tied = last - first <= _SAME[cost.passes.number] * (np.abs(first) + np.abs(last))
-    # Of identical rows, one is enough: `spread` gives the others different partners.
-    is_tied &= np.isfinite(last) & (cost.identical_rows[0][scan.rows] == scan.rows)
+    is_tied &= np.isfinite(last)
     tied = scan.rows[is_tied]
     # A few such rows find partners without help.
     if len(tied) < len(scan.rows) / 8 or cost.shape[1] <= _TIED:

@@ -348,10 +348,17 @@ class Cost(ABC):
             `(R, count)`, -1 for fewer columns.
         """
         partners, columns = np.full((len(rows), count), -1), np.arange(self.shape[1])
+        # Identical rows have the same ties.
+        different, line, sizes = np.unique(self.identical_rows[0][rows], return_inverse=True, return_counts=True)
+        order, ends = np.argsort(line, kind="stable"), np.append(0, np.cumsum(sizes))
         step = max(1, self.tile[0] * self.tile[1] // len(columns))
-        for start in range(0, len(rows), step):
-            part = slice(start, start + step)
-            choose_tied(self.block(rows[part], columns) - prices, rows[part], partners[part])
+        for start in range(0, len(different), step):
+            reduced = self.block(different[start : start + step], columns) - prices
+            first = ends[start : start + len(reduced) + 1]
+            members = order[first[0] : first[-1]]
+            chosen = np.full((len(members), count), -1)
+            choose_tied(reduced, first - first[0], rows[members], chosen, np.empty_like(columns))
+            partners[members] = chosen
         return partners
 
     def _minima_of_rows(self, rows: Indices, prices: Floats, price_error: Floats) -> tuple[Indices, Floats]:

@@ -219,29 +219,25 @@ def scan_columns(values: Any, offset: Any, least: Any, partners: Any, first: Any
 
 
 @compiled
-def choose_tied(reduced: Any, rows: Any, chosen: Any) -> None:
-    """Fill each row of `chosen` with places at which `reduced` equals the minimum of the row within rounding.
+def choose_tied(reduced: Any, first: Any, rows: Any, chosen: Any, tied: Any) -> None:
+    """Fill each row of `chosen` with places at which a line of `reduced` equals its minimum within rounding.
 
-    The places are spread over the row, and begin at a place that depends on the row: rows with the same minima then
-    choose different places.
+    The rows from `first[n]` to `first[n + 1]` belong to line n. Their places are spread over the line, from a place
+    that depends on the number of the row, so that rows with the same minima choose different places. `tied` is memory
+    for a place of each entry of a line.
     """
-    width = reduced.shape[1]
-    for r in range(len(rows)):
-        # The minimum of the row, and the number of entries that equal it within rounding.
+    for n in range(len(reduced)):
         least, most = np.inf, 0.0
-        for j in range(width):
-            least = min(least, reduced[r, j])
-            if reduced[r, j] < np.inf:
-                most = max(most, abs(reduced[r, j]))
+        for value in reduced[n]:
+            least = min(least, value)
+            if value < np.inf:
+                most = max(most, abs(value))
         limit, count = least + 1e-12 * most, 0
-        for j in range(width):
-            count += reduced[r, j] <= limit
-        # Every `interval`-th of them, from a start that a multiplicative hash of the row number gives.
-        interval, seen, start, filled = max(1, count // chosen.shape[1]), 0, rows[r] * 40503 % width, 0
-        for step in range(width):
-            j = (start + step) % width
-            if reduced[r, j] <= limit:
-                if seen % interval == 0 and filled < chosen.shape[1]:
-                    chosen[r, filled] = j
-                    filled += 1
-                seen += 1
+        for j in range(reduced.shape[1]):
+            if reduced[n, j] <= limit:
+                tied[count] = j
+                count += 1
+        interval = max(1, count // chosen.shape[1])
+        for r in range(first[n], first[n + 1]):
+            for k in range(min(count, chosen.shape[1])):
+                chosen[r, k] = tied[(rows[r] * 40503 + k * interval) % count]  # a multiplicative hash of the row
