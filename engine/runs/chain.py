@@ -172,10 +172,7 @@ class Chain(Mapping[Pair, "Matching"]):
             if pair in self.failures:
                 raise MatchError(f"{self.names.titles(pair)} have no matching: {self.failures[pair]}")
             if pair not in self:
-                there = listing(str(self.names.keys(one)) for one in self)
-                raise NoSuchKey(
-                    f"there is no matching of {given!r:.60}; the pairs are {there or 'none'}, and `compose` joins pairs"
-                )
+                raise self._no_such_pair(given)
             matching = self._cache[pair] = self._with_margins(pair, self._results.matching(pair))
         return matching
 
@@ -183,9 +180,15 @@ class Chain(Mapping[Pair, "Matching"]):
         known = as_pair(pair) or self.names.pair(pair)
         return known is not None and self._results.has_matching(known)
 
-    def _pair(self, pair: Any) -> Pair:
-        found: Pair = as_pair(pair) or self.names.pair(pair) or pair  # anything else raises a KeyError
-        return found
+    def _pair(self, given: Any) -> Pair:
+        pair = as_pair(given) or self.names.pair(given)
+        if pair is None:
+            raise self._no_such_pair(given)
+        return pair
+
+    def _no_such_pair(self, given: Any) -> NoSuchKey:
+        there = listing(str(self.names.keys(pair)) for pair in self) or "none"
+        return NoSuchKey(f"there is no matching of {given!r:.60}; the pairs are {there}, and `compose` joins pairs")
 
     def __iter__(self) -> Iterator[Pair]:
         return iter(self._results.pairs)
