@@ -50,11 +50,14 @@ def test_an_auction_comes_within_epsilon_of_the_optimum(seed, start):
         dense[r.integers(0, n, n), r.integers(0, n, n)] = -1 - r.random(n)
     starts, columns, costs = csr(dense)
     given = permutation.copy(), prices.copy()
-    answer = auction(starts, columns, costs, permutation, prices)
+    answer = auction(starts, columns, costs, permutation, prices, n)
     np.testing.assert_array_equal(given[0], permutation)
     np.testing.assert_array_equal(given[1], prices)
     assert answer is not None
-    found, prices = answer
+    found, prices, released = answer
+    if start != "nothing":  # new edges have broken some pairs
+        assert auction(starts, columns, costs, *given, released - 1) is None
+        assert 0 < released < n
     assert sorted(found) == list(range(n))
     epsilon = EPSILON * np.median(np.abs(costs - np.median(costs)))
     reduced = dense - prices
@@ -70,7 +73,7 @@ def test_an_auction_ends_without_an_answer_where_equal_features_outbid_each_othe
     n = 50
     dense = np.ones((n, n))
     dense[: n // 2 + 1, : n // 2] = dense[n // 2 + 1 :, n // 2 :] = 0.0
-    assert auction(*csr(dense), np.full(n, -1), np.zeros(n)) is None
+    assert auction(*csr(dense), np.full(n, -1), np.zeros(n), n) is None
     permutation, _ = solve_sparse(*csr(dense), scaled_auction(*csr(dense), np.zeros(n)))
     assert dense[np.arange(n), permutation].sum() == 1
 
@@ -170,7 +173,7 @@ def test_an_auction_returns_finite_prices_whatever_the_sizes(prices, size):
     given = prices * np.random.default_rng(0).standard_normal(40)
     found = scaled_auction(starts, columns, 1.0 + size * costs, given)
     assert np.isfinite(found).all()
-    answer = auction(starts, columns, 1.0 + size * costs, np.full(40, -1), given)
+    answer = auction(starts, columns, 1.0 + size * costs, np.full(40, -1), given, 40)
     assert answer is None or np.isfinite(answer[1]).all()
 
 

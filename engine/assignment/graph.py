@@ -48,7 +48,9 @@ class CandidateGraph:
         self._columns = np.empty(0, dtype=np.int32)
         self.costs, self._errors = np.empty(0), np.empty(0)  # of the edges
         self._no_error = np.zeros(cost.shape[1])  # of prices
-        self._bids_settle = True  # in the auction of both sides; False from the first time that they do not
+        # How many rows new edges may break for an auction of both sides: half as many as the time before, and none once
+        # an auction of rows was better.
+        self._most_released = cost.shape[0]
         matched = np.nonzero(permutation >= 0)[0]
         self.add(matched, permutation[matched])
 
@@ -185,13 +187,14 @@ class CandidateGraph:
             again = repaired(*graph, permutation, prices)
             if again is not None:
                 return again
-        if self._bids_settle:
+        if self._most_released > 0:
             start = np.full(self.shape[0], -1) if permutation is None else permutation
-            answer = auction(*graph, start, prices)
+            answer = auction(*graph, start, prices, self._most_released)
             if answer is not None:
-                near, found = answer
+                near, found, released = answer
+                self._most_released = released // 2 or self._most_released
                 return solve_sparse(*graph, found, near)
-            self._bids_settle = False
+            self._most_released = 0
         return solve_sparse(*graph, scaled_auction(*graph, prices, price_error))
 
     def optimum_of(
