@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saematch.assignment.edges import edges_of_pairs, least_of_rows, merge, missing_pairs, row_minima, transposed
+from saematch.assignment.edges import edges_of_pairs, least_of_rows, merge, missing_pairs, row_minima
+from saematch.numeric.csr import transposed
 from saematch.numeric.rounding import at_least
 
 
@@ -53,7 +54,8 @@ def test_transposed_edges_against_sorting(seed):
     n = int(r.integers(1, 12))
     rows, columns = np.nonzero(r.random((n, n)) < 0.4)
     costs = r.random(len(rows))
-    first, of_columns, by_column = transposed(np.searchsorted(rows, np.arange(n + 1)), columns.astype(np.int32), costs)
+    starts = np.searchsorted(rows, np.arange(n + 1))
+    first, of_columns, by_column = transposed(starts, columns.astype(np.int32), costs, n)
     order = np.lexsort((rows, columns))
     np.testing.assert_array_equal(first, np.searchsorted(columns[order], np.arange(n + 1)))
     np.testing.assert_array_equal(of_columns, rows[order])

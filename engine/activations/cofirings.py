@@ -36,15 +36,6 @@ class Entries(NamedTuple):
     values: NDArray[Any]
 
 
-def by_feature(starts: Indices, features: NDArray[np.int32], values: NDArray[Any], F: int) -> Entries:
-    """Return a matrix of tokens and features as one of features and tokens."""
-    counts = np.bincount(features, minlength=F)
-    feature_starts = np.concatenate([[0], np.cumsum(counts)])
-    tokens, turned = np.empty(len(features), dtype=np.int32), np.empty_like(values)
-    _turn(starts, features, values, feature_starts[:-1].copy(), tokens, turned)
-    return Entries(feature_starts, tokens, turned)
-
-
 def sums_of_products(
     a: Entries, a_shift: Floats, b: Entries, b_shift: Floats, width: int, most: int | None = None
 ) -> Entries:
@@ -83,15 +74,6 @@ def find_entry(starts: Any, columns: Any, i: Any, j: Any) -> Any:
     """Return the place of the entry of row i and column j, -1 if there is none."""
     place = starts[i] + np.searchsorted(columns[starts[i] : starts[i + 1]], j)
     return place if place < starts[i + 1] and columns[place] == j else -1
-
-
-@compiled
-def _turn(starts: Any, features: Any, values: Any, place: Any, tokens: Any, turned: Any) -> None:
-    for n in range(len(starts) - 1):
-        for e in range(starts[n], starts[n + 1]):
-            at = place[features[e]]
-            tokens[at], turned[at] = n, values[e]
-            place[features[e]] = at + 1
 
 
 @compiled

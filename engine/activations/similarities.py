@@ -34,10 +34,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saematch.activations.codes import Codes
-from saematch.activations.cofirings import Entries, by_feature, find_entry, sums_of_products
+from saematch.activations.cofirings import Entries, find_entry, sums_of_products
 from saematch.activations.preparation import prepared
 from saematch.errors import MatchError
 from saematch.numeric.compiled import compiled
+from saematch.numeric.csr import transposed
 from saematch.numeric.rounding import Floats, Indices, first_alike, first_of_each
 from saematch.options import ActivityMetric, names
 
@@ -93,7 +94,7 @@ class Similarities:
         if not len(a):
             raise MatchError(f"{a.source} has no tokens, so that nothing can be said about its features")
         x, y = prepared(metric, a), prepared(metric, b)
-        rows = by_feature(*x.by_token, a.F)
+        rows = Entries(*transposed(*x.by_token, a.F))
         sums = sums_of_products(rows, x.shift, y.by_token, y.shift, b.F, most)
         if metric == "jaccard":
             _divide_by_either(*sums, a.times_active, b.times_active)
@@ -107,7 +108,7 @@ class Similarities:
             rounded = np.diff(sums.starts) > 0, np.bincount(sums.columns, minlength=b.F) > 0
         some = bool(rounded[0].any() and rounded[1].any())
         # Features with the same codes have a similarity of exactly 1, if their codes vary.
-        alike = _first_alike(rows, by_feature(*y.by_token, b.F))
+        alike = _first_alike(rows, Entries(*transposed(*y.by_token, b.F)))
         row_group, twin = alike[: a.F], alike[a.F :]
         _set_twins(*sums, np.where(rounded[0] & some, row_group, -1), twin)
         return cls(

@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from saematch.assignment.edges import Columns, transposed
+from saematch.assignment.edges import Columns
 from saematch.assignment.feasible import release
 from saematch.numeric.compiled import compiled_minima
+from saematch.numeric.csr import transposed
 from saematch.numeric.rounding import Floats, Indices
 
 # Epsilon is the least increment of a bid.
@@ -63,7 +64,7 @@ def auction(
         return None
     queue = np.empty(n, dtype=np.int64)
     rows = (starts, columns, costs), (potentials, prices, permutation, owner)
-    bidders, others = rows, (transposed(starts, columns, costs), (prices, potentials, owner, permutation))
+    bidders, others = rows, (transposed(starts, columns, costs, n), (prices, potentials, owner, permutation))
     free = int(np.count_nonzero(permutation < 0))
     while free > 0:
         free -= -(-free // _SHARE)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saematch.numeric.compiled import compiled
-from saematch.numeric.rounding import Floats, Indices
+from saematch.numeric.rounding import Indices
 
 Columns = NDArray[np.int32]  # of the edges
 
@@ -67,25 +67,6 @@ def merge(starts: Any, old: Any, rows: Any, new: Any, after: Any, merged: Any) -
             source, at = (old, e) if is_old else (new, n)
             merged[0][place], merged[1][place], merged[2][place] = source[0][at], source[1][at], source[2][at]
             e, n = e + is_old, n + (not is_old)
-
-
-def transposed(starts: Indices, columns: Columns, costs: Floats) -> tuple[Indices, Columns, Floats]:
-    """Return a square graph with rows and columns exchanged: the first edge of each column, the rows, and the costs."""
-    first = np.zeros_like(starts)
-    np.cumsum(np.bincount(columns, minlength=len(starts) - 1), out=first[1:])
-    rows, by_column = np.empty_like(columns), np.empty_like(costs)
-    _transpose(starts, columns, costs, first[:-1].copy(), rows, by_column)
-    return first, rows, by_column
-
-
-@compiled
-def _transpose(starts: Any, columns: Any, costs: Any, places: Any, rows: Any, by_column: Any) -> None:
-    """Fill `rows` and `by_column`. `places` is the first edge of each column; it is used up."""
-    for i in range(len(starts) - 1):
-        for e in range(starts[i], starts[i + 1]):
-            place = places[columns[e]]
-            rows[place], by_column[place] = i, costs[e]
-            places[columns[e]] = place + 1
 
 
 @compiled
