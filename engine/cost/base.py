@@ -31,8 +31,15 @@ class BlockErrors(NamedTuple):
     share: float
 
     def of(self, values: Floats, rows: Indices | slice = slice(None), columns: Indices | slice = slice(None)) -> Floats:
-        """Return the bounds for the listed rows and columns, whose M are `values`."""
-        errors: Floats = self.rows[rows][:, None] * self.columns[columns] + self.constant[columns]
+        """Return the bounds for all pairs of the listed rows and columns, whose M are `values`."""
+        return self._bounds(values, self.rows[rows][:, None], columns)
+
+    def of_pairs(self, values: Floats, rows: Indices, columns: Indices) -> Floats:
+        """Return the bounds for the listed pairs, whose M are `values`."""
+        return self._bounds(values, self.rows[rows], columns)
+
+    def _bounds(self, values: Floats, of_rows: Floats, columns: Indices | slice) -> Floats:
+        errors: Floats = of_rows * self.columns[columns] + self.constant[columns]
         if self.share:
             errors += self.share * np.abs(np.where(np.isinf(values), 0.0, values))
         return errors

@@ -39,8 +39,7 @@ def typical_difference(cost: Cost) -> float:
     sizes, costs = np.abs(M), M + p + q
 
     # Bounds for the errors that M has in a `block`, and for those of C * scale.
-    bounds = cost.block_errors(np.zeros(cost.shape[1]))
-    error = bounds.rows[rows] * bounds.columns[columns] + bounds.constant[columns] + bounds.share * sizes
+    error = cost.block_errors(np.zeros(cost.shape[1])).of_pairs(M, rows, columns)
     rounding = error + 4 * UNIT_64 * (sizes + np.abs(p) + np.abs(q))
 
     # The two medians.
