@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import math
-from functools import partial
 from typing import cast
 
 import numpy as np
 import torch
 
 from saematch.cost.walks import Walks, Whole
-from saematch.numeric.loops import centre_listed
 from saematch.numeric.rounding import Floats, Indices, lower_quantile, robust_scale
 from saematch.numeric.rows import Rows
-from saematch.numeric.threads import ThreadPool
 
 
 class Side:
@@ -67,9 +64,7 @@ class Side:
         The memory is torch's, which is aligned: the last bits of a product by a library may depend on the alignment.
         """
         out = torch.empty((len(rows), self.rows.width), dtype=torch.float64, device="cpu")
-        given, values = (self.rows.arrays, self.centre, self.scale), out.numpy()
-        with ThreadPool(out.numel()) as pool:
-            pool.run(partial(centre_listed, *given, rows[part], values[part]) for part in pool.split(len(rows)))
+        self.rows.centred(rows, self.centre, self.scale, out.numpy())
         return out
 
 

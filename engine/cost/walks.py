@@ -14,7 +14,6 @@ from torch import Tensor
 from typing_extensions import override
 
 from saematch.cost.transform import BLOCK, Transform, measure_and_round_rows, measure_rows, quantised_tensor
-from saematch.numeric.loops import centre_rows
 from saematch.numeric.rounding import Floats
 from saematch.numeric.rows import Rows, chunks
 from saematch.numeric.threads import ThreadPool
@@ -109,11 +108,7 @@ class HostWalks(Walks):
     @override
     def float32(self, centre: Floats, scale: float) -> Tensor:
         copy = np.empty((len(self.rows), self.rows.width), dtype=np.float32)
-        with ThreadPool(self.rows.size) as pool:
-            pool.run(
-                partial(centre_rows, self.rows.arrays, part.start, part.stop, centre, scale, copy)
-                for part in pool.split(len(self.rows))
-            )
+        self.rows.centred(np.arange(len(self.rows)), centre, scale, copy)
         return torch.from_numpy(copy)
 
 

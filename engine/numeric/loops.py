@@ -125,26 +125,6 @@ def squared_distances_less(
 
 
 @compiled
-def centre_rows(x: Any, first: Any, last: Any, centre: Any, scale: Any, out: Any) -> None:
-    """Fill the rows of `out` from `first` to `last` with (x - centre) * scale, rounded once to float32."""
-    row = np.empty(len(centre))
-    for i in range(first, last):
-        unfold(x, i, row)
-        for k in range(len(centre)):
-            out[i, k] = np.float32((row[k] - centre[k]) * scale)
-
-
-@compiled
-def centre_listed(x: Any, centre: Any, scale: Any, rows: Any, out: Any) -> None:
-    """Fill `out` with (x - centre) * scale of the listed rows, in float64."""
-    for n in range(len(rows)):
-        row = out[n]
-        unfold(x, rows[n], row)
-        for k in range(len(row)):
-            row[k] = (row[k] - centre[k]) * scale
-
-
-@compiled
 def scale_sums(sums: Any, row_scale: Any, column_scale: Any, out: Any) -> None:
     """Fill out_ij = (sums_ij * column_scale_j) * row_scale_i in float32; each of the three operations rounds once."""
     for i in range(sums.shape[0]):

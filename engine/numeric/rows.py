@@ -98,6 +98,14 @@ class Rows:
             pool.run(partial(_unfold_rows, self.arrays, rows[part], out[part]) for part in pool.split(len(rows)))
         return out
 
+    def centred(self, rows: Indices, centre: Floats, scale: float, out: NDArray[Any]) -> None:
+        """Fill `out` with (x_i - centre) * scale of the listed rows, in float64; rounded once more if it is float32."""
+        with ThreadPool(out.size) as pool:
+            pool.run(
+                partial(_centre_rows, self.arrays, rows[part], centre, scale, out[part])
+                for part in pool.split(len(rows))
+            )
+
     @property
     def square(self) -> Floats:
         """|x_i|^2 of every row, `(F,)`; NaN or inf where a row holds NaN, an infinite number, or very large ones."""
@@ -194,6 +202,15 @@ def unfold(x: Any, i: Any, out: Any) -> None:
 def _unfold_rows(x: Any, rows: Any, out: Any) -> None:
     for n in range(len(rows)):
         unfold(x, rows[n], out[n])
+
+
+@compiled
+def _centre_rows(x: Any, rows: Any, centre: Any, scale: Any, out: Any) -> None:
+    row = np.empty(len(centre))
+    for n in range(len(rows)):
+        unfold(x, rows[n], row)
+        for k in range(len(row)):
+            out[n, k] = (row[k] - centre[k]) * scale
 
 
 @compiled_sums
